@@ -1,0 +1,1 @@
+../../pytest_rocm_attn/__init__.py

@@ -1,0 +1,1 @@
+"""The reference: selection policies, selector, backend implementations."""

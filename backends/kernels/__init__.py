@@ -1,0 +1,1 @@
+"""Triton and HIP kernels, one op a file."""

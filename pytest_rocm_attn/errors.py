@@ -1,0 +1,71 @@
+"""One error class per cause, all under RocmAttnError. Messages say what, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class RocmAttnError(Exception):
+    """Base of every error that this distribution raises on purpose."""
+
+
+class UnknownGpuError(RocmAttnError, ValueError):
+    """A gfx target that hardware.toml does not describe."""
+
+
+class FlagError(RocmAttnError, ValueError):
+    """An environment variable that holds a value which its rule cannot parse."""
+
+
+class RequestError(RocmAttnError, ValueError):
+    """A request with a field out of its legal range."""
+
+
+class UnknownBackendError(RocmAttnError, ValueError):
+    """A backend name that the registry does not list."""
+
+
+class SelectionError(RocmAttnError, ValueError):
+    """The reference selector refuses a request.
+
+    Attributes:
+        backend: the backend the refusal is about, or None when none was chosen yet.
+        trace: the decision trace up to and including the refusal, as on a Selection.
+    """
+
+    def __init__(self, message: str, *, backend: str | None = None, trace: tuple[Any, ...] = ()):
+        super().__init__(message)
+        self.backend = backend
+        self.trace = trace
+
+
+class ContractError(RocmAttnError, ValueError):
+    """A contract file that cannot be read, or that breaks its schema."""
+
+
+class DeviationsError(RocmAttnError, ValueError):
+    """A deviations file that cannot be read, or that breaks its schema."""
+
+
+class SelectorError(RocmAttnError, ValueError):
+    """A selector under test that cannot be found, imported, or recognised as a selector."""
+
+
+class ReportError(RocmAttnError, OSError):
+    """A report that cannot be written where the user asked for it."""
+
+
+class MockError(RocmAttnError, RuntimeError):
+    """A mocked platform that cannot be entered, or was asked for what it does not know."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x' or 'y'?" for the closest known words, or "" when none is close."""
+    import difflib
+
+    upper = {name.upper(): name for name in known}
+    close = difflib.get_close_matches(word.upper(), upper, n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(upper[name]) for name in close)}?" if close else ""

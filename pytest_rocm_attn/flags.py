@@ -1,0 +1,208 @@
+"""The environment variables that bear on ROCm attention: declared once, parsed exactly.
+
+Source of every row and rule: facts/env-vars.md sections 1 and 3 (vLLM's envs.py and the modules
+that use the values).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.errors import FlagError, nearest
+from pytest_rocm_attn.registry import CLASS_PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Kind(enum.Enum):
+    """The parse rules of facts/env-vars.md section 1."""
+
+    BOOL = "bool"  # "true" in any case, or "1"; everything else is False
+    INT_BOOL = "int-bool"  # bool(int(text))
+    INT = "int"  # int(text)
+    CHOICE = "choice"  # one of the listed names, case-sensitive; "" counts as set
+    CHOICE_ANY_CASE = "choice, any case"
+    TRI = "tri"  # stripped "1" is True, "0" is False, anything else None
+    EXACT = "exact"  # True only for the one listed text
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One declared environment variable.
+
+    Args:
+        name: its name in the environment.
+        kind: its parse rule.
+        default: its value when unset.
+        effect: what it does, in a few words.
+        source: where the rule was read.
+        choices: the legal texts of a choice; the one true text of an exact variable.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    effect: str
+    source: str = "facts/env-vars.md section 3"
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Any:
+        """Return the value that text means.
+
+        Raises:
+            FlagError: the rule cannot parse it; the message names variable, value and legal values.
+        """
+        match self.kind:
+            case Kind.BOOL:
+                return text.lower() in ("true", "1")
+            case Kind.EXACT:
+                return text in self.choices
+            case Kind.TRI:
+                return {"1": True, "0": False}.get(text.strip())
+            case Kind.INT | Kind.INT_BOOL:
+                try:
+                    number = int(text)
+                except ValueError:
+                    raise FlagError(
+                        f"{self.name}={text!r} is not an integer; set it to 0 or 1, or unset it"
+                        if self.kind is Kind.INT_BOOL
+                        else f"{self.name}={text!r} is not an integer; set a number, or unset it"
+                    ) from None
+                return bool(number) if self.kind is Kind.INT_BOOL else number
+            case Kind.CHOICE | Kind.CHOICE_ANY_CASE:
+                word = text.lower() if self.kind is Kind.CHOICE_ANY_CASE else text
+                if word not in self.choices:
+                    raise FlagError(
+                        f"{self.name}={text!r} is not a valid value."
+                        f"{nearest(text, self.choices)} Valid: {', '.join(self.choices)}"
+                    )
+                return word
+
+
+VARIABLES: dict[str, Variable] = {
+    variable.name: variable
+    for variable in (
+        Variable(
+            "VLLM_ATTENTION_BACKEND",
+            Kind.CHOICE,
+            None,
+            "names the backend",
+            choices=tuple(CLASS_PATHS),
+        ),
+        Variable("VLLM_ROCM_USE_AITER", Kind.BOOL, False, "master switch of AITER"),
+        Variable("VLLM_ROCM_USE_AITER_MHA", Kind.BOOL, True, "allows ROCM_AITER_FA by itself"),
+        Variable("VLLM_ROCM_USE_AITER_MLA", Kind.BOOL, True, "allows ROCM_AITER_MLA by itself"),
+        Variable(
+            "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION",
+            Kind.BOOL,
+            False,
+            "with AITER on, ROCM_AITER_UNIFIED_ATTN first",
+        ),
+        Variable(
+            "VLLM_ROCM_USE_AITER_PAGED_ATTN",
+            Kind.BOOL,
+            False,
+            "with AITER on, ROCM_ATTN decodes by Triton instead of HIP",
+        ),
+        Variable(
+            "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
+            Kind.BOOL,
+            False,
+            "ROCM_ATTN instead of TRITON_ATTN",
+        ),
+        Variable("VLLM_ROCM_CUSTOM_PAGED_ATTN", Kind.BOOL, True, "allows HIP paged attention"),
+        Variable("VLLM_ROCM_FP8_MFMA_PAGE_ATTN", Kind.INT_BOOL, False, "fp8 MFMA in HIP decode"),
+        Variable("VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT", Kind.BOOL, False, "shuffled KV cache"),
+        Variable("VLLM_ROCM_USE_AITER_FP8BMM", Kind.BOOL, True, "fp8 projections in MLA"),
+        Variable("VLLM_ROCM_USE_AITER_FP4BMM", Kind.BOOL, True, "fp4 projections in MLA"),
+        Variable("VLLM_ROCM_USE_AITER_TRITON_ROPE", Kind.BOOL, False, "AITER rotary embedding"),
+        Variable(
+            "VLLM_ROCM_USE_AITER_TRITON_SPARSE_MLA", Kind.BOOL, False, "Triton path of sparse MLA"
+        ),
+        Variable(
+            "VLLM_ROCM_AITER_MLA_ASM_PADDING",
+            Kind.CHOICE_ANY_CASE,
+            "auto",
+            "small-head MLA decode",
+            choices=("auto", "gluon", "asm"),
+        ),
+        Variable("VLLM_TRITON_ATTN_USE_TD", Kind.TRI, None, "tensor descriptors in Triton"),
+        Variable("VLLM_TRITON_USE_TD", Kind.TRI, None, "tensor descriptors in Triton"),
+        Variable("VLLM_MLA_DISABLE", Kind.INT_BOOL, False, "MLA models run as ordinary attention"),
+        Variable(
+            "VLLM_KV_CACHE_LAYOUT",
+            Kind.CHOICE,
+            None,
+            "physical layout for backends that honour it",
+            choices=("NHD", "HND", "LBNHC", "LBHNC", "LHBNC", "BLHNC", "BLNHC", "BHLNC"),
+        ),
+        Variable("VLLM_FLASH_ATTN_VERSION", Kind.INT, None, "CUDA only; no effect on ROCm"),
+        Variable("VLLM_BATCH_INVARIANT", Kind.INT_BOOL, False, "results independent of the batch"),
+        Variable("Q_SCALE_CONSTANT", Kind.INT, 200, "divisor of calculated query scales"),
+        Variable("K_SCALE_CONSTANT", Kind.INT, 200, "divisor of calculated key scales"),
+        Variable("V_SCALE_CONSTANT", Kind.INT, 100, "divisor of calculated value scales"),
+        Variable(
+            "FLASH_ATTENTION_TRITON_AMD_ENABLE",
+            Kind.EXACT,
+            False,
+            "flash_attn's Triton build",
+            choices=("TRUE",),
+        ),
+    )
+}
+
+
+class Flags:
+    """The declared variables of an environment, parsed.
+
+    Two environments with the same meaning are equal: unset and default-valued are the same by
+    construction, and variables that are not declared here are not looked at.
+    """
+
+    __slots__ = ("_set",)
+    _set: dict[str, Any]  # only what differs from the default
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        """Parse the declared variables of environ.
+
+        Raises:
+            FlagError: a value that its rule cannot parse; the message names variable and value.
+        """
+        self._set = {}
+        for name, text in (environ or {}).items():
+            variable = VARIABLES.get(name)
+            if variable is not None and (value := variable.parse(text)) != variable.default:
+                self._set[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        return self._set[name] if name in self._set else variable(name).default
+
+    def non_default(self) -> Iterator[tuple[str, Any]]:
+        """Yield (name, value) of each variable that is not at its default, by name."""
+        yield from sorted(self._set.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Flags) and self._set == other._set
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._set.items()))
+
+    def __repr__(self) -> str:
+        return f"Flags({dict(self.non_default())!r})"
+
+
+def variable(name: str) -> Variable:
+    """Return the declaration of one variable.
+
+    Raises:
+        FlagError: no variable of that name is declared; the message offers the nearest.
+    """
+    if name not in VARIABLES:
+        raise FlagError(
+            f"{name} is not a variable that ROCm attention reads.{nearest(name, VARIABLES)}"
+            f" Known: {', '.join(VARIABLES)}"
+        )
+    return VARIABLES[name]

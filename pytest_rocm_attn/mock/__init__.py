@@ -1,0 +1,1 @@
+"""The mocked ROCm platform."""

@@ -1,0 +1,123 @@
+"""What one attention layer needs from a backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pytest_rocm_attn.errors import RequestError, nearest
+
+DTYPES = ("float16", "bfloat16", "float32")
+# vLLM 0.12.0 config/cache.py (facts/backends.md 2.1), then names of later releases (2.3).
+KV_CACHE_DTYPES = (
+    "auto",
+    "float16",
+    "bfloat16",
+    "fp8",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "fp8_inc",
+    "fp8_ds_mla",
+)
+ATTN_TYPES = ("decoder", "encoder", "encoder_only", "encoder_decoder")
+_SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
+MLA_HEAD_SIZE = 576  # kv_lora_rank 512 + rope 64 (facts/backends.md 4.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One attention layer's needs. Frozen, hashable, describable without torch.
+
+    Args:
+        head_size: elements per head; left at 0 it becomes 128, or 576 for MLA.
+        dtype: model dtype, torch's name without the prefix; "fp16", "bf16", "fp32" are understood.
+        kv_cache_dtype: as vLLM spells it: "auto", "fp8", "fp8_e4m3", ...
+        block_size: tokens per KV-cache block; None when the server has not set one.
+        use_mla: the model is an MLA model (DeepSeek style latent cache).
+        use_sparse: the layer attends to an indexed subset of tokens.
+        has_sink: the layer has attention sinks, one logit per query head.
+        attn_type: "decoder", "encoder", "encoder_only" or "encoder_decoder".
+        sliding_window: window in tokens, or None.
+        num_heads: query heads per rank; left at 0 it becomes 32, or 16 for MLA.
+        num_kv_heads: KV heads per rank, a divisor of num_heads; left at 0, a quarter of num_heads,
+            or 1 for MLA.
+        logits_soft_cap: soft cap on scaled scores, or None.
+        alibi: the layer has ALiBi slopes.
+        use_mm_prefix: bidirectional attention over a multimodal prefix.
+
+    Raises:
+        RequestError: a field is out of range; the message names it.
+    """
+
+    head_size: int = 0
+    dtype: str = "bfloat16"
+    kv_cache_dtype: str = "auto"
+    block_size: int | None = 16
+    use_mla: bool = False
+    use_sparse: bool = False
+    has_sink: bool = False
+    attn_type: str = "decoder"
+    sliding_window: int | None = None
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    logits_soft_cap: float | None = None
+    alibi: bool = False
+    use_mm_prefix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head_size == 0:
+            object.__setattr__(self, "head_size", MLA_HEAD_SIZE if self.use_mla else 128)
+        if self.num_heads == 0:
+            object.__setattr__(self, "num_heads", 16 if self.use_mla else 32)
+        if self.num_kv_heads == 0:
+            kv_heads = 1 if self.use_mla else max(1, self.num_heads // 4)
+            object.__setattr__(self, "num_kv_heads", kv_heads)
+        object.__setattr__(self, "dtype", _SHORT.get(self.dtype, self.dtype))
+        _require(self.head_size > 0, "head_size", self.head_size, "a positive number of elements")
+        _require_one_of("dtype", self.dtype, DTYPES)
+        _require_one_of("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
+        _require_one_of("attn_type", self.attn_type, ATTN_TYPES)
+        _require(
+            self.block_size is None or self.block_size > 0,
+            "block_size",
+            self.block_size,
+            "a positive number of tokens, or none",
+        )
+        _require(
+            self.sliding_window is None or self.sliding_window > 0,
+            "sliding_window",
+            self.sliding_window,
+            "a positive number of tokens, or none",
+        )
+        _require(self.num_heads > 0, "num_heads", self.num_heads, "a positive number")
+        _require(
+            self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads == 0,
+            "num_kv_heads",
+            self.num_kv_heads,
+            f"a positive divisor of num_heads={self.num_heads}",
+        )
+        _require(
+            self.logits_soft_cap is None or self.logits_soft_cap > 0,
+            "logits_soft_cap",
+            self.logits_soft_cap,
+            "a positive number, or none",
+        )
+
+    def non_default(self) -> dict[str, Any]:
+        """Return the fields that differ from a plain request of the same kind, in field order."""
+        plain = Request(use_mla=self.use_mla)
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if (field.name == "use_mla" and self.use_mla)
+            or getattr(self, field.name) != getattr(plain, field.name)
+        }
+
+
+def _require(holds: bool, field: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise RequestError(f"request: {field} is {value!r}; it must be {wanted}")
+
+
+def _require_one_of(field: str, value: str, valid: tuple[str, ...]) -> None:
+    _require(value in valid, field, value, f"one of {', '.join(valid)}.{nearest(value, valid)}")

@@ -154,6 +154,8 @@ VARIABLES: dict[str, Variable] = {
     )
 }
 
+_DEFAULTS = {name: variable.default for name, variable in VARIABLES.items()}
+
 
 class Flags:
     """The declared variables of an environment, parsed.
@@ -178,7 +180,19 @@ class Flags:
                 self._set[name] = value
 
     def __getitem__(self, name: str) -> Any:
-        return self._set[name] if name in self._set else variable(name).default
+        try:
+            return self._set[name] if name in self._set else _DEFAULTS[name]
+        except KeyError:
+            return variable(name).default  # raises: not declared
+
+    def but(self, name: str, text: str) -> Flags:
+        """Return these flags with one variable set to text; FlagError as on parsing."""
+        changed = Flags({name: text})
+        changed._set = {
+            **{other: value for other, value in self._set.items() if other != name},
+            **changed._set,
+        }
+        return changed
 
     def non_default(self) -> Iterator[tuple[str, Any]]:
         """Yield (name, value) of each variable that is not at its default, by name."""

@@ -1,0 +1,60 @@
+"""The inverse of the selector: which environment leads to a backend."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from pytest_rocm_attn.backends.policy import NAMED, PR_26980, Policy
+from pytest_rocm_attn.backends.selector import select
+from pytest_rocm_attn.errors import SelectionError
+from pytest_rocm_attn.flags import Flags, variable
+from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.registry import check_name
+from pytest_rocm_attn.request import Request
+
+
+def how_to_get(
+    backend: str, request: Request, gpu: Gpu, policy: Policy = PR_26980
+) -> tuple[dict[str, str], ...]:
+    """Return every smallest environment under which select() answers backend.
+
+    Each is a mapping from variable to text, checked by select(); smallest is by the number of
+    variables set, so the one answer is {} where nothing needs to be set.
+
+    Raises:
+        UnknownBackendError: no backend has that name.
+        SelectionError: no environment leads there; the message says why.
+    """
+    check_name(backend)
+    texts = {name: _other_than_default(name, backend) for name in policy.reads}
+    for size in range(len(texts) + 1):
+        ways = tuple(
+            {name: texts[name] for name in names}
+            for names in combinations(texts, size)
+            if _leads_to(backend, {name: texts[name] for name in names}, request, gpu, policy)
+        )
+        if ways:
+            return ways
+    # A choice that could be had by flags could be had by name, so the refusal of the name says why.
+    instead = select(request, Flags({NAMED: backend}), gpu, policy)
+    raise SelectionError(
+        f"no variable leads to {backend}: such a request always gets {instead.backend}"
+        f" [{instead.trace[-2].source}]",
+        backend=backend,
+        trace=instead.trace,
+    )
+
+
+def _other_than_default(name: str, backend: str) -> str:
+    if name == NAMED:
+        return backend
+    return "0" if variable(name).default else "1"
+
+
+def _leads_to(
+    backend: str, environ: dict[str, str], request: Request, gpu: Gpu, policy: Policy
+) -> bool:
+    try:
+        return select(request, Flags(environ), gpu, policy).backend == backend
+    except SelectionError:
+        return False

@@ -1,0 +1,260 @@
+"""Selection policies: the ordered rules of a release, as data for the selector.
+
+PR_26980 is the contract of vLLM pull request #26980, completed by what vLLM 0.12.0 does where the
+contract is silent. The sources below cite both by the row numbers of facts/selection-contract.md,
+which docs/selection.md repeats. The policy of another release is another table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pytest_rocm_attn.backends.capabilities import LIMITS_0_12_0, Limits
+from pytest_rocm_attn.backends.trace import DECISION, Step
+from pytest_rocm_attn.flags import Flags
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.registry import CLASS_PATHS
+from pytest_rocm_attn.request import Request
+
+NAMED = "VLLM_ATTENTION_BACKEND"
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """One question about request, flags and GPU, with both answers in words.
+
+    Args:
+        holds: the question.
+        yes: words for a positive answer.
+        no: words for a negative one.
+        variable: the environment variable it reads, or "".
+    """
+
+    holds: Callable[[Request, Flags, Gpu], bool]
+    yes: str
+    no: str
+    variable: str = ""
+
+
+def flag(name: str) -> Predicate:
+    """Return the question whether a boolean variable is on."""
+    return Predicate(
+        lambda request, flags, gpu: bool(flags[name]), f"{name} is on", f"{name} is off", name
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Choose backend when every predicate holds; no predicate at all means always.
+
+    Args:
+        name: short name for the trace.
+        backend: registry name of what it chooses.
+        when: the predicates, all of which must hold.
+        source: where the rule comes from.
+    """
+
+    name: str
+    backend: str
+    when: tuple[Predicate, ...]
+    source: str
+    # Built once: the step of "yes", and one "no" per predicate that can fail.
+    applies: Step = field(init=False, compare=False, repr=False)
+    asks: tuple[tuple[Callable[[Request, Flags, Gpu], bool], Step], ...] = field(
+        init=False, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        yes = " and ".join(p.yes for p in self.when) or "nothing else was asked for"
+        object.__setattr__(self, "applies", Step(self.name, "yes", yes, self.source))
+        asks = tuple((p.holds, Step(self.name, "no", p.no, self.source)) for p in self.when)
+        object.__setattr__(self, "asks", asks)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One kind of request, and how its backend is chosen.
+
+    Args:
+        name: short name for the trace.
+        takes: whether a request is of this kind.
+        yes: words for "it is".
+        no: words for "it is not".
+        named: backends that may be named; empty where a name is not looked at.
+        not_named: what is said of any other name; follows it in a message.
+        named_source: where the meaning of an explicit choice comes from.
+        rules: the automatic choice, in order; the last one always applies.
+        source: where the kind comes from.
+    """
+
+    name: str
+    takes: Callable[[Request], bool]
+    yes: str
+    no: str
+    named: tuple[str, ...]
+    not_named: str
+    named_source: str
+    rules: tuple[Rule, ...]
+    source: str
+    entered: Step = field(init=False, compare=False, repr=False)
+    passed: Step = field(init=False, compare=False, repr=False)
+    explicit: dict[str, Step] = field(init=False, compare=False, repr=False)
+    automatic: Step = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "entered", Step(self.name, "yes", self.yes, self.source))
+        set_(self, "passed", Step(self.name, "no", self.no, self.source))
+        unnamed = (
+            f"{NAMED} names no backend"
+            if self.named
+            else f"there is one backend for it, so {NAMED} is not looked at"
+        )
+        set_(self, "automatic", Step("named", "no", unnamed, self.named_source))
+        set_(
+            self,
+            "explicit",
+            {
+                name: Step(
+                    "named",
+                    "yes",
+                    f"{NAMED} names {name}, which is taken or refused, never replaced",
+                    self.named_source,
+                )
+                for name in CLASS_PATHS
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The selection of one release.
+
+    Args:
+        name: what it is the policy of.
+        branches: kinds of request, asked in order; the last one takes everything.
+        limits: what each backend cannot serve.
+    """
+
+    name: str
+    branches: tuple[Branch, ...]
+    limits: dict[str, Limits]
+    # Backend -> the end of a trace in which it serves the request: every limit met, the decision.
+    served: dict[str, tuple[Step, ...]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        served = {
+            name: (
+                *(limit.met for limit in limits),
+                Step(DECISION, name, f"{name} serves the request", CLASS_PATHS[name]),
+            )
+            for name, limits in self.limits.items()
+        }
+        object.__setattr__(self, "served", served)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The environment variables that can change an answer, the name first."""
+        variables = [
+            predicate.variable
+            for branch in self.branches
+            for rule in branch.rules
+            for predicate in rule.when
+            if predicate.variable
+        ]
+        return tuple(dict.fromkeys([NAMED, *variables]))
+
+
+AITER = flag("VLLM_ROCM_USE_AITER")
+MHA = flag("VLLM_ROCM_USE_AITER_MHA")
+MLA = flag("VLLM_ROCM_USE_AITER_MLA")
+UNIFIED = flag("VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION")
+PREFILL_DECODE = flag("VLLM_V1_USE_PREFILL_DECODE_ATTENTION")
+GFX9 = Predicate(
+    lambda request, flags, gpu: gpu.is_gfx9,
+    "the GPU is gfx9 (gfx90a, gfx942, gfx950)",
+    "the GPU is not gfx9 (gfx90a, gfx942, gfx950)",
+)
+# 0.12.0 asks whether any module of that name can be found, so a broken aiter and the impostor pass
+# (facts/aiter-api.md section 1); the limits of the backend then refuse them.
+AITER_FOUND = Predicate(
+    lambda request, flags, gpu: gpu.aiter is not Aiter.ABSENT,
+    "a package named aiter is installed",
+    "no package named aiter is installed",
+)
+BLOCK_SIZE_IS_1 = Predicate(
+    lambda request, flags, gpu: request.block_size == 1,
+    "the block size is 1",
+    "the block size is not 1",
+)
+
+SPARSE_MLA = Branch(
+    name="sparse-mla",
+    takes=lambda request: request.use_sparse,
+    yes="the layer is sparse",
+    no="the layer is not sparse",
+    named=(),
+    not_named="",
+    named_source="vLLM 0.12.0 Q21",
+    rules=(Rule("sparse-default", "ROCM_AITER_MLA_SPARSE", (), "vLLM 0.12.0 Q21"),),
+    source="vLLM 0.12.0 Q21",
+)
+
+MLA_MODEL = Branch(
+    name="mla",
+    takes=lambda request: request.use_mla,
+    yes="the model is an MLA model",
+    no="the model is not an MLA model",
+    named=("TRITON_MLA", "ROCM_AITER_MLA", "ROCM_AITER_TRITON_MLA"),
+    not_named="is not MLA type, and the model needs an MLA backend",
+    named_source="PR #26980 G1, G3; vLLM 0.12.0 Q19, Q20",
+    rules=(
+        Rule(
+            "aiter-mla",
+            "ROCM_AITER_MLA",
+            (AITER, MLA, GFX9, AITER_FOUND),
+            "PR #26980 R3; vLLM 0.12.0 6.3",
+        ),
+        Rule("block-size-1-mla", "ROCM_AITER_MLA", (BLOCK_SIZE_IS_1,), "vLLM 0.12.0 Q6, Q7"),
+        Rule("mla-default", "TRITON_MLA", (), "vLLM 0.12.0 Q6, 6.3"),
+    ),
+    source="vLLM 0.12.0 6.1 step 2",
+)
+
+ORDINARY = Branch(
+    name="ordinary",
+    takes=lambda request: True,
+    yes="the layer is ordinary attention",
+    no="",
+    named=(
+        "TRITON_ATTN",
+        "ROCM_ATTN",
+        "ROCM_AITER_FA",
+        "ROCM_AITER_UNIFIED_ATTN",
+        "FLEX_ATTENTION",
+    ),
+    not_named="is not supported on ROCm for an ordinary (not MLA, not sparse) layer",
+    named_source="PR #26980 G1, G3, I1, I2, R8; vLLM 0.12.0 Q18",
+    rules=(
+        Rule(
+            "aiter-unified",
+            "ROCM_AITER_UNIFIED_ATTN",
+            (AITER, UNIFIED),
+            "PR #26980 A13; vLLM 0.12.0 Q9, Q17",
+        ),
+        Rule(
+            "aiter-flash-attention",
+            "ROCM_AITER_FA",
+            (AITER, MHA, GFX9),
+            "PR #26980 A10, I3a; vLLM 0.12.0 Q17",
+        ),
+        Rule(
+            "prefill-decode", "ROCM_ATTN", (PREFILL_DECODE,), "PR #26980 A8; vLLM 0.12.0 Q11, Q17"
+        ),
+        Rule("default", "TRITON_ATTN", (), "PR #26980 S1, A1"),
+    ),
+    source="vLLM 0.12.0 6.1 steps 3, 4",
+)
+
+PR_26980 = Policy("vLLM pull request #26980", (SPARSE_MLA, MLA_MODEL, ORDINARY), LIMITS_0_12_0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +81,18 @@ class Died:
 Outcome: TypeAlias = Selected | Unrecognised | Rejected | Crashed | TimedOut | Died
 
 REFUSALS = ("ValueError", "NotImplementedError", "RuntimeError", "AssertionError")
+
+_KINDS = {
+    kind.__name__: kind for kind in (Selected, Unrecognised, Rejected, Crashed, TimedOut, Died)
+}
+
+
+def to_wire(outcome: Outcome) -> list[Any]:
+    """Return the outcome as plain data: its class name, then its fields in order."""
+    return [type(outcome).__name__, *(getattr(outcome, field.name) for field in fields(outcome))]
+
+
+def from_wire(data: list[Any]) -> Outcome:
+    """Return the outcome that to_wire turned into data."""
+    kind, *values = data
+    return _KINDS[kind](*values)

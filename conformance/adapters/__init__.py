@@ -1,0 +1,223 @@
+"""Adapters: one way to ask any selector one question.
+
+An adapter has one method, ``select(request, environ, gpu) -> Outcome-or-answer``; see Adapter. What
+a user names on the command line becomes an adapter by its shape, never by its version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_rocm_attn.errors import SelectorError, nearest
+from pytest_rocm_attn.flags import Flags
+from pytest_rocm_attn.outcome import Selected, Unrecognised
+from pytest_rocm_attn.registry import CLASS_PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+REFERENCE = "pytest_rocm_attn.backends:select"
+
+
+class Adapter(Protocol):
+    """What the worker asks of a selector under test."""
+
+    def select(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu
+    ) -> Selected | Unrecognised:
+        """Ask the selector. Whatever it raises is judged by the worker, not here."""
+
+    def prepare(self, gpu: Gpu) -> None:
+        """Do once, before the worker forks, what every question would do again."""
+
+    def refresh(self) -> bool:
+        """Make the imported selector see the present os.environ; False when it cannot be done."""
+
+
+class CallableAdapter:
+    """Any callable that takes, by name, some of: request, flags, environ, gpu.
+
+    It answers with a backend's name, its class path, its enum member, its class, or an object whose
+    ``backend`` is one of these.
+    """
+
+    def __init__(self, function: Callable[..., object], accepts: frozenset[str]) -> None:
+        self._function = function
+        self._accepts = accepts
+
+    def select(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu
+    ) -> Selected | Unrecognised:
+        offered: dict[str, object] = {"request": request, "environ": environ, "gpu": gpu}
+        if "flags" in self._accepts:
+            offered["flags"] = Flags(environ)
+        answer = self._function(**{name: offered[name] for name in self._accepts})
+        return recognise(answer, CLASS_PATHS)
+
+    def prepare(self, gpu: Gpu) -> None:
+        """Do nothing: what a foreign function keeps from one call to the next is unknown."""
+
+    def refresh(self) -> bool:
+        return False
+
+
+_OFFERED = frozenset({"request", "flags", "environ", "gpu"})
+
+
+def recognise(answer: object, class_paths: Mapping[str, str]) -> Selected | Unrecognised:
+    """Return which backend an answer names: a name, a class path, an enum member, a class...
+
+    Args:
+        answer: what the selector returned.
+        class_paths: backend name -> class path, for answers that are paths or classes.
+    """
+    candidate = getattr(answer, "backend", answer)
+    if isinstance(candidate, type):
+        candidate = f"{candidate.__module__}.{candidate.__qualname__}"
+    elif not isinstance(candidate, str):
+        candidate = getattr(candidate, "name", None)
+    if isinstance(candidate, str) and candidate:
+        if candidate in class_paths:
+            return Selected(candidate)
+        for name, path in class_paths.items():
+            if path == candidate:
+                return Selected(name)
+    return Unrecognised(_short(answer))
+
+
+def recognise_class_path(answer: object, class_paths: Mapping[str, str]) -> Selected | Unrecognised:
+    """Return which backend a class path names; nothing but a class path will do.
+
+    For selectors whose caller resolves the answer as a qualified name, as vLLM does: a backend's
+    bare name or its enum member would fail there, so it is not taken here either.
+    """
+    if isinstance(answer, str):
+        for name, path in class_paths.items():
+            if path and path == answer:
+                return Selected(name)
+    return Unrecognised(_short(answer))
+
+
+def _short(answer: object) -> str:
+    try:
+        text = repr(answer)
+    except Exception as error:  # the answer is foreign code: its repr may do anything
+        text = f"<{type(answer).__name__} whose repr raises {type(error).__name__}>"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def load(spec: str) -> object:
+    """Import what ``module:object`` or ``path/to/file.py:object`` names.
+
+    Raises:
+        SelectorError: the spec has no colon, or the object is not there. Whatever the import itself
+            raises passes through: it is the selector's own doing.
+    """
+    place, _, attribute = spec.rpartition(":")
+    if not place or not attribute:
+        raise SelectorError(
+            f"selector {spec!r} is not of the form module:object or file.py:object,"
+            " such as vllm.platforms.rocm:RocmPlatform"
+        )
+    module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            names = [name for name in dir(found) if not name.startswith("_")]
+            raise SelectorError(
+                f"selector {spec!r}: {place} has no {attribute!r}.{nearest(part, names)}"
+            ) from None
+    return found
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise SelectorError(f"selector file {str(path)!r} does not exist")
+    name = f"_rocm_attn_selector_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SelectorError(f"selector file {str(path)!r} is not a Python source file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def adapt(found: object, spec: str) -> Adapter:
+    """Return the adapter for an object, found by its shape.
+
+    Raises:
+        SelectorError: the object is no selector; the message says what one looks like.
+    """
+    from pytest_rocm_attn.conformance.adapters import vllm
+
+    if callable(getattr(found, "get_attn_backend_cls", None)):
+        return vllm.PlatformAdapter(found)
+    if vllm.is_full_chain(found):
+        return vllm.ChainAdapter(found)
+    if isinstance(found, type) and callable(getattr(found, "select", None)):
+        found = _construct(found, spec)
+    if callable(method := getattr(found, "select", None)):
+        adapter = CallableAdapter(method, _accepted(method, f"{spec}.select"))
+        if callable(getattr(found, "refresh", None)):
+            adapter.refresh = found.refresh  # type: ignore[method-assign, attr-defined]
+        return adapter
+    if callable(found) and not isinstance(found, type):
+        return CallableAdapter(found, _accepted(found, spec))
+    raise SelectorError(
+        f"selector {spec!r} is {_short(found)}, which is no selector: it must have"
+        " get_attn_backend_cls, or select(request, environ, gpu), or be such a function"
+    )
+
+
+def _construct(cls: type, spec: str) -> object:
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise SelectorError(
+            f"selector {spec!r} is a class that cannot be made without arguments ({error});"
+            " name an instance, or give every argument a default"
+        ) from None
+    return cls()
+
+
+def _accepted(function: Callable[..., object], spec: str) -> frozenset[str]:
+    """Return which of the offered names the function takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise SelectorError(
+            f"selector {spec!r} has no readable signature; wrap it in a function that takes"
+            " request, environ and gpu"
+        ) from None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return frozenset({"request", "flags", "environ", "gpu"})
+    accepted = frozenset(
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name in _OFFERED
+    )
+    unknown = [
+        parameter.name
+        for parameter in parameters
+        if parameter.name not in accepted
+        and parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_POSITIONAL
+    ]
+    if unknown or not accepted:
+        wants = f"it requires {', '.join(unknown)}" if unknown else "it takes none of these"
+        raise SelectorError(
+            f"selector {spec!r} is not a selector: one takes, by name, some of request, flags,"
+            f" environ and gpu; {wants}"
+        )
+    return accepted

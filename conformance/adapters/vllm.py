@@ -1,0 +1,276 @@
+"""vLLM and its forks, at two depths, recognised by the shape of what they offer.
+
+The platform depth asks ``RocmPlatform.get_attn_backend_cls``; the full chain asks
+``get_attn_backend``, which reads VLLM_ATTENTION_BACKEND itself, caches, and imports the class.
+Three calling conventions exist so far (facts/selection-contract.md Q25 and section 8): loose
+arguments, loose arguments with ``use_v1``, and one ``attn_selector_config``. Arguments are matched
+by name, so a convention that only adds known names needs nothing here, and one that asks for
+something unknown fails loudly.
+
+A fork may live under another top-level name (aphrodite does): everything is looked up below the
+package that the selector itself comes from.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.adapters import recognise, recognise_class_path
+from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.flags import variable
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
+
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.outcome import Selected, Unrecognised
+
+EXPLICIT = "VLLM_ATTENTION_BACKEND"
+PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+
+
+def is_full_chain(found: object) -> bool:
+    """Whether an object is a vLLM-style ``get_attn_backend`` function."""
+    if not callable(found) or getattr(found, "__name__", "") != "get_attn_backend":
+        return False
+    return {"head_size", "dtype", "kv_cache_dtype"} <= set(inspect.signature(found).parameters)
+
+
+class _Fork:
+    """The parts of a vLLM-like package that the adapters need, each looked up once."""
+
+    def __init__(self, found: Any) -> None:
+        self.top = found.__module__.partition(".")[0]
+
+    def module(self, *names: str) -> ModuleType | None:
+        """Import the first of the modules below the fork's package that exists."""
+        for path in (f"{self.top}.{name}" for name in names):
+            try:
+                return importlib.import_module(path)
+            except ModuleNotFoundError as error:
+                if not f"{path}.".startswith(f"{error.name}."):
+                    raise  # the module is there, something that it imports is not
+        return None
+
+    @functools.cached_property
+    def registry(self) -> Any:
+        """The enum of backends."""
+        module = self.module("v1.attention.backends.registry", "attention.backends.registry")
+        if module is None:
+            raise SelectorError(
+                f"{self.top} has no attention backend registry where vLLM keeps it"
+                " (attention/backends/registry.py or v1/attention/backends/registry.py); write an"
+                " adapter class, see docs/adapters.md"
+            )
+        return module.AttentionBackendEnum
+
+    @functools.cached_property
+    def class_paths(self) -> dict[str, str]:
+        """Backend name -> class path, as the fork's own registry resolves it."""
+        paths = {}
+        for name, member in self.registry.__members__.items():
+            with contextlib.suppress(ValueError):  # an empty path, to be registered by the user
+                paths[name] = member.get_path()
+        return paths
+
+    @functools.cached_property
+    def selector_config(self) -> Any:
+        """The class that bundles the selector's arguments in later releases, else None."""
+        module = self.module("v1.attention.selector", "attention.selector")
+        return getattr(module, "AttentionSelectorConfig", None)
+
+    @functools.cached_property
+    def server_config(self) -> Any:
+        """A default server configuration; later releases read it during selection."""
+        return importlib.import_module(f"{self.top}.config").VllmConfig()
+
+    def explicit(self, environ: Mapping[str, str]) -> Any:
+        """Return the enum member that the environment names, by the fork's own rule, or None."""
+        if EXPLICIT not in environ:
+            return None
+        envs = self.module("envs")
+        if EXPLICIT in getattr(envs, "environment_variables", ()):
+            return self.registry[getattr(envs, EXPLICIT)]
+        # The variable is gone (vLLM 0.16.0 on). What it held is an option of the server now, which
+        # a row's environment stands for.
+        return self.registry[environ[EXPLICIT]]
+
+    @contextlib.contextmanager
+    def configured(
+        self, environ: Mapping[str, str], explicit: Any, block_size: int | None
+    ) -> Iterator[None]:
+        """Make a server configuration current that says what the row's environment says."""
+        config = self.server_config
+        attention = type(config.attention_config)()
+        attention.backend = explicit
+        if hasattr(attention, "use_prefill_decode_attention") and PREFILL_DECODE in environ:
+            meant = variable(PREFILL_DECODE).parse(environ[PREFILL_DECODE])
+            attention.use_prefill_decode_attention = meant
+        config.attention_config = attention
+        config.cache_config.block_size = block_size
+        if hasattr(config.cache_config, "user_specified_block_size"):
+            config.cache_config.user_specified_block_size = block_size is not None
+        package = importlib.import_module(f"{self.top}.config")
+        with package.set_current_vllm_config(config):
+            yield
+
+    def refresh(self) -> bool:
+        """Bring what the fork froze at import up to the present environment.
+
+        Known to freeze: class attributes of ``rocm_aiter_ops`` (facts/mock-surface.md 7.1); the
+        environment rules themselves are live until a server enables their cache. The worker checks
+        the result against a fresh import before it relies on it.
+        """
+        envs = self.module("envs")
+        if hasattr(envs, "disable_envs_cache"):
+            envs.disable_envs_cache()
+        ops = self.module("_aiter_ops")
+        frozen = getattr(ops, "rocm_aiter_ops", None)
+        if frozen is None:
+            return ops is None  # no such module: nothing is frozen at import
+        if hasattr(frozen, "refresh_env_variables"):
+            frozen.refresh_env_variables()
+        else:
+            for attribute, name in _frozen_attributes(frozen):
+                setattr(frozen, attribute, getattr(envs, name))
+        return True
+
+
+@functools.cache
+def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
+    """Return (attribute, variable) for each class-level ``attribute = envs.VARIABLE``."""
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    return tuple(
+        (target.id, node.value.attr)
+        for node in getattr(definition, "body", ())
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Attribute)
+        and isinstance(node.value.value, ast.Name)
+        and node.value.value.id == "envs"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    )
+
+
+class PlatformAdapter:
+    """A platform class with ``get_attn_backend_cls``."""
+
+    def __init__(self, platform: Any) -> None:
+        self._platform = platform
+        self._fork = _Fork(platform)
+        self._parameters = inspect.signature(platform.get_attn_backend_cls).parameters
+
+    def select(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu
+    ) -> Selected | Unrecognised:
+        explicit = self._fork.explicit(environ)
+        values = _values(request) | {"selected_backend": explicit, "use_v1": True}
+        ask = self._platform.get_attn_backend_cls
+        if "attn_selector_config" in self._parameters:
+            config = self._fork.selector_config
+            values["attn_selector_config"] = config(
+                **_matching(config, inspect.signature(config).parameters, values)
+            )
+            with self._fork.configured(environ, explicit, request.block_size):
+                answer = ask(**_matching(ask, self._parameters, values))
+        else:
+            answer = ask(**_matching(ask, self._parameters, values))
+        return recognise_class_path(answer, self._fork.class_paths)
+
+    def prepare(self, gpu: Gpu) -> None:
+        _ask_plainly(self, gpu)
+
+    def refresh(self) -> bool:
+        return self._fork.refresh()
+
+
+class ChainAdapter:
+    """A ``get_attn_backend`` function: environment, cache, platform and class import together."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self._fork = _Fork(function)
+        self._parameters = inspect.signature(function).parameters
+
+    def select(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu
+    ) -> Selected | Unrecognised:
+        arguments = _matching(self._function, self._parameters, _values(request))
+        # Since that class exists, backend (and later block size) come from the server's config.
+        if self._fork.selector_config is not None:
+            explicit = self._fork.explicit(environ)
+            with self._fork.configured(environ, explicit, request.block_size):
+                answer = self._function(**arguments)
+        else:
+            answer = self._function(**arguments)
+        return recognise(answer, self._fork.class_paths)
+
+    def prepare(self, gpu: Gpu) -> None:
+        _ask_plainly(self, gpu)
+
+    def refresh(self) -> bool:
+        module = sys.modules[self._function.__module__]
+        for value in vars(module).values():
+            if callable(clear := getattr(value, "cache_clear", None)):
+                clear()
+        return self._fork.refresh()
+
+
+def _ask_plainly(adapter: PlatformAdapter | ChainAdapter, gpu: Gpu) -> None:
+    """Ask for plain layers once, for the imports that the first question of a kind costs."""
+    for request in (Request(), Request(use_mla=True)):
+        # Whatever is wrong here is wrong again, and judged, when a row asks.
+        with contextlib.suppress(Exception):
+            adapter.select(request, {}, gpu)
+
+
+def _values(request: Request) -> dict[str, Any]:
+    """Return every value that a selector's parameter or configuration field may ask for."""
+    import torch
+
+    return {
+        "head_size": request.head_size,
+        "dtype": getattr(torch, request.dtype),
+        "kv_cache_dtype": request.kv_cache_dtype,
+        "block_size": request.block_size,
+        "use_mla": request.use_mla,
+        "has_sink": request.has_sink,
+        "use_sparse": request.use_sparse,
+        "use_mm_prefix": request.use_mm_prefix,
+        "attn_type": request.attn_type,
+        "has_sliding_window": request.sliding_window is not None,
+        "num_heads": request.num_heads,
+    }
+
+
+def _matching(
+    function: Callable[..., object],
+    parameters: Mapping[str, inspect.Parameter],
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the values that the parameters ask for, by name.
+
+    Raises:
+        SelectorError: a parameter without default is none that a request can fill.
+    """
+    unknown = [
+        name
+        for name, parameter in parameters.items()
+        if name not in values
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if unknown:
+        raise SelectorError(
+            f"{getattr(function, '__qualname__', function)} requires {', '.join(unknown)}, which no"
+            " known calling convention of vLLM has; write an adapter class, see docs/adapters.md"
+        )
+    return {name: values[name] for name in parameters if name in values}

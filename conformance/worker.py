@@ -1,0 +1,319 @@
+"""The process that a selector under test runs in, and the processes it forks.
+
+Forks of vLLM read the environment when they are imported, cache what they selected and keep
+class-level flags, so a question is put to a process whose state is clean:
+
+    base         imports what is heavy and neutral (torch), then forks
+    platform     per GPU and aiter state: enters the mock, imports the selector, then forks
+    questions    per environment: sets it, asks, answers, ends
+
+Where fork is not to be had, one process does all three for one environment. The side that drives
+all this is workers.py; both talk in JSON lines (Channel).
+
+A platform process tells which environment variables its imports read, with the values they saw. It
+serves another environment as it is when those variables hold the same there, since the imports
+would then have run the same. Else the adapter must be able to refresh, or a new process is made.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.errors import MockError, SelectorError
+from pytest_rocm_attn.flags import VARIABLES
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, to_wire
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+# What a user's shell may hold that would change a row's meaning: every declared variable, and the
+# lists of visible devices, which would hide the mocked GPU.
+_DEVICE_LISTS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_TRACEBACK_LIMIT = 20_000  # characters: enough for any real one, bounded for a hostile one
+
+
+class Channel:
+    """JSON lines over a pair of binary streams."""
+
+    def __init__(self, read: Any, write: Any) -> None:
+        self._read = read
+        self._write = write
+
+    @classmethod
+    def over(cls, connection: socket.socket) -> Channel:
+        return cls(connection.makefile("rb"), connection.makefile("wb"))
+
+    def send(self, **message: Any) -> None:
+        self._write.write(json.dumps(message).encode() + b"\n")
+        self._write.flush()
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message, or None when the other side is gone."""
+        line = self._read.readline()
+        return json.loads(line) if line else None
+
+
+class EnvironmentReads:
+    """Which environment variables were read through os.environ, and what each read gave."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str | None] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record while the block runs. Iterating over the environment reads all declared ones."""
+        kind = type(os.environ)
+        get, contains, iterate = kind.__getitem__, kind.__contains__, kind.__iter__
+
+        def note(name: object) -> None:
+            if isinstance(name, str) and name not in self.values:
+                self.values[name] = get(os.environ, name) if contains(os.environ, name) else None
+
+        def recorded_get(environ: Any, name: str) -> str:
+            note(name)
+            return get(environ, name)
+
+        def recorded_contains(environ: Any, name: object) -> bool:
+            note(name)
+            return contains(environ, name)
+
+        def recorded_iterate(environ: Any) -> Iterator[str]:
+            for name in VARIABLES:
+                note(name)
+            return iterate(environ)
+
+        kind.__getitem__ = recorded_get  # type: ignore[method-assign]
+        kind.__contains__ = recorded_contains  # type: ignore[method-assign, assignment]
+        kind.__iter__ = recorded_iterate  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            kind.__getitem__ = get  # type: ignore[method-assign]
+            kind.__contains__ = contains  # type: ignore[method-assign]
+            kind.__iter__ = iterate  # type: ignore[method-assign]
+
+
+def neutral_environment(keep: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without any variable that a row may set."""
+    return {
+        name: value
+        for name, value in keep.items()
+        if name not in VARIABLES and name not in _DEVICE_LISTS and not name.startswith("VLLM_ROCM_")
+    }
+
+
+def set_environment(wanted: Mapping[str, str]) -> None:
+    """Make os.environ equal to wanted."""
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def ask(
+    adapter: adapters.Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
+) -> Outcome:
+    """Put one question and return the outcome, whatever the selector does short of dying."""
+    try:
+        return adapter.select(request, environ, gpu)
+    except (MockError, SelectorError, RecursionError) as error:
+        return crashed(error)  # ours or the interpreter's: no refusal, whatever its base class
+    except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are answers of its too
+        return crashed(error)
+
+
+def crashed(error: BaseException) -> Crashed:
+    """Return the outcome for an exception that is no refusal."""
+    text = "".join(traceback.format_exception(error))
+    return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])
+
+
+def answer_questions(
+    channel: Channel, adapter: adapters.Adapter, gpu: Gpu, message: Mapping[str, Any]
+) -> None:
+    """Set the environment, ask each question, send each outcome."""
+    environ = dict(message["environ"])
+    for name in message["unset"]:
+        os.environ.pop(name, None)
+    os.environ.update(environ)
+    if message["refresh"]:
+        adapter.refresh()
+    before = dict(os.environ)
+    process = os.getpid()
+    for number, fields in message["questions"]:
+        start = time.perf_counter()
+        outcome = ask(adapter, Request(**fields), environ, gpu)
+        seconds = time.perf_counter() - start
+        if os.getpid() != process:
+            os._exit(0)  # the selector forked, and this is its child: the parent answers
+        written = sorted(
+            name
+            for name in before.keys() | os.environ.keys()
+            if before.get(name) != os.environ.get(name)
+        )
+        if written:
+            set_environment(before)
+        channel.send(answer=number, outcome=to_wire(outcome), seconds=seconds, written=written)
+    channel.send(done=True)
+
+
+# --- platform -------------------------------------------------------------------------------------
+
+
+def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, Gpu, EnvironmentReads]:
+    """Enter the mocked platform, import the selector, and find its adapter."""
+    gpu = Gpu(message["gfx"], Aiter(message["aiter"]))
+    set_environment(neutral_environment(os.environ) | message["environ"])
+    if message["mock"]:
+        from pytest_rocm_attn.mock import mock_rocm
+
+        mock_rocm(gpu).enter()
+    reads = EnvironmentReads()
+    with reads.recording():
+        adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
+        if message["prepare"]:
+            adapter.prepare(gpu)
+    return adapter, gpu, reads
+
+
+def platform_ready(
+    channel: Channel, message: Mapping[str, Any]
+) -> tuple[adapters.Adapter, Gpu] | None:
+    """Open the platform and say so, or say why it cannot be."""
+    try:
+        adapter, gpu, reads = open_platform(message)
+    except SelectorError as error:
+        channel.send(unusable=str(error))
+    except BaseException as error:  # the selector's import may raise anything, SystemExit included
+        outcome = crashed(error)
+        channel.send(failed=outcome.traceback, error=outcome.error, message=str(error)[:500])
+    else:
+        channel.send(ready=os.getpid(), reads=reads.values, refreshes=bool(adapter.refresh()))
+        return adapter, gpu
+    return None
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def serve_forks(connection: socket.socket, handle: Callable[[socket.socket], None]) -> None:
+    """Fork on request, each child talking over the descriptor that came with the request.
+
+    Requests are "fork" with a descriptor, and "reap" for the end of a child. Ends when the other
+    side is gone.
+    """
+    while True:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+        except ConnectionError:
+            return
+        if not data:
+            return
+        request = json.loads(data)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            code = os.waitstatus_to_exitcode(status)
+            reply = {"signal": -code} if code < 0 else {"status": code}
+        else:
+            child = os.fork()
+            if child == 0:
+                connection.close()
+                _run_child(descriptors[0], handle)
+            os.close(descriptors[0])
+            reply = {"pid": child}
+        connection.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _run_child(descriptor: int, handle: Callable[[socket.socket], None]) -> None:
+    status = 70  # EX_SOFTWARE: our own code failed
+    try:
+        handle(socket.socket(fileno=descriptor))
+        status = 0
+    except ConnectionError:
+        status = 0  # the driving side has gone: nobody to tell
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)  # never run the parent's exit handlers in a child
+
+
+def _platform_process(connection: socket.socket) -> None:
+    channel = Channel.over(connection)
+    message = channel.receive()
+    if message is None:
+        return
+    opened = platform_ready(channel, message)
+    if opened is None:
+        return
+    adapter, gpu = opened
+    gc.freeze()  # keeps pages shared with the children
+    serve_forks(connection, lambda child: _questions_process(child, adapter, gpu))
+
+
+def _questions_process(connection: socket.socket, adapter: adapters.Adapter, gpu: Gpu) -> None:
+    channel = Channel.over(connection)
+    message = channel.receive()
+    if message is not None:
+        answer_questions(channel, adapter, gpu, message)
+
+
+def _quiet_standard_input() -> None:
+    """Give the selector an empty standard input."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def main(arguments: list[str]) -> int:
+    """Run as ``python -m pytest_rocm_attn.conformance.worker fork DESCRIPTOR``, or ``... pipe``."""
+    if arguments[0] == "fork":
+        connection = socket.socket(fileno=int(arguments[1]))
+        channel = Channel.over(connection)
+        _quiet_standard_input()
+        if (hello := channel.receive()) is not None:
+            _adopt(hello)
+            channel.send(base=os.getpid())
+            serve_forks(connection, _platform_process)
+        return 0
+    channel = Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
+    _quiet_standard_input()
+    os.dup2(2, 1)  # what the selector prints goes where its errors go, never into the channel
+    hello = channel.receive()
+    message = channel.receive() if hello else None
+    if hello is None or message is None:
+        return 0
+    _adopt(hello)
+    opened = platform_ready(channel, message)
+    while opened is not None and (message := channel.receive()) is not None:
+        answer_questions(channel, *opened, message)
+    return 0
+
+
+def _adopt(hello: Mapping[str, Any]) -> None:
+    """Import what every platform would import again."""
+    for name in hello["preload"]:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

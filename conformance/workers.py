@@ -1,0 +1,595 @@
+"""The driving side of isolation: questions in, observations out, from worker processes.
+
+worker.py says which processes there are. A Pool runs a few lanes (threads); each lane works on one
+platform at a time, so that a platform's selector is imported once, and asks all questions of one
+environment in one forked process. A crash, a hang or a signal is the outcome of the question that
+caused it; the questions after it go to a fresh process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.errors import RocmAttnError, SelectorError
+from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+_IMPORT_LIMITS = 10  # an import may take this many times as long as one question
+_OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
+
+
+class WorkerError(RocmAttnError, RuntimeError):
+    """Our own side of isolation failed; no statement about the selector under test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, put to the selector on one platform under one environment."""
+
+    gpu: Gpu
+    environ: tuple[tuple[str, str], ...]
+    request: Request
+
+    @classmethod
+    def of(cls, gpu: Gpu, environ: Mapping[str, str], request: Request) -> Question:
+        return cls(gpu, tuple(sorted(environ.items())), request)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came of a question.
+
+    Attributes:
+        outcome: what the selector did.
+        seconds: how long it took; 0 when it never answered.
+        written: environment variables that it set, changed or removed while answering.
+    """
+
+    outcome: Outcome
+    seconds: float = 0.0
+    written: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The selector under test, and what its process needs.
+
+    Args:
+        selector: ``module:object`` or ``file.py:object``.
+        mock: whether it runs under the mocked platform.
+        preload: neutral modules worth importing once, before anything forks.
+        timeout: seconds that one answer may take.
+        fork: fork processes; False starts each one afresh, as where fork is not to be had.
+    """
+
+    selector: str
+    mock: bool = True
+    preload: tuple[str, ...] = ("torch",)
+    timeout: float = 30.0
+    fork: bool = hasattr(os, "fork") and hasattr(socket, "send_fds")
+
+
+class _Conversation:
+    """Messages with one process. A thread reads, so that waiting can have a limit anywhere."""
+
+    def __init__(self, read: Any, write: Any) -> None:
+        self._write = write
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, args=(read,), daemon=True).start()
+
+    def _listen(self, read: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed under us: the same as its end
+            for line in read:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+    def send(self, **message: Any) -> None:
+        # A process that has died shows itself to the reader, with the reason.
+        with contextlib.suppress(OSError, ValueError):
+            self._write.write(json.dumps(message).encode() + b"\n")
+            self._write.flush()
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next message, or None when the process is gone.
+
+        Raises:
+            queue.Empty: nothing came within that time.
+        """
+        line = self._lines.get(timeout=seconds)
+        return json.loads(line) if line.endswith(b"\n") else None
+
+
+class _Process(_Conversation):
+    """A process at the other end of a socket, forked by another one."""
+
+    def __init__(self, connection: socket.socket, pid: int, parent: _ForkServer) -> None:
+        super().__init__(connection.makefile("rb"), connection.makefile("wb"))
+        self._connection = connection
+        self.pid = pid
+        self._parent = parent
+
+    def end(self, *, kill: bool) -> Died | None:
+        """Wait for its end; return how it ended, or None when it ended as it should."""
+        if kill:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        reply = self._parent.request(reap=self.pid)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+        if "signal" in reply:
+            return Died(reply["signal"])
+        return Died(None, reply["status"]) if reply["status"] else None
+
+
+class _ForkServer:
+    """The part of a process that forks on request; see worker.serve_forks."""
+
+    def __init__(self, connection: socket.socket, conversation: _Conversation) -> None:
+        self._connection = connection
+        self._conversation = conversation
+        self._lock = threading.Lock()
+
+    def request(self, descriptor: int | None = None, **message: Any) -> dict[str, Any]:
+        data = json.dumps(message).encode()
+        with self._lock:
+            try:
+                if descriptor is None:
+                    self._connection.sendall(data)
+                else:
+                    socket.send_fds(self._connection, [data], [descriptor])
+                reply = self._conversation.receive(60.0)
+            except (OSError, queue.Empty):
+                reply = None
+        if reply is None:
+            raise WorkerError("a worker process of pytest-rocm-attn ended before its children did")
+        return reply
+
+    def fork(self) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reply = self.request(theirs.fileno(), fork=True)
+        return _Process(ours, reply["pid"], self)
+
+
+@dataclass
+class _Platform:
+    """A process that has imported the selector on one platform, and can be asked."""
+
+    gpu: Gpu
+    environ: dict[str, str]  # what it was imported under
+    reads: dict[str, str | None]
+    refreshes: bool
+    process: Any
+
+    def serves(self, environ: Mapping[str, str]) -> bool:
+        """Whether its imports would have run the same under another environment."""
+        return all(environ.get(name) == self.environ.get(name) for name in self._relevant(environ))
+
+    def distance(self, environ: Mapping[str, str]) -> int:
+        """How many variables that its imports read differ in another environment."""
+        return sum(
+            environ.get(name) != self.environ.get(name) for name in self._relevant(environ)
+        )
+
+    def _relevant(self, environ: Mapping[str, str]) -> set[str]:
+        return (environ.keys() | self.environ.keys()) & self.reads.keys()
+
+
+@dataclass
+class _Group:
+    """The questions of one environment that are still open."""
+
+    environ: dict[str, str]
+    questions: list[Question] = field(default_factory=list)
+
+
+class Pool:
+    """Asks questions of one subject, in worker processes, on a few lanes.
+
+    Args:
+        subject: the selector under test.
+        lanes: how many platforms are worked on at a time.
+    """
+
+    def __init__(self, subject: Subject, lanes: int = 0) -> None:
+        self.subject = subject
+        self.notes: list[str] = []
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._futures: dict[Question, Future[Observation]] = {}
+        self._waiting: dict[Gpu, dict[tuple[tuple[str, str], ...], _Group]] = {}
+        self._busy: set[Gpu] = set()
+        self._platforms: list[_Platform] = []  # least recently used first
+        self._changed = threading.Condition()
+        self._refresh_lock = threading.Lock()
+        self._refresh_trusted: bool | None = None
+        self._closed = False
+        self._base: _ForkServer | None = None
+        self._popen: list[subprocess.Popen[bytes]] = []
+        if subject.fork:
+            self._start_base()
+        self._threads = [
+            threading.Thread(target=self._lane, daemon=True)
+            for _ in range(lanes or min(4, os.cpu_count() or 1))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def submit(self, questions: Iterable[Question]) -> list[Future[Observation]]:
+        """Ask each question, once however often it is submitted; answers come in the futures."""
+        futures = []
+        with self._changed:
+            for question in questions:
+                if question not in self._futures:
+                    self._futures[question] = Future()
+                    groups = self._waiting.setdefault(question.gpu, {})
+                    group = groups.setdefault(question.environ, _Group(dict(question.environ)))
+                    group.questions.append(question)
+                futures.append(self._futures[question])
+            self._changed.notify_all()
+        return futures
+
+    def probe(self, question: Question) -> None:
+        """Import the selector on the question's platform, and keep it for the questions to come.
+
+        Raises:
+            SelectorError: it cannot be imported, or is no selector. One line.
+        """
+        opened = self._open(question.gpu, dict(question.environ), prepare=True)
+        if isinstance(opened, Crashed):
+            last = opened.traceback.strip().rpartition("\n")[2]
+            raise SelectorError(f"selector {self.subject.selector!r} cannot be imported: {last}")
+        if isinstance(opened, SelectorError):
+            raise opened
+        if not isinstance(opened, _Platform):
+            raise SelectorError(f"selector {self.subject.selector!r} cannot be imported: {opened}")
+        with self._changed:
+            self._platforms.append(opened)
+
+    def close(self) -> None:
+        """End every worker. Questions without an answer are cancelled."""
+        with self._changed:
+            self._closed = True
+            for future in self._futures.values():
+                future.cancel()
+            self._changed.notify_all()
+        for popen in self._popen:
+            with contextlib.suppress(ProcessLookupError):
+                if self.subject.fork:
+                    os.killpg(popen.pid, signal.SIGKILL)  # with all that it forked
+                else:
+                    popen.kill()
+            popen.wait()
+            for stream in (popen.stdin, popen.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self._log.close()
+
+    def printed(self, limit: int = 4000) -> str:
+        """Return the end of what the selector printed so far."""
+        with contextlib.suppress(ValueError, OSError):
+            size = os.fstat(self._log.fileno()).st_size
+            return os.pread(self._log.fileno(), limit, max(0, size - limit)).decode(
+                errors="replace"
+            )
+        return ""
+
+    # --- lanes ------------------------------------------------------------------------------------
+
+    def _lane(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not (free := self._next_gpu()):
+                    self._changed.wait()
+                if self._closed:
+                    return
+                self._busy.add(free)
+            try:
+                while (group := self._next_group(free)) is not None:
+                    self._answer(free, group)
+            finally:
+                with self._changed:
+                    self._busy.discard(free)
+                    self._changed.notify_all()
+
+    def _next_gpu(self) -> Gpu | None:
+        """Return a platform with open questions that no lane works on; an imported one first."""
+        free = [gpu for gpu, groups in self._waiting.items() if groups and gpu not in self._busy]
+        imported = {platform.gpu for platform in self._platforms}
+        return min(free, key=lambda gpu: gpu not in imported, default=None)
+
+    def _next_group(self, gpu: Gpu) -> _Group | None:
+        """Take the next environment; the one farthest from the import first, as a test of it."""
+        with self._changed:
+            groups = self._waiting.get(gpu)
+            if self._closed or not groups:
+                return None
+            platform = self._find(gpu)
+            key = max(groups, key=lambda key: platform.distance(dict(key)) if platform else 0)
+            return groups.pop(key)
+
+    def _find(self, gpu: Gpu) -> _Platform | None:
+        return next((p for p in self._platforms if p.gpu == gpu), None)
+
+    def _answer(self, gpu: Gpu, group: _Group) -> None:
+        """Answer the questions of one environment; never leaves one without an answer."""
+        try:
+            platform, refresh = self._platform_for(gpu, group)
+            if isinstance(platform, _Platform):
+                self._ask(platform, group.environ, group.questions, refresh=refresh)
+            else:
+                for question in group.questions:
+                    self._resolve(question, Observation(platform))
+        except (WorkerError, OSError, queue.Empty) as error:
+            for question in group.questions:
+                future = self._futures[question]
+                if not future.done():
+                    future.set_exception(WorkerError(f"{error}{self._tail()}"))
+
+    def _tail(self) -> str:
+        printed = self.printed(2000).strip()
+        return f"; the worker's last output:\n{printed}" if printed else ""
+
+    def _resolve(self, question: Question, observation: Observation) -> None:
+        future = self._futures[question]
+        if not future.done():
+            future.set_result(observation)
+
+    # --- platforms --------------------------------------------------------------------------------
+
+    def _platform_for(self, gpu: Gpu, group: _Group) -> tuple[_Platform | Outcome, bool]:
+        """Return a platform that can be asked under the group's environment, or why there is none.
+
+        The flag says whether the adapter must refresh what the selector froze at import.
+        """
+        with self._changed:
+            mine = [platform for platform in self._platforms if platform.gpu == gpu]
+        for platform in mine:
+            if platform.serves(group.environ):
+                return self._used(platform), platform.refreshes
+        for platform in mine:
+            if platform.refreshes and self._trusts_refresh(platform, group):
+                return self._used(platform), True
+        opened = self._open(gpu, group.environ, prepare=True)
+        if isinstance(opened, SelectorError):
+            return Crashed(type(opened).__name__, f"{type(opened).__name__}: {opened}"), False
+        if not isinstance(opened, _Platform):
+            return opened, False
+        # It was imported under this very environment, so nothing needs refreshing but what its
+        # preparation cached.
+        return self._used(opened), opened.refreshes
+
+    def _trusts_refresh(self, platform: _Platform, group: _Group) -> bool:
+        """Whether refreshing gives the answers of a fresh import; tried once, on this group."""
+        with self._refresh_lock:
+            if self._refresh_trusted is None:
+                refreshed = self._collect(platform, group, refresh=True)
+                fresh = self._open(platform.gpu, group.environ, prepare=False)
+                if not isinstance(fresh, _Platform):
+                    return False
+                imported = self._collect(fresh, group, refresh=False)
+                self._end(fresh)
+                self._refresh_trusted = refreshed == imported
+                if not self._refresh_trusted:
+                    self.notes.append(
+                        "refreshing the imported selector gave other answers than importing it"
+                        " afresh, so each environment got an import of its own (slower)"
+                    )
+            return self._refresh_trusted
+
+    def _collect(self, platform: _Platform, group: _Group, *, refresh: bool) -> list[Outcome]:
+        outcomes: dict[Question, Outcome] = {}
+        self._ask(
+            platform,
+            group.environ,
+            group.questions,
+            refresh=refresh,
+            resolve=lambda question, observation: outcomes.update({question: observation.outcome}),
+        )
+        return [outcomes[question] for question in group.questions]
+
+    def _used(self, platform: _Platform) -> _Platform:
+        """Note a platform as used last, and end the one longest unused when there are too many."""
+        with self._changed:
+            if platform in self._platforms:
+                self._platforms.remove(platform)
+            self._platforms.append(platform)
+            spare = [p for p in self._platforms if p.gpu not in self._busy]
+            excess = spare[: max(0, len(self._platforms) - _OPEN_PLATFORMS)]
+            for old in excess:
+                self._platforms.remove(old)
+        for old in excess:
+            self._end(old)
+        return platform
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def _hello(self) -> dict[str, Any]:
+        return {"preload": list(self.subject.preload)}
+
+    def _start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        # The caller's import path finds this package the way the caller found it.
+        launch = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            "from pytest_rocm_attn.conformance import worker; "
+            f"sys.exit(worker.main({list(arguments)!r}))"
+        )
+        popen = subprocess.Popen(
+            [sys.executable, "-c", launch],
+            stderr=self._log,
+            start_new_session=self.subject.fork,  # Ctrl-C is ours to handle
+            **options,
+        )
+        self._popen.append(popen)
+        return popen
+
+    def _start_base(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._start(
+                "fork",
+                str(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                pass_fds=(theirs.fileno(),),
+            )
+        conversation = _Conversation(ours.makefile("rb"), ours.makefile("wb"))
+        conversation.send(**self._hello())
+        self._base = _ForkServer(ours, conversation)
+        self._base_ready = False
+        self._base_conversation = conversation
+        self._base_lock = threading.Lock()
+
+    def _forking_base(self) -> _ForkServer:
+        """Return the base process, once it has imported what is neutral."""
+        assert self._base is not None
+        with self._base_lock:
+            if not self._base_ready:
+                if self._base_conversation.receive(self._import_limit) is None:
+                    raise WorkerError("the worker process of pytest-rocm-attn did not start")
+                self._base_ready = True
+        return self._base
+
+    @property
+    def _import_limit(self) -> float:
+        return self.subject.timeout * _IMPORT_LIMITS
+
+    def _open(
+        self, gpu: Gpu, environ: dict[str, str], *, prepare: bool
+    ) -> _Platform | Outcome | SelectorError:
+        """Import the selector on a platform under an environment."""
+        process = self._forking_base().fork() if self.subject.fork else _PipeProcess(self)
+        process.send(
+            gfx=gpu.gfx,
+            aiter=gpu.aiter.value,
+            environ=environ,
+            mock=self.subject.mock,
+            selector=self.subject.selector,
+            prepare=prepare,
+        )
+        try:
+            message = process.receive(self._import_limit)
+        except queue.Empty:
+            process.end(kill=True)
+            return TimedOut(self._import_limit)
+        if message is not None and "ready" in message:
+            server: Any = process
+            if self.subject.fork:
+                server = _ForkServer(process._connection, process)
+                server.process = process
+            return _Platform(gpu, environ, message["reads"], message["refreshes"], server)
+        died = process.end(kill=False)
+        if message is None:
+            return died or Died(None, 0)
+        if "unusable" in message:
+            return SelectorError(message["unusable"])
+        return Crashed(message["error"], message["failed"])
+
+    def _end(self, platform: _Platform) -> None:
+        process = platform.process.process if self.subject.fork else platform.process
+        process.end(kill=True)
+
+    def _ask(
+        self,
+        platform: _Platform,
+        environ: Mapping[str, str],
+        questions: Sequence[Question],
+        *,
+        refresh: bool,
+        resolve: Any = None,
+    ) -> None:
+        """Put questions of one environment to a platform, in as few processes as it takes."""
+        resolve = resolve or self._resolve
+        remaining = list(questions)
+        while remaining:
+            process = platform.process.fork() if self.subject.fork else platform.process
+            process.send(
+                environ=dict(environ),
+                unset=[name for name in platform.environ if name not in environ],
+                refresh=refresh,
+                questions=[
+                    (number, question.request.non_default())
+                    for number, question in enumerate(remaining)
+                ],
+            )
+            answered, failure = self._listen(process, remaining, resolve)
+            if failure is None:
+                return
+            resolve(remaining[answered], Observation(failure))
+            remaining = remaining[answered + 1 :]
+            if not self.subject.fork and remaining:
+                reopened = self._open(platform.gpu, platform.environ, prepare=True)
+                if not isinstance(reopened, _Platform):
+                    raise WorkerError(f"the selector's process could not be started again: {reopened}")
+                platform.process = reopened.process
+
+    def _listen(
+        self, process: Any, questions: Sequence[Question], resolve: Any
+    ) -> tuple[int, Outcome | None]:
+        """Take answers until done; return how many came and what ended it early, if anything."""
+        answered = 0
+        while True:
+            try:
+                message = process.receive(self.subject.timeout)
+            except queue.Empty:
+                process.end(kill=True)
+                return answered, TimedOut(self.subject.timeout)
+            if message is None:
+                died = process.end(kill=False) or Died(None, 0)
+                if answered == len(questions):
+                    return answered, None
+                return answered, died
+            if "done" in message:
+                if self.subject.fork:
+                    process.end(kill=False)
+                return answered, None
+            resolve(
+                questions[answered],
+                Observation(
+                    from_wire(message["outcome"]), message["seconds"], tuple(message["written"])
+                ),
+            )
+            answered += 1
+
+
+class _PipeProcess(_Conversation):
+    """A process of its own for one platform and environment, where fork is not to be had."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._popen = pool._start("pipe", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        super().__init__(self._popen.stdout, self._popen.stdin)
+        self.send(**pool._hello())
+
+    def end(self, *, kill: bool) -> Died | None:
+        if kill:
+            self._popen.kill()
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        code = self._popen.wait()
+        if code < 0:
+            return Died(-code)
+        return Died(None, code) if code else None

@@ -46,13 +46,16 @@ class Limit:
         return self.beyond.format(request=request, gpu=gpu)
 
 
+# Bound once: on Python 3.11 every access to an enum member through its class costs as much as a rule.
+_ABSENT, _IMPOSTOR, _BROKEN = Aiter.ABSENT, Aiter.IMPOSTOR, Aiter.BROKEN
+
 Limits: TypeAlias = tuple[Limit, ...]
 
 # Each state of the package has its own message and cure (facts/aiter-api.md section 1).
 NEEDS_AITER: Limits = (
     Limit(
         "aiter-installed",
-        lambda request, gpu: gpu.aiter is not Aiter.ABSENT,
+        lambda request, gpu: gpu.aiter is not _ABSENT,
         "a package named aiter is installed",
         "needs AMD's aiter, which is not installed",
         "run `pip install amd-aiter`",
@@ -60,7 +63,7 @@ NEEDS_AITER: Limits = (
     ),
     Limit(
         "aiter-is-amds",
-        lambda request, gpu: gpu.aiter is not Aiter.IMPOSTOR,
+        lambda request, gpu: gpu.aiter is not _IMPOSTOR,
         "it is not the unrelated package of that name",
         "needs AMD's aiter; the installed package `aiter` is an impostor, the unrelated"
         " asynchronous-iterator helpers of the same import name",
@@ -69,7 +72,7 @@ NEEDS_AITER: Limits = (
     ),
     Limit(
         "aiter-imports",
-        lambda request, gpu: gpu.aiter is not Aiter.BROKEN,
+        lambda request, gpu: gpu.aiter is not _BROKEN,
         "AMD's aiter can be imported",
         "needs AMD's aiter, which is installed but broken: its import fails",
         "run `python -c 'import aiter'` to see why, then `pip install --force-reinstall amd-aiter`",

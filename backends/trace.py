@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+DECISION = "decision"  # the rule name of the last step
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +24,9 @@ class Step:
     reason: str
     source: str
 
-    @property
-    def settles(self) -> bool:
-        """Whether this is the last step: the decision itself."""
-        return self.rule == DECISION
 
-
-DECISION = "decision"
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The backend that serves a request.
+class Selection(NamedTuple):
+    """The backend that serves a request. (A tuple, for it is made at every selection.)
 
     Args:
         backend: its registry name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_rocm_attn.errors import UnknownGpuError, nearest
@@ -41,12 +41,16 @@ class Gpu:
         gfx: bare target name, such as "gfx942".
         aiter: the state of AMD's aiter on the machine.
 
+    Attributes:
+        is_gfx9: the contract's "gfx9": gfx90a, gfx942, gfx950 (rule on_gfx9_0_12).
+
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
     """
 
     gfx: str
     aiter: Aiter = Aiter.PRESENT
+    is_gfx9: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.gfx not in hardware()["target"]:
@@ -55,6 +59,8 @@ class Gpu:
                 f" Known: {', '.join(known_gpus())}"
             )
         object.__setattr__(self, "aiter", Aiter(self.aiter))
+        gfx9 = hardware()["rules"]["on_gfx9_0_12"]["v"]
+        object.__setattr__(self, "is_gfx9", self.gfx in gfx9)
 
     def fact(self, name: str) -> Any:
         """Return one value of hardware.toml for this target; KeyError when it records none."""
@@ -85,8 +91,3 @@ class Gpu:
     def fp8_dtype(self) -> str:
         """torch's name of the platform fp8 type; e4m3fnuz exactly on gfx94x (rule fp8_type_0_12)."""
         return "float8_e4m3fnuz" if "gfx94" in self.gfx else "float8_e4m3fn"
-
-    @property
-    def is_gfx9(self) -> bool:
-        """The contract's "gfx9": gfx90a, gfx942, gfx950 (rule on_gfx9_0_12)."""
-        return self.gfx in hardware()["rules"]["on_gfx9_0_12"]["v"]

@@ -54,12 +54,14 @@ class Rule:
         backend: registry name of what it chooses.
         when: the predicates, all of which must hold.
         source: where the rule comes from.
+        otherwise: what gives another backend where the rule depends on more than variables.
     """
 
     name: str
     backend: str
     when: tuple[Predicate, ...]
     source: str
+    otherwise: str = ""
     # Built once: the step of "yes", and one "no" per predicate that can fail.
     applies: Step = field(init=False, compare=False, repr=False)
     asks: tuple[tuple[Callable[[Request, Flags, Gpu], bool], Step], ...] = field(
@@ -217,7 +219,13 @@ MLA_MODEL = Branch(
             (AITER, MLA, GFX9, AITER_FOUND),
             "PR #26980 R3; vLLM 0.12.0 6.3",
         ),
-        Rule("block-size-1-mla", "ROCM_AITER_MLA", (BLOCK_SIZE_IS_1,), "vLLM 0.12.0 Q6, Q7"),
+        Rule(
+            "block-size-1-mla",
+            "ROCM_AITER_MLA",
+            (BLOCK_SIZE_IS_1,),
+            "vLLM 0.12.0 Q6, Q7",
+            otherwise="set --block-size to 16 or more, which gives TRITON_MLA",
+        ),
         Rule("mla-default", "TRITON_MLA", (), "vLLM 0.12.0 Q6, 6.3"),
     ),
     source="vLLM 0.12.0 6.1 step 2",

@@ -102,7 +102,7 @@ def _other_names(branch: Branch, request: Request, gpu: Gpu, policy: Policy) -> 
 
 def _other_flags(rule: Rule, request: Request, flags: Flags, gpu: Gpu, policy: Policy) -> list[str]:
     """Return which of the variables that made rule apply would, switched off, lead elsewhere."""
-    ways = []
+    ways = [rule.otherwise] if rule.otherwise else []
     for variable in (predicate.variable for predicate in rule.when if predicate.variable):
         try:
             instead = select(request, flags.but(variable, "0"), gpu, policy)

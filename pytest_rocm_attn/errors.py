@@ -62,6 +62,22 @@ class MockError(RocmAttnError, RuntimeError):
     """A mocked platform that cannot be entered, or was asked for what it does not know."""
 
 
+class BackendLimitError(RocmAttnError, ValueError):
+    """A reference backend was asked for what it does not do; nothing was launched or written."""
+
+
+class BackendInputError(RocmAttnError, ValueError):
+    """A reference backend was given inputs that disagree; nothing was launched or written."""
+
+
+class CodeObjectError(RocmAttnError, ValueError):
+    """A file that is no AMDGPU code object, or assembly that lacks the kernel asked for."""
+
+
+class HipCompileError(RocmAttnError, RuntimeError):
+    """No clang that knows the target, or a HIP source that it cannot compile."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x' or 'y'?" for the closest known words, or "" when none is close."""
     import difflib

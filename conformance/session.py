@@ -1,0 +1,193 @@
+"""The matrix within a pytest session: collects the cells, answers them, and reports.
+
+Registered by plugin.py when ``--rocm-attn-conformance`` is given. Under xdist the controller checks
+the selector and reports, and each worker answers the cells that it is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_rocm_attn.conformance import settings as settings_module
+from pytest_rocm_attn.conformance.items import ROOT, CellItem, Matrix
+from pytest_rocm_attn.conformance.report import json_file, terminal
+from pytest_rocm_attn.conformance.workers import Pool, Question
+from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_rocm_attn.conformance.workers import Observation
+
+_STATUS = {  # verdict -> category, letter, word; the others are pytest's own
+    "advisory": ("advisory", "a", ("ADVISORY", {"yellow": True})),
+    "deviation": ("deviation", "d", ("DEVIATION", {"yellow": True})),
+    "stale": ("failed", "S", ("STALE", {"red": True})),
+    "crash": ("failed", "C", ("CRASH", {"red": True})),
+}
+
+
+class ConformancePlugin:
+    """One run of the matrix."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings_module.read(config)
+        self.records: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self._pool: Pool | None = None
+        self._report_error: str = ""
+        self._ids = self._take_node_ids()
+
+    # --- where we are ----------------------------------------------------------------------------
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def _is_controller(self) -> bool:
+        return self.config.pluginmanager.hasplugin("dsession")
+
+    @property
+    def command(self) -> list[str]:
+        """The command that repeats this run, as far as it bears on the matrix."""
+        words = ["pytest", "--rocm-attn-conformance"]
+        for name in ("selector", "contract", "deviations", "isolation", "timeout"):
+            if (value := self.config.getoption(f"rocm_attn_{name}")) is not None:
+                words.append(f"--rocm-attn-{name}={value}")
+        return words
+
+    def _take_node_ids(self) -> list[str]:
+        """Take node ids of the matrix out of pytest's arguments, and keep it from adding a path."""
+        args = list(self.config.args)
+        ids = [arg for arg in args if arg == ROOT or arg.startswith(f"{ROOT}::")]
+        named_paths = self.config.args_source is pytest.Config.ArgsSource.ARGS
+        self.config.args[:] = [arg for arg in args if arg not in ids] if named_paths else []
+        if self._is_worker:
+            return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]
+        return ids
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["rocm_attn_ids"] = self._ids
+
+    # --- collection ------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        matrix = Matrix.from_parent(session, name=ROOT, nodeid=ROOT)
+        matrix.plugin = self
+        ours = list(session.genitems(matrix))
+        for wanted in self._ids:
+            if not any(_selects(wanted, item.nodeid) for item in ours):
+                known = [item.nodeid for item in ours]
+                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, known)}")
+        if self._ids:
+            ours = [item for item in ours if any(_selects(i, item.nodeid) for i in self._ids)]
+        items.extend(ours)
+
+    def pytest_report_header(self) -> list[str]:
+        contract = self.settings.contract
+        required = sum(row.level == "required" for row in contract.rows)
+        subject = self.settings.subject
+        where = "under a mocked ROCm platform" if subject.mock else "a pure function, no mock"
+        return [
+            f"rocm-attn: contract {contract.id} ({required} required and"
+            f" {len(contract.rows) - required} advisory rows)",
+            f"rocm-attn: selector {subject.selector} ({where})",
+        ]
+
+    # --- running ---------------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        if self._is_worker or self.config.getoption("collectonly") or not self.settings.cells:
+            return
+        cell = self.settings.cells[0]
+        self._pool = Pool(self.settings.subject)
+        try:
+            self._pool.probe(Question.of(cell.gpu, cell.row.env, cell.row.request))
+        except SelectorError as error:
+            self._close()
+            raise pytest.UsageError(str(error)) from None
+        if self._is_controller:
+            self._close()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Hand out all questions at once, so that lanes stay busy and an environment is asked once.
+
+        An xdist worker learns only one by one what it is to run.
+        """
+        if self._pool is not None:
+            self._pool.submit(item.question for item in session.items if isinstance(item, CellItem))
+
+    def observe(self, question: Question) -> Observation:
+        """Return what came of a question; waits for it."""
+        if self._pool is None:
+            self._pool = Pool(self.settings.subject)
+        (future,) = self._pool.submit([question])
+        return future.result()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if isinstance(item, CellItem) and call.when == "call" and item.judgement is not None:
+            report.rocm_attn = item.record()  # type: ignore[attr-defined]
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
+        record = getattr(report, "rocm_attn", None)
+        return _STATUS.get(record["verdict"]) if record else None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "rocm_attn", None)
+        if record is not None and report.when == "call":
+            self.records.append(record)
+
+    # --- reporting -------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._pool is not None:
+            self.notes.extend(self._pool.notes)
+        self._close()
+        if self._is_worker or self.settings.report is None:
+            return
+        try:
+            json_file.write(self.settings.report, self)
+        except ReportError as error:
+            self._report_error = str(error)
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.config.getoption("collectonly"):
+            return
+        terminal.write(terminalreporter, self)
+        if self._report_error:
+            terminalreporter.write_line(f"ERROR: {self._report_error}", red=True)
+        elif self.settings.report is not None:
+            terminalreporter.write_line(f"report: {self.settings.report}")
+
+    def pytest_unconfigure(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+def _selects(wanted: str, nodeid: str) -> bool:
+    return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))
+

@@ -1,0 +1,181 @@
+"""What a run was asked to do: pytest's options and ini values, read and checked once."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance.workers import Subject
+from pytest_rocm_attn.errors import ContractError, DeviationsError, UnknownGpuError, nearest
+from pytest_rocm_attn.gpu import Gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_rocm_attn.conformance.contract import Cell, Contract
+    from pytest_rocm_attn.conformance.deviations import Deviations
+
+TIERS = ("documented",)
+REPORT_SUFFIXES = (".json",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the matrix.
+
+    Attributes:
+        subject: the selector under test and how it is run.
+        contract: the rows.
+        cells: rows times GPUs, as restricted by the options.
+        deviations: what the fork declares; None when it has no file.
+        tiers: which tiers run.
+        strict: whether advisory rows fail.
+        report: where the report goes, or None.
+        today: the day that deviations expire against.
+    """
+
+    subject: Subject
+    contract: Contract
+    cells: tuple[Cell, ...]
+    deviations: Deviations | None
+    tiers: tuple[str, ...]
+    strict: bool
+    report: Path | None
+    today: datetime.date
+
+
+def value_of(config: pytest.Config, name: str) -> Any:
+    """Return an option, or its ini twin where the command line does not give it."""
+    given = config.getoption(name)
+    return given if given is not None else config.getini(name)
+
+
+def read(config: pytest.Config) -> Settings:
+    """Read and check everything that the options name.
+
+    Raises:
+        pytest.UsageError: one line that says which option is wrong, why, and what would do.
+    """
+    try:
+        the_contract = contract.load(value_of(config, "rocm_attn_contract") or "pr-26980")
+        gpus = _gpus(value_of(config, "rocm_attn_gpu"))
+        the_deviations = _deviations(config)
+    except (ContractError, DeviationsError, UnknownGpuError) as error:
+        raise pytest.UsageError(str(error)) from None
+    return Settings(
+        subject=subject_of(config),
+        contract=the_contract,
+        cells=_cells(the_contract, gpus),
+        deviations=the_deviations,
+        tiers=_tiers(value_of(config, "rocm_attn_tier")),
+        strict=bool(value_of(config, "rocm_attn_strict")),
+        report=_report(config),
+        today=datetime.datetime.now(tz=datetime.UTC).date(),
+    )
+
+
+def subject_of(config: pytest.Config) -> Subject:
+    """Return the selector that the options, or the fork's conftest, name; else the reference.
+
+    Raises:
+        pytest.UsageError: an option that does not make sense, in one line.
+    """
+    spec = value_of(config, "rocm_attn_selector") or _selector_from_hook(config)
+    if not spec or spec == adapters.REFERENCE:
+        # The reference is a pure function of its arguments: there is no platform to mock.
+        return Subject(adapters.REFERENCE, mock=False, preload=(), timeout=_timeout(config))
+    isolation = value_of(config, "rocm_attn_isolation") or "fork"
+    if isolation not in ("fork", "process"):
+        raise pytest.UsageError(
+            f"--rocm-attn-isolation={isolation!r} is unknown; it is fork or process"
+        )
+    default = Subject(spec, timeout=_timeout(config))
+    if isolation == "fork":
+        return default
+    return Subject(spec, timeout=default.timeout, fork=False)
+
+
+def _selector_from_hook(config: pytest.Config) -> str | None:
+    answer = config.hook.pytest_rocm_attn_selector(config=config)
+    if answer is None or isinstance(answer, str):
+        return answer
+    target = answer if inspect.isclass(answer) or inspect.isfunction(answer) else type(answer)
+    source = inspect.getsourcefile(target)
+    if source is None or "<locals>" in target.__qualname__:
+        raise pytest.UsageError(
+            f"pytest_rocm_attn_selector returned {answer!r}, which a worker process cannot import;"
+            " return 'module:object', or a class or function at the top level of a file"
+        )
+    return f"{source}:{target.__qualname__}"
+
+
+def _timeout(config: pytest.Config) -> float:
+    text = value_of(config, "rocm_attn_timeout") or "30"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(
+            f"--rocm-attn-timeout={text!r} is not a time; give the seconds one selection may take"
+        )
+    return seconds
+
+
+def _gpus(text: str | None) -> tuple[Gpu, ...]:
+    return tuple(Gpu(name.strip()) for name in (text or "").split(",") if name.strip())
+
+
+def _cells(the_contract: Contract, gpus: Sequence[Gpu]) -> tuple[Cell, ...]:
+    cells = tuple(cell for row in the_contract.rows for cell in row.cells())
+    covered = sorted({cell.gpu.gfx for cell in cells})
+    if missing := [gpu.gfx for gpu in gpus if gpu.gfx not in covered]:
+        raise pytest.UsageError(
+            f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)};"
+            f" it covers {', '.join(covered)}"
+        )
+    wanted = {gpu.gfx for gpu in gpus}
+    return tuple(cell for cell in cells if not wanted or cell.gpu.gfx in wanted)
+
+
+def _deviations(config: pytest.Config) -> Deviations | None:
+    given = value_of(config, "rocm_attn_deviations")
+    if not given:
+        return None
+    return deviations.load(config.invocation_params.dir / given)
+
+
+def _tiers(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or "documented").split(",") if name.strip())
+    for name in names:
+        if name not in TIERS:
+            raise pytest.UsageError(
+                f"--rocm-attn-tier={name!r} is unknown.{nearest(name, TIERS)}"
+                f" Tiers: {', '.join(TIERS)}"
+            )
+    return names
+
+
+def _report(config: pytest.Config) -> Path | None:
+    given = value_of(config, "rocm_attn_report")
+    if not given:
+        return None
+    path: Path = config.invocation_params.dir / given
+    if path.suffix not in REPORT_SUFFIXES:
+        raise pytest.UsageError(
+            f"--rocm-attn-report={given}: the suffix says which format, and {path.suffix!r} is none;"
+            f" use {', '.join(REPORT_SUFFIXES)}"
+        )
+    # Found out now rather than after the run; that it can still fail then is handled there.
+    if not path.parent.is_dir():
+        raise pytest.UsageError(f"--rocm-attn-report={given}: {path.parent} is not a folder")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise pytest.UsageError(f"--rocm-attn-report={given}: {path} cannot be written")
+    return path

@@ -1,0 +1,91 @@
+"""Judging: what a row expects, against what the selector did."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.contract import ExpectBackend
+from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.contract import ExpectRefusal, Row
+    from pytest_rocm_attn.conformance.deviations import Deviation
+    from pytest_rocm_attn.outcome import Outcome
+
+
+class Verdict(enum.StrEnum):
+    """The six verdicts of design.md section 2."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    CRASH = "crash"
+    DEVIATION = "deviation"  # declared by the fork, and still so
+    STALE = "stale"  # declared by the fork, and no longer so
+    ADVISORY = "advisory"  # a row beyond the contract fell short
+
+    @property
+    def fails(self) -> bool:
+        """Whether it turns the run red."""
+        return self in (Verdict.FAIL, Verdict.CRASH, Verdict.STALE)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict, and in words why the row fell short; "" when it did not."""
+
+    verdict: Verdict
+    message: str = ""
+
+
+def judge(
+    row: Row, outcome: Outcome, deviation: Deviation | None = None, *, strict: bool = False
+) -> Judgement:
+    """Judge one outcome.
+
+    Args:
+        row: what was promised.
+        outcome: what the selector did.
+        deviation: the fork's declaration that covers the row, if there is one.
+        strict: advisory rows fail as required ones do.
+    """
+    shortfall = shortfall_of(row.expect, outcome)
+    if deviation is not None:
+        if shortfall:
+            return Judgement(Verdict.DEVIATION, f"{shortfall} (declared: {deviation.reason})")
+        return Judgement(
+            Verdict.STALE,
+            f"the row holds, but {deviation.file}:{deviation.line} declares a deviation for it"
+            f" ({deviation.reason}); delete that entry or narrow its match",
+        )
+    if not shortfall:
+        return Judgement(Verdict.PASS)
+    if row.level == "advisory" and not strict:
+        return Judgement(Verdict.ADVISORY, shortfall)
+    if isinstance(outcome, Crashed | TimedOut | Died):
+        return Judgement(Verdict.CRASH, shortfall)
+    return Judgement(Verdict.FAIL, shortfall)
+
+
+def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str:
+    """Return in words how an outcome falls short of what was expected, or "" when it does not.
+
+    A crash, a hang or a death satisfies no expectation, a refusal least of all.
+    """
+    match expect, outcome:
+        case _, Crashed() | TimedOut() | Died() | Unrecognised():
+            return f"expected {expect}, got {outcome}"
+        case ExpectBackend(backend), Selected(selected):
+            return "" if selected == backend else f"expected {backend}, got {selected}"
+        case ExpectBackend(backend), Rejected():
+            return f"expected {backend}, got a refusal: {outcome}"
+        case _, Selected(selected):
+            return f"expected {expect}, got {selected}"
+        case _, Rejected(_, message):
+            missing = [word for word in expect.mentions if word.lower() not in message.lower()]
+            if not missing:
+                return ""
+            words = ", ".join(repr(word) for word in missing)
+            return f"refused, but the message does not mention {words}: {outcome}"
+    raise AssertionError(f"unjudged outcome {outcome!r}")

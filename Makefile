@@ -1,0 +1,30 @@
+# The two commands of the README. Each makes what it needs below .venv and .venv-core.
+PYTHON ?= python3
+.PHONY: conformance test test-slow lint
+
+conformance: .venv-core/installed
+	.venv-core/bin/python -m pytest --rocm-attn-conformance
+
+test: .venv/installed
+	.venv/bin/python -m pytest -n 2
+
+test-slow: .venv/installed
+	.venv/bin/python -m pytest -m slow
+
+lint: .venv/installed
+	.venv/bin/python -m pip install --quiet --group dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+.venv-core/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[kernels]' --group test
+	touch $@

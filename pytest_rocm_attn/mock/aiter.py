@@ -1,0 +1,188 @@
+"""The module ``aiter`` in the four states a machine can have it in (facts/aiter-api.md section 1).
+
+present: AMD's package as far as selection and the import of backend classes need it. absent: no such
+module, even when one is installed. broken: AMD's package is found and its import fails, as it does on
+a box without ROCm. impostor: the unrelated asynchronous-iterator package of the same import name.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.mock.flash_attn import device_function
+from pytest_rocm_attn.mock.packages import StandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+VERSION = "0.1.7.post2.dev18"
+IMPOSTOR_VERSION = "0.13.20191203"
+
+
+class ActivationType(enum.IntEnum):
+    """Members: No, Silu, Gelu, Swiglu, Situv2 (facts/mock-surface.md section 5.2)."""
+
+    No = -1
+    Silu = 0
+    Gelu = 1
+    Swiglu = 2
+    Situv2 = 3
+
+
+class QuantType(enum.IntEnum):
+    """Members: No, per_Tensor, per_Token and the block sizes (section 5.2)."""
+
+    No = 0
+    per_Tensor = 1
+    per_Token = 2
+    per_1x32 = 3
+    per_1x128 = 4
+    per_128x128 = 5
+    per_256x128 = 6
+    per_1024x128 = 7
+
+
+# By module: what ROCm attention backends import from it (facts/aiter-api.md section 3).
+_FUNCTIONS = {
+    "aiter": (
+        "flash_attn_func",
+        "flash_attn_varlen_func",
+        "fmha_v3_varlen_fwd",
+        "get_mla_metadata_v1",
+        "get_mla_metadata_info_v1",
+        "get_pa_metadata_v1",
+        "mla_decode_stage1_asm_fwd",
+        "mla_prefill_asm_fwd",
+        "paged_attention_common",
+        "paged_attention_rocm",
+        "paged_attention_v1",
+        "pa_fwd_asm",
+        "pa_fwd_naive",
+        "pa_persistent_fwd",
+        "reshape_and_cache",
+        "reshape_and_cache_flash",
+        "reshape_and_cache_with_pertoken_quant",
+        "rms_norm",
+        "rmsnorm2d_fwd_with_add",
+    ),
+    "aiter.mla": ("mla_decode_fwd", "mla_prefill_fwd"),
+    "aiter.paged_attn": (),
+    "aiter.ops.triton.unified_attention": ("unified_attention",),
+    "aiter.ops.triton.attention.unified_attention": ("unified_attention",),
+    "aiter.ops.triton.gluon.pa_decode_gluon": ("get_recommended_splits", "pa_decode_gluon"),
+}
+_IMPOSTOR = (
+    "active_aiter",
+    "aiter_forker",
+    "azip",
+    "flatten_aiter",
+    "gated_aiter",
+    "iter_to_aiter",
+    "join_aiters",
+    "map_aiter",
+    "map_filter_aiter",
+    "parallel_map_aiter",
+    "preload_aiter",
+    "push_aiter",
+    "sharable_aiter",
+    "stoppable_aiter",
+)
+
+
+def stand_in(gpu: Gpu, state: Aiter) -> StandIn | None:
+    """Return the package for a state of aiter, or None when it must not be there."""
+    return {
+        Aiter.PRESENT: _present,
+        Aiter.BROKEN: _broken,
+        Aiter.IMPOSTOR: _impostor,
+        Aiter.ABSENT: lambda gpu: None,
+    }[state](gpu)
+
+
+def _present(gpu: Gpu) -> StandIn:
+    def functions(module: ModuleType) -> None:
+        for name in _FUNCTIONS.get(module.__name__, ()):
+            setattr(module, name, device_function(name, module.__name__, gpu.gfx))
+
+    def package(module: ModuleType) -> None:
+        functions(module)
+        # aiter's own __init__ brings these in, so that "import aiter" is enough to use them.
+        module.dtypes = importlib.import_module("aiter.utility.dtypes")  # type: ignore[attr-defined]
+        importlib.import_module("aiter.mla")
+        module.ActivationType = ActivationType  # type: ignore[attr-defined]
+        module.QuantType = QuantType  # type: ignore[attr-defined]
+
+    modules: dict[str, Callable[[ModuleType], None]] = {
+        "aiter": package,
+        "aiter.utility": functions,
+        "aiter.utility.dtypes": lambda module: _dtypes(module, gpu),
+        "aiter.jit": functions,
+        "aiter.jit.core": functions,
+        "aiter.ops": functions,
+        "aiter.ops.triton": functions,
+        "aiter.ops.triton.attention": functions,
+        "aiter.ops.triton.gluon": functions,
+    }
+    modules |= {name: functions for name in _FUNCTIONS if name not in modules}
+    return StandIn(
+        "aiter",
+        modules,
+        distribution="amd-aiter",
+        version=VERSION,
+        how_to_add="install amd-aiter and pass MockRocm(..., real_aiter=True), or set it on the"
+        " module in your test",
+    )
+
+
+def _dtypes(module: ModuleType, gpu: Gpu) -> None:
+    """Fill aiter.dtypes: fp8 is by architecture, uint8 where aiter's table has none (3.1)."""
+    import torch
+
+    names = {"gfx942": "float8_e4m3fnuz", "gfx90a": "uint8"}
+    vars(module).update(
+        fp8=getattr(torch, names.get(gpu.gfx, "float8_e4m3fn")),
+        fp16=torch.float16,
+        bf16=torch.bfloat16,
+        fp32=torch.float32,
+        i8=torch.int8,
+        i16=torch.int16,
+        i32=torch.int32,
+        i64=torch.int64,
+        u8=torch.uint8,
+    )
+
+
+def _broken(gpu: Gpu) -> StandIn:
+    def fail(module: ModuleType) -> None:
+        # Word for word what AMD's wheel says on a box without ROCm (facts/aiter-api.md section 2).
+        raise RuntimeError("ROCm version file not found")
+
+    names = ("aiter", "aiter.jit", "aiter.jit.core", "aiter.mla", "aiter.ops")
+    return StandIn("aiter", dict.fromkeys(names, fail), distribution="amd-aiter", version=VERSION)
+
+
+def _impostor(gpu: Gpu) -> StandIn:
+    def fill(module: ModuleType) -> None:
+        def iterator(name: str) -> Any:
+            async def function(*args: Any, **kwargs: Any) -> Any:
+                raise NotImplementedError(f"aiter.{name}: a stand-in of pytest_rocm_attn.mock")
+
+            function.__name__ = function.__qualname__ = name
+            return function
+
+        for name in _IMPOSTOR:
+            setattr(module, name, iterator(name))
+        vars(module)["__version__"] = IMPOSTOR_VERSION
+        # An unrelated package says of missing names what any package says.
+        del vars(module)["__getattr__"]
+
+    return StandIn(
+        "aiter",
+        {"aiter": fill},
+        distribution="aiter",
+        version=IMPOSTOR_VERSION,
+    )

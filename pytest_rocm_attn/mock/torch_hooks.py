@@ -1,0 +1,205 @@
+"""torch's view of the mocked GPUs, hooked at the bottom (facts/mock-surface.md section 2).
+
+Only what torch asks its C++ side for is replaced, so that torch's own counting, bounds checks and
+parsing of the visible-devices variables run as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.mock.errors import needs_device, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from pytest_rocm_attn.mock.devices import Device, DeviceProperties
+    from pytest_rocm_attn.mock.patching import Layer
+
+# Functions of torch._C that a CPU build has and that can only fail without a device.
+_DEVICE_ONLY = (
+    "_accelerator_emptyCache",
+    "_accelerator_getDeviceStats",
+    "_accelerator_getMemoryInfo",
+    "_accelerator_getStream",
+    "_accelerator_resetAccumulatedStats",
+    "_accelerator_resetPeakStats",
+    "_accelerator_setStream",
+    "_accelerator_synchronizeDevice",
+)
+# Functions that remember an answer about the devices: (module, function).
+_CACHES = (
+    ("torch.cuda", "_check_bf16_tensor_supported"),
+    ("torch.utils._triton", "has_triton"),
+    ("torch.utils._triton", "has_triton_tma"),
+    ("torch.utils._triton", "has_triton_tma_device"),
+    ("torch.utils._triton", "has_triton_tensor_descriptor_host_tma"),
+    ("torch.utils._triton", "has_triton_experimental_host_tma"),
+    ("torch.utils._triton", "has_triton_stable_tma_api"),
+    ("torch.utils._triton", "has_datacenter_blackwell_tma_device"),
+    ("torch.utils._triton", "triton_key"),
+    ("torch.utils._triton", "triton_hash_with_backend"),
+)
+
+
+def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleType) -> None:
+    """Make torch see count GPUs of one kind until the layer comes off.
+
+    Args:
+        layer: takes every change.
+        device: the kind of GPU.
+        count: how many physical GPUs there are.
+        hip: torch.version.hip.
+        amdsmi: the module that torch asks.
+    """
+    import torch
+
+    hooks = _Hooks(device, count)
+    put = layer.set_attribute
+    put(torch.version, "hip", hip)
+    put(torch.version, "cuda", None)
+    for name, hook in hooks.functions().items():
+        put(torch._C, name, hook)
+    for name in _DEVICE_ONLY:
+        if hasattr(torch._C, name):
+            put(torch._C, name, hooks.device_only(f"torch._C.{name}"))
+    put(torch._C, "__getattr__", hooks.missing)
+    put(torch.cuda, "_lazy_init", hooks.lazy_init)
+    put(torch.cuda, "_initialized", False)
+    put(torch.cuda, "_cached_device_count", None)
+    put(torch.cuda, "_get_device_properties", hooks.properties)
+    put(torch.cuda, "_exchange_device", hooks.exchange)
+    put(torch.cuda, "_maybe_exchange_device", hooks.exchange)
+    put(torch.cuda, "_cudart", _Runtime(device))
+    put(torch.cuda, "amdsmi", amdsmi)
+    put(torch.cuda, "_HAS_AMDSMI", True)
+    put(torch.cuda, "_HAS_PYNVML", True)  # "one of the two management libraries is there"
+    put(torch.cuda, "_cached_hip_to_amdsmi", None)
+    clear_caches()
+    layer.on_close("torch caches", clear_caches)
+
+
+def clear_caches() -> None:
+    """Forget what torch's helpers remember about the devices, in modules already imported."""
+    for module_name, name in _CACHES:
+        clear = getattr(getattr(sys.modules.get(module_name), name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
+
+
+class _Hooks:
+    def __init__(self, device: Device, count: int) -> None:
+        self._device = device
+        self._count = count
+        self._current = 0
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """Return what replaces, or joins, the functions of torch._C."""
+        import torch
+
+        accelerator = torch.device("cuda")
+        return {
+            # Its presence alone makes torch.cuda._is_compiled() true.
+            "_cuda_getDeviceCount": self.visible_count,
+            "_cuda_getDevice": lambda: self._current,
+            "_cuda_setDevice": self.select,
+            "_cuda_isInBadFork": lambda: False,
+            # torch._dynamo.device_interface imports this name as soon as _is_compiled() is true.
+            "_cuda_getCurrentRawStream": lambda index: 0,
+            "_cuda_isCurrentStreamCapturing": lambda: False,
+            "_cuda_canDeviceAccessPeer": lambda index, peer: True,
+            "_cuda_getArchFlags": lambda: self._device.gpu.gfx,
+            "_accelerator_getAccelerator": lambda: accelerator,
+            "_accelerator_getDeviceIndex": lambda: self._current,
+            "_accelerator_setDeviceIndex": self.select,
+            "_accelerator_exchangeDevice": self.exchange,
+            "_accelerator_maybeExchangeDevice": self.exchange,
+        }
+
+    def visible_count(self) -> int:
+        """What the HIP runtime counts: the same parse that torch makes of the variables."""
+        import torch
+
+        # -1 means that amdsmi could not tell, and torch asks the runtime, which is us.
+        counted = torch.cuda._device_count_amdsmi()
+        return int(counted) if counted >= 0 else self._count
+
+    def select(self, index: int) -> None:
+        if index >= self.visible_count():
+            raise RuntimeError(
+                f"HIP error: invalid device ordinal ({index}; the mocked machine shows"
+                f" {self.visible_count()} {self._device.gpu.gfx})"
+            )
+        if index >= 0:
+            self._current = index
+
+    def exchange(self, index: int) -> int:
+        """Select a device; return the one before, as torch's device guards want it."""
+        if index < 0:
+            return -1
+        before = self._current
+        self.select(index)
+        return before
+
+    def properties(self, index: int) -> DeviceProperties:
+        import torch
+
+        # torch has checked the bound. Which physical GPU it is shows in its serial and bus only.
+        visible = torch.cuda._parse_visible_devices()
+        if visible and isinstance(visible[0], str):
+            uuids = torch.cuda._raw_device_uuid_amdsmi() or []
+            visible = torch.cuda._transform_uuid_to_ordinals(visible, uuids)
+        return self._device.properties(int(visible[index]))
+
+    def lazy_init(self) -> None:
+        """Stand for torch.cuda._lazy_init: nothing for torch's Python, an error for its C++.
+
+        torch's Python functions call it by name before they ask the device. C++ calls it when a
+        tensor is about to be made on the device; Python then shows the frame of the user's code,
+        which does not mention the name. Returning to C++ would mark its CUDA state as initialised
+        for the rest of the process, past the mock's end.
+        """
+        caller = sys._getframe(1)
+        if "_lazy_init" not in caller.f_code.co_names:
+            raise needs_device("a tensor on device 'cuda'", self._device.gpu.gfx)
+
+    def device_only(self, what: str) -> Callable[..., Any]:
+        gfx = self._device.gpu.gfx
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            raise needs_device(what, gfx)
+
+        return function
+
+    def missing(self, name: str) -> Any:
+        """Stand for torch._C's own answer to an attribute that it lacks (PEP 562)."""
+        if name.startswith(("_cuda_", "_cudnn_", "_nccl_")):
+            raise unknown(
+                "torch._C",
+                name,
+                "it needs a real GPU and the test belongs on hardware (marker rocm); or, where the"
+                " host can answer, set it: monkeypatch.setattr(torch._C, ..., raising=False)",
+            )
+        raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
+
+
+class _Runtime:
+    """Stands for torch.cuda.cudart(): an idle GPU's memory, and nothing else."""
+
+    class cudaError:
+        success = 0
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def cudaMemGetInfo(self, device: int) -> tuple[int, int]:
+        return self._device.total_memory, self._device.total_memory
+
+    def __getattr__(self, name: str) -> Any:
+        raise unknown(
+            "torch.cuda.cudart()",
+            name,
+            "it needs a real GPU and the test belongs on hardware (marker rocm)",
+        )

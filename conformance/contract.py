@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 
+from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 from pytest_rocm_attn.errors import (
     ContractError,
     FlagError,

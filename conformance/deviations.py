@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import msgspec
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 
+from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 from pytest_rocm_attn.errors import DeviationsError
 
 if TYPE_CHECKING:

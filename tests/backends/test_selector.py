@@ -9,6 +9,7 @@ import itertools
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,13 +40,13 @@ def environment(words: str) -> dict[str, str]:
     return {SHORT[name]: text for name, text in pairs}
 
 
-def chosen(words: str = "", gfx: str = "gfx942", aiter: str = "present", **needs: object) -> str:
-    selection = select(Request(**needs), Flags(environment(words)), Gpu(gfx, Aiter(aiter)))  # type: ignore[arg-type]
+def chosen(words: str = "", gfx: str = "gfx942", aiter: str = "present", **needs: Any) -> str:
+    selection = select(Request(**needs), Flags(environment(words)), Gpu(gfx, Aiter(aiter)))
     return selection.backend
 
 
 def refusal(
-    words: str = "", gfx: str = "gfx942", aiter: str = "present", **needs: object
+    words: str = "", gfx: str = "gfx942", aiter: str = "present", **needs: Any
 ) -> SelectionError:
     with pytest.raises(SelectionError) as caught:
         chosen(words, gfx, aiter, **needs)
@@ -88,7 +89,7 @@ def refusal(
     ],
 )
 def test_the_commands_of_the_contract_select_what_it_says(
-    row: str, words: str, needs: dict[str, object], backend: str, gfx: str
+    row: str, words: str, needs: dict[str, Any], backend: str, gfx: str
 ) -> None:
     assert chosen(words, gfx, **needs) == backend, row
 
@@ -204,7 +205,7 @@ def test_a_sparse_layer_gets_the_sparse_backend_whatever_is_named(
 ) -> None:  # Q21
     words = f"AITER=1 BACKEND={name}" if name else ""
     for aiter in Aiter:
-        needs = {"use_sparse": True, "use_mla": use_mla, "block_size": 1}
+        needs: dict[str, Any] = {"use_sparse": True, "use_mla": use_mla, "block_size": 1}
         assert chosen(words, "gfx942", aiter, **needs) == "ROCM_AITER_MLA_SPARSE"
 
 
@@ -221,7 +222,7 @@ def test_a_sparse_layer_refuses_an_fp8_cache(dtype: str) -> None:  # Q21
     assert f"does not support an fp8 kv_cache_dtype; got '{dtype}'" in str(error)
 
 
-NEEDS_AITER = {
+NEEDS_AITER: dict[str, dict[str, Any]] = {
     "ROCM_AITER_FA": {},
     "ROCM_AITER_UNIFIED_ATTN": {},
     "ROCM_AITER_MLA": {"use_mla": True},
@@ -367,7 +368,7 @@ LIMITS = [
 
 @pytest.mark.parametrize(("name", "needs", "field", "taken", "refused"), LIMITS)
 def test_a_named_backend_serves_what_it_can_and_refuses_what_it_cannot(
-    name: str, needs: dict[str, object], field: str, taken: list[object], refused: list[object]
+    name: str, needs: dict[str, Any], field: str, taken: list[Any], refused: list[Any]
 ) -> None:
     words = f"BACKEND={name}"
     needs = needs | {"use_mla": name.endswith("MLA")}
@@ -497,7 +498,7 @@ def test_a_named_backend_serves_what_it_can_and_refuses_what_it_cannot(
     ],
 )
 def test_a_refusal_names_backend_limit_value_remedy_and_source(
-    words: str, needs: dict[str, object], message: str
+    words: str, needs: dict[str, Any], message: str
 ) -> None:
     assert str(refusal(words, **needs)) == message
 

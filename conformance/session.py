@@ -95,7 +95,7 @@ class ConformancePlugin:
         contract = self.settings.contract
         required = sum(row.level == "required" for row in contract.rows)
         subject = self.settings.subject
-        where = "under a mocked ROCm platform" if subject.mock else "a pure function, no mock"
+        where = "a pure function, no mock" if subject.pure else "under a mocked ROCm platform"
         return [
             f"rocm-attn: contract {contract.id} ({required} required and"
             f" {len(contract.rows) - required} advisory rows)",

@@ -90,7 +90,7 @@ def subject_of(config: pytest.Config) -> Subject:
     spec = value_of(config, "rocm_attn_selector") or _selector_from_hook(config)
     if not spec or spec == adapters.REFERENCE:
         # The reference is a pure function of its arguments: there is no platform to mock.
-        return Subject(adapters.REFERENCE, mock=False, preload=(), timeout=_timeout(config))
+        return Subject(adapters.REFERENCE, pure=True, preload=(), timeout=_timeout(config))
     isolation = value_of(config, "rocm_attn_isolation") or "fork"
     if isolation not in ("fork", "process"):
         raise pytest.UsageError(

@@ -7,6 +7,9 @@ class-level flags, so a question is put to a process whose state is clean:
     platform     per GPU and aiter state: enters the mock, imports the selector, then forks
     questions    per environment: sets it, asks, answers, ends
 
+A selector that is a pure function of its arguments (the reference) reads neither platform nor
+environment: it needs no mock, and one process answers all.
+
 Where fork is not to be had, one process does all three for one environment. The side that drives
 all this is workers.py; both talk in JSON lines (Channel).
 
@@ -147,20 +150,23 @@ def crashed(error: BaseException) -> Crashed:
 
 
 def answer_questions(
-    channel: Channel, adapter: adapters.Adapter, gpu: Gpu, message: Mapping[str, Any]
+    channel: Channel, adapter: adapters.Adapter, message: Mapping[str, Any]
 ) -> None:
-    """Set the environment, ask each question, send each outcome."""
-    environ = dict(message["environ"])
+    """Set the environment, ask each question, send each outcome.
+
+    A question carries an environment of its own only for a selector that is a pure function.
+    """
     for name in message["unset"]:
         os.environ.pop(name, None)
-    os.environ.update(environ)
+    os.environ.update(message["environ"])
     if message["refresh"]:
         adapter.refresh()
     before = dict(os.environ)
     process = os.getpid()
-    for number, fields in message["questions"]:
+    for number, gfx, aiter, environ, fields in message["questions"]:
+        gpu, request = Gpu(gfx, Aiter(aiter)), Request(**fields)
         start = time.perf_counter()
-        outcome = ask(adapter, Request(**fields), environ, gpu)
+        outcome = ask(adapter, request, environ, gpu)
         seconds = time.perf_counter() - start
         if os.getpid() != process:
             os._exit(0)  # the selector forked, and this is its child: the parent answers
@@ -178,7 +184,7 @@ def answer_questions(
 # --- platform -------------------------------------------------------------------------------------
 
 
-def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, Gpu, EnvironmentReads]:
+def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, EnvironmentReads]:
     """Enter the mocked platform, import the selector, and find its adapter."""
     gpu = Gpu(message["gfx"], Aiter(message["aiter"]))
     set_environment(neutral_environment(os.environ) | message["environ"])
@@ -191,7 +197,7 @@ def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, Gpu, En
         adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
         if message["prepare"]:
             adapter.prepare(gpu)
-    return adapter, gpu, reads
+    return adapter, reads
 
 
 def platform_ready(
@@ -199,7 +205,7 @@ def platform_ready(
 ) -> tuple[adapters.Adapter, Gpu] | None:
     """Open the platform and say so, or say why it cannot be."""
     try:
-        adapter, gpu, reads = open_platform(message)
+        adapter, reads = open_platform(message)
     except SelectorError as error:
         channel.send(unusable=str(error))
     except BaseException as error:  # the selector's import may raise anything, SystemExit included
@@ -207,7 +213,7 @@ def platform_ready(
         channel.send(failed=outcome.traceback, error=outcome.error, message=str(error)[:500])
     else:
         channel.send(ready=os.getpid(), reads=reads.values, refreshes=bool(adapter.refresh()))
-        return adapter, gpu
+        return adapter
     return None
 
 
@@ -260,19 +266,17 @@ def _platform_process(connection: socket.socket) -> None:
     message = channel.receive()
     if message is None:
         return
-    opened = platform_ready(channel, message)
-    if opened is None:
-        return
-    adapter, gpu = opened
-    gc.freeze()  # keeps pages shared with the children
-    serve_forks(connection, lambda child: _questions_process(child, adapter, gpu))
+    adapter = platform_ready(channel, message)
+    if adapter is not None:
+        gc.freeze()  # keeps pages shared with the children
+        serve_forks(connection, lambda child: _questions_process(child, adapter))
 
 
-def _questions_process(connection: socket.socket, adapter: adapters.Adapter, gpu: Gpu) -> None:
+def _questions_process(connection: socket.socket, adapter: adapters.Adapter) -> None:
     channel = Channel.over(connection)
     message = channel.receive()
     if message is not None:
-        answer_questions(channel, adapter, gpu, message)
+        answer_questions(channel, adapter, message)
 
 
 def _quiet_standard_input() -> None:
@@ -301,9 +305,9 @@ def main(arguments: list[str]) -> int:
     if hello is None or message is None:
         return 0
     _adopt(hello)
-    opened = platform_ready(channel, message)
-    while opened is not None and (message := channel.receive()) is not None:
-        answer_questions(channel, *opened, message)
+    adapter = platform_ready(channel, message)
+    while adapter is not None and (message := channel.receive()) is not None:
+        answer_questions(channel, adapter, message)
     return 0
 
 

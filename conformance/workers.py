@@ -74,14 +74,15 @@ class Subject:
 
     Args:
         selector: ``module:object`` or ``file.py:object``.
-        mock: whether it runs under the mocked platform.
+        pure: it reads nothing but its arguments, so it needs neither mocked platform nor an
+            environment of its own.
         preload: neutral modules worth importing once, before anything forks.
         timeout: seconds that one answer may take.
         fork: fork processes; False starts each one afresh, as where fork is not to be had.
     """
 
     selector: str
-    mock: bool = True
+    pure: bool = False
     preload: tuple[str, ...] = ("torch",)
     timeout: float = 30.0
     fork: bool = hasattr(os, "fork") and hasattr(socket, "send_fds")
@@ -90,16 +91,30 @@ class Subject:
 class _Conversation:
     """Messages with one process. A thread reads, so that waiting can have a limit anywhere."""
 
-    def __init__(self, read: Any, write: Any) -> None:
+    def __init__(self, read: Any, write: Any, connection: socket.socket | None = None) -> None:
+        self._read = read
         self._write = write
+        self._connection = connection
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, args=(read,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
-    def _listen(self, read: Any) -> None:
-        with contextlib.suppress(OSError, ValueError):  # closed under us: the same as its end
-            for line in read:
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):  # reset by a process that was killed: the same as its end
+            for line in self._read:
                 self._lines.put(line)
         self._lines.put(b"")
+
+    def close(self) -> None:
+        """Let go of the streams. The process at the other end must be ending, or be on a socket."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+        self._listener.join()
+        for stream in (self._write, self._read, self._connection):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what it never read is nobody's loss
+                    stream.close()
 
     def send(self, **message: Any) -> None:
         # A process that has died shows itself to the reader, with the reason.
@@ -121,8 +136,8 @@ class _Process(_Conversation):
     """A process at the other end of a socket, forked by another one."""
 
     def __init__(self, connection: socket.socket, pid: int, parent: _ForkServer) -> None:
-        super().__init__(connection.makefile("rb"), connection.makefile("wb"))
-        self._connection = connection
+        super().__init__(connection.makefile("rb"), connection.makefile("wb"), connection)
+        self.connection = connection
         self.pid = pid
         self._parent = parent
 
@@ -131,10 +146,10 @@ class _Process(_Conversation):
         if kill:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        reply = self._parent.request(reap=self.pid)
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        try:
+            reply = self._parent.request(reap=self.pid)
+        finally:
+            self.close()
         if "signal" in reply:
             return Died(reply["signal"])
         return Died(None, reply["status"]) if reply["status"] else None
@@ -166,7 +181,11 @@ class _ForkServer:
     def fork(self) -> _Process:
         ours, theirs = socket.socketpair()
         with theirs:
-            reply = self.request(theirs.fileno(), fork=True)
+            try:
+                reply = self.request(theirs.fileno(), fork=True)
+            except WorkerError:
+                ours.close()
+                raise
         return _Process(ours, reply["pid"], self)
 
 
@@ -174,7 +193,7 @@ class _ForkServer:
 class _Platform:
     """A process that has imported the selector on one platform, and can be asked."""
 
-    gpu: Gpu
+    gpu: Gpu  # for a pure selector, that of the first question
     environ: dict[str, str]  # what it was imported under
     reads: dict[str, str | None]
     refreshes: bool
@@ -196,7 +215,7 @@ class _Platform:
 
 @dataclass
 class _Group:
-    """The questions of one environment that are still open."""
+    """Open questions that one process may answer: those of one environment, unless pure."""
 
     environ: dict[str, str]
     questions: list[Question] = field(default_factory=list)
@@ -216,6 +235,7 @@ class Pool:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._futures: dict[Question, Future[Observation]] = {}
         self._waiting: dict[Gpu, dict[tuple[tuple[str, str], ...], _Group]] = {}
+        self._only_gpu: Gpu | None = None  # stands for all, where the selector is pure
         self._busy: set[Gpu] = set()
         self._platforms: list[_Platform] = []  # least recently used first
         self._changed = threading.Condition()
@@ -242,12 +262,20 @@ class Pool:
             for question in questions:
                 if question not in self._futures:
                     self._futures[question] = Future()
-                    groups = self._waiting.setdefault(question.gpu, {})
-                    group = groups.setdefault(question.environ, _Group(dict(question.environ)))
+                    gpu, environ = self._place(question)
+                    groups = self._waiting.setdefault(gpu, {})
+                    group = groups.setdefault(environ, _Group(dict(environ)))
                     group.questions.append(question)
                 futures.append(self._futures[question])
             self._changed.notify_all()
         return futures
+
+    def _place(self, question: Question) -> tuple[Gpu, tuple[tuple[str, str], ...]]:
+        """Return the platform and the environment of the process that a question needs."""
+        if not self.subject.pure:
+            return question.gpu, question.environ
+        self._only_gpu = self._only_gpu or question.gpu
+        return self._only_gpu, ()
 
     def probe(self, question: Question) -> None:
         """Import the selector on the question's platform, and keep it for the questions to come.
@@ -255,7 +283,8 @@ class Pool:
         Raises:
             SelectorError: it cannot be imported, or is no selector. One line.
         """
-        opened = self._open(question.gpu, dict(question.environ), prepare=True)
+        gpu, environ = self._place(question)
+        opened = self._open(gpu, dict(environ), prepare=True)
         if isinstance(opened, Crashed):
             last = opened.traceback.strip().rpartition("\n")[2]
             raise SelectorError(f"selector {self.subject.selector!r} cannot be imported: {last}")
@@ -280,12 +309,13 @@ class Pool:
                 else:
                     popen.kill()
             popen.wait()
-            for stream in (popen.stdin, popen.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join()
+        for platform in self._platforms:
+            conversation = platform.process.process if self.subject.fork else platform.process
+            conversation.close()
+        if self.subject.fork:
+            self._base_conversation.close()
         self._log.close()
 
     def printed(self, limit: int = 4000) -> str:
@@ -456,7 +486,7 @@ class Pool:
                 stdout=self._log,
                 pass_fds=(theirs.fileno(),),
             )
-        conversation = _Conversation(ours.makefile("rb"), ours.makefile("wb"))
+        conversation = _Conversation(ours.makefile("rb"), ours.makefile("wb"), ours)
         conversation.send(**self._hello())
         self._base = _ForkServer(ours, conversation)
         self._base_ready = False
@@ -486,7 +516,7 @@ class Pool:
             gfx=gpu.gfx,
             aiter=gpu.aiter.value,
             environ=environ,
-            mock=self.subject.mock,
+            mock=not self.subject.pure,
             selector=self.subject.selector,
             prepare=prepare,
         )
@@ -498,7 +528,7 @@ class Pool:
         if message is not None and "ready" in message:
             server: Any = process
             if self.subject.fork:
-                server = _ForkServer(process._connection, process)
+                server = _ForkServer(process.connection, process)
                 server.process = process
             return _Platform(gpu, environ, message["reads"], message["refreshes"], server)
         died = process.end(kill=False)
@@ -531,7 +561,13 @@ class Pool:
                 unset=[name for name in platform.environ if name not in environ],
                 refresh=refresh,
                 questions=[
-                    (number, question.request.non_default())
+                    (
+                        number,
+                        question.gpu.gfx,
+                        question.gpu.aiter.value,
+                        dict(question.environ),
+                        question.request.non_default(),
+                    )
                     for number, question in enumerate(remaining)
                 ],
             )
@@ -586,10 +622,10 @@ class _PipeProcess(_Conversation):
     def end(self, *, kill: bool) -> Died | None:
         if kill:
             self._popen.kill()
-        assert self._popen.stdin is not None
         with contextlib.suppress(OSError):
-            self._popen.stdin.close()
+            self._write.close()  # the end of its questions
         code = self._popen.wait()
+        self.close()
         if code < 0:
             return Died(-code)
         return Died(None, code) if code else None

@@ -72,7 +72,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         },
         "selector": selector_record(settings.subject.selector),
         "host": {
-            "kind": "mock" if settings.subject.mock else "pure",
+            "kind": "pure" if settings.subject.pure else "mock",
             "gpus": sorted({row["gpu"]["gfx"] for row in rows}),
             "python": platform.python_version(),
             "system": platform.system(),

@@ -3,7 +3,7 @@ PYTHON ?= python3
 .PHONY: conformance test test-slow lint
 
 conformance: .venv-core/installed
-	.venv-core/bin/python -m pytest --rocm-attn-conformance
+	PYTHONDONTWRITEBYTECODE= .venv-core/bin/python -m pytest --rocm-attn-conformance
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2

@@ -1,0 +1,289 @@
+"""Deviations: what covers what, what has run out, and that each mistake is one line that helps."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.conformance import deviations
+from pytest_rocm_attn.conformance.deviations import Deviation
+from pytest_rocm_attn.errors import DeviationsError
+
+ENTRY = """
+[[deviation]]
+match  = "explicit-*"
+reason = "we have no such kernel"
+link   = "ROCm/vllm#958"
+until  = 2027-01-31
+"""
+
+
+def deviation(*match: str, until: date | None = None) -> Deviation:
+    return Deviation(match, "why", "#1", until, "mine.toml", 1)
+
+
+def load_text(folder: Path, text: str) -> deviations.Deviations:
+    file = folder / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    return deviations.load(file)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(DeviationsError) as caught:
+        load_text(folder, text)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what covers what -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "row", "gfx", "covered"),
+    [
+        ("aiter-gives-aiter-fa", "aiter-gives-aiter-fa", "gfx942", True),
+        ("aiter-gives-aiter-fa", "aiter-gives-aiter-fa", "gfx90a", True),
+        ("aiter-gives-aiter-fa", "aiter-gives-aiter-fa-for-fp16", "gfx942", False),
+        ("aiter-gives-*", "aiter-gives-aiter-fa", "gfx942", True),
+        ("*-fa", "aiter-gives-aiter-fa", "gfx942", True),
+        ("aiter-gives-aiter-f?", "aiter-gives-aiter-fa", "gfx942", True),
+        ("aiter-gives-aiter-fa[gfx942]", "aiter-gives-aiter-fa", "gfx942", True),
+        ("aiter-gives-aiter-fa[gfx942]", "aiter-gives-aiter-fa", "gfx90a", False),
+        ("aiter-*[gfx9*]", "aiter-gives-aiter-fa", "gfx90a", True),
+        ("aiter-*[gfx9*]", "aiter-gives-aiter-fa", "gfx1100", False),
+        ("*[gfx1201]", "anything", "gfx1201", True),
+    ],
+)
+def test_a_pattern_covers_rows_or_with_a_bracket_cells(
+    pattern: str, row: str, gfx: str, covered: bool
+) -> None:
+    assert deviation(pattern).covers(row, gfx) is covered
+
+
+def test_brackets_are_literal_and_no_character_class() -> None:
+    assert not deviation("row-[ab]").covers("row-a", "gfx942")
+    assert deviation("row-a[gfx94?]").covers("row-a", "gfx942")
+    assert not deviation("row-a[!x]").covers("row-a", "y")
+
+
+def test_upper_and_lower_case_differ() -> None:
+    assert not deviation("Row").covers("row", "gfx942")
+
+
+def test_any_pattern_of_a_list_is_enough() -> None:
+    entry = deviation("one", "two[gfx942]")
+    assert entry.covers("one", "gfx90a")
+    assert entry.covers("two", "gfx942")
+    assert not entry.covers("two", "gfx90a")
+
+
+def test_the_first_entry_that_covers_a_cell_speaks_for_it() -> None:
+    narrow, wide = deviation("row[gfx942]"), deviation("row")
+    both = deviations.Deviations((narrow, wide))
+    assert both.find("row", "gfx942") is narrow
+    assert both.find("row", "gfx90a") is wide
+    assert both.find("other", "gfx942") is None
+
+
+def test_an_entry_holds_through_its_last_day() -> None:
+    entry = deviation("row", until=date(2027, 1, 31))
+    assert not entry.expired(date(2027, 1, 31))
+    assert entry.expired(date(2027, 2, 1))
+
+
+def test_an_entry_without_a_last_day_never_expires() -> None:
+    assert not deviation("row").expired(date.max)
+
+
+CELLS = [("one", "gfx942"), ("one", "gfx90a"), ("two", "gfx942")]
+
+
+def test_entries_that_speak_for_no_cell_are_unused() -> None:
+    used, dead = deviation("one"), deviation("three")
+    assert deviations.Deviations((used, dead)).unused(CELLS) == (dead,)
+
+
+def test_a_dead_pattern_does_not_hide_behind_a_live_one() -> None:
+    entries = deviations.Deviations((deviation("one", "three", "four"),))
+    assert entries.unused(CELLS) == (deviation("three", "four"),)
+
+
+def test_an_entry_is_unused_where_earlier_ones_speak_for_all_its_cells() -> None:
+    first = deviation("one[gfx942]", "one[gfx90a]")
+    late = deviation("one")
+    assert deviations.Deviations((first, late)).unused(CELLS) == (late,)
+
+
+def test_without_entries_nothing_is_found_and_nothing_is_unused() -> None:
+    assert deviations.Deviations().find("one", "gfx942") is None
+    assert deviations.Deviations().unused(CELLS) == ()
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_an_entry_holds_what_the_file_says(tmp_path: Path) -> None:
+    (entry,) = load_text(tmp_path, ENTRY).entries
+    assert entry == Deviation(
+        match=("explicit-*",),
+        reason="we have no such kernel",
+        link="ROCm/vllm#958",
+        until=date(2027, 1, 31),
+        file=str(tmp_path / "mine.toml"),
+        line=2,
+    )
+
+
+def test_a_list_of_patterns_is_one_entry_and_a_last_day_may_be_left_out(tmp_path: Path) -> None:
+    text = ENTRY.replace('"explicit-*"', '["one", "two[gfx942]"]').replace(
+        "until  = 2027-01-31\n", ""
+    )
+    (entry,) = load_text(tmp_path, text).entries
+    assert entry.match == ("one", "two[gfx942]")
+    assert entry.until is None
+
+
+def test_an_empty_file_declares_nothing(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "# nothing yet\n").entries == ()
+
+
+def test_the_line_is_that_of_the_header_and_not_of_text_that_looks_like_one(
+    tmp_path: Path,
+) -> None:
+    text = '''# deviations
+  [[ deviation ]]  # indented
+match = "one"
+reason = """
+[[deviation]]
+is how an entry begins
+"""
+link = "#1"
+
+[["deviation"]]
+match = "two"
+reason = "quoted"
+link = "#2"
+'''
+    assert [entry.line for entry in load_text(tmp_path, text).entries] == [2, 10]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://github.com/ROCm/vllm/issues/958",
+        "http://tracker/1",
+        "ROCm/vllm#958",
+        "#958",
+        "SWDEV-1",
+    ],
+)
+def test_a_link_is_a_url_or_names_an_issue(tmp_path: Path, link: str) -> None:
+    assert load_text(tmp_path, ENTRY.replace("ROCm/vllm#958", link)).entries[0].link == link
+
+
+# (what to replace in ENTRY, with what, the field, and words of what is wrong and of the remedy)
+MISTAKES = {
+    "an unknown key": ("until ", "untill ", "untill", "unknown key. Did you mean 'until'?"),
+    "a missing pattern": ('match  = "explicit-*"\n', "", "match", "missing; add it: a pattern"),
+    "a missing reason": ('reason = "we have no such kernel"\n', "", "reason", "missing; add it"),
+    "a missing link": ('link   = "ROCm/vllm#958"\n', "", "link", "missing; add it: an http(s)"),
+    "an empty pattern": ('"explicit-*"', '" "', "match", "is empty; give a pattern"),
+    "an empty list of patterns": ('"explicit-*"', "[]", "match", "is empty; give a pattern"),
+    "an empty pattern in a list": ('"explicit-*"', '["x", ""]', "match", "is empty; give a"),
+    "a pattern that is a number": ('"explicit-*"', "3", "match", "it must be a pattern"),
+    "an empty reason": ('"we have no such kernel"', '""', "reason", "is empty; say why"),
+    "a link that is none": ('"ROCm/vllm#958"', '"ask Bob"', "link", "'ask Bob' is no link; give"),
+    "a link without a host": ('"ROCm/vllm#958"', '"https://"', "link", "is no link; give"),
+    "a date in quotes": ("2027-01-31", '"next spring"', "until", "a date without quotes"),
+    "a date with a time": ("2027-01-31", "2027-01-31T00:00:00", "until", "a date without quotes"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "field", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_with_file_entry_field_and_remedy(
+    tmp_path: Path, old: str, new: str, field: str, words: str
+) -> None:
+    assert ENTRY.count(old) == 1
+    other = ENTRY.replace("explicit-*", "other")
+    message = refusal(tmp_path, other + ENTRY.replace(old, new))
+    assert message.startswith(f"{tmp_path / 'mine.toml'}: entry 2 (line 8): {field}: ")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("explicit-*", "explicit-*"),
+        ("explicit-*", "explicit-triton-*"),
+        ("explicit-*", "explicit-triton-attn[gfx942]"),
+        ("*[gfx9*]", "explicit-*[gfx942]"),
+        ("*", "?*"),
+        ("**", "*"),
+        ("*?", "?*"),
+        ("a*b*c", "a-b-*-c"),
+        ("row", "row[*]"),
+    ],
+)
+def test_a_pattern_that_an_earlier_one_covers_wholly_is_refused(
+    tmp_path: Path, earlier: str, later: str
+) -> None:
+    text = ENTRY.replace("explicit-*", earlier) + ENTRY.replace("explicit-*", later)
+    message = refusal(tmp_path, text)
+    assert f"entry 2 (line 8): match: {later!r} can never apply: {earlier!r} (line 2)" in message
+    assert "; remove it, or move it above" in message
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("explicit-triton-*", "explicit-*"),
+        ("explicit-*[gfx942]", "explicit-*"),
+        ("explicit-?", "explicit-*"),
+        ("explicit-*", "implicit-*"),
+        ("a*b", "a*"),
+        ("?*", "*"),
+        ("*[gfx942]", "*[gfx94?]"),
+    ],
+)
+def test_patterns_that_only_overlap_are_let_through(
+    tmp_path: Path, earlier: str, later: str
+) -> None:
+    text = ENTRY.replace("explicit-*", earlier) + ENTRY.replace("explicit-*", later)
+    assert len(load_text(tmp_path, text).entries) == 2
+
+
+def test_a_pattern_listed_twice_in_one_entry_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, ENTRY.replace('"explicit-*"', '["one", "one"]'))
+    assert "entry 1 (line 2): match: 'one' can never apply" in message
+
+
+def test_patterns_of_many_stars_are_compared_at_once(tmp_path: Path) -> None:
+    """Without a memory this comparison takes exponential time."""
+    text = ENTRY.replace("explicit-*", "*a" * 30 + "*b") + ENTRY.replace("explicit-*", "a" * 60)
+    assert len(load_text(tmp_path, text).entries) == 2
+
+
+def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, ENTRY.replace("[[deviation]]", "[[deviations]]"))
+    assert "mine.toml: deviations: unknown key. Did you mean 'deviation'?" in message
+
+
+@pytest.mark.parametrize("text", ["deviation = 3\n", "deviation = [3]\n"])
+def test_entries_that_are_no_tables_are_refused(tmp_path: Path, text: str) -> None:
+    assert "deviation: is not a list of tables; write [[deviation]]" in refusal(tmp_path, text)
+
+
+def test_an_inline_list_is_refused_because_its_entries_have_no_line(tmp_path: Path) -> None:
+    text = 'deviation = [{ match = "one", reason = "why", link = "#1" }]\n'
+    assert "deviation: is an inline list; write [[deviation]] above" in refusal(tmp_path, text)
+
+
+def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert "mine.toml: is not TOML (" in refusal(tmp_path, "[[deviation]\n")
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeviationsError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        deviations.load(tmp_path / "nowhere.toml")

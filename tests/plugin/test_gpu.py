@@ -1,0 +1,100 @@
+"""Gpu: the facts of hardware.toml behind a name."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_rocm_attn.errors import UnknownGpuError
+from pytest_rocm_attn.gpu import Aiter, Gpu, hardware, known_gpus
+
+
+def test_the_targets_of_the_contract_and_of_rdna_are_known_in_order() -> None:
+    assert known_gpus() == (
+        "gfx906",
+        "gfx908",
+        "gfx90a",
+        "gfx942",
+        "gfx950",
+        "gfx1030",
+        "gfx1100",
+        "gfx1101",
+        "gfx1150",
+        "gfx1151",
+        "gfx1200",
+        "gfx1201",
+        "gfx1250",
+    )
+
+
+@pytest.mark.parametrize("gfx", known_gpus())
+def test_gfx9_means_the_three_targets_of_the_contract(gfx: str) -> None:
+    assert Gpu(gfx).is_gfx9 is (gfx in ("gfx90a", "gfx942", "gfx950"))
+
+
+@pytest.mark.parametrize("gfx", known_gpus())
+def test_every_target_has_the_facts_that_the_mock_and_the_kernels_ask_for(gfx: str) -> None:
+    gpu = Gpu(gfx)
+    assert gpu.family
+    assert gpu.wavefront in (32, 64)
+    assert gpu.lds_bytes % 1024 == 0
+    major, minor = gpu.compute_capability
+    assert gfx.startswith(f"gfx{major}{minor}")
+
+
+@pytest.mark.parametrize(
+    ("gfx", "family", "wavefront", "lds_kib", "capability", "fp8"),
+    [
+        ("gfx90a", "CDNA2", 64, 64, (9, 0), "float8_e4m3fn"),
+        ("gfx942", "CDNA3", 64, 64, (9, 4), "float8_e4m3fnuz"),
+        ("gfx950", "CDNA4", 64, 160, (9, 5), "float8_e4m3fn"),
+        ("gfx1100", "RDNA3", 32, 64, (11, 0), "float8_e4m3fn"),
+        ("gfx1201", "RDNA4", 32, 64, (12, 0), "float8_e4m3fn"),
+    ],
+)
+def test_facts_of_well_known_targets(
+    gfx: str, family: str, wavefront: int, lds_kib: int, capability: tuple[int, int], fp8: str
+) -> None:
+    gpu = Gpu(gfx)
+    assert (gpu.family, gpu.wavefront, gpu.lds_bytes) == (family, wavefront, lds_kib * 1024)
+    assert (gpu.compute_capability, gpu.fp8_dtype) == (capability, fp8)
+
+
+def test_an_unknown_target_is_told_the_nearest_and_all() -> None:
+    with pytest.raises(UnknownGpuError) as caught:
+        Gpu("gfx94")
+    assert str(caught.value) == (
+        f"unknown GPU 'gfx94'. Did you mean 'gfx942' or 'gfx950'? Known: {', '.join(known_gpus())}"
+    )
+
+
+def test_aiter_is_there_unless_said_otherwise_and_its_state_is_checked() -> None:
+    assert Gpu("gfx942").aiter is Aiter.PRESENT
+    assert Gpu("gfx942", "impostor").aiter is Aiter.IMPOSTOR  # type: ignore[arg-type]
+    assert [state.value for state in Aiter] == ["present", "absent", "broken", "impostor"]
+    with pytest.raises(ValueError, match="'maybe' is not a valid Aiter"):
+        Gpu("gfx942", "maybe")  # type: ignore[arg-type]
+
+
+def test_gpus_are_equal_by_name_and_aiter() -> None:
+    assert Gpu("gfx942") == Gpu("gfx942", Aiter.PRESENT)
+    assert len({Gpu("gfx942"), Gpu("gfx942"), Gpu("gfx950"), Gpu("gfx942", Aiter.ABSENT)}) == 3
+    assert repr(Gpu("gfx942")) == "Gpu(gfx='gfx942', aiter=<Aiter.PRESENT: 'present'>)"
+
+
+def test_a_fact_that_is_not_recorded_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        Gpu("gfx942").fact("colour")
+
+
+def test_every_fact_has_a_source_that_is_declared() -> None:
+    sources = set(hardware()["sources"])
+    facts = [
+        (target, name, fact)
+        for target, table in hardware()["target"].items()
+        for name, fact in table.items()
+        if isinstance(fact, dict) and "v" in fact
+    ]
+    assert facts
+    for target, name, fact in facts:
+        cited = fact["s"] if isinstance(fact["s"], list) else [fact["s"]]
+        assert set(cited) <= sources, (target, name)

@@ -1,0 +1,16 @@
+"""Dry launch: kernels compiled for, and checked against, a GPU that is not there.
+
+from pytest_rocm_attn.dry_launch import dry_launch
+
+with dry_launch("gfx1201") as launches:
+    attention(q, k, v)  # anyone's unmodified host code and @triton.jit kernels
+launches.assert_fit(spills=0)
+print(launches.table())
+"""
+
+from __future__ import annotations
+
+from pytest_rocm_attn.dry_launch.record import Kernel, Launch, Launches, Rejection, table
+from pytest_rocm_attn.dry_launch.session import dry_launch, storageless
+
+__all__ = ["Kernel", "Launch", "Launches", "Rejection", "dry_launch", "storageless", "table"]

@@ -42,14 +42,16 @@ class Place:
     def fail(self, field: str, wrong: str, remedy: str) -> NoReturn:
         """Raise the mistake as one line: file, entry, field, what is wrong, what to do."""
         parts = ": ".join(part for part in (str(self.file), self.entry, field, wrong) if part)
-        raise self.error(f"{parts}; {remedy}") from None
+        # A quoted key or a file name may hold a line break; the message stays one line.
+        raise self.error("\\n".join(f"{parts}; {remedy}".splitlines())) from None
 
     def check_keys(self, table: Mapping[str, object], known: Collection[str], inside: str) -> None:
         """Refuse keys that the schema does not have; inside is the table's field, "" for the top."""
         for key in table:
             if key not in known:
+                name = key or '""'
                 self.fail(
-                    f"{inside}.{key}" if inside else key,
+                    f"{inside}.{name}" if inside else name,
                     f"unknown key.{nearest(key, known)}",
                     f"known here: {', '.join(known)}",
                 )
@@ -72,9 +74,9 @@ def read_toml(place: Place) -> tuple[str, dict[str, Any]]:
         place.fail("", f"is not TOML ({error})", "correct that line")
 
 
-_MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.+)`")
-_AT = re.compile(r"(?P<wrong>.*) - at `\$\.?(?P<path>.*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_AT = re.compile(r"(?P<wrong>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 
 
 def convert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,7 @@ MISTAKES = {
         "request.headsize",
         "Did you mean 'head_size'",
     ),
+    "an unknown key with a line break": ("note ", '"no\\nte" ', "no\\nte", "unknown key."),
     "a missing key": (
         'source   = "our handbook, page 3"\n',
         "",
@@ -374,3 +376,28 @@ def test_a_head_among_the_rows_of_a_folder_is_refused(tmp_path: Path) -> None:
     folder = folder_contract(tmp_path, a='title = "x"\n' + MINIMAL)
     with pytest.raises(ContractError, match=r"a\.toml: title: unknown key"):
         contract.load(str(folder))
+
+
+# --- the documentation's examples -----------------------------------------------------------------
+
+
+def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "contracts.md"
+    blocks = re.findall(r"```toml\n# (\S+)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "folder").mkdir()
+    for name, text in blocks:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    single = contract.load(str(tmp_path / "ours.toml"))
+    assert (single.id, len(single.rows)) == ("ours", 4)
+    folder = contract.load(str(tmp_path / "folder"))
+    assert [cell.id for row in folder.rows for cell in row.cells()] == [
+        "aiter-gives-aiter-fa[gfx942]",
+        "aiter-gives-aiter-fa[gfx950]",
+    ]
+
+
+def test_the_documentation_lists_every_key_of_a_row_and_every_field_of_a_request() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text("utf-8")
+    keys = ("id", "source", "level", "env", "undeclared", "platform", "request", "expect", "note")
+    assert [key for key in keys if f"| `{key}` |" not in page] == []
+    assert [name for name in Request.__dataclass_fields__ if f"`{name}`" not in page] == []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.conformance import deviations
+from pytest_rocm_attn.conformance import contract, deviations
 from pytest_rocm_attn.conformance.deviations import Deviation
 from pytest_rocm_attn.errors import DeviationsError
 
@@ -287,3 +288,23 @@ def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeviationsError, match=r"nowhere\.toml: cannot be read \(No such file"):
         deviations.load(tmp_path / "nowhere.toml")
+
+
+def test_the_example_of_the_documentation_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    loaded = load_text(tmp_path, text)
+    assert [(entry.line, entry.until) for entry in loaded.entries] == [
+        (2, None),
+        (7, date(2027, 3, 31)),
+    ]
+    assert loaded.find("aiter-gives-aiter-fa-for-fp16", "gfx90a") is loaded.entries[1]
+    assert loaded.find("aiter-gives-aiter-fa-for-fp16", "gfx942") is None
+
+
+def test_the_documented_patterns_speak_for_rows_of_the_shipped_contract(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    rows = contract.load("pr-26980").rows
+    cells = [(cell.row.id, cell.gpu.gfx) for row in rows for cell in row.cells()]
+    assert load_text(tmp_path, text).unused(cells) == ()

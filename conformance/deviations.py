@@ -9,7 +9,7 @@ import functools
 import re
 import tomllib
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -131,8 +131,6 @@ def _entry(entry: _Entry, line: int, place: Place) -> Deviation:
         place.fail("reason", "is empty", f"say {_FIELDS['reason']}")
     if not _LINK.fullmatch(entry.link):
         place.fail("link", f"{entry.link!r} is no link", f"give {_FIELDS['link']}")
-    if isinstance(entry.until, datetime):
-        place.fail("until", "holds a time of day", f"write {_FIELDS['until']}")
     return Deviation(patterns, entry.reason, entry.link, entry.until, str(place.file), line)
 
 

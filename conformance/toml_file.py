@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
@@ -94,7 +95,8 @@ def convert(
         place.error: a key is unknown or missing, or a value has the wrong type.
     """
     try:
-        return msgspec.convert(table, schema)
+        # Dates are TOML's own; without this, msgspec would read text that looks like one.
+        return msgspec.convert(table, schema, builtin_types=(date, datetime))
     except msgspec.ValidationError as error:
         wrong, path = str(error), ""
         if at := _AT.fullmatch(wrong):

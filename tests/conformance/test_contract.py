@@ -140,8 +140,19 @@ def test_a_shipped_contract_is_found_by_its_id() -> None:
 
 # (what to replace in ROW, with what, the field, and words of what is wrong and of the remedy)
 MISTAKES = {
-    "an unknown key": ("note ", "nota ", "nota", "unknown key. Did you mean 'note'?"),
-    "an unknown key of the platform": ("gfx =", "gxf =", "platform.gxf", "Did you mean 'gfx'?"),
+    "an unknown key": (
+        "note ",
+        "nota ",
+        "nota",
+        "unknown key. Did you mean 'note'?; known here: id, source, level, env, undeclared,"
+        " platform, request, expect, note",
+    ),
+    "an unknown key of the platform": (
+        "gfx =",
+        "gxf =",
+        "platform.gxf",
+        "Did you mean 'gfx'?; known here: gfx, aiter",
+    ),
     "an unknown key of the expectation": (
         "{ backend",
         "{ backends",

@@ -197,7 +197,7 @@ MISTAKES = {
     "an empty reason": ('"we have no such kernel"', '""', "reason", "is empty; say why"),
     "a link that is none": ('"ROCm/vllm#958"', '"ask Bob"', "link", "'ask Bob' is no link; give"),
     "a link without a host": ('"ROCm/vllm#958"', '"https://"', "link", "is no link; give"),
-    "a date in quotes": ("2027-01-31", '"next spring"', "until", "a date without quotes"),
+    "a date in quotes": ("2027-01-31", '"2027-01-31"', "until", "a date without quotes"),
     "a date with a time": ("2027-01-31", "2027-01-31T00:00:00", "until", "a date without quotes"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,7 @@ MISTAKES = {
         "note ",
         "nota ",
         "nota",
-        "unknown key. Did you mean 'note'?; known here: id, source, level, env, undeclared,"
-        " platform, request, expect, note",
+        "Did you mean 'note'?; known here: id, source, level, env, undeclared, platform, request,",
     ),
     "an unknown key of the platform": (
         "gfx =",
@@ -412,3 +412,17 @@ def test_the_documentation_lists_every_key_of_a_row_and_every_field_of_a_request
     keys = ("id", "source", "level", "env", "undeclared", "platform", "request", "expect", "note")
     assert [key for key in keys if f"| `{key}` |" not in page] == []
     assert [name for name in Request.__dataclass_fields__ if f"`{name}`" not in page] == []
+
+
+def test_records_cannot_be_changed(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, ROW)
+    row = loaded.rows[0]
+    for record, field in (
+        (loaded, "rows"),
+        (row, "level"),
+        (row.cells()[0], "row"),
+        (row.expect, "backend"),
+        (ExpectRefusal(("x",)), "mentions"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(record, field, None)

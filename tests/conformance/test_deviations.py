@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import FrozenInstanceError
 from datetime import date
 from pathlib import Path
 
@@ -308,3 +309,10 @@ def test_the_documented_patterns_speak_for_rows_of_the_shipped_contract(tmp_path
     rows = contract.load("pr-26980").rows
     cells = [(cell.row.id, cell.gpu.gfx) for row in rows for cell in row.cells()]
     assert load_text(tmp_path, text).unused(cells) == ()
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(deviation("row"), "reason", "because")  # noqa: B010
+    with pytest.raises(FrozenInstanceError):
+        setattr(deviations.Deviations(), "entries", ())  # noqa: B010

@@ -93,14 +93,17 @@ _IMPOSTOR = (
 )
 
 
-def stand_in(gpu: Gpu, state: Aiter) -> StandIn | None:
-    """Return the package for a state of aiter, or None when it must not be there."""
-    return {
-        Aiter.PRESENT: _present,
-        Aiter.BROKEN: _broken,
-        Aiter.IMPOSTOR: _impostor,
-        Aiter.ABSENT: lambda gpu: None,
-    }[state](gpu)
+def stand_in(gpu: Gpu) -> StandIn | None:
+    """Return the package for the state of aiter on a GPU, or None when it must not be there."""
+    match gpu.aiter:
+        case Aiter.PRESENT:
+            return _present(gpu)
+        case Aiter.BROKEN:
+            return _broken()
+        case Aiter.IMPOSTOR:
+            return _impostor()
+        case Aiter.ABSENT:
+            return None
 
 
 def _present(gpu: Gpu) -> StandIn:
@@ -156,7 +159,7 @@ def _dtypes(module: ModuleType, gpu: Gpu) -> None:
     )
 
 
-def _broken(gpu: Gpu) -> StandIn:
+def _broken() -> StandIn:
     def fail(module: ModuleType) -> None:
         # Word for word what AMD's wheel says on a box without ROCm (facts/aiter-api.md section 2).
         raise RuntimeError("ROCm version file not found")
@@ -165,7 +168,7 @@ def _broken(gpu: Gpu) -> StandIn:
     return StandIn("aiter", dict.fromkeys(names, fail), distribution="amd-aiter", version=VERSION)
 
 
-def _impostor(gpu: Gpu) -> StandIn:
+def _impostor() -> StandIn:
     def fill(module: ModuleType) -> None:
         def iterator(name: str) -> Any:
             async def function(*args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.mock.errors import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
 
@@ -70,7 +70,7 @@ class StandInFinder(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         stand_in = self._owner.get(fullname)
-        if stand_in is None:
+        if stand_in is None or not self._in_force():
             return None
         file = self._folder / stand_in.file(fullname)
         spec = ModuleSpec(fullname, self, origin=str(file))
@@ -92,10 +92,14 @@ class StandInFinder(MetaPathFinder, Loader):
         vars(module)["__getattr__"] = __getattr__
         stand_in.modules[name](module)
 
+    def _in_force(self) -> bool:
+        """Of nested mocks only the one entered last answers."""
+        return next(one for one in sys.meta_path if isinstance(one, StandInFinder)) is self
+
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context
     ) -> Iterable[importlib.metadata.Distribution]:
-        for stand_in in self._stand_ins:
+        for stand_in in self._stand_ins if self._in_force() else ():
             if stand_in.distribution and (
                 context.name is None or _same_name(context.name, stand_in.distribution)
             ):
@@ -128,8 +132,30 @@ def files(stand_ins: Iterable[StandIn]) -> dict[str, str]:
     return {stand_in.file(name): note for stand_in in stand_ins for name in stand_in.modules}
 
 
+def without(hidden: Collection[str], find: Any) -> Any:
+    """Return MetadataPathFinder.find_distributions without the distributions of some names.
+
+    Args:
+        hidden: distribution names, in lower case with dashes.
+        find: the function, bound, as it is now; one that this function made is unwrapped first.
+    """
+    find = getattr(find, "__wrapped__", find)
+
+    def find_distributions(*args: Any, **kwargs: Any) -> Iterator[importlib.metadata.Distribution]:
+        for found in find(*args, **kwargs):
+            if _normal(found.metadata["Name"] or "") not in hidden:
+                yield found
+
+    find_distributions.__wrapped__ = find  # type: ignore[attr-defined]
+    return staticmethod(find_distributions)
+
+
 def _same_name(one: str, other: str) -> bool:
-    return one.lower().replace("_", "-") == other.lower().replace("_", "-")
+    return _normal(one) == _normal(other)
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def installed(name: str) -> bool:

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
     from types import ModuleType
 
 _ABSENT: Any = object()
@@ -29,6 +29,11 @@ class Layer:
         self._saved: dict[Hashable, Callable[[], None]] = {}
         with _lock:
             _layers.append(self)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing lies below the layer."""
+        return _layers[0] is self
 
     def _remember(self, place: Hashable, restore: Callable[[], None]) -> None:
         self._saved.setdefault(place, restore)
@@ -72,25 +77,26 @@ class Layer:
 
         self._remember("environ", restore)
 
-    def shadow_package(self, root: str, module: ModuleType | None | Any = _ABSENT) -> None:
-        """Take a package and all below it out of sys.modules until put back.
+    def shadow_packages(self, roots: Mapping[str, bool]) -> None:
+        """Take packages and all below them out of sys.modules until put back.
 
         Args:
-            root: the top-level name.
-            module: what to put in its place; None makes the import system answer "not installed".
+            roots: top-level names, and whether a finder may find them again meanwhile. For those
+                that it may not, the import system answers "not installed".
         """
-        before = _family(root)
+        before = _families(roots)
 
         def restore() -> None:
-            for name in _family(root):
+            for name in _families(roots):
                 del sys.modules[name]
             sys.modules.update(before)
 
-        self._remember(("package", root), restore)
+        self._remember(("packages", *roots), restore)
         for name in before:
             del sys.modules[name]
-        if module is not _ABSENT:
-            sys.modules[root] = module
+        for name, can_be_found in roots.items():
+            if not can_be_found:
+                sys.modules[name] = None  # type: ignore[assignment]  # importlib's own marker
 
     def insert(self, sequence: list[Any], value: Any) -> None:
         """Put value first in a list."""
@@ -121,9 +127,8 @@ class Layer:
         self._saved.clear()
 
 
-def _family(root: str) -> dict[str, Any]:
-    return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name == root or name.startswith(root + ".")
-    }
+def _families(roots: Iterable[str]) -> dict[str, ModuleType]:
+    """Return the entries of sys.modules that are one of roots or below one."""
+    exact, below = set(roots), tuple(f"{root}." for root in roots)
+    names = [name for name in list(sys.modules) if name in exact or name.startswith(below)]
+    return {name: sys.modules[name] for name in names}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -11,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_rocm_attn.errors import MockError, nearest
 from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.hardware import detect
 from pytest_rocm_attn.mock import aiter as aiter_module
-from pytest_rocm_attn.mock import amdsmi, packages, tools, torch_hooks
+from pytest_rocm_attn.mock import amdsmi, packages, tools, torch_hooks, triton_watch
 from pytest_rocm_attn.mock import flash_attn as flash_attn_module
+from pytest_rocm_attn.mock import real_aiter as real_aiter_module
 from pytest_rocm_attn.mock.devices import Device
 from pytest_rocm_attn.mock.patching import Layer
 
@@ -21,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_SHADOWED = ("amdsmi", "aiter", "flash_attn")
-_VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+# Top-level packages that the mock answers for, as stand-ins or as not installed.
+_SHADOWED = ("amdsmi", "flash_attn", *real_aiter_module.PACKAGES)
+_DISTRIBUTIONS = frozenset({"amdsmi", "amd-aiter", "aiter", "flash-attn"})
 
 
 class MockRocm:
@@ -33,13 +38,17 @@ class MockRocm:
 
     Args:
         gpu: the target, such as "gfx942" or a Gpu, whose aiter state then is the default.
-        aiter: state of AMD's aiter: an Aiter, its name, True (present) or False (absent).
+        aiter: state of AMD's aiter: an Aiter, its name, True (present) or False (absent). Default:
+            that of a Gpu; absent, when gpu is a name.
         count: how many GPUs the machine has.
         flash_attn: whether the flash_attn package is there (a stand-in).
         product: product name as in hardware.toml; default the target's first.
         properties: fields of torch's device properties to set or replace.
         rocm_version: version of the ROCm tree, which torch.version.hip follows.
         environ: variables to set while entered.
+        real_aiter: import the installed amd-aiter instead of a stand-in; see mock/real_aiter.py.
+        triton_driver: whether Triton compiles for the mocked GPU (dry launch).
+        force: mock even where this process runs on real AMD GPUs.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
@@ -58,9 +67,18 @@ class MockRocm:
         properties: Mapping[str, Any] | None = None,
         rocm_version: str = tools.ROCM_VERSION,
         environ: Mapping[str, str] | None = None,
+        real_aiter: bool = False,
+        triton_driver: bool = True,
+        force: bool = False,
     ) -> None:
+        if aiter is None and not isinstance(gpu, Gpu):
+            aiter = real_aiter
         base = gpu if isinstance(gpu, Gpu) else Gpu(gpu)
         self._gpu = Gpu(base.gfx, base.aiter if aiter is None else _aiter_state(aiter))
+        if real_aiter and self._gpu.aiter is not Aiter.PRESENT:
+            raise MockError(
+                f"real_aiter=True contradicts aiter={self._gpu.aiter.value!r}; drop one of them"
+            )
         if not 1 <= count <= 64:  # torch reads at most 64 ordinals
             raise MockError(f"a mocked machine has 1 to 64 GPUs, not count={count!r}")
         self._count = count
@@ -68,6 +86,9 @@ class MockRocm:
         self._flash_attn = flash_attn
         self._rocm_version = rocm_version
         self._environ = dict(environ or {})
+        self._real = real_aiter_module.PACKAGES if real_aiter else ()
+        self._triton_driver = triton_driver
+        self._force = force
         self._layer: Layer | None = None
 
     @property
@@ -84,6 +105,10 @@ class MockRocm:
     def active(self) -> bool:
         """Whether the mock is entered."""
         return self._layer is not None
+
+    @functools.cached_property
+    def _rocm_files(self) -> dict[str, str]:
+        return tools.rocm_files(self._device, self._count, self._rocm_version)
 
     def enter(self) -> Self:
         """Put the mock in force; see the class for what it raises. Imports torch if installed."""
@@ -117,21 +142,20 @@ class MockRocm:
 
     def _install(self, layer: Layer) -> None:
         layer.keep_environ()
-        stand_ins = [amdsmi.stand_in(self._device, self._count)]
-        if (package := aiter_module.stand_in(self._gpu, self._gpu.aiter)) is not None:
-            stand_ins.append(package)
-        if self._flash_attn:
-            stand_ins.append(flash_attn_module.stand_in(self._gpu.gfx))
-        present = {stand_in.name for stand_in in stand_ins}
-        finder = packages.StandInFinder(stand_ins, tools.tree(packages.files(stand_ins)))
-        for name in _SHADOWED:
-            if name in present:
-                layer.shadow_package(name)
-            else:
-                layer.shadow_package(name, None)
-        layer.insert(sys.meta_path, finder)
-        layer.set_attribute(importlib.metadata, "version", _version(importlib.metadata.version))
+        self._refuse_real_gpus(layer)
+        stand_ins = self._stand_ins()
+        layer.shadow_packages({root: root in stand_ins or root in self._real for root in _SHADOWED})
+        layer.insert(
+            sys.meta_path,
+            packages.StandInFinder(
+                stand_ins.values(), tools.tree(packages.files(stand_ins.values()))
+            ),
+        )
+        self._install_metadata(layer)
+        layer.set_attribute(ctypes, "_dlopen", _dlopen_without_nvml(self._gpu.gfx))
         self._install_tools(layer)
+        if self._real:
+            real_aiter_module.install(layer, self._gpu.gfx)
         if packages.installed("torch"):
             torch_hooks.install(
                 layer,
@@ -140,11 +164,46 @@ class MockRocm:
                 tools.hip_version(self._rocm_version),
                 importlib.import_module("amdsmi"),
             )
+            if self._triton_driver and packages.installed("triton"):
+                triton_watch.install(layer, self._gpu)
         for name, value in self._environ.items():
             layer.set_environ(name, value)
 
+    def _refuse_real_gpus(self, layer: Layer) -> None:
+        """Raise MockError where a ROCm build of torch runs on AMD GPUs, unless forced."""
+        if self._force or not layer.is_first or not packages.installed("torch"):
+            return
+        import torch
+
+        if torch.version.hip is None:
+            return
+        if found := detect().gpus:
+            raise MockError(
+                f"this process runs torch for ROCm {torch.version.hip} on a real"
+                f" {found[0].gfx} ({found[0].name}); a mocked {self._gpu.gfx} would hide it. Run"
+                " the test without the mock, or pass force=True to mock all the same"
+            )
+
+    def _stand_ins(self) -> dict[str, packages.StandIn]:
+        """Return the stand-in packages of this machine by import name."""
+        wanted = [
+            amdsmi.stand_in(self._device, self._count),
+            None if self._real else aiter_module.stand_in(self._gpu),
+            flash_attn_module.stand_in(self._gpu.gfx) if self._flash_attn else None,
+        ]
+        return {stand_in.name: stand_in for stand_in in wanted if stand_in is not None}
+
+    def _install_metadata(self, layer: Layer) -> None:
+        """Let importlib.metadata say of the packages what importing them says."""
+        finder = importlib.metadata.MetadataPathFinder
+        hidden = _DISTRIBUTIONS - ({"amd-aiter"} if self._real else frozenset())
+        layer.set_attribute(
+            finder, "find_distributions", packages.without(hidden, finder.find_distributions)
+        )
+        layer.set_attribute(importlib.metadata, "version", _version(importlib.metadata.version))
+
     def _install_tools(self, layer: Layer) -> None:
-        root = tools.tree(tools.rocm_files(self._device, self._count, self._rocm_version))
+        root = tools.tree(self._rocm_files)
         kept = [
             folder
             for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -215,8 +274,27 @@ def _version(original: Any) -> Any:
     vLLM takes "cpu" in its own version for a CPU platform, and two platforms at once for an error
     (facts/mock-surface.md section 8, row 7).
     """
+    original = getattr(original, "__wrapped__", original)
 
     def version(distribution_name: str) -> str:
         return re.sub(r"(?<=\+)cpu(?=\W|$)", "rocm", original(distribution_name))
 
+    version.__wrapped__ = original  # type: ignore[attr-defined]
     return version
+
+
+def _dlopen_without_nvml(gfx: str) -> Any:
+    """Return ctypes' loader without NVIDIA's management library.
+
+    Where a real NVIDIA driver is installed, vLLM would find two platforms (section 8, row 5).
+    """
+    current: Any = vars(ctypes)["_dlopen"]
+    original = getattr(current, "__wrapped__", current)
+
+    def dlopen(name: Any, *args: Any) -> Any:
+        if isinstance(name, (str, bytes)) and "libnvidia-ml" in os.fsdecode(name):
+            raise OSError(f"{os.fsdecode(name)}: hidden by the mocked {gfx}")
+        return original(name, *args)
+
+    dlopen.__wrapped__ = original  # type: ignore[attr-defined]
+    return dlopen

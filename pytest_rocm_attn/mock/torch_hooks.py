@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Functions of torch._C that a CPU build has and that can only fail without a device.
 _DEVICE_ONLY = (
     "_accelerator_emptyCache",
+    "_accelerator_emptyHostCache",
+    "_accelerator_getDeviceCapability",
     "_accelerator_getDeviceStats",
     "_accelerator_getMemoryInfo",
     "_accelerator_getStream",
@@ -29,6 +31,8 @@ _DEVICE_ONLY = (
     "_accelerator_setStream",
     "_accelerator_synchronizeDevice",
 )
+# Base classes that a CPU build fills with dummies; torch's Stream, Event and graphs derive from them.
+_DEVICE_CLASSES = ("_CudaStreamBase", "_CudaEventBase", "_CUDAGraph", "_MemPool")
 # Functions that remember an answer about the devices: (module, function).
 _CACHES = (
     ("torch.cuda", "_check_bf16_tensor_supported"),
@@ -42,6 +46,7 @@ _CACHES = (
     ("torch.utils._triton", "triton_key"),
     ("torch.utils._triton", "triton_hash_with_backend"),
 )
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made in Python, whose attributes can be set
 
 
 def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleType) -> None:
@@ -65,7 +70,14 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
     for name in _DEVICE_ONLY:
         if hasattr(torch._C, name):
             put(torch._C, name, hooks.device_only(f"torch._C.{name}"))
+    for name in _DEVICE_CLASSES:
+        base = getattr(torch._C, name, None)
+        if base is not None and base.__flags__ & _HEAP_TYPE:
+            put(base, "__new__", hooks.device_only(f"torch._C.{name}"))
+    put(torch._C, "_has_cuda", True)  # torch.backends.cuda.is_built(), true of ROCm builds
     put(torch._C, "__getattr__", hooks.missing)
+    # torch.cuda.graphs copied the dummy of a CPU build when it was imported.
+    put(torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: False)
     put(torch.cuda, "_lazy_init", hooks.lazy_init)
     put(torch.cuda, "_initialized", False)
     put(torch.cuda, "_cached_device_count", None)
@@ -110,10 +122,13 @@ class _Hooks:
             "_cuda_getCurrentRawStream": lambda index: 0,
             "_cuda_isCurrentStreamCapturing": lambda: False,
             "_cuda_canDeviceAccessPeer": lambda index, peer: True,
+            "_cuda_resetPeakMemoryStats": lambda index: None,
+            "_cuda_resetAccumulatedMemoryStats": lambda index: None,
             "_cuda_getArchFlags": lambda: self._device.gpu.gfx,
             "_accelerator_getAccelerator": lambda: accelerator,
             "_accelerator_getDeviceIndex": lambda: self._current,
             "_accelerator_setDeviceIndex": self.select,
+            "_accelerator_isAllocatorInitialized": lambda: False,
             "_accelerator_exchangeDevice": self.exchange,
             "_accelerator_maybeExchangeDevice": self.exchange,
         }

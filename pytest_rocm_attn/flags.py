@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Kind(enum.Enum):
     """The parse rules of facts/env-vars.md section 1."""
 
-    BOOL = "bool"  # "true" in any case, or "1"; everything else is False
-    INT_BOOL = "int-bool"  # bool(int(text))
-    INT = "int"  # int(text)
-    CHOICE = "choice"  # one of the listed names, case-sensitive; "" counts as set
-    CHOICE_ANY_CASE = "choice, any case"
-    TRI = "tri"  # stripped "1" is True, "0" is False, anything else None
-    EXACT = "exact"  # True only for the one listed text
+    BOOL = enum.auto()  # "true" in any case, or "1"; everything else is False
+    INT_BOOL = enum.auto()  # bool(int(text))
+    INT = enum.auto()  # int(text)
+    CHOICE = enum.auto()  # one of the listed names, case-sensitive; "" counts as set
+    CHOICE_ANY_CASE = enum.auto()
+    TRI = enum.auto()  # stripped "1" is True, "0" is False, anything else None
+    EXACT = enum.auto()  # True only for the one listed text
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +180,11 @@ class Flags:
                 self._set[name] = value
 
     def __getitem__(self, name: str) -> Any:
+        values = self._set if name in self._set else _DEFAULTS
         try:
-            return self._set[name] if name in self._set else _DEFAULTS[name]
+            return values[name]
         except KeyError:
-            return variable(name).default  # raises: not declared
+            raise _undeclared(name) from None
 
     def but(self, name: str, text: str) -> Flags:
         """Return these flags with one variable set to text; FlagError as on parsing."""
@@ -215,8 +216,12 @@ def variable(name: str) -> Variable:
         FlagError: no variable of that name is declared; the message offers the nearest.
     """
     if name not in VARIABLES:
-        raise FlagError(
-            f"{name} is not a variable that ROCm attention reads.{nearest(name, VARIABLES)}"
-            f" Known: {', '.join(VARIABLES)}"
-        )
+        raise _undeclared(name)
     return VARIABLES[name]
+
+
+def _undeclared(name: str) -> FlagError:
+    return FlagError(
+        f"{name} is not a variable that ROCm attention reads.{nearest(name, VARIABLES)}"
+        f" Known: {', '.join(VARIABLES)}"
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -375,3 +378,37 @@ def test_the_command_imports_the_reference_only_to_ask_it() -> None:
     )
     assert run("doctor", code=shown).stderr == "\n"
     assert run("explain", "--gpu", "gfx942", code=shown).stderr == "pytest_rocm_attn.backends\n"
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def examples() -> list[tuple[str, str]]:
+    """Return the command lines of docs/cli.md that do not depend on the machine, with their output."""
+    blocks = re.findall(
+        r"```console\n\$ rocm-attn (.*?)\n(.*?)```", (DOCS / "cli.md").read_text(), re.DOTALL
+    )
+    return [(line, output) for line, output in blocks if not line.startswith("doctor")]
+
+
+@pytest.mark.parametrize(("line", "output"), examples())
+def test_the_examples_of_the_documentation_print_what_it_says(
+    capsys: Capture, line: str, output: str
+) -> None:
+    assert ask(capsys, line)[1] == output
+
+
+def test_the_documentation_has_examples() -> None:
+    assert len(examples()) == 3
+
+
+def test_the_python_example_of_the_documentation_answers_what_it_says() -> None:
+    text = (DOCS / "selection.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  (our own documentation)
+    said = dict(re.findall(r"^selection\.(\w+) +# \"(.*)\"$", code, re.MULTILINE))
+    assert set(said) == {"backend", "class_path"}
+    assert said == {name: getattr(names["selection"], name) for name in said}
+    call, answer = re.findall(r"^(how_to_get\(.*\))\n# (.*)$", code, re.MULTILINE)[0]
+    assert eval(call, names) == eval(answer)

@@ -426,3 +426,9 @@ def test_records_cannot_be_changed(tmp_path: Path) -> None:
     ):
         with pytest.raises(FrozenInstanceError):
             setattr(record, field, None)
+
+
+def test_an_unknown_key_of_the_head_is_refused(tmp_path: Path) -> None:
+    head = 'id = "ours"\ntitle = "x"\nsource = "us"\nauthor = "me"\n'
+    with pytest.raises(ContractError, match=r"contract\.toml: author: unknown key"):
+        contract.load(str(folder_contract(tmp_path, contract=head, a=MINIMAL)))

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn.mock.errors import unknown
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.dry_launch.code_object import CodeObjectKernel
@@ -154,10 +155,7 @@ class DryDriver:
         return None
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(
-            f"the mocked Triton driver has no {name!r}; if the code under test needs it, add it to "
-            "DryDriver in pytest_rocm_attn/mock/triton_driver.py"
-        )
+        raise unknown("triton.runtime.driver.active", name, f"add it to DryDriver in {__file__}")
 
 
 class _Utils:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-# amdsmi device id by product. The ids that vLLM lists are in hardware.toml; of the others only what
-# the PCI ID repository (pci.ids) gives for exactly one product line.
+# amdsmi device id by product: those that vLLM lists (hardware.toml, amdsmi_device_ids), and from the
+# PCI ID repository (pci.ids) those of MI100, MI210, MI250, MI250X, RX 9060 XT and RX 9070 GRE.
 _DEVICE_IDS = {
     "Instinct MI100": "0x738c",
     "Instinct MI250X": "0x7408",
@@ -31,15 +31,15 @@ _DEVICE_IDS = {
     "Instinct MI300X": "0x74a1",
     "Instinct MI308X": "0x74a2",
     "Instinct MI325X": "0x74a5",
-    "Instinct MI350X": "0x75a0",
-    "Instinct MI355X": "0x75a3",
     "Radeon RX 7900 XTX": "0x744c",
     "Radeon RX 7900 XT": "0x744c",
     "Radeon RX 7900 GRE": "0x744c",
     "Radeon 890M": "0x150e",
     "Radeon 8060S (Ryzen AI Max+ 395)": "0x1586",
     "Radeon RX 9070 XT": "0x7550",
+    "Radeon RX 9060 XT": "0x7590",
     "Radeon RX 9070": "0x7550",
+    "Radeon RX 9070 GRE": "0x7550",
     "Radeon AI PRO R9700": "0x7551",
 }
 # Printed by real machines, section 3.3, where it is not "AMD " and the product's name.

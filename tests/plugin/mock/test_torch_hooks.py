@@ -1,0 +1,293 @@
+"""torch under the mock: its own counting and parsing run, and only the hardware is made up.
+
+The table of visible devices is facts/mock-surface.md section 2.2, as observed with torch itself.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn.gpu import Gpu, known_gpus
+from pytest_rocm_attn.mock import MockAttributeError, MockRocm, mock_rocm
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install pytest-rocm-attn[kernels]")
+
+VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockRocm]:
+    for name in VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    with mock_rocm("gfx942", count=4) as mock:
+        yield mock
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({}, 4),
+        ({"HIP_VISIBLE_DEVICES": "1,3"}, 2),
+        ({"HIP_VISIBLE_DEVICES": ""}, 0),
+        ({"HIP_VISIBLE_DEVICES": "-1"}, 0),
+        ({"HIP_VISIBLE_DEVICES": "0,9"}, 1),
+        ({"ROCR_VISIBLE_DEVICES": "0,1", "HIP_VISIBLE_DEVICES": "1"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, 1),
+    ],
+)
+def test_visible_devices_are_counted_by_torch_itself(
+    four: MockRocm, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], count: int
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert torch.cuda.device_count() == count
+    assert torch.cuda.is_available() == (count > 0)
+    assert torch.accelerator.device_count() == count
+    assert torch.accelerator.is_available() == (count > 0)
+
+
+def test_more_hip_than_rocr_devices_is_torchs_own_error(
+    four: MockRocm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(RuntimeError, match="contains more devices than ROCR_VISIBLE_DEVICES"):
+        torch.cuda.device_count()
+
+
+def test_a_device_can_be_chosen_by_its_serial_number(
+    four: MockRocm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import amdsmi  # type: ignore[import-not-found, unused-ignore]
+
+    amdsmi.amdsmi_init()
+    handle = amdsmi.amdsmi_get_processor_handles()[1]
+    serial = amdsmi.amdsmi_get_gpu_asic_info(handle)["asic_serial"].removeprefix("0x").lower()
+    second = str(torch.cuda.get_device_properties(1).uuid)
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", f"GPU-{serial}")
+    assert torch.cuda.device_count() == 1
+    assert str(torch.cuda.get_device_properties(0).uuid) == second
+
+
+def test_a_device_out_of_bounds_is_torchs_own_error(four: MockRocm) -> None:
+    with pytest.raises(AssertionError, match="Invalid device id"):
+        torch.cuda.get_device_properties(7)
+
+
+def test_the_visible_device_keeps_the_identity_of_its_physical_gpu(
+    four: MockRocm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(4)]
+    assert len(set(uuids)) == 4
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3,1")
+    assert [str(torch.cuda.get_device_properties(i).uuid) for i in (0, 1)] == [uuids[3], uuids[1]]
+
+
+@pytest.mark.parametrize("gfx", known_gpus())
+def test_properties_follow_the_hardware_facts_on_every_target(gfx: str) -> None:
+    gpu = Gpu(gfx)
+    with mock_rocm(gfx):
+        assert torch.version.hip is not None
+        assert torch.version.cuda is None
+        properties = torch.cuda.get_device_properties()
+        assert properties.gcnArchName.split(":")[0] == gfx
+        assert torch.cuda.get_device_capability() == gpu.compute_capability
+        assert properties.warp_size == gpu.wavefront
+        assert properties.shared_memory_per_block == gpu.lds_bytes
+        assert torch.cuda.get_device_name() == properties.name
+        assert properties.name.startswith(("AMD ", "Radeon "))
+        assert repr(properties).startswith("_CudaDeviceProperties(name=")
+    assert torch.version.hip is None
+
+
+# Prints of real machines: facts/mock-surface.md section 3.3.
+@pytest.mark.parametrize(
+    ("gfx", "arch", "mebibytes", "processors", "l2_mebibytes"),
+    [
+        ("gfx942", "gfx942:sramecc+:xnack-", 196592, 304, 4),
+        ("gfx90a", "gfx90a:sramecc+:xnack-", 65520, 110, 8),
+        ("gfx1201", "gfx1201", 16304, 32, 8),
+        ("gfx1151", "gfx1151", None, 20, 2),
+    ],
+)
+def test_properties_are_those_that_real_machines_printed(
+    gfx: str, arch: str, mebibytes: int | None, processors: int, l2_mebibytes: int
+) -> None:
+    with mock_rocm(gfx):
+        properties = torch.cuda.get_device_properties("cuda")
+        assert properties.gcnArchName == arch
+        assert properties.multi_processor_count == processors
+        assert properties.L2_cache_size == l2_mebibytes << 20
+        if mebibytes is not None:
+            assert properties.total_memory == mebibytes << 20
+            assert torch.cuda.mem_get_info()[1] == mebibytes << 20
+
+
+def test_the_field_names_are_those_of_torchs_own_type() -> None:
+    """Against torch/_C/__init__.pyi, which lists what every build has."""
+    stub = Path(torch.__file__).with_name("_C") / "__init__.pyi"
+    body = re.search(
+        r"^class _CudaDeviceProperties:\n((?:    .*\n)+)", stub.read_text(), re.MULTILINE
+    )
+    assert body is not None
+    real = set(re.findall(r"^    (\w+):", body[1], re.MULTILINE))
+    with mock_rocm("gfx942"):
+        ours = set(vars(torch.cuda.get_device_properties()))
+    # No source gives clocks and bus widths; asking for them is an error that says so.
+    assert real - ours == {"clock_rate", "memory_clock_rate", "memory_bus_width"}
+    # In every recent build at run time, and not in the stub.
+    assert ours - real == {
+        "regs_per_multiprocessor",
+        "pci_bus_id",
+        "pci_device_id",
+        "pci_domain_id",
+    }
+
+
+def test_an_unknown_property_names_itself_and_how_to_add_it(four: MockRocm) -> None:
+    properties = torch.cuda.get_device_properties()
+    with pytest.raises(MockAttributeError, match=r"clock_rate.*properties=\{'clock_rate': value\}"):
+        _ = properties.clock_rate
+    with mock_rocm("gfx942", properties={"clock_rate": 2100000}):
+        assert torch.cuda.get_device_properties().clock_rate == 2100000
+
+
+def test_another_product_of_a_target_can_be_mocked() -> None:
+    with mock_rocm("gfx942", product="Instinct MI308X"):
+        assert torch.cuda.get_device_properties().multi_processor_count == 80
+        assert torch.cuda.get_device_name() == "AMD Instinct MI308X"
+
+
+def test_tensors_on_the_cpu_work_as_ever(four: MockRocm) -> None:
+    torch.manual_seed(0)
+    a = torch.randn(8, 8, requires_grad=True)
+    (a @ a).sum().backward()
+    assert a.grad is not None
+    assert torch.zeros(3, dtype=torch.float8_e4m3fnuz).to(torch.float32).tolist() == [0, 0, 0]
+    assert torch.empty(10**12, device="meta").numel() == 10**12
+
+
+def _zeros() -> None:
+    torch.zeros(1, device="cuda")
+
+
+def _cuda() -> None:
+    torch.zeros(1).cuda()
+
+
+def _to() -> None:
+    torch.zeros(1).to("cuda:0")
+
+
+def _random() -> None:
+    torch.randn(2, 2, device=torch.device("cuda", 1))
+
+
+def _stream() -> None:
+    torch.cuda.Stream()
+
+
+def _event() -> None:
+    torch.cuda.Event()
+
+
+def _synchronize() -> None:
+    torch.cuda.synchronize()
+
+
+def _accelerator_synchronize() -> None:
+    torch.accelerator.synchronize()
+
+
+def _current_stream() -> None:
+    torch.cuda.current_stream()
+
+
+def _graph() -> None:
+    torch.cuda.CUDAGraph()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        _zeros,
+        _cuda,
+        _to,
+        _random,
+        _stream,
+        _event,
+        _synchronize,
+        _accelerator_synchronize,
+        _current_stream,
+        _graph,
+    ],
+)
+def test_what_needs_the_device_says_that_it_is_mocked(four: MockRocm, use: object) -> None:
+    with pytest.raises(MockError, match=r"mocked"):
+        use()  # type: ignore[operator]
+
+
+def test_an_attempt_to_allocate_does_not_outlive_the_mock() -> None:
+    """torch must not be left believing that it initialised a device."""
+    with mock_rocm("gfx942"), pytest.raises(MockError):
+        _zeros()
+    with pytest.raises(AssertionError, match="not compiled with CUDA"):
+        _zeros()
+
+
+def test_an_unknown_function_of_torch_is_an_absent_attribute_that_explains(four: MockRocm) -> None:
+    assert not hasattr(torch._C, "_cuda_noSuchFunction")
+    assert getattr(torch._C, "_cuda_noSuchFunction", None) is None
+    with pytest.raises(MockAttributeError, match=r"torch\._C\._cuda_noSuchFunction.*monkeypatch"):
+        _ = torch._C._cuda_noSuchFunction
+    with pytest.raises(ImportError):
+        from torch._C import _cuda_noSuchFunction  # type: ignore[attr-defined] # noqa: F401
+    with pytest.raises(AttributeError, match=r"^module 'torch\._C' has no attribute 'other'$"):
+        _ = torch._C.other
+
+
+def test_selecting_a_device_works_and_is_bounded(four: MockRocm) -> None:
+    assert torch.cuda.current_device() == 0
+    torch.cuda.set_device(2)
+    assert torch.cuda.current_device() == 2
+    assert torch.accelerator.current_device_index() == 2
+    with torch.cuda.device(3):
+        assert torch.cuda.current_device() == 3
+    assert torch.cuda.current_device() == 2
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        torch.cuda.set_device(4)
+
+
+def test_host_side_queries_have_answers(four: MockRocm) -> None:
+    assert torch.cuda.is_current_stream_capturing() is False
+    assert torch.cuda.is_initialized() is False
+    assert torch.cuda.is_bf16_supported() is True
+    assert torch.cuda.can_device_access_peer(0, 1) is True
+    assert torch.cuda.memory_reserved() == 0
+    assert torch.cuda.max_memory_allocated() == 0
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.empty_cache()
+    assert torch.cuda.utilization() == 0
+    assert torch.cuda.get_arch_list() == ["gfx942"]
+    assert torch.accelerator.current_accelerator() == torch.device("cuda")
+    assert torch.backends.cuda.is_built()
+
+
+def test_the_mock_holds_when_torch_was_not_imported_before() -> None:
+    code = (
+        "import sys; from pytest_rocm_attn.mock import mock_rocm\n"
+        "assert 'torch' not in sys.modules\n"
+        "with mock_rocm('gfx950'):\n"
+        "    import torch\n"
+        "    assert torch.cuda.get_device_capability() == (9, 5)\n"
+        "assert not torch.cuda.is_available() and torch.version.hip is None\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

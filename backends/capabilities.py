@@ -16,7 +16,7 @@ from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
     """One condition without which a backend cannot run.
 
@@ -36,7 +36,7 @@ class Limit:
     beyond: str
     remedy: str
     source: str
-    met: Step = field(init=False, compare=False, repr=False)  # built once, not per selection
+    met: Step = field(init=False)  # built once, not per selection
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "met", Step(self.rule, "yes", self.within, self.source))

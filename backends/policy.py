@@ -21,7 +21,7 @@ NAMED = "VLLM_ATTENTION_BACKEND"
 _ABSENT = Aiter.ABSENT  # bound once: an access through the class is slow on Python 3.11
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Predicate:
     """One question about request, flags and GPU, with both answers in words.
 
@@ -45,7 +45,7 @@ def flag(name: str) -> Predicate:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rule:
     """Choose backend when every predicate holds; no predicate at all means always.
 
@@ -63,10 +63,8 @@ class Rule:
     source: str
     otherwise: str = ""
     # Built once: the step of "yes", and one "no" per predicate that can fail.
-    applies: Step = field(init=False, compare=False, repr=False)
-    asks: tuple[tuple[Callable[[Request, Flags, Gpu], bool], Step], ...] = field(
-        init=False, compare=False, repr=False
-    )
+    applies: Step = field(init=False)
+    asks: tuple[tuple[Callable[[Request, Flags, Gpu], bool], Step], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         yes = " and ".join(p.yes for p in self.when) or "nothing else was asked for"
@@ -75,7 +73,7 @@ class Rule:
         object.__setattr__(self, "asks", asks)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Branch:
     """One kind of request, and how its backend is chosen.
 
@@ -100,10 +98,10 @@ class Branch:
     named_source: str
     rules: tuple[Rule, ...]
     source: str
-    entered: Step = field(init=False, compare=False, repr=False)
-    passed: Step = field(init=False, compare=False, repr=False)
-    explicit: dict[str, Step] = field(init=False, compare=False, repr=False)
-    automatic: Step = field(init=False, compare=False, repr=False)
+    entered: Step = field(init=False)
+    passed: Step = field(init=False)
+    explicit: dict[str, Step] = field(init=False)
+    automatic: Step = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -130,7 +128,7 @@ class Branch:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Policy:
     """The selection of one release.
 
@@ -144,7 +142,7 @@ class Policy:
     branches: tuple[Branch, ...]
     limits: dict[str, Limits]
     # Backend -> the end of a trace in which it serves the request: every limit met, the decision.
-    served: dict[str, tuple[Step, ...]] = field(init=False, compare=False, repr=False)
+    served: dict[str, tuple[Step, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         served = {

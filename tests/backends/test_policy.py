@@ -73,6 +73,72 @@ def test_rules_and_limits_have_names_of_their_own() -> None:
         assert not set(names) & set(rules)
 
 
+AITER = ["aiter-installed", "aiter-is-amds", "aiter-imports"]
+MLA = ["attention-type", "no-alibi", "no-sliding-window", "no-soft-cap"]
+
+
+# The order is that of the trace: what the GPU and the machine lack first, then the request.
+@pytest.mark.parametrize(
+    ("backend", "limits"),
+    [
+        ("TRITON_ATTN", ["block-size-multiple-of-16", "auto-or-fp8-cache", "attention-type"]),
+        (
+            "ROCM_ATTN",
+            [
+                "block-size-multiple-of-16",
+                "listed-head-size",
+                "attention-type",
+                "no-alibi-with-sinks",
+            ],
+        ),
+        (
+            "ROCM_AITER_UNIFIED_ATTN",
+            [*AITER, "block-size-multiple-of-16", "listed-head-size", "attention-type"],
+        ),
+        (
+            "ROCM_AITER_FA",
+            ["gfx9-only", *AITER, "block-size-multiple-of-16", "no-sinks", "attention-type"],
+        ),
+        ("FLEX_ATTENTION", ["no-fp8-cache", "no-alibi", "no-soft-cap", "attention-type"]),
+        ("TRITON_MLA", ["block-size-at-least-16", "no-fp8-cache", *MLA]),
+        ("ROCM_AITER_MLA", [*AITER, "heads-16-or-128", *MLA]),
+        ("ROCM_AITER_TRITON_MLA", [*AITER, "heads-16-or-128", *MLA]),
+        ("ROCM_AITER_MLA_SPARSE", ["no-fp8-cache", "block-size-1"]),
+    ],
+)
+def test_a_backend_has_the_limits_at_which_0_12_0_raises(backend: str, limits: list[str]) -> None:
+    served = PR_26980.served[backend]
+    assert [step.rule for step in served] == [*limits, "decision"]
+    assert [step.answer for step in served] == ["yes"] * len(limits) + [backend]
+
+
+def test_the_rules_of_each_kind_have_their_names() -> None:
+    assert {b.name: [rule.name for rule in b.rules] for b in PR_26980.branches} == {
+        "sparse-mla": ["sparse-default"],
+        "mla": ["aiter-mla", "block-size-1-mla", "mla-default"],
+        "ordinary": ["aiter-unified", "aiter-flash-attention", "prefill-decode", "default"],
+    }
+
+
+def test_the_trace_of_a_sparse_layer_says_that_the_name_is_not_looked_at() -> None:
+    flags = Flags({"VLLM_ATTENTION_BACKEND": "TRITON_MLA"})
+    trace = select(Request(use_sparse=True, block_size=1), flags, Gpu("gfx942")).trace
+    assert trace[1] == Step(
+        "named",
+        "no",
+        "there is one backend for it, so VLLM_ATTENTION_BACKEND is not looked at",
+        "vLLM 0.12.0 Q21",
+    )
+    assert [step.rule for step in trace] == [
+        "sparse-mla",
+        "named",
+        "sparse-default",
+        "no-fp8-cache",
+        "block-size-1",
+        "decision",
+    ]
+
+
 def test_a_rule_says_of_every_question_what_it_is_when_the_answer_is_yes() -> None:
     rule = Rule("both", "ROCM_ATTN", (flag("VLLM_ROCM_USE_AITER"), GFX9), "a source")
     assert rule.applies == Step(
@@ -144,6 +210,25 @@ def test_a_switch_that_would_not_help_is_not_offered() -> None:
     assert str(caught.value) == (
         "ROCM_ATTN (chosen by the rule aiter) is broken."
         " Remedy: set VLLM_ATTENTION_BACKEND to TRITON_ATTN. Source: p. 3"
+    )
+
+
+def test_every_switch_that_would_help_is_offered_whatever_its_parse_rule() -> None:
+    never = Limit("never", lambda request, gpu: False, "", "is broken", "", "p. 3")
+    aiter, invariant = flag("VLLM_ROCM_USE_AITER"), flag("VLLM_BATCH_INVARIANT")
+    policy = another_policy(
+        Rule("both", "ROCM_ATTN", (aiter, invariant), "p. 1"),
+        Rule("one", "ROCM_ATTN", (invariant,), "p. 1"),  # so AITER=0 would not help
+        Rule("rest", "TRITON_ATTN", (), "p. 2"),
+        limits=(never,),
+    )
+    environ = {"VLLM_ROCM_USE_AITER": "1", "VLLM_BATCH_INVARIANT": "1"}
+    with pytest.raises(SelectionError) as caught:
+        select(Request(), Flags(environ), Gpu("gfx942"), policy)
+    assert str(caught.value) == (
+        "ROCM_ATTN (chosen by the rule both) is broken."
+        " Remedy: set VLLM_ATTENTION_BACKEND to TRITON_ATTN;"
+        " or set VLLM_BATCH_INVARIANT=0, which gives TRITON_ATTN. Source: p. 3"
     )
 
 

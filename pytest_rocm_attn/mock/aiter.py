@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -99,7 +100,7 @@ def stand_in(gpu: Gpu) -> StandIn | None:
         case Aiter.PRESENT:
             return _present(gpu)
         case Aiter.BROKEN:
-            return _broken()
+            return _broken(gpu)
         case Aiter.IMPOSTOR:
             return _impostor()
         case Aiter.ABSENT:
@@ -159,13 +160,12 @@ def _dtypes(module: ModuleType, gpu: Gpu) -> None:
     )
 
 
-def _broken() -> StandIn:
+def _broken(gpu: Gpu) -> StandIn:
     def fail(module: ModuleType) -> None:
         # Word for word what AMD's wheel says on a box without ROCm (facts/aiter-api.md section 2).
         raise RuntimeError("ROCm version file not found")
 
-    names = ("aiter", "aiter.jit", "aiter.jit.core", "aiter.mla", "aiter.ops")
-    return StandIn("aiter", dict.fromkeys(names, fail), distribution="amd-aiter", version=VERSION)
+    return replace(_present(gpu), modules=dict.fromkeys(_present(gpu).modules, fail))
 
 
 def _impostor() -> StandIn:

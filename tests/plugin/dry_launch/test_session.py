@@ -373,7 +373,7 @@ def test_the_driver_answers_what_downstream_code_asks() -> None:
             properties["sm_clock_rate"]
         assert not hasattr(driver, "no_such_member")
         with pytest.raises(MockError, match=r"driver\.active\.no_such_member"):
-            driver.no_such_member
+            _ = driver.no_such_member
         triton.runtime.driver.reset_active()
         assert triton.runtime.driver.active is driver
     with dry_launch("gfx1201"):

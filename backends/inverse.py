@@ -27,7 +27,8 @@ def how_to_get(
     """
     check_name(backend)
     texts = {name: _other_than_default(name, backend) for name in policy.reads}
-    for size in range(len(texts) + 1):
+    # All of them at once is no candidate: beside a name, which is taken or refused, nothing counts.
+    for size in range(len(texts)):
         ways = tuple(
             {name: texts[name] for name in names}
             for names in combinations(texts, size)
@@ -37,9 +38,10 @@ def how_to_get(
             return ways
     # A choice that could be had by flags could be had by name, so the refusal of the name says why.
     instead = select(request, Flags({NAMED: backend}), gpu, policy)
+    source = next(step.source for step in instead.trace if step.rule == "named")
     raise SelectionError(
         f"no variable leads to {backend}: such a request always gets {instead.backend}"
-        f" [{instead.trace[-2].source}]",
+        f". Source: {source}",
         backend=backend,
         trace=instead.trace,
     )

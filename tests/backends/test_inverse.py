@@ -65,7 +65,10 @@ def test_the_smallest_environments_are_found(
             "TRITON_MLA",
             Gpu("gfx942"),
             {"use_mla": True, "use_sparse": True, "block_size": 1},
-            "no variable leads to TRITON_MLA: such a request always gets ROCM_AITER_MLA_SPARSE",
+            (
+                "no variable leads to TRITON_MLA: such a request always gets ROCM_AITER_MLA_SPARSE."
+                " Source: vLLM 0.12.0 Q21"
+            ),
         ),
     ],
 )
@@ -93,12 +96,28 @@ def test_a_switch_that_is_on_by_itself_can_be_switched_off() -> None:
     ]
 
 
+def test_a_way_may_take_every_switch_there_is() -> None:
+    ordinary = PR_26980.branches[-1]
+    rules = (ordinary.rules[0], ordinary.rules[3])  # AITER and UNIFIED, else TRITON_ATTN
+    branch = dataclasses.replace(ordinary, rules=rules, named=("TRITON_ATTN",))
+    policy = Policy("a fork", (branch,), PR_26980.limits)
+    ways = how_to_get("ROCM_AITER_UNIFIED_ATTN", Request(), Gpu("gfx942"), policy)
+    assert list(ways) == [{AITER: "1", "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"}]
+
+
+def test_where_names_are_not_looked_at_the_source_of_that_is_cited() -> None:
+    sparse = dataclasses.replace(PR_26980.branches[0], source="p. 1", named_source="p. 2")
+    policy = Policy("a fork", (sparse,), PR_26980.limits)
+    with pytest.raises(SelectionError, match=r"Source: p\. 2$"):
+        how_to_get("TRITON_MLA", Request(use_sparse=True, block_size=1), Gpu("gfx942"), policy)
+
+
 def test_an_unknown_name_is_told_its_nearest() -> None:
     with pytest.raises(UnknownBackendError, match="Did you mean 'TRITON_ATTN'"):
         how_to_get("TRITON_ATN", Request(), Gpu("gfx942"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # the machine may be busy
 @given(
     st.sampled_from(list(CLASS_PATHS)),
     st.builds(Gpu, st.sampled_from(known_gpus()), st.sampled_from(list(Aiter))),

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.backends import PR_26980, Selection, select
@@ -587,6 +587,7 @@ def answer(request: Request, environ: dict[str, str], gpu: Gpu) -> Selection | s
         return str(error)
 
 
+@settings(deadline=None)
 @given(requests, environments, gpus)
 def test_every_request_is_served_or_refused_and_the_trace_ends_in_the_decision(
     request: Request, environ: dict[str, str], gpu: Gpu
@@ -606,6 +607,7 @@ def test_every_request_is_served_or_refused_and_the_trace_ends_in_the_decision(
     assert (last.rule, last.answer) == ("decision", name)
 
 
+@settings(deadline=None)
 @given(requests, environments, gpus)
 def test_an_explicit_choice_is_taken_or_refused_never_replaced(
     request: Request, environ: dict[str, str], gpu: Gpu
@@ -619,6 +621,7 @@ def test_an_explicit_choice_is_taken_or_refused_never_replaced(
         assert error.backend == named
 
 
+@settings(deadline=None)
 @given(requests, environments, gpus, st.data())
 def test_unset_and_default_valued_variables_mean_the_same(
     request: Request, environ: dict[str, str], gpu: Gpu, data: st.DataObject
@@ -630,6 +633,7 @@ def test_unset_and_default_valued_variables_mean_the_same(
     assert answer(request, unset, gpu) == answer(request, unset | {name: default}, gpu)
 
 
+@settings(deadline=None)
 @given(requests, everything_set, gpus)
 def test_variables_that_the_policy_does_not_read_change_nothing(
     request: Request, environ: dict[str, str], gpu: Gpu
@@ -640,6 +644,7 @@ def test_variables_that_the_policy_does_not_read_change_nothing(
     assert answer(request, environ | other, gpu) == answer(request, environ, gpu)
 
 
+@settings(deadline=None)
 @given(requests, environments, gpus)
 def test_an_explicit_choice_makes_the_other_variables_irrelevant(
     request: Request, environ: dict[str, str], gpu: Gpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.errors import FlagError
@@ -223,6 +223,7 @@ def test_a_variable_can_be_declared_for_a_test() -> None:
     assert Variable("X", Kind.EXACT, False, "", choices=("yes", "ja")).parse("ja") is True
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(VARIABLES)), st.text(max_size=6)))
 def test_every_environment_parses_or_names_the_variable_and_its_value(
     environ: dict[str, str],

@@ -1,0 +1,99 @@
+"""The dry_launch fixture and its marker, in a test suite of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+CONFTEST = """
+    import pytest
+    from pytest_rocm_attn.dry_launch import fixture
+
+    def pytest_configure(config):
+        config.addinivalue_line("markers", fixture.MARKER)
+
+    @pytest.fixture
+    def dry(request):
+        yield from fixture.starter(request)
+"""
+
+
+def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile("""
+        import pytest
+        import torch
+        import triton
+        import triton.language as tl
+
+        @triton.jit
+        def fill(x_ptr):
+            tl.store(x_ptr, 1)
+
+        def launch():
+            fill[(1,)](torch.zeros(1))
+
+        @pytest.mark.dry_launch("gfx1201")
+        def test_the_marker_names_the_target(dry):
+            launches = dry()
+            launch()
+            assert [record.gfx for record in launches] == ["gfx1201"]
+            launches.assert_fit(spills=0)
+
+        @pytest.mark.dry_launch("gfx1201")
+        def test_the_call_overrules_the_marker(dry):
+            launches = dry("gfx942")
+            launch()
+            assert [record.gfx for record in launches] == ["gfx942"]
+
+        def test_without_either_the_gpu_in_force_counts(dry):
+            dry("gfx950")
+            launches = dry()
+            launch()
+            assert [record.gfx for record in launches] == ["gfx950"]
+
+        def test_it_ends_with_the_test(dry):
+            assert triton.runtime.driver._active is None
+
+        def test_over_budget(dry):
+            launches = dry("gfx942")
+            launch()
+            launches.assert_fit(vgprs=0)
+    """)
+    # In a process of its own: torch cannot be imported twice in one.
+    result = pytester.runpytest_subprocess("-p", "no:randomly")
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(
+        ["E * AssertionError: fill on gfx942 (Triton *): vgprs is *, the budget is at most 0"]
+    )
+
+
+def test_a_mistake_fails_the_test_with_the_reason_alone(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile("""
+        import pytest
+
+        def test_no_target(dry):
+            dry()
+
+        def test_unknown_target(dry):
+            dry("gfx943")
+
+        @pytest.mark.dry_launch
+        def test_no_argument(dry):
+            pass
+
+        @pytest.mark.dry_launch("gfx942", fast=True)
+        def test_keyword(dry):
+            pass
+    """)
+    result = pytester.runpytest("-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(failed=2, errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            '*the dry_launch marker takes one gfx target, as in dry_launch("gfx942"), not ()',
+            "*takes one gfx target, *, not ('gfx942',) {'fast': True}",
+            "dry_launch: dry_launch() has no GPU: name one, as in dry_launch('gfx942'), *",
+            "dry_launch: unknown GPU 'gfx943'. Did you mean 'gfx942'*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*session.py*")

@@ -137,7 +137,10 @@ def workloads(suite: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def run_one(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
-    """Dry-launch a suite for one target in this process, and return everything recorded."""
+    """Dry-launch a suite for one target in this process, and return everything recorded.
+
+    When the package under test cannot even be imported, return the words it died with.
+    """
     if tree:
         sys.path.insert(0, tree)
     from pytest_rocm_attn.dry_launch import dry_launch
@@ -145,7 +148,11 @@ def run_one(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
 
     found: dict[str, Any] = {"gfx": gfx, "workloads": {}}
     with MockRocm(gfx, real_aiter=True) if suite == "aiter" else MockRocm(gfx):
-        for name, call in workloads(suite):
+        try:
+            calls = list(workloads(suite))
+        except Exception as failure:  # noqa: BLE001 - the package's own words go into the document
+            return {"gfx": gfx, "died": f"{type(failure).__name__}: {failure}"}
+        for name, call in calls:
             error = None
             with dry_launch() as launches:
                 try:
@@ -163,7 +170,7 @@ def run_one(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
 
 
 def ask(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
-    """Return what a process for one target found, or the last line of what it died of."""
+    """Return what a process for one target found, or the end of what it died of."""
     command = [sys.executable, __file__, suite, "--one", gfx]
     done = subprocess.run(
         command + (["--tree", tree] if tree else []), capture_output=True, text=True, check=False
@@ -172,8 +179,7 @@ def ask(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
     if lines:
         found: dict[str, Any] = json.loads(lines[-1])
         return found
-    errors = [line for line in done.stderr.splitlines() if "Error: " in line]
-    return {"gfx": gfx, "died": errors[0] if errors else done.stderr[-2000:]}
+    return {"gfx": gfx, "died": done.stderr[-2000:]}
 
 
 def markdown(results: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,0 +1,192 @@
+"""Unmodified vLLM releases on the mocked platform. Slow, and in need of the releases themselves.
+
+ROCM_ATTN_VLLM_DIR (default /work/vllm) holds one folder per release with the unpacked wheel (pip
+download --no-deps vllm==X, then unzip). ROCM_ATTN_VLLM_PYTHON is an interpreter that has vLLM's light
+dependencies (docs/real-vllm-requirements.txt) and this distribution; default: this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RELEASES = ("0.11.2", "0.12.0", "0.13.0", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
+TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
+FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
+DEPENDENCIES = ("torch", "triton", "transformers", "pydantic", "msgspec", "regex")
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """The interpreter to run vLLM with."""
+    probe = (
+        "import importlib.util as u, sys;"
+        f"print(*[n for n in {DEPENDENCIES} if u.find_spec(n) is None])"
+    )
+    found = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True, check=True)
+    if missing := found.stdout.strip():
+        pytest.skip(
+            f"{PYTHON} lacks {missing}, which vLLM imports; install"
+            " docs/real-vllm-requirements.txt somewhere and name its python in"
+            " ROCM_ATTN_VLLM_PYTHON"
+        )
+    return PYTHON
+
+
+def release(version: str) -> Path:
+    folder = FOLDER / version
+    if not (folder / "vllm").is_dir():
+        pytest.skip(
+            f"no vLLM {version} in {FOLDER} (ROCM_ATTN_VLLM_DIR); pip download --no-deps"
+            f" vllm=={version} and unzip it there"
+        )
+    return folder
+
+
+def run(python: str, version: str, code: str, *args: str) -> Any:
+    """Run code with a release on the path; return what it prints last, as JSON."""
+    done = subprocess.run(
+        [python, "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(release(version)), "VLLM_LOGGING_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# One process per platform, forked before vLLM is imported: its architecture is frozen then
+# (facts/mock-surface.md section 7.3).
+RESOLVE = """
+import json, os, sys
+import torch, triton  # neutral, and worth sharing
+from pytest_rocm_attn.mock import mock_rocm
+
+answers = {}
+for gfx in sys.argv[1:]:
+    for aiter in (True, False):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            try:
+                mock_rocm(gfx, aiter=aiter).enter()
+                from vllm.platforms import current_platform
+                from vllm.triton_utils import HAS_TRITON
+                capability = current_platform.get_device_capability()
+                answer = {
+                    "platform": type(current_platform).__name__,
+                    "callable": callable(current_platform.get_attn_backend_cls),
+                    "triton": HAS_TRITON,
+                    "capability": [capability.major, capability.minor],
+                    "name": current_platform.get_device_name(),
+                    "fp8": str(current_platform.fp8_dtype()),
+                }
+            except BaseException as error:
+                answer = {"error": repr(error)}
+            os.write(write, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(write)
+        answers[f"{gfx} aiter={aiter}"] = json.loads(os.read(read, 65536) or '"died"')
+        os.close(read)
+        os.wait()
+print(json.dumps(answers))
+"""
+# facts/mock-surface.md section 3.1 and, for the names, 1.2: vLLM's table, else the market name.
+CAPABILITY = {
+    "gfx90a": [9, 0],
+    "gfx942": [9, 4],
+    "gfx950": [9, 5],
+    "gfx1100": [11, 0],
+    "gfx1151": [11, 5],
+    "gfx1201": [12, 0],
+}
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_unmodified_vllm_resolves_its_rocm_platform_on_every_target(
+    python: str, version: str
+) -> None:
+    answers = run(python, version, RESOLVE, *TARGETS)
+    assert len(answers) == 2 * len(TARGETS)
+    for machine, answer in answers.items():
+        gfx = machine.split()[0]
+        assert answer.pop("name"), machine
+        assert answer == {
+            "platform": "RocmPlatform",
+            "callable": True,
+            "triton": True,
+            "capability": CAPABILITY[gfx],
+            "fp8": "torch.float8_e4m3fnuz" if gfx == "gfx942" else "torch.float8_e4m3fn",
+        }, machine
+
+
+# A recognised backend, or a refusal; anything else (Crashed, TimedOut, Died, Unrecognised) is none.
+ANSWERS = {"Selected", "Rejected"}
+SELECT = """
+import json, sys
+from pytest_rocm_attn.conformance.workers import Pool, Question, Subject
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.outcome import to_wire
+from pytest_rocm_attn.request import Request
+
+environments = [
+    {},
+    {"VLLM_ROCM_USE_AITER": "1"},
+    {"VLLM_ROCM_USE_AITER": "1", "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"},
+    {"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"},
+    {"VLLM_ATTENTION_BACKEND": "ROCM_ATTN"},
+]
+requests = [
+    Request(head_size=128, dtype="bfloat16", block_size=16),
+    Request(head_size=576, dtype="bfloat16", block_size=16, use_mla=True),
+    Request(head_size=576, dtype="bfloat16", block_size=1, use_mla=True),
+]
+pool = Pool(Subject("vllm.platforms.rocm:RocmPlatform", preload=("torch", "triton")), lanes=1)
+questions = [
+    Question.of(Gpu(gfx, aiter), environ, request)
+    for gfx in sys.argv[1:]
+    for aiter in (Aiter.PRESENT, Aiter.ABSENT)
+    for environ in environments
+    for request in requests
+]
+outcomes = [to_wire(future.result().outcome) for future in pool.submit(questions)]
+pool.close()
+print(json.dumps([[str(q), o] for q, o in zip(questions, outcomes)]))
+"""
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_unmodified_vllm_answers_the_platform_adapter_without_a_crash(
+    python: str, version: str
+) -> None:
+    answers = run(python, version, SELECT, *TARGETS)
+    assert len(answers) == len(TARGETS) * 2 * 5 * 3
+    kinds = [outcome[0] for _, outcome in answers]
+    broken = [pair for pair, kind in zip(answers, kinds, strict=True) if kind not in ANSWERS]
+    assert not broken, json.dumps(broken[:3], indent=1)
+    assert kinds.count("Selected") > len(kinds) / 2
+
+
+CONFIG = """
+import json
+from pytest_rocm_attn.mock import mock_rocm
+with mock_rocm("gfx942", aiter=True):
+    from vllm.config import VllmConfig
+    print(json.dumps(type(VllmConfig()).__name__))
+"""
+
+
+@pytest.mark.parametrize("version", [one for one in RELEASES if one != "0.11.2"])
+def test_a_real_vllm_config_can_be_built_on_the_mock(python: str, version: str) -> None:
+    """Silent downgrade 10 of facts/mock-surface.md section 8 is cured by one, from 0.12.0 on."""
+    assert run(python, version, CONFIG) == "VllmConfig"

@@ -274,12 +274,10 @@ def _version(original: Any) -> Any:
     vLLM takes "cpu" in its own version for a CPU platform, and two platforms at once for an error
     (facts/mock-surface.md section 8, row 7).
     """
-    original = getattr(original, "__wrapped__", original)
 
     def version(distribution_name: str) -> str:
         return re.sub(r"(?<=\+)cpu(?=\W|$)", "rocm", original(distribution_name))
 
-    version.__wrapped__ = original  # type: ignore[attr-defined]
     return version
 
 
@@ -288,13 +286,11 @@ def _dlopen_without_nvml(gfx: str) -> Any:
 
     Where a real NVIDIA driver is installed, vLLM would find two platforms (section 8, row 5).
     """
-    current: Any = vars(ctypes)["_dlopen"]
-    original = getattr(current, "__wrapped__", current)
+    original: Any = vars(ctypes)["_dlopen"]
 
     def dlopen(name: Any, *args: Any) -> Any:
         if isinstance(name, (str, bytes)) and "libnvidia-ml" in os.fsdecode(name):
             raise OSError(f"{os.fsdecode(name)}: hidden by the mocked {gfx}")
         return original(name, *args)
 
-    dlopen.__wrapped__ = original  # type: ignore[attr-defined]
     return dlopen

@@ -87,7 +87,6 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
     put(torch.cuda, "_cudart", _Runtime(device))
     put(torch.cuda, "amdsmi", amdsmi)
     put(torch.cuda, "_HAS_AMDSMI", True)
-    put(torch.cuda, "_HAS_PYNVML", True)  # "one of the two management libraries is there"
     put(torch.cuda, "_cached_hip_to_amdsmi", None)
     clear_caches()
     layer.on_close("torch caches", clear_caches)

@@ -16,12 +16,13 @@ import pytest
 from pytest_rocm_attn import aiter_probe
 from pytest_rocm_attn.errors import MockError
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.mock import MockAttributeError, mock_rocm
+from pytest_rocm_attn.mock import MockAttributeError, mock_rocm, real_aiter
 
 
 @pytest.fixture
 def installed_aiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A box on which some aiter is really installed, with its metadata."""
+    monkeypatch.setattr(real_aiter, "_imported", None)  # what a process has imported stays known
     package = tmp_path / "aiter"
     package.mkdir()
     (package / "__init__.py").write_text("who = 'the installed one'\n")
@@ -109,6 +110,24 @@ def test_absent_hides_an_installed_aiter_and_gives_it_back(installed_aiter: Path
         assert "aiter" not in importlib.metadata.packages_distributions()
     assert sys.modules["aiter"] is aiter
     assert importlib.metadata.version("amd-aiter") == "9.9"
+
+
+def test_only_the_innermost_of_nested_mocks_answers_for_packages(installed_aiter: Path) -> None:
+    """Also where that means to let an installed package through."""
+    for name in ("jit/core.py", "ops/__init__.py", "mla.py"):
+        file = installed_aiter / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    with mock_rocm("gfx942", aiter=True):
+        with mock_rocm("gfx950", aiter=False):
+            names = {one.metadata["Name"] for one in importlib.metadata.distributions()}
+            assert "amd-aiter" not in names
+            assert "amdsmi" in names
+        with mock_rocm("gfx950", real_aiter=True, triton_driver=False):
+            assert importlib.import_module("aiter").who == "the installed one"
+            assert importlib.metadata.version("amd-aiter") == "9.9"
+        assert importlib.metadata.version("amd-aiter") == "0.1.7.post2.dev18"
+        assert not hasattr(importlib.import_module("aiter"), "who")
 
 
 @pytest.mark.parametrize("state", [Aiter.PRESENT, Aiter.BROKEN, Aiter.IMPOSTOR])

@@ -149,3 +149,18 @@ def test_the_temporary_folder_goes_with_the_process_and_dead_ones_are_swept(
     process("orderly")
     assert not left.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_that_ends_leaves_the_parents_tools() -> None:
+    code = (
+        "import os, sys\n"
+        "from pytest_rocm_attn.mock import mock_rocm\n"
+        "with mock_rocm('gfx942'):\n"
+        "    root = os.environ['ROCM_PATH']\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        sys.exit(0)  # with exit hooks, unlike os._exit\n"
+        "    os.waitpid(child, 0)\n"
+        "    sys.exit(not os.path.isdir(root))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

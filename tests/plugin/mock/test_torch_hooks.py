@@ -280,6 +280,25 @@ def test_host_side_queries_have_answers(four: MockRocm) -> None:
     assert torch.backends.cuda.is_built()
 
 
+def test_what_torch_remembers_of_other_gpus_does_not_show_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", 7)
+    with mock_rocm("gfx942", count=4):
+        assert torch.cuda.device_count() == 4
+        assert torch.cuda.utilization(3) == 0  # torch maps HIP's indices to amdsmi's, once
+        with mock_rocm("gfx950", count=8):
+            assert torch.cuda.utilization(7) == 0
+    assert torch.cuda._cached_device_count == 7
+    assert torch.cuda._cached_hip_to_amdsmi is None
+
+
+def test_the_stream_function_that_dynamo_imports_is_there(four: MockRocm) -> None:
+    from torch._C import _cuda_getCurrentRawStream
+
+    assert _cuda_getCurrentRawStream(0) == 0
+
+
 def test_the_mock_holds_when_torch_was_not_imported_before() -> None:
     code = (
         "import sys; from pytest_rocm_attn.mock import mock_rocm\n"

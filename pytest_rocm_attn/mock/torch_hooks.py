@@ -25,7 +25,6 @@ _DEVICE_ONLY = (
     "_accelerator_getDeviceCapability",
     "_accelerator_getDeviceStats",
     "_accelerator_getMemoryInfo",
-    "_accelerator_getStream",
     "_accelerator_resetAccumulatedStats",
     "_accelerator_resetPeakStats",
     "_accelerator_setStream",
@@ -78,7 +77,12 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
     put(torch._C, "__getattr__", hooks.missing)
     # torch.cuda.graphs copied the dummy of a CPU build when it was imported.
     put(torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: False)
-    put(torch.cuda, "_lazy_init", hooks.lazy_init)
+    for module in (torch.cuda, torch.cuda.random):  # the second copied both by name
+        put(module, "_lazy_init", hooks.lazy_init)
+        put(module, "_lazy_call", hooks.lazy_call)
+    # torch saves and restores the devices' random states around what it compiles, on the CPU too.
+    put(torch.cuda, "default_generators", tuple(torch.Generator() for _ in range(count)))
+    put(torch.Tensor, "pin_memory", hooks.device_only("pinned memory"))
     put(torch.cuda, "_initialized", False)
     put(torch.cuda, "_cached_device_count", None)
     put(torch.cuda, "_get_device_properties", hooks.properties)
@@ -125,6 +129,10 @@ class _Hooks:
             "_cuda_resetAccumulatedMemoryStats": lambda index: None,
             "_cuda_getArchFlags": lambda: self._device.gpu.gfx,
             "_accelerator_getAccelerator": lambda: accelerator,
+            # The default stream's name, which torch.compile wants on the CPU too; type 1 is CUDA.
+            "_accelerator_getStream": lambda index: torch.Stream(
+                stream_id=0, device_index=index, device_type=1
+            ),
             "_accelerator_getDeviceIndex": lambda: self._current,
             "_accelerator_setDeviceIndex": self.select,
             "_accelerator_isAllocatorInitialized": lambda: False,
@@ -178,6 +186,10 @@ class _Hooks:
         caller = sys._getframe(1)
         if "_lazy_init" not in caller.f_code.co_names:
             raise needs_device("a tensor on device 'cuda'", self._device.gpu.gfx)
+
+    def lazy_call(self, callable: Callable[[], None], **kinds: bool) -> None:
+        """Stand for torch.cuda._lazy_call: act now, as nothing will be initialised later."""
+        callable()
 
     def device_only(self, what: str) -> Callable[..., Any]:
         gfx = self._device.gpu.gfx

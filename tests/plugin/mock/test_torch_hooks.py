@@ -174,6 +174,34 @@ def test_tensors_on_the_cpu_work_as_ever(four: MockRocm) -> None:
     assert torch.empty(10**12, device="meta").numel() == 10**12
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiling_for_the_cpu_works_as_ever(four: MockRocm, backend: str) -> None:
+    torch.manual_seed(1)
+    twice = torch.compile(lambda x: x * 2, backend=backend)
+    assert twice(torch.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_random_states_of_the_devices_can_be_seeded_saved_and_restored(four: MockRocm) -> None:
+    """torch does so around checkpoints, fork_rng() and what it compiles."""
+    queued = len(torch.cuda._queued_calls)
+    torch.manual_seed(3)
+    states = torch.cuda.get_rng_state_all()
+    assert len(states) == 4
+    assert torch.cuda.initial_seed() == 3
+    with torch.random.fork_rng(range(4)):
+        torch.cuda.manual_seed_all(5)
+    assert all(map(torch.equal, torch.cuda.get_rng_state_all(), states))
+    assert len(torch.cuda._queued_calls) == queued
+
+
+def test_tensors_that_only_claim_a_device_work(four: MockRocm) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        a = torch.empty(4, 4, device="cuda")
+        assert (a @ a).device.type == "cuda"
+
+
 def _zeros() -> None:
     torch.zeros(1, device="cuda")
 
@@ -188,6 +216,10 @@ def _to() -> None:
 
 def _random() -> None:
     torch.randn(2, 2, device=torch.device("cuda", 1))
+
+
+def _pin() -> None:
+    torch.zeros(1).pin_memory()
 
 
 def _stream() -> None:
@@ -221,6 +253,7 @@ def _graph() -> None:
         _cuda,
         _to,
         _random,
+        _pin,
         _stream,
         _event,
         _synchronize,

@@ -20,6 +20,7 @@ from triton.runtime.errors import OutOfResources
 from pytest_rocm_attn.dry_launch import dry_launch, storageless
 from pytest_rocm_attn.errors import MockError, UnknownGpuError
 from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.mock import MockRocm
 from pytest_rocm_attn.mock.triton_driver import activate, current_gpu
 
 GATHERED = 32768  # tl.gather keeps its source in LDS: 32768 fp32 are 131072 bytes
@@ -387,6 +388,33 @@ def test_without_a_gpu_it_takes_the_mocked_one() -> None:
     with dry_launch("gfx950"), dry_launch() as launches:
         double[(1,)](torch.ones(64), torch.ones(64), 64, BLOCK=64)
     assert launches[0].gfx == "gfx950"
+
+
+def test_inside_a_mocked_platform_it_takes_the_platforms_gpu() -> None:
+    x = torch.ones(64)
+    with MockRocm("gfx1151") as machine:
+        double[(1,)](x, x, 64, BLOCK=64)  # compiled and not executed without dry_launch, too
+        with dry_launch() as launches:
+            double[(1,)](x, x, 64, BLOCK=64)
+        assert current_gpu() == machine.gpu
+    assert current_gpu() is None
+    assert [launch.gfx for launch in launches] == ["gfx1151"]
+    assert x.eq(1).all()
+
+
+def test_a_thousand_blocks_leave_the_memory_flat() -> None:
+    def objects() -> int:
+        for _ in range(200):
+            with dry_launch("gfx942"), dry_launch("gfx1201"):
+                pass
+        gc.collect()
+        return len(gc.get_objects())
+
+    objects()
+    before = objects()
+    for _ in range(4):
+        after = objects()
+    assert after - before < 20
 
 
 def test_an_unknown_gpu_is_refused_with_the_nearest() -> None:

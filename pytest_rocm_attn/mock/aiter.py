@@ -142,22 +142,33 @@ def _present(gpu: Gpu) -> StandIn:
     )
 
 
-def _dtypes(module: ModuleType, gpu: Gpu) -> None:
-    """Fill aiter.dtypes: fp8 is by architecture, uint8 where aiter's table has none (3.1)."""
-    import torch
+_DTYPES = {
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+}
+# fp8 is by architecture: uint8 where aiter's table has no entry (facts/mock-surface.md section 3.1).
+_FP8 = {"gfx942": "float8_e4m3fnuz", "gfx90a": "uint8"}
 
-    names = {"gfx942": "float8_e4m3fnuz", "gfx90a": "uint8"}
-    vars(module).update(
-        fp8=getattr(torch, names.get(gpu.gfx, "float8_e4m3fn")),
-        fp16=torch.float16,
-        bf16=torch.bfloat16,
-        fp32=torch.float32,
-        i8=torch.int8,
-        i16=torch.int16,
-        i32=torch.int32,
-        i64=torch.int64,
-        u8=torch.uint8,
-    )
+
+def _dtypes(module: ModuleType, gpu: Gpu) -> None:
+    """Fill aiter.dtypes with torch's types, looked up when asked for: the rest needs no torch."""
+    names = {**_DTYPES, "fp8": _FP8.get(gpu.gfx, "float8_e4m3fn")}
+    unknown = vars(module)["__getattr__"]
+
+    def __getattr__(name: str) -> Any:  # PEP 562
+        if name not in names:
+            return unknown(name)
+        import torch
+
+        return getattr(torch, names[name])
+
+    vars(module)["__getattr__"] = __getattr__
 
 
 def _broken(gpu: Gpu) -> StandIn:

@@ -190,9 +190,7 @@ class DeviationItem(pytest.Item):
                 " entry, or correct its match"
             )
 
-    def repr_failure(
-        self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
-    ) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):
             return str(excinfo.value)
         return super().repr_failure(excinfo)

@@ -40,6 +40,12 @@ class ConformancePlugin:
         self._pool: Pool | None = None
         self._report_error: str = ""
         self._ids = self._take_node_ids()
+        declared = self.settings.deviations.entries if self.settings.deviations else ()
+        known = [f"{ROOT}::documented::{cell.id}" for cell in self.settings.cells]
+        known += [f"{ROOT}::deviations::line-{entry.line}" for entry in declared]
+        for wanted in self._ids:
+            if not any(_selects(wanted, nodeid) for nodeid in known):
+                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, known)}")
 
     # --- where we are ----------------------------------------------------------------------------
 
@@ -83,10 +89,6 @@ class ConformancePlugin:
         matrix = Matrix.from_parent(session, name=ROOT, nodeid=ROOT)
         matrix.plugin = self
         ours = list(session.genitems(matrix))
-        for wanted in self._ids:
-            if not any(_selects(wanted, item.nodeid) for item in ours):
-                known = [item.nodeid for item in ours]
-                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, known)}")
         if self._ids:
             ours = [item for item in ours if any(_selects(i, item.nodeid) for i in self._ids)]
         items.extend(ours)
@@ -97,8 +99,8 @@ class ConformancePlugin:
         subject = self.settings.subject
         where = "a pure function, no mock" if subject.pure else "under a mocked ROCm platform"
         return [
-            f"rocm-attn: contract {contract.id} ({required} required and"
-            f" {len(contract.rows) - required} advisory rows)",
+            f"rocm-attn: contract {contract.id}"
+            + f" ({required} required and {len(contract.rows) - required} advisory rows)",
             f"rocm-attn: selector {subject.selector} ({where})",
         ]
 
@@ -190,4 +192,3 @@ class ConformancePlugin:
 
 def _selects(wanted: str, nodeid: str) -> bool:
     return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))
-

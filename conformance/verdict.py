@@ -6,11 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.contract import ExpectBackend
+from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.contract import ExpectRefusal, Row
+    from pytest_rocm_attn.conformance.contract import Row
     from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.outcome import Outcome
 
@@ -82,8 +82,8 @@ def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str
             return f"expected {backend}, got a refusal: {outcome}"
         case _, Selected(selected):
             return f"expected {expect}, got {selected}"
-        case _, Rejected(_, message):
-            missing = [word for word in expect.mentions if word.lower() not in message.lower()]
+        case ExpectRefusal(mentions), Rejected(_, message):
+            missing = [word for word in mentions if word.lower() not in message.lower()]
             if not missing:
                 return ""
             words = ", ".join(repr(word) for word in missing)

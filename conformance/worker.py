@@ -20,8 +20,9 @@ would then have run the same. Else the adapter must be able to refresh, or a new
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import importlib.util
+import importlib
 import json
 import os
 import socket
@@ -29,6 +30,7 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
@@ -39,7 +41,7 @@ from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, to_wire
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # What a user's shell may hold that would change a row's meaning: every declared variable, and the
 # lists of visible devices, which would hide the mocked GPU.
@@ -76,35 +78,33 @@ class EnvironmentReads:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record while the block runs. Iterating over the environment reads all declared ones."""
-        kind = type(os.environ)
-        get, contains, iterate = kind.__getitem__, kind.__contains__, kind.__iter__
+        """Record while the block runs. Iterating over the environment reads all declared ones.
 
-        def note(name: object) -> None:
-            if isinstance(name, str) and name not in self.values:
-                self.values[name] = get(os.environ, name) if contains(os.environ, name) else None
+        Every other way to look (``in``, ``get``, ``os.getenv``) ends in these two methods.
+        """
+        kind = type(os.environ)
+        get, iterate = kind.__getitem__, kind.__iter__
 
         def recorded_get(environ: Any, name: str) -> str:
-            note(name)
-            return get(environ, name)
-
-        def recorded_contains(environ: Any, name: object) -> bool:
-            note(name)
-            return contains(environ, name)
+            try:
+                value = get(environ, name)
+            except KeyError:
+                self.values.setdefault(name, None)
+                raise
+            self.values.setdefault(name, value)
+            return value
 
         def recorded_iterate(environ: Any) -> Iterator[str]:
             for name in VARIABLES:
-                note(name)
+                environ.get(name)
             return iterate(environ)
 
         kind.__getitem__ = recorded_get  # type: ignore[method-assign]
-        kind.__contains__ = recorded_contains  # type: ignore[method-assign, assignment]
         kind.__iter__ = recorded_iterate  # type: ignore[method-assign]
         try:
             yield
         finally:
             kind.__getitem__ = get  # type: ignore[method-assign]
-            kind.__contains__ = contains  # type: ignore[method-assign]
             kind.__iter__ = iterate  # type: ignore[method-assign]
 
 
@@ -139,7 +139,7 @@ def ask(
         return crashed(error)  # ours or the interpreter's: no refusal, whatever its base class
     except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
         return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
-    except BaseException as error:  # SystemExit and KeyboardInterrupt are answers of its too
+    except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
         return crashed(error)
 
 
@@ -152,18 +152,26 @@ def crashed(error: BaseException) -> Crashed:
 def answer_questions(
     channel: Channel, adapter: adapters.Adapter, message: Mapping[str, Any]
 ) -> None:
-    """Set the environment, ask each question, send each outcome.
+    """For each environment of the message: set it, ask each question, send each outcome.
 
-    A question carries an environment of its own only for a selector that is a pure function.
+    There is more than one only for a selector whose refreshing was checked, or for a pure function,
+    whose questions carry their environment along as an argument.
     """
-    for name in message["unset"]:
-        os.environ.pop(name, None)
-    os.environ.update(message["environ"])
-    if message["refresh"]:
-        adapter.refresh()
+    base = {name: text for name, text in os.environ.items() if name not in message["unset"]}
+    for group in message["groups"]:
+        set_environment(base | group["environ"])
+        if message["refresh"]:
+            adapter.refresh()
+        _answer_under_one_environment(channel, adapter, group["questions"])
+    channel.send(done=True)
+
+
+def _answer_under_one_environment(
+    channel: Channel, adapter: adapters.Adapter, questions: Sequence[Any]
+) -> None:
     before = dict(os.environ)
     process = os.getpid()
-    for number, gfx, aiter, environ, fields in message["questions"]:
+    for number, gfx, aiter, environ, fields in questions:
         gpu, request = Gpu(gfx, Aiter(aiter)), Request(**fields)
         start = time.perf_counter()
         outcome = ask(adapter, request, environ, gpu)
@@ -178,7 +186,6 @@ def answer_questions(
         if written:
             set_environment(before)
         channel.send(answer=number, outcome=to_wire(outcome), seconds=seconds, written=written)
-    channel.send(done=True)
 
 
 # --- platform -------------------------------------------------------------------------------------
@@ -200,21 +207,55 @@ def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, Environ
     return adapter, reads
 
 
-def platform_ready(
-    channel: Channel, message: Mapping[str, Any]
-) -> tuple[adapters.Adapter, Gpu] | None:
+def platform_ready(channel: Channel, message: Mapping[str, Any]) -> adapters.Adapter | None:
     """Open the platform and say so, or say why it cannot be."""
     try:
         adapter, reads = open_platform(message)
     except SelectorError as error:
         channel.send(unusable=str(error))
-    except BaseException as error:  # the selector's import may raise anything, SystemExit included
+    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
         outcome = crashed(error)
         channel.send(failed=outcome.traceback, error=outcome.error, message=str(error)[:500])
     else:
-        channel.send(ready=os.getpid(), reads=reads.values, refreshes=bool(adapter.refresh()))
+        channel.send(
+            ready=os.getpid(),
+            reads=reads.values,
+            refreshes=bool(adapter.refresh()),
+            neutral=neutral_modules(message["selector"]),
+        )
         return adapter
     return None
+
+
+def neutral_modules(selector: str) -> list[str]:
+    """Return imported modules that every platform would import alike, in the order of import.
+
+    A package is neutral when it has nothing of torch, Triton, the selector's own package or a
+    mocked one in any of its modules, so that no part of it can have looked at the platform.
+    """
+    own = selector.partition(":")[0].partition(".")[0]
+    partial = {own, *_PLATFORM_PACKAGES}
+    packages: dict[str, list[str]] = {}
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        packages.setdefault(top, []).append(name)
+        if any(_home(value) in partial for value in list(getattr(module, "__dict__", {}).values())):
+            partial.add(top)
+    return [name for top, names in packages.items() if top not in partial for name in names]
+
+
+_PLATFORM_PACKAGES = {"torch", "triton", "amdsmi", "aiter", "flash_attn", "functorch", "__main__"}
+
+
+def _home(value: object) -> str:
+    """Return the top-level package that a module, class or function comes from, else ""."""
+    if isinstance(value, ModuleType):
+        name = value.__dict__.get("__name__", "")
+    elif isinstance(value, type | FunctionType):
+        name = value.__module__
+    else:
+        return ""  # anything else may do anything when it is looked at
+    return name.partition(".")[0] if isinstance(name, str) else ""
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -223,18 +264,21 @@ def platform_ready(
 def serve_forks(connection: socket.socket, handle: Callable[[socket.socket], None]) -> None:
     """Fork on request, each child talking over the descriptor that came with the request.
 
-    Requests are "fork" with a descriptor, and "reap" for the end of a child. Ends when the other
-    side is gone.
+    Requests are "fork" with a descriptor, "reap" for the end of a child, and "preload" for modules
+    that its children would all import. Ends when the other side is gone.
     """
     while True:
         try:
-            data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+            data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 1)
         except ConnectionError:
             return
         if not data:
             return
         request = json.loads(data)
-        if "reap" in request:
+        if "preload" in request:
+            preload(request["preload"])
+            reply: dict[str, Any] = {}
+        elif "reap" in request:
             _, status = os.waitpid(request["reap"], 0)
             code = os.waitstatus_to_exitcode(status)
             reply = {"signal": -code} if code < 0 else {"status": code}
@@ -255,7 +299,7 @@ def _run_child(descriptor: int, handle: Callable[[socket.socket], None]) -> None
         status = 0
     except ConnectionError:
         status = 0  # the driving side has gone: nobody to tell
-    except BaseException:
+    except BaseException:  # noqa: BLE001  a child must never return into the parent's code
         traceback.print_exc()
     finally:
         os._exit(status)  # never run the parent's exit handlers in a child
@@ -293,7 +337,7 @@ def main(arguments: list[str]) -> int:
         channel = Channel.over(connection)
         _quiet_standard_input()
         if (hello := channel.receive()) is not None:
-            _adopt(hello)
+            preload(hello["preload"])
             channel.send(base=os.getpid())
             serve_forks(connection, _platform_process)
         return 0
@@ -304,19 +348,20 @@ def main(arguments: list[str]) -> int:
     message = channel.receive() if hello else None
     if hello is None or message is None:
         return 0
-    _adopt(hello)
+    preload(hello["preload"])
     adapter = platform_ready(channel, message)
     while adapter is not None and (message := channel.receive()) is not None:
         answer_questions(channel, adapter, message)
     return 0
 
 
-def _adopt(hello: Mapping[str, Any]) -> None:
-    """Import what every platform would import again."""
-    for name in hello["preload"]:
-        if importlib.util.find_spec(name) is not None:
+def preload(names: Sequence[str]) -> None:
+    """Import what every platform would import again, as far as it is there."""
+    for name in names:
+        # A module that cannot be imported here is imported, or fails, where it is needed.
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
-    gc.freeze()
+    gc.freeze()  # keeps pages shared with the children
 
 
 if __name__ == "__main__":

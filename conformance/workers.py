@@ -9,6 +9,7 @@ caused it; the questions after it go to a fresh process.
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import os
 import queue
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 _IMPORT_LIMITS = 10  # an import may take this many times as long as one question
+_SAMPLE = 8  # environments that refreshing in place is tried on
 _OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
 
 
@@ -100,7 +102,9 @@ class _Conversation:
         self._listener.start()
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError):  # reset by a process that was killed: the same as its end
+        with contextlib.suppress(
+            OSError
+        ):  # reset by a process that was killed: the same as its end
             for line in self._read:
                 self._lines.put(line)
         self._lines.put(b"")
@@ -205,9 +209,7 @@ class _Platform:
 
     def distance(self, environ: Mapping[str, str]) -> int:
         """How many variables that its imports read differ in another environment."""
-        return sum(
-            environ.get(name) != self.environ.get(name) for name in self._relevant(environ)
-        )
+        return sum(environ.get(name) != self.environ.get(name) for name in self._relevant(environ))
 
     def _relevant(self, environ: Mapping[str, str]) -> set[str]:
         return (environ.keys() | self.environ.keys()) & self.reads.keys()
@@ -219,6 +221,15 @@ class _Group:
 
     environ: dict[str, str]
     questions: list[Question] = field(default_factory=list)
+
+
+class _Trust(enum.Enum):
+    """How far an adapter's refresh() can stand in for a fresh import."""
+
+    UNKNOWN = "not tried yet"
+    NONE = "not at all"
+    FORKED = "in a process for each environment"
+    IN_PLACE = "in one process for all environments"
 
 
 class Pool:
@@ -239,8 +250,9 @@ class Pool:
         self._busy: set[Gpu] = set()
         self._platforms: list[_Platform] = []  # least recently used first
         self._changed = threading.Condition()
-        self._refresh_lock = threading.Lock()
-        self._refresh_trusted: bool | None = None
+        self._trust_lock = threading.Lock()
+        self._trust = _Trust.UNKNOWN
+        self._compared_in_place = False
         self._closed = False
         self._base: _ForkServer | None = None
         self._popen: list[subprocess.Popen[bytes]] = []
@@ -332,52 +344,60 @@ class Pool:
     def _lane(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and not (free := self._next_gpu()):
+                gpu = None
+                while not self._closed and (gpu := self._next_gpu()) is None:
                     self._changed.wait()
-                if self._closed:
+                if self._closed or gpu is None:
                     return
-                self._busy.add(free)
+                self._busy.add(gpu)
+                groups = list(self._waiting.pop(gpu).values())
             try:
-                while (group := self._next_group(free)) is not None:
-                    self._answer(free, group)
+                self._answer(gpu, groups)
             finally:
                 with self._changed:
-                    self._busy.discard(free)
+                    self._busy.discard(gpu)
                     self._changed.notify_all()
 
     def _next_gpu(self) -> Gpu | None:
         """Return a platform with open questions that no lane works on; an imported one first."""
-        free = [gpu for gpu, groups in self._waiting.items() if groups and gpu not in self._busy]
+        free = [gpu for gpu in self._waiting if gpu not in self._busy]
         imported = {platform.gpu for platform in self._platforms}
         return min(free, key=lambda gpu: gpu not in imported, default=None)
 
-    def _next_group(self, gpu: Gpu) -> _Group | None:
-        """Take the next environment; the one farthest from the import first, as a test of it."""
-        with self._changed:
-            groups = self._waiting.get(gpu)
-            if self._closed or not groups:
-                return None
-            platform = self._find(gpu)
-            key = max(groups, key=lambda key: platform.distance(dict(key)) if platform else 0)
-            return groups.pop(key)
-
-    def _find(self, gpu: Gpu) -> _Platform | None:
-        return next((p for p in self._platforms if p.gpu == gpu), None)
-
-    def _answer(self, gpu: Gpu, group: _Group) -> None:
-        """Answer the questions of one environment; never leaves one without an answer."""
+    def _answer(self, gpu: Gpu, groups: list[_Group]) -> None:
+        """Answer the questions of one platform; never leaves one without an answer."""
         try:
-            platform, refresh = self._platform_for(gpu, group)
-            if isinstance(platform, _Platform):
-                self._ask(platform, group.environ, group.questions, refresh=refresh)
-            else:
-                for question in group.questions:
-                    self._resolve(question, Observation(platform))
+            self._answer_where_it_holds(gpu, groups)
         except (WorkerError, OSError, queue.Empty) as error:
-            for question in group.questions:
+            for question in (question for group in groups for question in group.questions):
                 future = self._futures[question]
                 if not future.done():
                     future.set_exception(WorkerError(f"{error}{self._tail()}"))
+
+    def _answer_where_it_holds(self, gpu: Gpu, groups: list[_Group]) -> None:
+        """Ask each group in a process in which its environment holds, imports included."""
+        platform = self._find(gpu) or self._open_and_keep(gpu, groups[0])
+        if not isinstance(platform, _Platform):
+            for question in groups[0].questions:
+                self._resolve(question, Observation(platform))
+            return self._answer_where_it_holds(gpu, groups[1:]) if groups[1:] else None
+        if platform.refreshes:
+            trust = self._trust_in_refreshing(platform, groups)
+            if trust is _Trust.IN_PLACE:
+                return self._ask(platform, groups, refresh=True)
+            if trust is _Trust.FORKED:
+                for group in groups:
+                    self._ask(platform, [group], refresh=True)
+                return None
+        for group in groups:
+            fitting = self._fitting(gpu, group) or self._open_and_keep(gpu, group)
+            if isinstance(fitting, _Platform):
+                # Refreshing undoes what its preparation may have cached; it relies on nothing else.
+                self._ask(fitting, [group], refresh=fitting.refreshes)
+            else:
+                for question in group.questions:
+                    self._resolve(question, Observation(fitting))
+        return None
 
     def _tail(self) -> str:
         printed = self.printed(2000).strip()
@@ -390,70 +410,97 @@ class Pool:
 
     # --- platforms --------------------------------------------------------------------------------
 
-    def _platform_for(self, gpu: Gpu, group: _Group) -> tuple[_Platform | Outcome, bool]:
-        """Return a platform that can be asked under the group's environment, or why there is none.
+    def _find(self, gpu: Gpu) -> _Platform | None:
+        with self._changed:
+            found = next((p for p in self._platforms if p.gpu == gpu), None)
+        return self._used(found) if found else None
 
-        The flag says whether the adapter must refresh what the selector froze at import.
-        """
+    def _fitting(self, gpu: Gpu, group: _Group) -> _Platform | None:
+        """Return a platform whose imports would have run the same under the group's environment."""
         with self._changed:
             mine = [platform for platform in self._platforms if platform.gpu == gpu]
-        for platform in mine:
-            if platform.serves(group.environ):
-                return self._used(platform), platform.refreshes
-        for platform in mine:
-            if platform.refreshes and self._trusts_refresh(platform, group):
-                return self._used(platform), True
+        fitting = next((p for p in mine if self.subject.pure or p.serves(group.environ)), None)
+        return self._used(fitting) if fitting else None
+
+    def _open_and_keep(self, gpu: Gpu, group: _Group) -> _Platform | Outcome:
         opened = self._open(gpu, group.environ, prepare=True)
         if isinstance(opened, SelectorError):
-            return Crashed(type(opened).__name__, f"{type(opened).__name__}: {opened}"), False
-        if not isinstance(opened, _Platform):
-            return opened, False
-        # It was imported under this very environment, so nothing needs refreshing but what its
-        # preparation cached.
-        return self._used(opened), opened.refreshes
-
-    def _trusts_refresh(self, platform: _Platform, group: _Group) -> bool:
-        """Whether refreshing gives the answers of a fresh import; tried once, on this group."""
-        with self._refresh_lock:
-            if self._refresh_trusted is None:
-                refreshed = self._collect(platform, group, refresh=True)
-                fresh = self._open(platform.gpu, group.environ, prepare=False)
-                if not isinstance(fresh, _Platform):
-                    return False
-                imported = self._collect(fresh, group, refresh=False)
-                self._end(fresh)
-                self._refresh_trusted = refreshed == imported
-                if not self._refresh_trusted:
-                    self.notes.append(
-                        "refreshing the imported selector gave other answers than importing it"
-                        " afresh, so each environment got an import of its own (slower)"
-                    )
-            return self._refresh_trusted
-
-    def _collect(self, platform: _Platform, group: _Group, *, refresh: bool) -> list[Outcome]:
-        outcomes: dict[Question, Outcome] = {}
-        self._ask(
-            platform,
-            group.environ,
-            group.questions,
-            refresh=refresh,
-            resolve=lambda question, observation: outcomes.update({question: observation.outcome}),
-        )
-        return [outcomes[question] for question in group.questions]
+            return Crashed(type(opened).__name__, f"{type(opened).__name__}: {opened}")
+        return self._used(opened) if isinstance(opened, _Platform) else opened
 
     def _used(self, platform: _Platform) -> _Platform:
-        """Note a platform as used last, and end the one longest unused when there are too many."""
+        """Note a platform as used last, and end the ones longest unused when there are too many."""
         with self._changed:
             if platform in self._platforms:
                 self._platforms.remove(platform)
             self._platforms.append(platform)
-            spare = [p for p in self._platforms if p.gpu not in self._busy]
-            excess = spare[: max(0, len(self._platforms) - _OPEN_PLATFORMS)]
+            spare = [p for p in self._platforms if p.gpu not in self._busy or p.gpu == platform.gpu]
+            excess = spare[:-1][: max(0, len(self._platforms) - _OPEN_PLATFORMS)]
             for old in excess:
                 self._platforms.remove(old)
         for old in excess:
             self._end(old)
         return platform
+
+    # --- refreshing -------------------------------------------------------------------------------
+
+    def _trust_in_refreshing(self, platform: _Platform, groups: list[_Group]) -> _Trust:
+        """How far an adapter's refresh() can stand in for a fresh import. Tried once, honestly.
+
+        On the first platform, the environment that differs most from the imported one is also asked
+        after a fresh import, and a sample of environments is asked in one process, one after the
+        other, and also in a process each. Where the answers differ, the slower way is taken.
+        """
+        with self._trust_lock:
+            if self._trust is _Trust.UNKNOWN:
+                farthest = max(groups, key=lambda group: platform.distance(group.environ))
+                self._trust = self._compare_with_fresh_import(platform, farthest)
+            if self._trust is _Trust.FORKED and not self._compared_in_place and len(groups) > 1:
+                self._compared_in_place = True
+                step = max(1, len(groups) // _SAMPLE)
+                self._trust = self._compare_in_place(platform, groups[::step])
+            return self._trust
+
+    def _compare_with_fresh_import(self, platform: _Platform, group: _Group) -> _Trust:
+        refreshed = self._collect(platform, [group], refresh=True)
+        fresh = self._open(platform.gpu, group.environ, prepare=False)
+        if isinstance(fresh, _Platform):
+            imported = self._collect(fresh, [group], refresh=False)
+            self._end(fresh)
+            if refreshed == imported:
+                return _Trust.FORKED
+        self.notes.append(
+            "refreshing the imported selector gave other answers than importing it afresh, so each"
+            " environment got an import of its own, which is slower"
+        )
+        return _Trust.NONE
+
+    def _compare_in_place(self, platform: _Platform, sample: list[_Group]) -> _Trust:
+        together = self._collect(platform, sample, refresh=True)
+        apart = [
+            outcome
+            for group in sample
+            for outcome in self._collect(platform, [group], refresh=True)
+        ]
+        if together == apart:
+            return _Trust.IN_PLACE
+        self.notes.append(
+            "the selector remembers answers from one environment to the next even after a refresh,"
+            " so each environment got a process of its own"
+        )
+        return _Trust.FORKED
+
+    def _collect(
+        self, platform: _Platform, groups: list[_Group], *, refresh: bool
+    ) -> list[Outcome]:
+        outcomes: dict[Question, Outcome] = {}
+        self._ask(
+            platform,
+            groups,
+            refresh=refresh,
+            resolve=lambda question, observation: outcomes.update({question: observation.outcome}),
+        )
+        return [outcomes[question] for group in groups for question in group.questions]
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -490,6 +537,7 @@ class Pool:
         conversation.send(**self._hello())
         self._base = _ForkServer(ours, conversation)
         self._base_ready = False
+        self._preloaded = False
         self._base_conversation = conversation
         self._base_lock = threading.Lock()
 
@@ -503,6 +551,12 @@ class Pool:
                 self._base_ready = True
         return self._base
 
+    def _preload(self, names: list[str]) -> None:
+        """Have the base import, once, the neutral modules that the first platform needed."""
+        if self.subject.fork and self.subject.preload and not self._preloaded:
+            self._preloaded = True
+            self._forking_base().request(preload=names)
+
     @property
     def _import_limit(self) -> float:
         return self.subject.timeout * _IMPORT_LIMITS
@@ -511,7 +565,7 @@ class Pool:
         self, gpu: Gpu, environ: dict[str, str], *, prepare: bool
     ) -> _Platform | Outcome | SelectorError:
         """Import the selector on a platform under an environment."""
-        process = self._forking_base().fork() if self.subject.fork else _PipeProcess(self)
+        process: Any = self._forking_base().fork() if self.subject.fork else _PipeProcess(self)
         process.send(
             gfx=gpu.gfx,
             aiter=gpu.aiter.value,
@@ -530,6 +584,7 @@ class Pool:
             if self.subject.fork:
                 server = _ForkServer(process.connection, process)
                 server.process = process
+            self._preload(message["neutral"])
             return _Platform(gpu, environ, message["reads"], message["refreshes"], server)
         died = process.end(kill=False)
         if message is None:
@@ -545,41 +600,28 @@ class Pool:
     def _ask(
         self,
         platform: _Platform,
-        environ: Mapping[str, str],
-        questions: Sequence[Question],
+        groups: Sequence[_Group],
         *,
         refresh: bool,
         resolve: Any = None,
     ) -> None:
-        """Put questions of one environment to a platform, in as few processes as it takes."""
+        """Ask groups of questions, in one process unless one of them breaks it."""
         resolve = resolve or self._resolve
-        remaining = list(questions)
+        remaining = [(group, question) for group in groups for question in group.questions]
         while remaining:
             process = platform.process.fork() if self.subject.fork else platform.process
             process.send(
-                environ=dict(environ),
-                unset=[name for name in platform.environ if name not in environ],
-                refresh=refresh,
-                questions=[
-                    (
-                        number,
-                        question.gpu.gfx,
-                        question.gpu.aiter.value,
-                        dict(question.environ),
-                        question.request.non_default(),
-                    )
-                    for number, question in enumerate(remaining)
-                ],
+                unset=list(platform.environ), refresh=refresh, groups=_as_messages(remaining)
             )
-            answered, failure = self._listen(process, remaining, resolve)
+            answered, failure = self._listen(process, [q for _, q in remaining], resolve)
             if failure is None:
                 return
-            resolve(remaining[answered], Observation(failure))
+            resolve(remaining[answered][1], Observation(failure))
             remaining = remaining[answered + 1 :]
-            if not self.subject.fork and remaining:
+            if not self.subject.fork:
                 reopened = self._open(platform.gpu, platform.environ, prepare=True)
                 if not isinstance(reopened, _Platform):
-                    raise WorkerError(f"the selector's process could not be started again: {reopened}")
+                    raise WorkerError(f"the selector's process could not be restarted: {reopened}")
                 platform.process = reopened.process
 
     def _listen(
@@ -609,6 +651,26 @@ class Pool:
                 ),
             )
             answered += 1
+
+
+def _as_messages(remaining: Sequence[tuple[_Group, Question]]) -> list[dict[str, Any]]:
+    """Return questions as plain data, those of one environment together."""
+    messages: list[dict[str, Any]] = []
+    last: _Group | None = None
+    for number, (group, question) in enumerate(remaining):
+        if group is not last:
+            messages.append({"environ": group.environ, "questions": []})
+            last = group
+        messages[-1]["questions"].append(
+            (
+                number,
+                question.gpu.gfx,
+                question.gpu.aiter.value,
+                dict(question.environ),
+                question.request.non_default(),
+            )
+        )
+    return messages
 
 
 class _PipeProcess(_Conversation):

@@ -103,9 +103,7 @@ def rocm_select(request: pytest.FixtureRequest) -> Iterator[Any]:
 
     pool: Pool | None = None
 
-    def select(
-        environ: dict[str, str] | None = None, *, gpu: Gpu | str, **fields: Any
-    ) -> Outcome:
+    def select(environ: dict[str, str] | None = None, *, gpu: Gpu | str, **fields: Any) -> Outcome:
         nonlocal pool
         if pool is None:
             pool = Pool(subject_of(request.config), lanes=1)

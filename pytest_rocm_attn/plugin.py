@@ -21,8 +21,8 @@ _OPTIONS = (
     (
         "selector",
         "MODULE:OBJECT",
-        "selector under test, such as vllm.platforms.rocm:RocmPlatform (default: the embedded"
-        " reference selector)",
+        "selector under test, such as vllm.platforms.rocm:RocmPlatform"
+        + " (default: the embedded reference selector)",
     ),
     ("contract", "ID|FILE", "contract to judge by: a shipped id, a TOML file or a folder"),
     ("deviations", "FILE", "the fork's declared deviations"),

@@ -109,7 +109,7 @@ def recognise_class_path(answer: object, class_paths: Mapping[str, str]) -> Sele
 def _short(answer: object) -> str:
     try:
         text = repr(answer)
-    except Exception as error:  # the answer is foreign code: its repr may do anything
+    except Exception as error:  # noqa: BLE001  foreign code: its repr may do anything
         text = f"<{type(answer).__name__} whose repr raises {type(error).__name__}>"
     return text if len(text) <= 200 else text[:197] + "..."
 

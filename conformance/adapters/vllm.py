@@ -129,7 +129,7 @@ class _Fork:
         environment rules themselves are live until a server enables their cache. The worker checks
         the result against a fresh import before it relies on it.
         """
-        envs = self.module("envs")
+        envs: Any = self.module("envs")
         if hasattr(envs, "disable_envs_cache"):
             envs.disable_envs_cache()
         ops = self.module("_aiter_ops")

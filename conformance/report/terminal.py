@@ -68,7 +68,9 @@ def _write_matrix(
     for is_advisory, row in rows:
         if is_advisory != level:
             level = is_advisory
-            out.write_line("  ".join(gpus) + ("  advisory rows" if is_advisory else "  required rows"))
+            out.write_line(
+                "  ".join(gpus) + ("  advisory rows" if is_advisory else "  required rows")
+            )
         for gfx in gpus:
             verdict = cells.get((row, gfx))
             symbol = SYMBOLS[verdict] if verdict else " "

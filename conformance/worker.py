@@ -239,7 +239,9 @@ def neutral_modules(selector: str) -> list[str]:
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         packages.setdefault(top, []).append(name)
-        if any(_home(value) in partial for value in list(getattr(module, "__dict__", {}).values())):
+        values = list(getattr(module, "__dict__", {}).values())
+        # The standard library is neutral, also where somebody has patched a function into it.
+        if top not in sys.stdlib_module_names and any(_home(value) in partial for value in values):
             partial.add(top)
     return [name for top, names in packages.items() if top not in partial for name in names]
 

@@ -5,14 +5,10 @@ Imported whenever pytest starts, so it imports nothing but pytest; a test holds 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_rocm_attn import hookspecs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytest_plugins = ["pytest_rocm_attn.fixtures"]
 

@@ -294,6 +294,8 @@ def test_blocks_of_different_gpus_nest() -> None:
         double[(1,)](x, x, 64, BLOCK=64)
     assert [launch.gfx for launch in outer] == ["gfx942", "gfx1201", "gfx942"]
     assert [launch.gfx for launch in inner] == ["gfx1201"]
+    # and each was compiled for its own target, not taken from the other's cache
+    assert outer[0].code_bytes == outer[2].code_bytes != inner[0].code_bytes
 
 
 def test_activations_may_end_in_any_order() -> None:
@@ -342,6 +344,7 @@ def test_nothing_stays_behind_also_when_the_body_raises() -> None:
 
     gc.collect()  # newer Triton unloads modules when a kernel is collected
     assert state() == before
+    assert not {"best_config", "configs_timings", "do_bench"} & vars(picky).keys()
 
 
 def test_a_compiled_kernel_does_not_outlive_its_gpu() -> None:

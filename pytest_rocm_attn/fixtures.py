@@ -86,7 +86,39 @@ def mock_rocm(request: pytest.FixtureRequest) -> Iterator[Any]:
         def enter(gpu: Gpu | str, **options: Any) -> Any:
             return stack.enter_context(make(gpu, **options))
 
+        for marker in reversed(list(request.node.iter_markers("mock_rocm"))):
+            enter(*marker.args, **marker.kwargs)
         yield enter
+
+
+@pytest.fixture(autouse=True)
+def _rocm_attn_markers(request: pytest.FixtureRequest) -> None:
+    """Let the markers mock_rocm and rocm_env work without naming their fixtures."""
+    for name in ("mock_rocm", "rocm_env"):
+        if request.node.get_closest_marker(name) is not None:
+            request.getfixturevalue(name)
+
+
+@pytest.fixture
+def dry_launch(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that compiles Triton kernels for a GPU that is not there; see docs/dry-launch.md.
+
+    ``launches = dry_launch("gfx1201")`` records every launch of the rest of the test and runs none.
+    """
+    from pytest_rocm_attn.dry_launch.fixture import starter
+
+    yield from starter(request)
+
+
+@pytest.fixture
+def rocm_gpu() -> Any:
+    """The real ROCm GPU of this machine (hardware.DetectedGpu); skips where there is none."""
+    from pytest_rocm_attn.hardware import detect
+
+    detection = detect()
+    if not detection.gpus:
+        pytest.skip(detection.reason)
+    return detection.gpus[0]
 
 
 @pytest.fixture

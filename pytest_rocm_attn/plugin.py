@@ -5,6 +5,7 @@ Imported whenever pytest starts, so it imports nothing but pytest; a test holds 
 
 from __future__ import annotations
 
+from collections import Counter
 
 import pytest
 
@@ -26,6 +27,7 @@ _OPTIONS = (
     ("gpu", "GFX,...", "GPUs to run"),
     ("timeout", "SECONDS", "time that one selection may take (default: 30)"),
     ("isolation", "fork|process", "how workers start (default: fork, where there is fork)"),
+    ("mock", "GFX[,aiter]", "mock a ROCm platform for the whole run, before conftest files load"),
     ("report", "FILE", "write a report; the suffix says which kind"),
 )
 
@@ -34,6 +36,7 @@ _MARKERS = (
     "rocm_gpu(gfx, ...): needs one of these ROCm GPUs",
     "aiter: needs AMD's aiter (the distribution amd-aiter)",
     "mock_rocm(gfx, aiter=True): runs on a mocked ROCm platform",
+    "dry_launch(gfx): the target that the dry_launch fixture compiles for",
     "rocm_env(NAME='value'): sets ROCm attention variables, all others of them being unset",
     "required: a conformance row that the contract's text fixes",
     "advisory: a conformance row beyond the contract's text",
@@ -67,3 +70,63 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_rocm_attn.conformance.session import ConformancePlugin
 
         config.pluginmanager.register(ConformancePlugin(config), "rocm_attn_matrix")
+    config.pluginmanager.register(_NotRun(), _NOT_RUN)
+
+
+_NOT_RUN = "rocm_attn_not_run"
+_SKIPPED = "rocm-attn: "
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Enter the mock of ``--rocm-attn-mock`` before any conftest or test module is imported."""
+    given = early_config.known_args_namespace.rocm_attn_mock
+    given = given if given is not None else early_config.getini("rocm_attn_mock")
+    if not given:
+        return
+    from pytest_rocm_attn.mock import parse_option
+
+    try:
+        mock = parse_option(given).enter()
+    except (ValueError, RuntimeError) as error:  # both are ours: a bad option, or a real GPU here
+        raise pytest.UsageError(f"--rocm-attn-mock={given}: {error}") from None
+    early_config.add_cleanup(mock.exit)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a hardware test that cannot run here, saying what is missing and how to get it."""
+    if not any(item.get_closest_marker(name) for name in ("rocm", "rocm_gpu", "aiter")):
+        return
+    from pytest_rocm_attn import aiter_probe, hardware, markers
+
+    for name in markers.HARDWARE_MARKERS:
+        for marker in item.iter_markers(name):
+            probed = aiter_probe.probe()
+            reason = markers.skip_reason(
+                name, marker.args, hardware.detect(), probed.state, probed.reason
+            )
+            if reason is not None:
+                pytest.skip(f"{_SKIPPED}{reason}")
+
+
+class _NotRun:
+    """Counts the hardware tests that did not run; from reports, so that it holds under xdist."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):
+            _, found, reason = report.longrepr[2].partition(_SKIPPED)
+            if found:
+                self.reasons[reason] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that hardware tests did not run, so that their skipping cannot pass for success."""
+    counted = terminalreporter.config.pluginmanager.get_plugin(_NOT_RUN)
+    if isinstance(counted, _NotRun) and counted.reasons:
+        from pytest_rocm_attn.markers import not_run_summary
+
+        if line := not_run_summary(counted.reasons):
+            terminalreporter.write_line(line, yellow=True)

@@ -194,14 +194,12 @@ def _construct(cls: type, spec: str) -> object:
 def _accepted(function: Callable[..., object], spec: str) -> frozenset[str]:
     """Return which of the offered names the function takes."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise SelectorError(
             f"selector {spec!r} has no readable signature; wrap it in a function that takes"
             " request, environ and gpu"
         ) from None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return frozenset({"request", "flags", "environ", "gpu"})
     accepted = frozenset(
         parameter.name
         for parameter in parameters
@@ -212,8 +210,10 @@ def _accepted(function: Callable[..., object], spec: str) -> frozenset[str]:
         for parameter in parameters
         if parameter.name not in accepted
         and parameter.default is parameter.empty
-        and parameter.kind is not parameter.VAR_POSITIONAL
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        accepted = _OFFERED
     if unknown or not accepted:
         wants = f"it requires {', '.join(unknown)}" if unknown else "it takes none of these"
         raise SelectorError(

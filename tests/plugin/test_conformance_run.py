@@ -1,0 +1,173 @@
+"""``pytest --rocm-attn-conformance`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTRACT = """
+id = "mini"
+title = "a contract of three rows"
+source = "this test"
+[[case]]
+id = "triton-is-the-default"
+source = "s"
+level = "required"
+platform = { gfx = ["gfx942", "gfx1201"] }
+expect = { backend = "TRITON_ATTN" }
+[[case]]
+id = "aiter-is-ignored"
+source = "s"
+level = "required"
+platform = { gfx = "gfx942" }
+env = { VLLM_ROCM_USE_AITER = "1" }
+expect = { backend = "TRITON_ATTN" }
+[[case]]
+id = "fp16-is-flex"
+source = "s"
+level = "advisory"
+platform = { gfx = "gfx942" }
+request = { dtype = "fp16" }
+expect = { backend = "FLEX_ATTENTION" }
+"""
+FAILING = "rocm-attn::documented::aiter-is-ignored[gfx942]"
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> object:
+    """A function that runs the three-row contract against the reference, with more options."""
+    pytester.makefile(".toml", contract=CONTRACT)
+
+    def run(*options: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess(
+            "--rocm-attn-conformance",
+            "--rocm-attn-contract=contract.toml",
+            "-p",
+            "no:randomly",
+            *options,
+        )
+
+    return run
+
+
+def test_the_matrix_ends_with_rows_shortfalls_and_totals(run) -> None:  # type: ignore[no-untyped-def]
+    result = run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "gfx942  gfx1201  required rows",
+            "*F*aiter-is-ignored",
+            "FAIL *aiter-is-ignored?gfx942?*VLLM_ROCM_USE_AITER='1'*got ROCM_AITER_FA*pytest --rocm*",
+            "ADVISORY *fp16-is-flex*",
+            "4 of 4 cells answered: 2 pass, 1 fail, 1 advisory*",
+            "*1 failed, 2 passed, 1 advisory*",
+        ]
+    )
+
+
+def test_a_row_is_selected_by_its_node_id_and_by_keyword(run) -> None:  # type: ignore[no-untyped-def]
+    assert run(FAILING).parseoutcomes() == {"failed": 1}
+    assert run("-k", "gfx1201").parseoutcomes() == {"passed": 1, "deselected": 3}
+    assert run("--deselect", FAILING).parseoutcomes()["passed"] == 2
+
+
+def test_last_failed_runs_the_failed_row_alone(run) -> None:  # type: ignore[no-untyped-def]
+    run()
+    assert run("--lf").parseoutcomes() == {"failed": 1, "deselected": 3}
+
+
+def test_strict_makes_advisory_rows_fail(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("--rocm-attn-strict").parseoutcomes() == {"failed": 2, "passed": 2}
+
+
+def test_xdist_reports_the_same_matrix(run) -> None:  # type: ignore[no-untyped-def]
+    result = run("-n", "2")
+    result.stdout.fnmatch_lines(["4 of 4 cells answered: 2 pass, 1 fail, 1 advisory*"])
+
+
+def test_the_json_report_holds_every_cell(run, pytester: pytest.Pytester) -> None:  # type: ignore[no-untyped-def]
+    run("--rocm-attn-report=out.json")
+    report = json.loads((pytester.path / "out.json").read_text())
+    assert report["schema"] == 1
+    assert report["totals"] == {"advisory": 1, "fail": 1, "pass": 2}
+    (failed,) = (row for row in report["rows"] if row["verdict"] == "fail")
+    assert failed["env"] == {"VLLM_ROCM_USE_AITER": "1"}
+    assert failed["outcome"]["backend"] == "ROCM_AITER_FA"
+
+
+def test_a_declared_deviation_passes_and_an_unused_one_fails(
+    run,  # type: ignore[no-untyped-def]
+    pytester: pytest.Pytester,
+) -> None:
+    entry = '[[deviation]]\nmatch = "{}"\nreason = "ours"\nlink = "https://example.org/1"\n'
+    text = entry.format("aiter-is-ignored") + entry.format("no-such-row")
+    (pytester.path / "dev.toml").write_text(text)
+    result = run("--rocm-attn-deviations=dev.toml")
+    assert result.parseoutcomes() == {"failed": 1, "passed": 3, "deviation": 1, "advisory": 1}
+    result.stdout.fnmatch_lines(["*dev.toml:5: 'no-such-row' matches no row of contract mini*"])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--rocm-attn-selector=no_such_module_x:f", "cannot be imported: ModuleNotFoundError"),
+        ("--rocm-attn-selector=json:loads", "is not a selector"),
+        ("--rocm-attn-contract=pr-2698", "no contract 'pr-2698'"),
+        ("--rocm-attn-tier=docmented", "is unknown. Did you mean 'documented'?"),
+        ("--rocm-attn-gpu=gfx941", "unknown GPU 'gfx941'. Did you mean 'gfx942'"),
+        ("--rocm-attn-gpu=gfx1030", "has no rows for gfx1030"),
+        ("--rocm-attn-timeout=soon", "is not a time"),
+        ("--rocm-attn-report=out.txt", "the suffix says which format"),
+        ("--rocm-attn-report=nowhere/out.json", "is not a folder"),
+        ("--rocm-attn-deviations=none.toml", "none.toml"),
+        ("rocm-attn::documented::aiter-is-ignore[gfx942]", "no such row"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_usage_error(
+    run,  # type: ignore[no-untyped-def]
+    option: str,
+    words: str,
+) -> None:
+    result = run(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in result.errlines if line.startswith("ERROR: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+ADAPTER = """
+class Reversed:
+    def select(self, request, environ, gpu):
+        return "FLEX_ATTENTION" if request.dtype == "float16" else "TRITON_ATTN"
+
+def pytest_rocm_attn_selector(config):
+    return Reversed
+"""
+
+
+def test_a_selector_class_in_the_conftest_is_found_through_the_hook(
+    run,  # type: ignore[no-untyped-def]
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(ADAPTER)
+    assert run().parseoutcomes() == {"passed": 4}
+
+
+def test_a_report_that_cannot_be_written_after_the_run_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_rocm_attn.conformance.report import json_file
+    from pytest_rocm_attn.errors import ReportError
+
+    monkeypatch.setattr(json_file, "content", lambda run: {"rows": []})
+    with pytest.raises(ReportError, match="the results are in (.*)") as caught:
+        json_file.write(tmp_path / "gone" / "r.json", None)  # type: ignore[arg-type]
+    rescued = str(caught.value).rpartition(" ")[2]
+    with open(rescued) as file:
+        assert json.load(file) == {"rows": []}

@@ -1,0 +1,63 @@
+"""The matrix against unmodified vLLM releases (docs/real-vllm.md). Slow; needs them unpacked.
+
+ROCM_ATTN_VLLM_DIR (default /work/vllm) holds a folder per release, ROCM_ATTN_PYTHON is a Python that
+has vLLM's light dependencies (docs/real-vllm-requirements.txt) and this package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+BLOCK_SIZES = re.compile(r"explicit-triton-mla-refuses-block-size-\d+(-with-aiter-on)?")
+OVERRIDES = re.compile(
+    r"(explicit-(triton-attn|rocm-attn|aiter-unified)-(wins-over|is-honoured-with)-.*"
+    r"|aiter-does-not-override-.*)"
+)
+
+
+def run(release: str, tmp_path: Path) -> list[dict[str, object]]:
+    folder = RELEASES / release
+    if not folder.is_dir():
+        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    report = tmp_path / "report.json"
+    subprocess.run(
+        [
+            PYTHON,
+            *("-m", "pytest", "-q", "--rocm-attn-conformance"),
+            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+            f"--rocm-attn-report={report}",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        check=False,
+        timeout=900,
+    )
+    rows: list[dict[str, object]] = json.loads(report.read_text())["rows"]
+    return rows
+
+
+@pytest.mark.slow
+def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(tmp_path: Path) -> None:
+    rows = run("0.12.0", tmp_path)
+    failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
+    assert failed
+    assert all(BLOCK_SIZES.fullmatch(row) for row in failed)
+    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(tmp_path: Path) -> None:
+    rows = run("0.11.2", tmp_path)
+    failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
+    assert "explicit-triton-attn-wins-over-aiter" in failed
+    assert all(BLOCK_SIZES.fullmatch(row) or OVERRIDES.fullmatch(row) for row in failed)
+    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)  # type: ignore[index]

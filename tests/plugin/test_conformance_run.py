@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Run = Callable[..., pytest.RunResult]
 
 CONTRACT = """
 id = "mini"
@@ -39,7 +42,7 @@ FAILING = "rocm-attn::documented::aiter-is-ignored[gfx942]"
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> object:
+def run(pytester: pytest.Pytester) -> Run:
     """A function that runs the three-row contract against the reference, with more options."""
     pytester.makefile(".toml", contract=CONTRACT)
 
@@ -55,7 +58,7 @@ def run(pytester: pytest.Pytester) -> object:
     return run
 
 
-def test_the_matrix_ends_with_rows_shortfalls_and_totals(run) -> None:  # type: ignore[no-untyped-def]
+def test_the_matrix_ends_with_rows_shortfalls_and_totals(run: Run) -> None:
     result = run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
@@ -70,27 +73,27 @@ def test_the_matrix_ends_with_rows_shortfalls_and_totals(run) -> None:  # type: 
     )
 
 
-def test_a_row_is_selected_by_its_node_id_and_by_keyword(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_row_is_selected_by_its_node_id_and_by_keyword(run: Run) -> None:
     assert run(FAILING).parseoutcomes() == {"failed": 1}
     assert run("-k", "gfx1201").parseoutcomes() == {"passed": 1, "deselected": 3}
     assert run("--deselect", FAILING).parseoutcomes()["passed"] == 2
 
 
-def test_last_failed_runs_the_failed_row_alone(run) -> None:  # type: ignore[no-untyped-def]
+def test_last_failed_runs_the_failed_row_alone(run: Run) -> None:
     run()
     assert run("--lf").parseoutcomes() == {"failed": 1, "deselected": 3}
 
 
-def test_strict_makes_advisory_rows_fail(run) -> None:  # type: ignore[no-untyped-def]
+def test_strict_makes_advisory_rows_fail(run: Run) -> None:
     assert run("--rocm-attn-strict").parseoutcomes() == {"failed": 2, "passed": 2}
 
 
-def test_xdist_reports_the_same_matrix(run) -> None:  # type: ignore[no-untyped-def]
+def test_xdist_reports_the_same_matrix(run: Run) -> None:
     result = run("-n", "2")
     result.stdout.fnmatch_lines(["4 of 4 cells answered: 2 pass, 1 fail, 1 advisory*"])
 
 
-def test_the_json_report_holds_every_cell(run, pytester: pytest.Pytester) -> None:  # type: ignore[no-untyped-def]
+def test_the_json_report_holds_every_cell(run: Run, pytester: pytest.Pytester) -> None:
     run("--rocm-attn-report=out.json")
     report = json.loads((pytester.path / "out.json").read_text())
     assert report["schema"] == 1
@@ -101,7 +104,7 @@ def test_the_json_report_holds_every_cell(run, pytester: pytest.Pytester) -> Non
 
 
 def test_a_declared_deviation_passes_and_an_unused_one_fails(
-    run,  # type: ignore[no-untyped-def]
+    run: Run,
     pytester: pytest.Pytester,
 ) -> None:
     entry = '[[deviation]]\nmatch = "{}"\nreason = "ours"\nlink = "https://example.org/1"\n'
@@ -129,7 +132,7 @@ def test_a_declared_deviation_passes_and_an_unused_one_fails(
     ],
 )
 def test_bad_input_is_one_line_and_a_usage_error(
-    run,  # type: ignore[no-untyped-def]
+    run: Run,
     option: str,
     words: str,
 ) -> None:
@@ -152,7 +155,7 @@ def pytest_rocm_attn_selector(config):
 
 
 def test_a_selector_class_in_the_conftest_is_found_through_the_hook(
-    run,  # type: ignore[no-untyped-def]
+    run: Run,
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makeconftest(ADAPTER)

@@ -12,8 +12,7 @@ CLASS_PATHS: dict[str, str] = {
     "TRITON_ATTN": _PREFIX + "triton_attn.TritonAttentionBackend",
     "ROCM_ATTN": _PREFIX + "rocm_attn.RocmAttentionBackend",
     "ROCM_AITER_FA": _PREFIX + "rocm_aiter_fa.AiterFlashAttentionBackend",
-    "ROCM_AITER_UNIFIED_ATTN": _PREFIX
-    + "rocm_aiter_unified_attn.RocmAiterUnifiedAttentionBackend",
+    "ROCM_AITER_UNIFIED_ATTN": _PREFIX + "rocm_aiter_unified_attn.RocmAiterUnifiedAttentionBackend",
     "FLEX_ATTENTION": _PREFIX + "flex_attention.FlexAttentionBackend",
     "TRITON_MLA": _PREFIX + "mla.triton_mla.TritonMLABackend",
     "ROCM_AITER_MLA": _PREFIX + "mla.rocm_aiter_mla.AiterMLABackend",

@@ -1,0 +1,557 @@
+"""Attention over a paged or contiguous KV cache: prefill, chunked prefill, decode, mixed, and MLA.
+
+One kernel. A program owns BLOCK_M rows, (query token, query head) pairs that share one KV head, and a
+segment of their keys; it walks the keys in tiles of BLOCK_N with an online softmax (Milakov &
+Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691). With several segments the partial
+results are merged by a second kernel. Semantics: facts/backends.md 2.1 and 4.1.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
+from pytest_rocm_attn.backends.launch_config import Tile
+
+repair_scalars()
+INTERPRETED: bool = triton.knobs.runtime.interpret
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias names the flavour
+FP8_BIAS = {torch.float8_e4m3fn: E4M3FN, torch.float8_e4m3fnuz: E4M3FNUZ}
+
+
+def launch_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor | None,
+    out: torch.Tensor,
+    *,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    pages: torch.Tensor,
+    page_size: int,
+    min_query_len: int,
+    max_query_len: int,
+    scale: float,
+    tile: Tile,
+    segments: int = 1,
+    causal: bool = True,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    alibi_slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    fp8: int = NO_FP8,
+    lse: torch.Tensor | None = None,
+) -> None:
+    """Compute the requests whose query length lies in [min_query_len, max_query_len]; write `out`.
+
+    Nothing is checked here: the backends do that. Rows of other requests are left alone.
+
+    Args:
+        query: [tokens, query heads, D], last dimension dense.
+        key: paged [blocks, page size, KV heads, D], else [key tokens, KV heads, D]; last dimension
+            dense; uint8 when fp8.
+        value: likewise with Dv columns, or None: the first Dv columns of `key`.
+        out: [tokens, query heads, Dv], dtype of the query, last dimension dense.
+        query_start_loc: [requests + 1] int32.
+        seq_lens: [requests] int32, keys of each request.
+        pages: paged: block table [requests, blocks] int32; else [requests] int32, the first key
+            row of each request.
+        page_size: tokens per block; 0 when the keys are contiguous.
+        scale: factor of the dot product, positive.
+        tile: block sizes and compiler options.
+        segments: parts that each request's keys are split into, for requests of one block of rows.
+        window, soft_cap, alibi_slopes, sinks: None when absent; the tensors are [query heads].
+        k_scale, v_scale: float32 scalars, read on the device; only when fp8.
+        fp8: NO_FP8, E4M3FN or E4M3FNUZ.
+        lse: [query heads, tokens] float32, receives the natural log-sum-exp; only with 1 segment.
+    """
+    heads, kv_heads, value_size = query.shape[1], key.shape[-2], out.shape[2]
+    requests = seq_lens.shape[0]
+    group = heads // kv_heads
+    rows_heads = min(group, tile.block_m)
+    block_q = tile.block_m // rows_heads
+    one_block = max_query_len <= block_q
+    blocks = requests if one_block else query.shape[0] // block_q + requests
+    split = segments > 1
+    if split:
+        shape = (requests * max_query_len, heads, segments)
+        partial = torch.empty((*shape, value_size), dtype=torch.float32, device=out.device)
+        partial_lse = torch.empty(shape, dtype=torch.float32, device=out.device)
+    else:
+        partial = partial_lse = None
+    key_strides = key.stride() if page_size else (0, *key.stride())
+    source = key if value is None else value
+    value_strides = source.stride() if page_size else (0, *source.stride())
+    tail = query.shape[2] - value_size
+    _attention_kernel[(kv_heads * triton.cdiv(group, rows_heads), blocks, segments)](
+        query,
+        key,
+        source,
+        out,
+        lse,
+        partial,
+        partial_lse,
+        pages,
+        query_start_loc,
+        seq_lens,
+        alibi_slopes,
+        sinks,
+        k_scale,
+        v_scale,
+        scale,
+        soft_cap,
+        window,
+        requests,
+        min_query_len,
+        max_query_len,
+        query.stride(0),
+        query.stride(1),
+        key_strides[0],
+        key_strides[1],
+        key_strides[2],
+        value_strides[0],
+        value_strides[1],
+        value_strides[2],
+        out.stride(0),
+        out.stride(1),
+        pages.stride(0),
+        0 if lse is None else lse.stride(0),
+        GROUP=group,
+        ROW_HEADS=rows_heads,
+        HEAD_SIZE=value_size,
+        TAIL=tail,
+        PAGE_SIZE=page_size,
+        CAUSAL=causal,
+        FP8=fp8,
+        SHARED=value is None,
+        ONE_BLOCK=one_block,
+        SPLIT=split,
+        LOOPS=tile.loops,
+        AHEAD=tile.pages_ahead,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_D=triton.next_power_of_2(value_size),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        **tile.options,
+    )
+    if split:
+        assert partial is not None
+        _merge_segments_kernel[(requests * max_query_len, heads)](
+            partial,
+            partial_lse,
+            out,
+            query_start_loc,
+            min_query_len,
+            max_query_len,
+            segments,
+            heads,
+            out.stride(0),
+            out.stride(1),
+            HEAD_SIZE=value_size,
+            BLOCK_D=triton.next_power_of_2(value_size),
+            BLOCK_S=triton.next_power_of_2(segments),
+            num_warps=4,
+        )
+
+
+@triton.jit
+def _dequantise(x, dtype: tl.constexpr, FP8: tl.constexpr):
+    """Decode e4m3 bytes exactly, by placing the bits in a float16 and correcting the exponent.
+
+    By hand, because no target knows both flavours: so every flavour runs on every GPU.
+    """
+    bits = ((x & 0x80).to(tl.uint16) << 8) | ((x & 0x7F).to(tl.uint16) << 7)
+    if FP8 == 7:  # e4m3fn: bias 7 against float16's 15; both all-ones codes are NaN
+        y = bits.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+        y = tl.where((x & 0x7F) == 0x7F, float("nan"), y)
+    else:  # e4m3fnuz: bias 8; the only NaN is negative zero's code
+        y = bits.to(tl.float16, bitcast=True).to(tl.float32) * 128.0
+        y = tl.where(x == 0x80, float("nan"), y)
+    return y.to(dtype)
+
+
+@triton.jit
+def _tiles(
+    acc,  # [BLOCK_M, BLOCK_D] fp32
+    total,  # [BLOCK_M] fp32
+    top,  # [BLOCK_M] fp32, log2 domain
+    query,  # [BLOCK_M, BLOCK_D]
+    query_tail,  # [BLOCK_M, TAIL]
+    key_ptr,
+    value_ptr,
+    page_ptr,
+    lo,  # first tile
+    hi,  # last tile + 1
+    first_key,  # positions outside [first_key, last_key) are never read
+    last_key,
+    position,  # [BLOCK_M] absolute query positions
+    slope,  # [BLOCK_M]
+    scale,
+    soft_cap,
+    window,
+    stride_kb,
+    stride_ks,
+    stride_vb,
+    stride_vs,
+    HAS_ALIBI: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    TAIL: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FP8: tl.constexpr,
+    SHARED: tl.constexpr,
+    MASKED: tl.constexpr,
+    AHEAD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    lane = tl.arange(0, BLOCK_N)
+    column = tl.arange(0, BLOCK_D)
+    tail_column = BLOCK_D + tl.arange(0, TAIL if TAIL > 0 else 16)
+    dtype = query.dtype
+    page = tl.zeros([BLOCK_N], tl.int32)
+    if PAGE_SIZE > 0 and AHEAD:
+        keys = lo * BLOCK_N + lane
+        page = tl.load(
+            page_ptr + keys // PAGE_SIZE, mask=(keys >= first_key) & (keys < last_key), other=0
+        )
+    for tile in range(lo, hi):
+        keys = tile * BLOCK_N + lane
+        readable = (keys >= first_key) & (keys < last_key)
+        if PAGE_SIZE > 0:
+            if not AHEAD:
+                if MASKED:
+                    page = tl.load(page_ptr + keys // PAGE_SIZE, mask=readable, other=0)
+                else:
+                    page = tl.load(page_ptr + keys // PAGE_SIZE)
+            key_row = page.to(tl.int64) * stride_kb + (keys % PAGE_SIZE) * stride_ks
+            value_row = page.to(tl.int64) * stride_vb + (keys % PAGE_SIZE) * stride_vs
+            if AHEAD:
+                following = keys + BLOCK_N
+                page = tl.load(
+                    page_ptr + following // PAGE_SIZE, mask=following < last_key, other=0
+                )
+        else:
+            key_row = keys.to(tl.int64) * stride_ks
+            value_row = keys.to(tl.int64) * stride_vs
+        key_ptrs = key_ptr + key_row[:, None] + column[None, :]
+        value_ptrs = value_ptr + value_row[:, None] + column[None, :]
+        inside = (column < HEAD_SIZE)[None, :]
+        if MASKED:
+            if HEAD_SIZE == BLOCK_D:
+                k = tl.load(key_ptrs, mask=readable[:, None], other=0)
+            else:
+                k = tl.load(key_ptrs, mask=readable[:, None] & inside, other=0)
+        elif HEAD_SIZE == BLOCK_D:
+            k = tl.load(key_ptrs)
+        else:
+            k = tl.load(key_ptrs, mask=inside, other=0)
+        if FP8 > 0:
+            k = _dequantise(k, dtype, FP8)
+        s = tl.dot(query, tl.trans(k), input_precision="ieee")
+        if TAIL > 0:
+            tail_ptrs = key_ptr + key_row[:, None] + tail_column[None, :]
+            if MASKED:
+                k_tail = tl.load(tail_ptrs, mask=readable[:, None], other=0)
+            else:
+                k_tail = tl.load(tail_ptrs)
+            if FP8 > 0:
+                k_tail = _dequantise(k_tail, dtype, FP8)
+            s = tl.dot(query_tail, tl.trans(k_tail), s, input_precision="ieee")
+        if soft_cap is not None or HAS_ALIBI:
+            s = s * scale
+            if soft_cap is not None:
+                s = soft_cap * (2 * tl.sigmoid(2 * s / soft_cap) - 1)
+            if HAS_ALIBI:
+                s += slope[:, None] * (keys[None, :] - position[:, None]).to(tl.float32)
+            s = s * LOG2E
+        else:
+            s = s * (scale * LOG2E)
+        if MASKED:
+            distance = position[:, None] - keys[None, :]
+            seen = readable[None, :]
+            if CAUSAL:
+                seen = seen & (distance >= 0)
+                if window is not None:
+                    seen = seen & (distance < window)
+            elif window is not None:
+                seen = seen & (tl.abs(distance) < window)
+            s = tl.where(seen, s, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))
+        if MASKED:  # a row may have seen nothing yet: -inf - -inf is NaN
+            anchor = tl.where(higher == float("-inf"), 0.0, higher)
+        else:
+            anchor = higher
+        p = tl.exp2(s - anchor[:, None])
+        decay = tl.exp2(top - anchor)
+        total = total * decay + tl.sum(p, 1)
+        acc = acc * decay[:, None]
+        if SHARED:
+            v = k
+        else:
+            if MASKED:  # padding may hold NaN, and 0 * NaN is NaN
+                if HEAD_SIZE == BLOCK_D:
+                    v = tl.load(value_ptrs, mask=readable[:, None], other=0)
+                else:
+                    v = tl.load(value_ptrs, mask=readable[:, None] & inside, other=0)
+            elif HEAD_SIZE == BLOCK_D:
+                v = tl.load(value_ptrs)
+            else:
+                v = tl.load(value_ptrs, mask=inside, other=0)
+            if FP8 > 0:
+                v = _dequantise(v, dtype, FP8)
+        acc = tl.dot(p.to(dtype), v, acc, input_precision="ieee")
+        top = higher
+    return acc, total, top
+
+
+@triton.jit(do_not_specialize=["requests", "min_query_len", "max_query_len", "window"])
+def _attention_kernel(
+    query_ptr,  # [tokens, query heads, HEAD_SIZE + TAIL]
+    key_ptr,  # [blocks, PAGE_SIZE, KV heads, HEAD_SIZE + TAIL] or [key tokens, KV heads, ...]
+    value_ptr,  # likewise, HEAD_SIZE columns
+    out_ptr,  # [tokens, query heads, HEAD_SIZE]
+    lse_ptr,  # [query heads, tokens] fp32, ln; or None
+    partial_ptr,  # [requests * max_query_len, query heads, segments, HEAD_SIZE] fp32, normalised
+    partial_lse_ptr,  # [requests * max_query_len, query heads, segments] fp32, log2
+    page_ptr,  # [requests, blocks] int32 or [requests] int32
+    query_start_loc_ptr,  # [requests + 1] int32
+    seq_lens_ptr,  # [requests] int32
+    slopes_ptr,  # [query heads] or None
+    sinks_ptr,  # [query heads] or None
+    k_scale_ptr,  # [] fp32 or None
+    v_scale_ptr,  # [] fp32 or None
+    scale,
+    soft_cap,
+    window,
+    requests,
+    min_query_len,
+    max_query_len,
+    stride_qt,
+    stride_qh,
+    stride_kb,
+    stride_ks,
+    stride_kh,
+    stride_vb,
+    stride_vs,
+    stride_vh,
+    stride_ot,
+    stride_oh,
+    stride_page,
+    stride_lse,
+    GROUP: tl.constexpr,  # query heads per KV head
+    ROW_HEADS: tl.constexpr,  # query heads in one program
+    HEAD_SIZE: tl.constexpr,  # of the value, and of the first part of the key
+    TAIL: tl.constexpr,  # further columns of query and key
+    PAGE_SIZE: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FP8: tl.constexpr,
+    SHARED: tl.constexpr,  # the value is the first part of the key
+    ONE_BLOCK: tl.constexpr,  # no request has more rows than one program takes
+    SPLIT: tl.constexpr,
+    LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
+    AHEAD: tl.constexpr,  # look up a tile's pages one tile early
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    HEAD_BLOCKS: tl.constexpr = (GROUP + ROW_HEADS - 1) // ROW_HEADS
+    BLOCK_Q: tl.constexpr = BLOCK_M // ROW_HEADS
+    kv_head = tl.program_id(0) // HEAD_BLOCKS
+    head_block = tl.program_id(0) % HEAD_BLOCKS
+    # Later blocks of a causal request see more keys: start with them, so that short ones end the run.
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    if ONE_BLOCK:
+        request = block
+        first_token = 0
+    else:
+        # Request i owns the blocks from query_start_loc[i] // BLOCK_Q + i on.
+        low = 0
+        high = requests
+        while low < high:
+            middle = (low + high) // 2
+            if tl.load(query_start_loc_ptr + middle) // BLOCK_Q + middle <= block:
+                low = middle + 1
+            else:
+                high = middle
+        request = low - 1
+        owned = tl.load(query_start_loc_ptr + request) // BLOCK_Q + request
+        first_token = (block - owned) * BLOCK_Q
+    query_start = tl.load(query_start_loc_ptr + request)
+    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    if (query_len < min_query_len) | (query_len > max_query_len) | (first_token >= query_len):
+        return
+    seq_len = tl.load(seq_lens_ptr + request)
+    context = seq_len - query_len
+
+    row = tl.arange(0, BLOCK_M)
+    token = first_token + row // ROW_HEADS
+    group_head = head_block * ROW_HEADS + row % ROW_HEADS
+    valid = (row < BLOCK_Q * ROW_HEADS) & (token < query_len) & (group_head < GROUP)
+    head = kv_head * GROUP + group_head
+    position = context + token
+    column = tl.arange(0, BLOCK_D)
+    inside = column < HEAD_SIZE
+    query_row = (query_start + token).to(tl.int64) * stride_qt + head * stride_qh
+    query = tl.load(
+        query_ptr + query_row[:, None] + column[None, :],
+        mask=valid[:, None] & inside[None, :],
+        other=0.0,
+    )
+    if TAIL > 0:
+        query_tail = tl.load(
+            query_ptr + query_row[:, None] + HEAD_SIZE + tl.arange(0, TAIL)[None, :],
+            mask=valid[:, None],
+            other=0.0,
+        )
+    else:
+        query_tail = query
+
+    last_token = tl.minimum(first_token + BLOCK_Q, query_len) - 1
+    first_key = 0
+    last_key = seq_len
+    if CAUSAL:
+        last_key = context + last_token + 1
+    if window is not None:
+        first_key = tl.maximum(context + first_token - window + 1, 0)
+        if not CAUSAL:
+            last_key = tl.minimum(last_key, context + last_token + window)
+    lo = first_key // BLOCK_N
+    hi = (last_key + BLOCK_N - 1) // BLOCK_N
+    segment = tl.program_id(2)
+    if SPLIT:
+        per_segment = tl.cdiv(hi - lo, tl.num_programs(2))
+        hi = tl.minimum(hi, lo + (segment + 1) * per_segment)
+        lo = lo + segment * per_segment
+    # Tiles [open_lo, open_hi) are seen in full by every row.
+    open_lo = lo
+    open_hi = last_key // BLOCK_N
+    if CAUSAL:
+        open_hi = (context + first_token + 1) // BLOCK_N
+    if window is not None:
+        open_lo = (tl.maximum(context + last_token - window + 1, 0) + BLOCK_N - 1) // BLOCK_N
+        if not CAUSAL:
+            open_hi = tl.minimum(open_hi, (context + first_token + window) // BLOCK_N)
+    if not LOOPS:
+        open_lo = lo
+        open_hi = lo
+    open_lo = tl.minimum(tl.maximum(open_lo, lo), hi)
+    open_hi = tl.minimum(tl.maximum(open_hi, open_lo), hi)
+
+    if k_scale_ptr is not None:
+        scale = scale * tl.load(k_scale_ptr)
+    slope = tl.zeros([BLOCK_M], tl.float32)
+    if slopes_ptr is not None:
+        slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    if sinks_ptr is not None:  # noqa: SIM102  (the outer test is resolved by the compiler)
+        if segment == 0:
+            sink = tl.load(sinks_ptr + head, mask=valid, other=float("-inf")).to(tl.float32)
+            top = sink * LOG2E
+            total = tl.where(sink > float("-inf"), 1.0, 0.0)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    key_base = key_ptr + kv_head.to(tl.int64) * stride_kh
+    value_base = value_ptr + kv_head.to(tl.int64) * stride_vh
+    table = page_ptr + request.to(tl.int64) * stride_page
+    if PAGE_SIZE == 0:
+        start = tl.load(table).to(tl.int64)
+        key_base += start * stride_ks
+        value_base += start * stride_vs
+    if LOOPS and window is not None:
+        acc, total, top = _tiles(
+            acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
+            first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+            SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+    if LOOPS:
+        acc, total, top = _tiles(
+            acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
+            first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+            SHARED, False, AHEAD, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+    acc, total, top = _tiles(
+        acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
+        first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+        stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+        SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+
+    some = total > 0  # else nothing was seen: the answer is zero
+    acc = acc / tl.where(some, total, 1.0)[:, None]
+    if v_scale_ptr is not None:
+        acc = acc * tl.load(v_scale_ptr)
+    lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
+    heads = tl.num_programs(0) // HEAD_BLOCKS * GROUP
+    if SPLIT:
+        partial_row = ((request * max_query_len + token).to(tl.int64) * heads + head) * (
+            tl.num_programs(2)
+        ) + segment
+        tl.store(partial_lse_ptr + partial_row, lse, mask=valid)
+        tl.store(
+            partial_ptr + partial_row[:, None] * HEAD_SIZE + column[None, :],
+            acc,
+            mask=(valid & some)[:, None] & inside[None, :],
+        )
+    else:
+        out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
+        tl.store(
+            out_ptr + out_row[:, None] + column[None, :],
+            acc.to(out_ptr.dtype.element_ty),
+            mask=valid[:, None] & inside[None, :],
+        )
+        if lse_ptr is not None:
+            lse_row = head.to(tl.int64) * stride_lse + query_start + token
+            tl.store(lse_ptr + lse_row, lse * LN2, mask=valid)
+
+
+@triton.jit(do_not_specialize=["min_query_len", "max_query_len", "segments"])
+def _merge_segments_kernel(
+    partial_ptr,  # [requests * max_query_len, heads, segments, HEAD_SIZE] fp32
+    lse_ptr,  # [requests * max_query_len, heads, segments] fp32, log2; -inf: the part is unwritten
+    out_ptr,  # [tokens, heads, HEAD_SIZE]
+    query_start_loc_ptr,  # [requests + 1] int32
+    min_query_len,
+    max_query_len,
+    segments,
+    heads,
+    stride_ot,
+    stride_oh,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    request = tl.program_id(0) // max_query_len
+    token = tl.program_id(0) % max_query_len
+    head = tl.program_id(1)
+    query_start = tl.load(query_start_loc_ptr + request)
+    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    if (query_len < min_query_len) | (query_len > max_query_len) | (token >= query_len):
+        return
+    segment = tl.arange(0, BLOCK_S)
+    column = tl.arange(0, BLOCK_D)
+    row = (tl.program_id(0).to(tl.int64) * heads + head) * segments
+    lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
+    top = tl.max(lse, 0)
+    weight = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top))
+    total = tl.sum(weight, 0)
+    parts = tl.load(
+        partial_ptr + (row + segment)[:, None] * HEAD_SIZE + column[None, :],
+        mask=(weight > 0)[:, None] & (column < HEAD_SIZE)[None, :],
+        other=0.0,
+    )
+    merged = tl.sum(parts * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
+    tl.store(
+        out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE
+    )

@@ -1,0 +1,240 @@
+"""Scatter new keys and values into a paged KV cache, quantising to fp8 on the way.
+
+Definition in torch: backends/cache.py. A negative slot means "do not write" (facts/backends.md 2.1).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
+
+repair_scalars()
+BLOCK = 1024
+
+
+def launch_reshape_and_cache(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    *,
+    block_size: int,
+    key_strides: tuple[int, ...],
+    value_strides: tuple[int, ...],
+    group: int,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    fp8: int = 0,
+) -> None:
+    """Write rows of key and value to their slots. Nothing is checked here.
+
+    Args:
+        key: [tokens, KV heads, D], last dimension dense; only slot_mapping's length is written.
+        value: likewise, the same D.
+        key_cache, value_cache: any layout; uint8 when fp8.
+        slot_mapping: [tokens] int64.
+        block_size: slots per block.
+        key_strides, value_strides: of block, head, slot // group, slot % group, dim // group and
+            dim % group in elements; 0 for the halves that a layout does not split.
+        group: elements per 16 bytes (x in facts/backends.md 3.2).
+        k_scale, v_scale: float32 scalars, read on the device; only when fp8.
+        fp8: 0, or the exponent bias of the stored flavour: 7 is e4m3fn, 8 is e4m3fnuz.
+    """
+    tokens, (_, heads, size) = slot_mapping.shape[0], key.shape
+    if tokens == 0:
+        return
+    _reshape_and_cache_kernel[(tokens, triton.cdiv(heads * size, BLOCK), 2)](
+        key,
+        value,
+        key_cache,
+        value_cache,
+        slot_mapping,
+        k_scale,
+        v_scale,
+        key.stride(0),
+        key.stride(1),
+        value.stride(0),
+        value.stride(1),
+        KEY_STRIDES=key_strides,
+        VALUE_STRIDES=value_strides,
+        HEADS=heads,
+        HEAD_SIZE=size,
+        BLOCK_SIZE=block_size,
+        GROUP=group,
+        FP8=fp8,
+        BLOCK=min(BLOCK, triton.next_power_of_2(heads * size)),
+        num_warps=4,
+    )
+
+
+def launch_concat_and_cache_mla(
+    kv_c: torch.Tensor,
+    k_pe: torch.Tensor,
+    cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    *,
+    scale: torch.Tensor | None = None,
+    fp8: int = 0,
+) -> None:
+    """Write [kv_c | k_pe] rows to their slots of the latent cache. Nothing is checked here.
+
+    Args:
+        kv_c: [tokens, latent rank], last dimension dense.
+        k_pe: [tokens, rope size], last dimension dense.
+        cache: [blocks, block size, latent rank + rope size], last dimension dense; uint8 when fp8.
+        slot_mapping: [tokens] int64.
+        scale, fp8: see `launch_reshape_and_cache`.
+    """
+    tokens = slot_mapping.shape[0]
+    if tokens == 0:
+        return
+    width = kv_c.shape[1] + k_pe.shape[1]
+    _concat_and_cache_mla_kernel[(tokens,)](
+        kv_c,
+        k_pe,
+        cache,
+        slot_mapping,
+        scale,
+        kv_c.stride(0),
+        k_pe.stride(0),
+        cache.stride(0),
+        cache.stride(1),
+        BLOCK_SIZE=cache.shape[1],
+        RANK=kv_c.shape[1],
+        WIDTH=width,
+        FP8=fp8,
+        BLOCK=triton.next_power_of_2(width),
+        num_warps=4,
+    )
+
+
+@triton.jit
+def _quantise(x, FP8: tl.constexpr):
+    """Encode float32 as e4m3 bytes: saturating, to nearest even. By hand, as _dequantise is."""
+    LARGEST: tl.constexpr = 448.0 if FP8 == 7 else 240.0
+    size = tl.minimum(tl.abs(x), LARGEST)
+    bits = size.to(tl.uint32, bitcast=True)
+    rounded = bits + 0x7FFFF + ((bits >> 20) & 1)  # keep 3 of 23 mantissa bits
+    normal = (rounded >> 20) - ((127 - FP8) << 3)
+    # Below the smallest normal the step is constant: adding 2**23 rounds to whole steps.
+    STEPS: tl.constexpr = 512.0 if FP8 == 7 else 1024.0
+    subnormal = (size * STEPS + 8388608.0).to(tl.uint32, bitcast=True) & 0xF
+    code = tl.where(size < 8.0 / STEPS, subnormal, normal)
+    negative = (x.to(tl.uint32, bitcast=True) >> 31) > 0
+    if FP8 == 8:  # e4m3fnuz has no negative zero: that code is its NaN
+        negative = negative & (code > 0)
+    code = tl.where(negative, code | 0x80, code)
+    number = x == x  # noqa: PLR0124  (false for NaN; tl has no isnan that both targets compile)
+    return tl.where(number, code, 0x7F if FP8 == 7 else 0x80).to(tl.uint8)
+
+
+@triton.jit
+def _reshape_and_cache_kernel(
+    key_ptr,  # [tokens, heads, HEAD_SIZE]
+    value_ptr,  # [tokens, heads, HEAD_SIZE]
+    key_cache_ptr,
+    value_cache_ptr,
+    slot_ptr,  # [tokens] int64
+    k_scale_ptr,  # [] fp32 or None
+    v_scale_ptr,  # [] fp32 or None
+    stride_kt,
+    stride_kh,
+    stride_vt,
+    stride_vh,
+    KEY_STRIDES: tl.constexpr,
+    VALUE_STRIDES: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_ptr + token)
+    if slot < 0:
+        return
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = element < HEADS * HEAD_SIZE
+    if tl.program_id(2) == 0:
+        _write(
+            key_ptr + token * stride_kt, key_cache_ptr, k_scale_ptr, slot, element, inside,
+            stride_kh, KEY_STRIDES, HEAD_SIZE, BLOCK_SIZE, GROUP, FP8,
+        )  # fmt: skip
+    else:
+        _write(
+            value_ptr + token * stride_vt, value_cache_ptr, v_scale_ptr, slot, element, inside,
+            stride_vh, VALUE_STRIDES, HEAD_SIZE, BLOCK_SIZE, GROUP, FP8,
+        )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    row_ptr,
+    cache_ptr,
+    scale_ptr,
+    slot,
+    element,
+    inside,
+    stride_head,
+    STRIDES: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    FP8: tl.constexpr,
+):
+    head = element // HEAD_SIZE
+    dim = element % HEAD_SIZE
+    x = tl.load(row_ptr + head * stride_head + dim, mask=inside, other=0.0)
+    block = slot // BLOCK_SIZE
+    offset = slot % BLOCK_SIZE
+    target = (
+        block * STRIDES[0]
+        + head * STRIDES[1]
+        + offset // GROUP * STRIDES[2]
+        + offset % GROUP * STRIDES[3]
+        + dim // GROUP * STRIDES[4]
+        + dim % GROUP * STRIDES[5]
+    )
+    if FP8 > 0:
+        x = _quantise(tl.div_rn(x.to(tl.float32), tl.load(scale_ptr)), FP8)
+    tl.store(cache_ptr + target, x.to(cache_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _concat_and_cache_mla_kernel(
+    kv_c_ptr,  # [tokens, RANK]
+    k_pe_ptr,  # [tokens, WIDTH - RANK]
+    cache_ptr,  # [blocks, BLOCK_SIZE, WIDTH]
+    slot_ptr,  # [tokens] int64
+    scale_ptr,  # [] fp32 or None
+    stride_ct,
+    stride_pt,
+    stride_block,
+    stride_slot,
+    BLOCK_SIZE: tl.constexpr,
+    RANK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_ptr + token)
+    if slot < 0:
+        return
+    column = tl.arange(0, BLOCK)
+    latent = tl.load(kv_c_ptr + token * stride_ct + column, mask=column < RANK, other=0.0)
+    rope = tl.load(
+        k_pe_ptr + token * stride_pt + column - RANK,
+        mask=(column >= RANK) & (column < WIDTH),
+        other=0.0,
+    )
+    x = tl.where(column < RANK, latent, rope)
+    if FP8 > 0:
+        x = _quantise(tl.div_rn(x.to(tl.float32), tl.load(scale_ptr)), FP8)
+    row = slot // BLOCK_SIZE * stride_block + slot % BLOCK_SIZE * stride_slot
+    tl.store(cache_ptr + row + column, x.to(cache_ptr.dtype.element_ty), mask=column < WIDTH)

@@ -1,0 +1,303 @@
+"""TRITON_ATTN: prefill, chunked prefill, decode and mixed batches by one Triton kernel.
+
+Contract: facts/backends.md 3.1. Wider than vLLM 0.12.0's: non-causal batches are computed too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_rocm_attn.backends.cache import FP8_BIAS, FP8_MAX, NHD, reshape_and_cache
+from pytest_rocm_attn.backends.launch_config import (
+    Shape,
+    choose_segments,
+    choose_tile,
+    target_of,
+)
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.backends.batch import Batch
+    from pytest_rocm_attn.request import Request
+
+# A request counts as decode while its rows fit the smallest matrix operand.
+SMALLEST_ROWS = 16
+SOURCE = "facts/backends.md 3.1"
+
+
+class TritonAttention:
+    """One attention layer on TRITON_ATTN.
+
+    Args:
+        request: what the layer needs.
+        device: where it runs.
+        scale: factor of the dot product.
+        alibi_slopes: [query heads] float32, when request.alibi.
+        sinks: [query heads], when request.has_sink.
+        fp8_dtype: the platform's fp8 type; by default e4m3fnuz on gfx94x, else e4m3fn.
+        batch_invariant: never split keys, so that a request's result does not depend on the others.
+
+    Raises:
+        BackendLimitError: the backend does not do what the request asks.
+        BackendInputError: slopes or sinks do not match the request.
+    """
+
+    name = "TRITON_ATTN"
+
+    def __init__(
+        self,
+        request: Request,
+        device: torch.device,
+        *,
+        scale: float,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+        fp8_dtype: torch.dtype | None = None,
+        batch_invariant: bool = False,
+    ) -> None:
+        refuse(request)
+        if scale <= 0:
+            raise BackendLimitError(
+                f"TRITON_ATTN takes a positive scale, got {scale}: its kernel"
+                " compares scaled scores"
+            )
+        for name, tensor, asked in (
+            ("alibi_slopes", alibi_slopes, request.alibi),
+            ("sinks", sinks, request.has_sink),
+        ):
+            if (tensor is not None) != asked:
+                raise BackendInputError(
+                    f"TRITON_ATTN: {name} {'missing' if asked else 'given'}, request says {asked}"
+                )
+            if tensor is not None and tensor.shape != (request.num_heads,):
+                raise BackendInputError(
+                    f"TRITON_ATTN: {name} has shape {tuple(tensor.shape)}, wanted"
+                    f" ({request.num_heads},): one per query head ({SOURCE})"
+                )
+            if tensor is not None and tensor.device != device:
+                raise BackendInputError(f"TRITON_ATTN: {name} is on {tensor.device}, not {device}")
+        self.request = request
+        self.device = device
+        self.scale = scale
+        self.alibi_slopes = alibi_slopes
+        self.sinks = sinks
+        self.batch_invariant = batch_invariant
+        self.dtype: torch.dtype = getattr(torch, request.dtype)
+        self.target = target_of(device)
+        if self.target.family == "INTERPRETER" and self.dtype is torch.bfloat16:
+            raise BackendLimitError(
+                "TRITON_ATTN: Triton's interpreter has no bfloat16 product; use float16 or float32"
+                " on the CPU"
+            )
+        fnuz = "gfx94" in self.target.name
+        platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
+        is_fp8 = request.kv_cache_dtype.startswith("fp8")
+        self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
+        self.group = request.num_heads // request.num_kv_heads
+        self.decode_len = max(1, SMALLEST_ROWS // self.group)
+        element = self.dtype.itemsize
+        self.prefill_shape = Shape(128, request.head_size, 0, element, self.cache_dtype.itemsize)
+        self.decode_shape = Shape(
+            self.group, request.head_size, 0, element, self.cache_dtype.itemsize
+        )
+        # Both are chosen here, so that what does not fit is refused before any launch.
+        self.prefill_tile = choose_tile("prefill", self.prefill_shape, self.target)
+        self.decode_tile = choose_tile("decode", self.decode_shape, self.target)
+
+    def cache_shape(self, blocks: int) -> tuple[int, int, int, int, int]:
+        """Return the shape of the KV cache: (blocks, 2, block size, KV heads, head size)."""
+        request = self.request
+        block_size = request.block_size or 16
+        return blocks, 2, block_size, request.num_kv_heads, request.head_size
+
+    def write_cache(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        *,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
+    ) -> None:
+        """Write the step's keys and values, [tokens, KV heads, D], to their slots.
+
+        Raises:
+            BackendInputError: see `reshape_and_cache`.
+        """
+        key_cache, value_cache = self._caches(kv_cache)
+        reshape_and_cache(
+            key,
+            value,
+            key_cache,
+            value_cache,
+            batch.slot_mapping,
+            NHD,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        *,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
+        check: bool = False,
+    ) -> torch.Tensor:
+        """Compute attention of the batch over the cache, which already holds the new tokens.
+
+        Args:
+            query: [tokens or more, query heads, D], last dimension dense.
+            kv_cache: as `cache_shape` says; dtype of the model, or fp8 (also as uint8).
+            batch: the step's metadata.
+            out: like query; rows of real tokens are written, further rows are left alone.
+            k_scale, v_scale: float32 scalars on the device, when the cache is fp8.
+            check: also check slots and block table, which reads the device.
+        Returns: out.
+
+        Raises:
+            BackendInputError: shapes, dtypes or devices disagree; nothing is launched or written.
+        """
+        key_cache, value_cache = self._caches(kv_cache)
+        self._check(query, kv_cache, batch, out, k_scale, v_scale)
+        if check:
+            batch.check(kv_cache.shape[0], kv_cache.shape[2])
+        if batch.max_query_len == 0:
+            return out
+        from pytest_rocm_attn.backends.kernels.attention import launch_attention
+
+        request, fp8 = self.request, FP8_BIAS.get(self.cache_dtype, 0)
+        if fp8:
+            key_cache, value_cache = key_cache.view(torch.uint8), value_cache.view(torch.uint8)
+        tokens = batch.slot_mapping.shape[0]
+        passes = []
+        if batch.min_query_len <= self.decode_len:
+            longest = min(batch.max_query_len, self.decode_len)
+            passes.append((1, longest, self.decode_tile, self._segments(batch)))
+        if batch.max_query_len > self.decode_len:
+            passes.append((self.decode_len + 1, batch.max_query_len, self.prefill_tile, 1))
+        for shortest, longest, tile, segments in passes:
+            launch_attention(
+                query[:tokens],
+                key_cache,
+                value_cache,
+                out[:tokens],
+                query_start_loc=batch.query_start_loc,
+                seq_lens=batch.seq_lens,
+                pages=batch.block_table,
+                page_size=kv_cache.shape[2],
+                min_query_len=shortest,
+                max_query_len=longest,
+                scale=self.scale,
+                tile=tile,
+                segments=segments,
+                causal=batch.causal,
+                window=request.sliding_window,
+                soft_cap=request.logits_soft_cap,
+                alibi_slopes=self.alibi_slopes,
+                sinks=self.sinks,
+                k_scale=k_scale if fp8 else None,
+                v_scale=v_scale if fp8 else None,
+                fp8=fp8,
+            )
+        return out
+
+    def _segments(self, batch: Batch) -> int:
+        if self.batch_invariant:
+            return 1
+        seen = min(batch.max_seq_len, self.request.sliding_window or batch.max_seq_len)
+        blocks = self.request.num_kv_heads * -(-self.group // self.decode_tile.block_m)
+        return choose_segments(
+            batch.seq_lens.shape[0] * blocks,
+            -(-seen // self.decode_tile.block_n),
+            self.target.processors,
+        )
+
+    def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the key and value halves, in the cache's own dtype.
+
+        Raises:
+            BackendInputError: the cache has another shape or dtype.
+        """
+        wanted = self.cache_shape(kv_cache.shape[0])
+        if tuple(kv_cache.shape) != wanted or kv_cache.stride(-1) != 1:
+            raise BackendInputError(
+                f"TRITON_ATTN: kv_cache has shape {tuple(kv_cache.shape)}, wanted {wanted} with a"
+                f" dense last dimension ({SOURCE})"
+            )
+        if kv_cache.dtype is torch.uint8 and self.cache_dtype in FP8_MAX:
+            kv_cache = kv_cache.view(self.cache_dtype)
+        if kv_cache.dtype != self.cache_dtype:
+            raise BackendInputError(
+                f"TRITON_ATTN: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
+                f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({SOURCE})"
+            )
+        key_cache, value_cache = kv_cache.unbind(1)
+        return key_cache, value_cache
+
+    def _check(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        k_scale: torch.Tensor | None,
+        v_scale: torch.Tensor | None,
+    ) -> None:
+        request, tokens = self.request, batch.slot_mapping.shape[0]
+        row = (request.num_heads, request.head_size)
+        for name, tensor in (("query", query), ("out", out)):
+            if tensor.shape[1:] != row or tensor.shape[0] < tokens or tensor.stride(-1) != 1:
+                raise BackendInputError(
+                    f"TRITON_ATTN: {name} has shape {tuple(tensor.shape)}, wanted at least"
+                    f" {(tokens, *row)} with a dense last dimension (facts/backends.md 2.1)"
+                )
+            if tensor.dtype != self.dtype:
+                raise BackendInputError(
+                    f"TRITON_ATTN: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
+                )
+        scales = {"k_scale": k_scale, "v_scale": v_scale}
+        tensors = {
+            "query": query,
+            "kv_cache": kv_cache,
+            "out": out,
+            "block_table": batch.block_table,
+        }
+        for name, given in (tensors | scales).items():
+            if given is None:
+                if self.cache_dtype in FP8_MAX:
+                    raise BackendInputError(
+                        f"TRITON_ATTN: {name} is missing; an fp8 cache needs both scales"
+                    )
+            elif given.device != self.device:
+                raise BackendInputError(
+                    f"TRITON_ATTN: {name} is on {given.device}, the layer is on {self.device}"
+                )
+
+
+def refuse(request: Request) -> None:
+    """Check a request against what TRITON_ATTN does.
+
+    Raises:
+        BackendLimitError: it asks for more; the message names value, limit and source.
+    """
+    block_size = request.block_size or 16
+    size = request.head_size
+    cache = ("auto", request.dtype, "fp8", "fp8_e4m3", "fp8_e5m2")  # e5m2 stores e4m3, as upstream
+    refusals = (
+        (request.use_mla or request.use_sparse, "MLA or sparse attention: use an MLA backend"),
+        (block_size % 16 != 0, f"block size {block_size}: it must be a multiple of 16"),
+        (size < 32 or size > 256, f"head size {size}: it must be 32 to 256"),
+        (request.kv_cache_dtype not in cache, f"kv_cache_dtype {request.kv_cache_dtype!r}"),
+        (request.attn_type not in ("decoder", "encoder_decoder"), f"{request.attn_type} attention"),
+        (request.use_mm_prefix, "a bidirectional multimodal prefix"),
+    )
+    for refused, what in refusals:
+        if refused:
+            raise BackendLimitError(f"TRITON_ATTN does not support {what} ({SOURCE})")

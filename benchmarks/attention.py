@@ -1,0 +1,354 @@
+"""Time TRITON_ATTN and TRITON_MLA on a GPU, beside the copy and the matrix product of the same run.
+
+python benchmarks/attention.py [--check] prints a table and, with --check, then compares a grid of small
+cases with the float64 oracle (exit status 1 when one is beyond its bound). bf16, block size 16, blocks
+in random order, CUDA-graph replays, medians. Inputs rotate through more memory than any L2 cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+from pytest_rocm_attn.backends import error_bounds, oracle
+from pytest_rocm_attn.backends.batch import Batch
+from pytest_rocm_attn.backends.triton_attn import TritonAttention
+from pytest_rocm_attn.backends.triton_mla import TritonMLA
+from pytest_rocm_attn.request import Request
+
+BLOCK = 16
+CACHE_BYTES = 200e6  # rotate through at least this much: four times the largest L2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One timed case: (query length, sequence length) per request, and the least that is asked."""
+
+    name: str
+    lengths: Sequence[tuple[int, int]]
+    target_us: float
+    mla_heads: int = 0
+
+
+SPEEDS = (
+    Speed("decode, batch 64, 8192 tokens", [(1, 8192)] * 64, 733),
+    Speed("decode, batch 64, 2048 tokens", [(1, 2048)] * 64, 191),
+    Speed("decode, batch 1, 32768 tokens", [(1, 32768)], 60),
+    Speed("prefill, 1 x 8192 causal", [(8192, 8192)], 1500),
+    Speed("prefill, 1 x 4096 causal", [(4096, 4096)], 430),
+    Speed("mixed, 56 x 2048 + 8 x 1024", [(1, 2048)] * 56 + [(1024, 1024)] * 8, 450),
+    Speed("MLA decode, 128 heads, 32 x 4096", [(1, 4096)] * 32, 200, mla_heads=128),
+    Speed("MLA decode, 16 heads, 32 x 4096", [(1, 4096)] * 32, 80, mla_heads=16),
+)
+
+
+def batches(lengths: Sequence[tuple[int, int]], copies: int, device: torch.device) -> list[Batch]:
+    """Return batches over disjoint, shuffled blocks of one cache; block 0 is nobody's."""
+    blocks = [-(-seq_len // BLOCK) for _, seq_len in lengths]
+    free = iter((torch.randperm(sum(blocks) * copies) + 1).tolist())
+    result = []
+    for _ in range(copies):
+        table = torch.zeros(len(lengths), -(-max(blocks) // 16) * 16, dtype=torch.int32)
+        for i, count in enumerate(blocks):
+            table[i, :count] = torch.tensor(list(itertools.islice(free, count)), dtype=torch.int32)
+        slots = torch.cat(
+            [
+                table[i, torch.arange(s - q, s) // BLOCK].long() * BLOCK
+                + torch.arange(s - q, s) % BLOCK
+                for i, (q, s) in enumerate(lengths)
+            ]
+        )
+        queries, seqs = [q for q, _ in lengths], [s for _, s in lengths]
+        result.append(Batch.build(queries, seqs, table.to(device), slots.to(device)))
+    return result
+
+
+def microseconds(call: Callable[[int], Any], copies: int = 1) -> float:
+    """Return the median time of call(i), from replays of a graph that holds all copies."""
+    for i in range(copies):
+        call(i)
+    torch.cuda.synchronize()
+    count = max(4, copies)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(count):
+            call(i % copies)
+    graph.replay()
+    times = []
+    for _ in range(15):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1000 / count)
+    return statistics.median(times)
+
+
+def ceilings(device: torch.device) -> tuple[float, float]:
+    """Return the copy bandwidth in GB/s (read plus written) and the matrix product in TFLOP/s."""
+    best = 0.0
+    for megabytes in (256, 1024, 4096):
+        source = torch.randint(0, 2**30, (megabytes * 2**18,), dtype=torch.int32, device=device)
+        target = torch.empty_like(source)
+        taken = microseconds(lambda i, a=target, b=source: a.copy_(b))
+        best = max(best, 2 * source.nbytes / taken / 1e3)
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    c = torch.empty_like(a)
+    return best, 2 * 8192**3 / microseconds(lambda i: torch.matmul(a, b, out=c)) / 1e6
+
+
+def prepare(speed: Speed, device: torch.device) -> tuple[Callable[[int], Any], int, float, float]:
+    """Return the call, how many copies it rotates through, and the bytes and operations it needs."""
+    tokens = sum(s for _, s in speed.lengths)
+    queries = sum(q for q, _ in speed.lengths)
+    pairs = sum(q * s - q * (q - 1) / 2 for q, s in speed.lengths)
+    if speed.mla_heads:
+        size = tokens * 576 * 2
+        copies = max(1, round(CACHE_BYTES * 2 / size))
+        made = batches(speed.lengths, copies, device)
+        mla = TritonMLA(Request(use_mla=True, num_heads=speed.mla_heads), device, scale=192**-0.5)
+        cache = torch.randn(
+            mla.cache_shape(1 + copies * tokens // BLOCK), device=device, dtype=torch.bfloat16
+        )
+        q = torch.randn(queries, speed.mla_heads, 576, device=device, dtype=torch.bfloat16)
+        out = torch.empty(queries, speed.mla_heads, 512, device=device, dtype=torch.bfloat16)
+        flops = 2 * pairs * speed.mla_heads * (576 + 512)
+        return lambda i: mla.decode(q, cache, made[i], out), copies, size, flops
+    size = tokens * 8 * 128 * 2 * 2
+    copies = max(1, round(CACHE_BYTES * 2 / size))
+    made = batches(speed.lengths, copies, device)
+    layer = TritonAttention(Request(), device, scale=128**-0.5)
+    cache = torch.empty(
+        layer.cache_shape(1 + copies * tokens // BLOCK), device=device, dtype=torch.bfloat16
+    )
+    for part in cache.split(4096):
+        part.normal_()
+    q = torch.randn(queries, 32, 128, device=device, dtype=torch.bfloat16)
+    out = torch.empty_like(q)
+    return lambda i: layer.forward(q, cache, made[i], out), copies, size, 4 * pairs * 32 * 128
+
+
+def host_microseconds(device: torch.device) -> dict[str, float]:
+    """Return the host's time for one eager call: without and with segments, and the cache write."""
+    times = {}
+    for name, lengths in (("1 launch", [(1, 64)] * 64), ("2 launches", [(1, 4096)])):
+        call, _, _, _ = prepare(Speed(name, lengths, 0), device)
+        times[f"forward, {name}"] = _host(lambda call=call: call(0))
+    layer = TritonAttention(Request(), device, scale=1.0)
+    (batch,) = batches([(1, 64)] * 64, 1, device)
+    new = torch.randn(64, 8, 128, device=device, dtype=torch.bfloat16)
+    cache = torch.zeros(layer.cache_shape(300), device=device, dtype=torch.bfloat16)
+    times["cache write"] = _host(lambda: layer.write_cache(new, new, cache, batch))
+    return times
+
+
+def _host(call: Callable[[], Any]) -> float:
+    for _ in range(20):
+        call()
+    times = []
+    for _ in range(200):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e6)
+    return statistics.median(times)
+
+
+LENGTHS = (
+    ("mixed", [(5, 137), (1, 64), (133, 233), (1, 1), (17, 90), (0, 20), (64, 64)]),
+    ("decode", [(1, 1000), (1, 33), (1, 16), (1, 1), (0, 0)]),
+    ("long decode", [(1, 131072)]),
+)
+FEATURES: tuple[dict[str, Any], ...] = (
+    {},
+    {"sliding_window": 9},
+    {"sliding_window": 100, "has_sink": True},
+    {"logits_soft_cap": 5.0},
+    {"alibi": True, "has_sink": True},
+    {"causal": False},
+    {"causal": False, "sliding_window": 30},
+    {"kv_cache_dtype": "fp8", "fnuz": False},
+    {"kv_cache_dtype": "fp8", "fnuz": True, "sliding_window": 50},
+    {"head_size": 64, "num_kv_heads": 1},
+    {"head_size": 80},
+    {"head_size": 256},
+    {"block_size": 48},
+)
+
+
+def check(device: torch.device) -> int:
+    """Compare small cases with the oracle; return how many are beyond their bound."""
+    cases: list[tuple[Any, ...]] = []
+    for dtype, (name, lengths), features in itertools.product(
+        ("bfloat16", "float16", "float32"), LENGTHS, FEATURES
+    ):
+        if not name.startswith("long") or (dtype == "bfloat16" and not features):
+            cases.append((dtype, lengths, features, device))
+    for dtype, heads in itertools.product(("bfloat16", "float16"), (16, 40, 128)):
+        cases.append((dtype, heads, device))
+    failures, largest = 0, 0.0
+    # In processes of their own: nearly all of the time is the compiler's.
+    with multiprocessing.get_context("spawn").Pool(12) as pool:
+        for case, ratio in zip(cases, pool.imap(_case, cases), strict=True):
+            largest = max(largest, ratio)
+            if not ratio <= 1:
+                failures += 1
+                print(f"BEYOND ITS BOUND: {ratio:.3f} {case}")
+    print(
+        f"oracle: {len(cases) - failures} of {len(cases)} within; largest error / bound {largest:.3f}"
+    )
+    return failures
+
+
+def _case(case: tuple[Any, ...]) -> float:
+    torch.set_num_threads(1)
+    return _ratio(*case) if len(case) == 4 else max(_mla_ratios(*case))
+
+
+def _ratio(
+    dtype: str, lengths: list[tuple[int, int]], features: dict[str, Any], device: torch.device
+) -> float:
+    """Return the largest error over its bound; inf when something was not written."""
+    torch.manual_seed(0)
+    features = dict(features)
+    fnuz, causal = features.pop("fnuz", False), features.pop("causal", True)
+    request = Request(num_heads=8, **({"dtype": dtype, "num_kv_heads": 2} | features))
+    heads, block_size = request.num_heads, request.block_size or BLOCK
+    slopes = torch.rand(heads) if request.alibi else None
+    sinks = torch.randn(heads) if request.has_sink else None
+    layer = TritonAttention(
+        request,
+        device,
+        scale=request.head_size**-0.5,
+        alibi_slopes=None if slopes is None else slopes.to(device),
+        sinks=None if sinks is None else sinks.to(device),
+        fp8_dtype=torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn,
+    )
+    blocks = [-(-s // block_size) for _, s in lengths]
+    order = iter((torch.randperm(sum(blocks)) + 1).tolist())
+    table = torch.zeros(len(lengths), max(blocks) + 3, dtype=torch.int32)
+    cache = torch.full(layer.cache_shape(sum(blocks) + 1), torch.nan)  # padding is NaN
+    for i, (_, seq_len) in enumerate(lengths):
+        for j in range(blocks[i]):
+            table[i, j] = next(order)
+            filled = min(block_size, seq_len - j * block_size)
+            cache[table[i, j], :, :filled].normal_()
+    stored = cache.to(layer.cache_dtype)
+    queries, seqs = [q for q, _ in lengths], [s for _, s in lengths]
+    slots = torch.full((sum(queries),), -1)
+    batch = Batch.build(queries, seqs, table.to(device), slots.to(device), causal=causal)
+    q = torch.randn(len(slots), heads, request.head_size).to(layer.dtype)
+    out = torch.full_like(q, torch.nan, device=device)
+    fp8 = layer.cache_dtype.itemsize == 1
+    scales = (0.5, 1.5) if fp8 else (1.0, 1.0)
+    k_scale, v_scale = (torch.tensor(s, device=device) if fp8 else None for s in scales)
+    given = stored.view(torch.uint8).to(device) if fp8 else stored.to(device)
+    layer.forward(q.to(device), given, batch, out, k_scale=k_scale, v_scale=v_scale)
+    key, value = (stored.float() if fp8 else stored).unbind(1)
+    reference = oracle.paged_attention(
+        q,
+        key,
+        value,
+        query_start_loc=batch.query_start_loc,
+        seq_lens=batch.seq_lens,
+        block_table=table,
+        scale=layer.scale,
+        causal=causal,
+        window=request.sliding_window,
+        soft_cap=request.logits_soft_cap,
+        alibi_slopes=slopes,
+        sinks=sinks,
+        k_scale=scales[0],
+        v_scale=scales[1],
+    )
+    return _worst(out, reference, layer.dtype, request.head_size)
+
+
+def _mla_ratios(dtype: str, heads: int, device: torch.device) -> list[float]:
+    torch.manual_seed(0)
+    mla = TritonMLA(Request(use_mla=True, num_heads=heads, dtype=dtype), device, scale=192**-0.5)
+    lengths = [(1, 1000), (1, 33), (1, 16), (1, 1)]
+    (batch,) = batches(lengths, 1, device)
+    cache = torch.randn(mla.cache_shape(200)).to(mla.dtype)
+    q = torch.randn(4, heads, 576).to(mla.dtype)
+    out = torch.full((4, heads, 512), torch.nan, dtype=mla.dtype, device=device)
+    mla.decode(q.to(device), cache.to(device), batch, out, check=True)
+    decoded = oracle.mla_decode(
+        q, cache, seq_lens=batch.seq_lens, block_table=batch.block_table, scale=mla.scale
+    )
+    starts, keys = torch.tensor([0, 5, 70, 71]), torch.tensor([0, 105, 170, 300])
+    pq, pk, pv = (
+        torch.randn(n, heads, size).to(mla.dtype) for n, size in ((71, 192), (300, 192), (300, 128))
+    )
+    pout = torch.full((71, heads, 128), torch.nan, dtype=mla.dtype, device=device)
+    lse = torch.full((heads, 71), torch.nan, device=device)
+    ratios = [_worst(out, decoded, mla.dtype, 576)]
+    for causal in (True, False):
+        mla.prefill(
+            pq.to(device),
+            pk.to(device),
+            pv.to(device),
+            pout,
+            query_start_loc=starts.int().to(device),
+            key_start_loc=keys.int().to(device),
+            max_query_len=65,
+            causal=causal,
+            lse=lse,
+        )
+        reference = oracle.ragged_attention(
+            pq, pk, pv, query_start_loc=starts, key_start_loc=keys, scale=mla.scale, causal=causal
+        )
+        ratios.append(_worst(pout, reference, mla.dtype, 192))
+        error = (lse.double().cpu() - reference.lse).abs()
+        ratios.append(float((error / error_bounds.lse_bound(reference, mla.dtype, 192)).max()))
+    return ratios
+
+
+def _worst(
+    out: torch.Tensor, reference: oracle.Reference, dtype: torch.dtype, head_size: int
+) -> float:
+    bound = error_bounds.output_bound(reference, dtype, head_size)
+    return float(((out.double().cpu() - reference.out).abs() / bound).nan_to_num(torch.inf).max())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="then compare with the oracle")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda", torch.cuda.current_device())
+    print(f"{time.strftime('%Y-%m-%d')} {torch.cuda.get_device_name()}", end=" ")
+    print(f"torch {torch.__version__} triton {triton.__version__}")
+    bandwidth, product = ceilings(device)
+    print(f"copy {bandwidth:.0f} GB/s, 8192^3 bf16 product {product:.0f} TFLOP/s")
+    print(f"| {'case':34} | us | of copy | TFLOP/s | of product | at most us |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for speed in SPEEDS:
+        call, copies, size, flops = prepare(speed, device)
+        taken = microseconds(call, copies)
+        rate = flops / taken / 1e6
+        print(
+            f"| {speed.name:34} | {taken:.1f} | {size / taken / 1e3 / bandwidth:.1%} | {rate:.0f} |"
+            f" {rate / product:.1%} | {speed.target_us:.0f} |",
+            flush=True,
+        )
+        del call
+        torch.cuda.empty_cache()
+    for name, taken in host_microseconds(device).items():
+        print(f"host, {name}: {taken:.1f} us")
+    return 1 if options.check and check(device) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -175,11 +175,12 @@ def reshape_and_cache(
     )
     # fmt: on
     if not problem:
+        _, heads, size = key.shape
         for name, axes, cache in (
             ("key_cache", layout.key, key_cache),
             ("value_cache", layout.value, value_cache),
         ):
-            wanted = cache_shape(axes, cache.shape[0], _slots(cache, axes), *key.shape[1:], group)
+            wanted = cache_shape(axes, cache.shape[0], _slots(cache, axes), heads, size, group)
             if len(axes) != cache.ndim or tuple(cache.shape) != wanted:
                 problem = (
                     f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants"

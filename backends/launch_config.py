@@ -321,7 +321,8 @@ def target_of(device: torch.device) -> Target:
         return INTERPRETER
     import torch
 
-    properties = torch.cuda.get_device_properties(device)
+    # Any: torch's stub lacks the opt-in limit.
+    properties: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         gfx = properties.gcnArchName.partition(":")[0]
         return amd_target(gfx, properties.multi_processor_count)

@@ -79,12 +79,12 @@ def launch_attention(
     one_block = max_query_len <= block_q
     blocks = requests if one_block else query.shape[0] // block_q + requests
     split = segments > 1
+    partial: torch.Tensor | None = None
+    partial_lse: torch.Tensor | None = None
     if split:
         shape = (requests * max_query_len, heads, segments)
         partial = torch.empty((*shape, value_size), dtype=torch.float32, device=out.device)
         partial_lse = torch.empty(shape, dtype=torch.float32, device=out.device)
-    else:
-        partial = partial_lse = None
     key_strides = key.stride() if page_size else (0, *key.stride())
     source = key if value is None else value
     value_strides = source.stride() if page_size else (0, *source.stride())

@@ -17,7 +17,8 @@ def test_a_window_of_two_sees_the_token_itself_and_one_before() -> None:
 
 def test_a_sink_takes_its_share_and_gives_no_value() -> None:
     one = torch.ones(1, 1, 1)
-    result = attend(0 * one, one, one, scale=1.0, sinks=torch.tensor([math.log(3.0)]))
+    sinks = torch.tensor([math.log(3.0)], dtype=torch.float64)
+    result = attend(0 * one, one, one, scale=1.0, sinks=sinks)
     assert math.isclose(result.out.item(), 0.25)
 
 

@@ -1,30 +1,35 @@
-"""Conformance cells as ordinary pytest items."""
+"""What all tiers share: the root of the matrix, and a judged pytest item with its story."""
 
 from __future__ import annotations
 
+import abc
 import shlex
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from pytest_rocm_attn.conformance.contract import ExpectBackend
-from pytest_rocm_attn.conformance.verdict import Judgement, Verdict, judge
-from pytest_rocm_attn.conformance.workers import Observation, Question, WorkerError
+from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, tier_class
+from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
+from pytest_rocm_attn.conformance.workers import WorkerError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_rocm_attn.conformance.contract import Cell, Row
+    from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.deviations import Deviation
+    from pytest_rocm_attn.conformance.record import Record
     from pytest_rocm_attn.conformance.session import ConformancePlugin
+    from pytest_rocm_attn.conformance.settings import Settings
+    from pytest_rocm_attn.conformance.workers import Question
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
 
 ROOT = "rocm-attn"
 
 
 class Shortfall(Exception):
-    """A cell fell short; its message is the whole story."""
+    """An item fell short; its message is the whole story."""
 
 
 class Matrix(pytest.Collector):
@@ -34,70 +39,106 @@ class Matrix(pytest.Collector):
 
     def collect(self) -> Iterator[Tier | Declared]:
         for name in self.plugin.settings.tiers:
-            yield Tier.from_parent(self, name=name)
+            yield tier_class(name).from_parent(self, name=name)
         if self.plugin.settings.deviations is not None:
             yield Declared.from_parent(self, name="deviations")
 
 
-class Tier(pytest.Collector):
-    """One tier: node id ``rocm-attn::documented``."""
+class Tier(pytest.Collector, abc.ABC):
+    """One tier: node id ``rocm-attn::documented``. conformance/tiers/ has a subclass for each."""
 
     parent: Matrix
 
-    def collect(self) -> Iterator[CellItem]:
-        for cell in self.parent.plugin.settings.cells:
-            # The whole id as text, so that pytest splits off the brackets as it does when it reads
-            # one back, for --lf and the like.
-            nodeid = f"{self.nodeid}::{cell.id}"
-            yield CellItem.from_parent(self, name=cell.id, nodeid=nodeid, cell=cell)
+    @classmethod
+    @abc.abstractmethod
+    def names(cls, settings: Settings) -> Iterable[str]:
+        """Return the names of all items that the tier would collect, cheaply and in order."""
 
+    @classmethod
+    def first_question(cls, settings: Settings) -> Question | None:
+        """Return a question to find out with, before anything runs, whether the selector imports.
 
-class CellItem(pytest.Item):
-    """One row on one GPU: node id ``rocm-attn::documented::row-id[gfx942]``."""
-
-    def __init__(self, *, cell: Cell, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cell = cell
-        self.plugin: ConformancePlugin = self.parent.parent.plugin  # type: ignore[union-attr]
-        self.observation: Observation | None = None
-        self.judgement: Judgement | None = None
-        self.add_marker(cell.row.level)
-        self.extra_keyword_matches.update((cell.gpu.gfx, cell.row.level))
+        None where the tier asks no selector.
+        """
+        return None
 
     @property
-    def question(self) -> Question:
-        """What the selector is asked."""
-        return Question.of(self.cell.gpu, self.cell.row.env, self.cell.row.request)
+    def plugin(self) -> ConformancePlugin:
+        """The run that the tier is part of."""
+        return self.parent.plugin
+
+
+class ConformanceItem(pytest.Item, abc.ABC):
+    """One thing that is judged: node id ``rocm-attn::TIER::ID[GFX]``.
+
+    Args:
+        row_id: the part of the name before the brackets.
+        level: "required", or "advisory" for what is shown and fails only with --rocm-attn-strict.
+        gpu: the GPU it is about, or None.
+    """
+
+    parent: Tier
+
+    def __init__(self, *, row_id: str, level: Level, gpu: Gpu | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.row_id = row_id
+        self.level: Level = level
+        self.gpu = gpu
+        self.judgement: Judgement | None = None
+        self.add_marker(level)
+        self.extra_keyword_matches.add(level)
+        if gpu is not None:
+            self.extra_keyword_matches.add(gpu.gfx)
+
+    @classmethod
+    def of(cls, tier: Tier, name: str, **kwargs: Any) -> Self:
+        """Return an item of a tier, under the name that the tier's names() gave."""
+        # The whole id as text, so that pytest splits off the brackets as it does when it reads one
+        # back, for --lf and the like.
+        return cls.from_parent(tier, name=name, nodeid=f"{tier.nodeid}::{name}", **kwargs)
+
+    # --- what a tier's items say ------------------------------------------------------------------
+
+    def questions(self) -> Iterable[Question]:
+        """Return what the item is sure to ask the selector, so that it can be asked ahead."""
+        return ()
+
+    @abc.abstractmethod
+    def judge(self) -> Judgement:
+        """Do what the item is about, and judge it."""
+
+    @abc.abstractmethod
+    def fields(self) -> dict[str, Any]:
+        """Return those fields of Record that ``record`` cannot know, once the item was judged.
+
+        expect, outcome and source at least.
+        """
+
+    # --- what pytest sees -------------------------------------------------------------------------
+
+    @property
+    def plugin(self) -> ConformancePlugin:
+        """The run that the item is part of."""
+        return self.parent.plugin
 
     @property
     def deviation(self) -> Deviation | None:
-        """What the fork declares about this cell."""
+        """What the fork declares about this item."""
         settings = self.plugin.settings
         for entry in settings.deviations.entries if settings.deviations else ():
-            covers = entry.covers(self.cell.row.id, self.cell.gpu.gfx)
+            covers = entry.covers(self.row_id, self.gpu.gfx if self.gpu else "")
             if covers and not entry.expired(settings.today):
                 return entry
         return None
 
     def runtest(self) -> None:
-        self.observation = self.plugin.observe(self.question)
-        self.judgement = judge(
-            self.cell.row,
-            self.observation.outcome,
-            self.deviation,
-            strict=self.plugin.settings.strict,
-        )
-        verdict = self.judgement.verdict
-        if verdict.fails:
+        self.judgement = self.judge()
+        if self.judgement.verdict.fails:
             raise Shortfall(self.judgement.message)
-        if verdict is not Verdict.PASS:
-            pytest.xfail(f"{verdict}: {self.judgement.message}")
+        if self.judgement.verdict is not Verdict.PASS:
+            pytest.xfail(f"{self.judgement.verdict}: {self.judgement.message}")
 
-    def repr_failure(
-        self,
-        excinfo: pytest.ExceptionInfo[BaseException],
-        style: Any = None,
-    ) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):
             lines = [str(excinfo.value)]
             return "\n".join(lines + [f"{label:>9}  {text}" for label, text in self.story()])
@@ -106,51 +147,48 @@ class CellItem(pytest.Item):
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        return self.cell.row.file, None, f"{self.cell.id}"
+        return self.parent.name, None, self.name
 
     def story(self) -> list[tuple[str, str]]:
-        """Return what a reader must know about this cell, as (label, text)."""
-        row = self.cell.row
-        assert self.observation is not None
-        assert self.judgement is not None
-        story: list[tuple[str, str]] = [
-            ("verdict", self.judgement.verdict.value),
-            ("flags", flags_words(row)),
-            ("gpu", f"{self.cell.gpu.gfx}, aiter {self.cell.gpu.aiter}"),
-            ("request", request_words(row)),
-            ("expected", str(row.expect)),
-            ("got", str(self.observation.outcome)),
-            ("source", row.source),
-            ("again", self.reproduce()),
+        """Return what a reader must know about this item, as (label, text)."""
+        record = self.record()
+        story = [("verdict", record["verdict"])]
+        if record["env"] is not None:
+            story.append(("flags", flags_words(record["env"])))
+        if self.gpu is not None:
+            story.append(("gpu", f"{self.gpu.gfx}, aiter {self.gpu.aiter}"))
+        story += [
+            ("expected", record["expect"]["words"]),
+            ("got", record["outcome"]["words"]),
+            ("source", record["source"]),
+            ("again", record["again"]),
         ]
-        if row.note:
-            story.insert(-1, ("note", row.note))
         return story
 
     def reproduce(self) -> str:
-        """Return the command that runs this cell alone."""
-        return shlex.join([*self.plugin.command, self.nodeid])
+        """Return the command that runs this item alone."""
+        tier = self.parent.name
+        named = [] if tier in DEFAULT_TIERS else [f"--rocm-attn-tier={tier}"]
+        return shlex.join([*self.plugin.command, *named, self.nodeid])
 
-    def record(self) -> dict[str, Any]:
-        """Return the row of the JSON report (design.md section 7)."""
-        assert self.observation is not None
+    def record(self) -> Record:
+        """Return the row of the report."""
         assert self.judgement is not None
-        row = self.cell.row
         return {
-            "id": row.id,
-            "tier": self.parent.name,  # type: ignore[union-attr]
-            "level": row.level,
-            "gpu": {"gfx": self.cell.gpu.gfx, "aiter": self.cell.gpu.aiter.value},
-            "env": dict(row.env),
-            "request": asdict(row.request),
-            "expect": expect_record(row),
-            "outcome": outcome_record(self.observation),
+            "id": self.row_id,
+            "tier": self.parent.name,
+            "level": self.level,
+            "gpu": {"gfx": self.gpu.gfx, "aiter": self.gpu.aiter.value} if self.gpu else None,
+            "evidence": "pure" if self.plugin.settings.subject.pure else "mock",
+            "env": None,
+            "request": None,
             "verdict": self.judgement.verdict.value,
             "message": self.judgement.message,
-            "source": row.source,
-            "seconds": round(self.observation.seconds, 6),
-            "environment_written": list(self.observation.written),
+            "seconds": 0.0,
+            "environment_written": [],
             "again": self.reproduce(),
+            "details": {},
+            **self.fields(),  # type: ignore[typeddict-item]  # a dict of the fields left over
         }
 
 
@@ -199,25 +237,12 @@ class DeviationItem(pytest.Item):
         return self.entry.file, self.entry.line - 1, f"deviation at line {self.entry.line}"
 
 
-def flags_words(row: Row) -> str:
-    """Return a row's environment in words."""
-    return " ".join(f"{name}={shlex.quote(text)}" for name, text in row.env.items()) or "none set"
+def flags_words(env: Mapping[str, str]) -> str:
+    """Return an environment in words."""
+    return " ".join(f"{name}={shlex.quote(text)}" for name, text in env.items()) or "none set"
 
 
-def request_words(row: Row) -> str:
-    """Return a row's request in words: what differs from a plain one."""
-    fields = row.request.non_default()
+def request_words(request: Request) -> str:
+    """Return a request in words: what differs from a plain one."""
+    fields = request.non_default()
     return ", ".join(f"{name}={value!r}" for name, value in fields.items()) or "a plain layer"
-
-
-def expect_record(row: Row) -> dict[str, Any]:
-    """Return an expectation as the contract's TOML spells it."""
-    if isinstance(row.expect, ExpectBackend):
-        return {"backend": row.expect.backend}
-    return {"rejects": True, "mentions": list(row.expect.mentions)}
-
-
-def outcome_record(observation: Observation) -> dict[str, Any]:
-    """Return an outcome as plain data: its kind, itself in words, and its fields."""
-    outcome = observation.outcome
-    return {"kind": type(outcome).__name__.lower(), "words": str(outcome), **asdict(outcome)}

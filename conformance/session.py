@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance import settings as settings_module
-from pytest_rocm_attn.conformance.items import ROOT, CellItem, Matrix
+from pytest_rocm_attn.conformance.items import ROOT, ConformanceItem, Matrix
 from pytest_rocm_attn.conformance.report import json_file, terminal
-from pytest_rocm_attn.conformance.workers import Pool, Question
+from pytest_rocm_attn.conformance.tiers import tier_class
+from pytest_rocm_attn.conformance.workers import Pool
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_rocm_attn.conformance.workers import Observation
+    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.workers import Observation, Question
 
 _STATUS = {  # verdict -> category, letter, word; the others are pytest's own
     "advisory": ("advisory", "a", ("ADVISORY", {"yellow": True})),
@@ -35,13 +37,18 @@ class ConformancePlugin:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = settings_module.read(config)
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
         self.notes: list[str] = []
         self._pool: Pool | None = None
         self._report_error: str = ""
         self._ids = self._take_node_ids()
         declared = self.settings.deviations.entries if self.settings.deviations else ()
-        known = [f"{ROOT}::documented::{cell.id}" for cell in self.settings.cells]
+        known = [
+            f"{ROOT}::{tier}::{name}"
+            for tier in self.settings.tiers
+            for name in tier_class(tier).names(self.settings)
+        ]
+        self.planned = len(known)
         known += [f"{ROOT}::deviations::line-{entry.line}" for entry in declared]
         for wanted in self._ids:
             if not any(_selects(wanted, nodeid) for nodeid in known):
@@ -108,12 +115,15 @@ class ConformancePlugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        if self._is_worker or self.config.getoption("collectonly") or not self.settings.cells:
+        if self._is_worker or self.config.getoption("collectonly"):
             return
-        cell = self.settings.cells[0]
+        firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
+        question = next((first for first in firsts if first is not None), None)
+        if question is None:
+            return
         self._pool = Pool(self.settings.subject)
         try:
-            self._pool.probe(Question.of(cell.gpu, cell.row.env, cell.row.request))
+            self._pool.probe(question)
         except SelectorError as error:
             self._close()
             raise pytest.UsageError(str(error)) from None
@@ -127,21 +137,31 @@ class ConformancePlugin:
         An xdist worker learns only one by one what it is to run.
         """
         if self._pool is not None:
-            self._pool.submit(item.question for item in session.items if isinstance(item, CellItem))
+            self._pool.submit(
+                question
+                for item in session.items
+                if isinstance(item, ConformanceItem)
+                for question in item.questions()
+            )
 
     def observe(self, question: Question) -> Observation:
         """Return what came of a question; waits for it."""
+        (future,) = self.pool.submit([question])
+        return future.result()
+
+    @property
+    def pool(self) -> Pool:
+        """The workers that ask the selector under test; started when first needed."""
         if self._pool is None:
             self._pool = Pool(self.settings.subject)
-        (future,) = self._pool.submit([question])
-        return future.result()
+        return self._pool
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if isinstance(item, CellItem) and call.when == "call" and item.judgement is not None:
+        if isinstance(item, ConformanceItem) and call.when == "call" and item.judgement is not None:
             report.rocm_attn = item.record()  # type: ignore[attr-defined]
         return report
 

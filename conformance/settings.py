@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
 from pytest_rocm_attn.errors import ContractError, DeviationsError, UnknownGpuError, nearest
 from pytest_rocm_attn.gpu import Gpu, known_gpus
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
 
-TIERS = ("documented",)
 REPORT_SUFFIXES = (".json",)
 
 
@@ -157,11 +157,12 @@ def _deviations(config: pytest.Config) -> Deviations | None:
 
 
 def _tiers(text: str | None) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in (text or "documented").split(",") if name.strip())
-    for name in names:
+    words = text.split(",") if text else DEFAULT_TIERS
+    names = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    for name in names or ("",):
         if name not in TIERS:
             raise pytest.UsageError(
-                f"--rocm-attn-tier={name!r} is unknown.{nearest(name, TIERS)}"
+                f"--rocm-attn-tier: {name!r} is no tier.{nearest(name, TIERS)}"
                 f" Tiers: {', '.join(TIERS)}"
             )
     return names

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.record import sort_key
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _rescue(text: str) -> str:
 def content(run: ConformancePlugin) -> dict[str, Any]:
     """Return the report as plain data."""
     settings = run.settings
-    rows = sorted(run.records, key=lambda r: (r["tier"], r["id"], r["gpu"]["gfx"]))
+    rows = sorted(run.records, key=sort_key)
     counts = Counter(row["verdict"] for row in rows)
     return {
         "schema": SCHEMA,
@@ -73,11 +74,11 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         "selector": selector_record(settings.subject.selector),
         "host": {
             "kind": "pure" if settings.subject.pure else "mock",
-            "gpus": sorted({row["gpu"]["gfx"] for row in rows}),
+            "gpus": sorted({row["gpu"]["gfx"] for row in rows if row["gpu"]}),
             "python": platform.python_version(),
             "system": platform.system(),
         },
-        "cells_selected": len(settings.cells),
+        "cells_selected": run.planned,
         "rows": rows,
         "totals": dict(sorted(counts.items())),
         "notes": run.notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.record import column
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_rocm_attn.conformance.record import Record
     from pytest_rocm_attn.conformance.session import ConformancePlugin
 
 SYMBOLS = {
@@ -31,15 +33,21 @@ _COLOURS: dict[str, dict[str, bool]] = {
     "deviation": {"yellow": True},
     "advisory": {"yellow": True},
 }
+_BY_SEVERITY = ("pass", "deviation", "advisory", "stale", "fail", "crash")
 
 
 def write(out: pytest.TerminalReporter, run: ConformancePlugin) -> None:
     """Write the matrix, a line for each cell that fell short, and the totals."""
     records = run.records
-    gpus = [gfx for gfx in known_gpus() if any(r["gpu"]["gfx"] == gfx for r in records)]
     out.section("ROCm attention conformance", sep="=")
-    if out.verbosity >= 0:
-        _write_matrix(out, records, gpus)
+    if out.verbosity >= 0 and records:
+        for tier in run.settings.tiers:
+            of_tier = [record for record in records if record["tier"] == tier]
+            if of_tier and len(run.settings.tiers) > 1:
+                out.section(f"tier {tier}", sep="-")
+            _write_matrix(out, of_tier)
+        legend = "  ".join(f"{symbol} {verdict}" for verdict, symbol in SYMBOLS.items())
+        out.write_line(legend)
     short = [record for record in records if record["verdict"] != "pass"]
     if short:
         out.section("rows that fell short", sep="-")
@@ -59,50 +67,65 @@ def write(out: pytest.TerminalReporter, run: ConformancePlugin) -> None:
     out.write_line(totals_line(records, run))
 
 
-def _write_matrix(
-    out: pytest.TerminalReporter, records: Sequence[dict[str, Any]], gpus: Sequence[str]
-) -> None:
-    cells = {(record["id"], record["gpu"]["gfx"]): record["verdict"] for record in records}
+def _write_matrix(out: pytest.TerminalReporter, records: Sequence[Record]) -> None:
+    """Write a tier's rows against its columns: GPUs, or the kinds of evidence."""
+    found = {column(record) for record in records}
+    columns = [gfx for gfx in known_gpus() if gfx in found]
+    columns += sorted(found - set(columns))
+    cells: dict[tuple[str, str], str] = {}
+    for record in records:  # where aiter's state tells cells apart, the worst one is shown
+        place = record["id"], column(record)
+        cells[place] = max(record["verdict"], cells.get(place, "pass"), key=_severity)
     rows = list(dict.fromkeys(sorted((r["level"] != "required", r["id"]) for r in records)))
     level = None
     for is_advisory, row in rows:
         if is_advisory != level:
             level = is_advisory
             out.write_line(
-                "  ".join(gpus) + ("  advisory rows" if is_advisory else "  required rows")
+                "  ".join(columns) + ("  advisory rows" if is_advisory else "  required rows")
             )
-        for gfx in gpus:
-            verdict = cells.get((row, gfx))
+        for name in columns:
+            verdict = cells.get((row, name))
             symbol = SYMBOLS[verdict] if verdict else " "
-            out.write(symbol.center(len(gfx)) + "  ", **(_COLOURS[verdict] if verdict else {}))
+            out.write(symbol.center(len(name)) + "  ", **(_COLOURS[verdict] if verdict else {}))
         out.write_line(row)
-    legend = "  ".join(f"{symbol} {verdict}" for verdict, symbol in SYMBOLS.items())
-    out.write_line(legend)
 
 
-def line_of(record: dict[str, Any]) -> str:
+def _severity(verdict: str) -> int:
+    return _BY_SEVERITY.index(verdict)
+
+
+def line_of(record: Record) -> str:
     """Return one line that says all about a cell: flags, GPU, request, expected, got, source."""
-    flags = " ".join(f"{name}={text!r}" for name, text in record["env"].items()) or "no flags"
-    expect = record["expect"]
-    expected = expect.get("backend") or "a refusal mentioning " + ", ".join(expect["mentions"])
-    return (
-        f"{record['id']}[{record['gpu']['gfx']}] | {flags} | aiter {record['gpu']['aiter']}"
-        f" | {_request(record)} | expected {expected} | got {record['outcome']['words']} | {record['source']}"
-        f" | {record['again']}"
+    parts = [f"{record['id']}[{column(record)}]"]
+    if record["env"] is not None:
+        parts.append(" ".join(f"{n}={text!r}" for n, text in record["env"].items()) or "no flags")
+    if record["gpu"]:
+        parts.append(f"aiter {record['gpu']['aiter']}")
+    if record["request"] is not None:
+        parts.append(_request(record["request"]))
+    return " | ".join(
+        (
+            *parts,
+            f"expected {record['expect']['words']}",
+            f"got {record['outcome']['words']}",
+            record["source"],
+            record["again"],
+        )
     )
 
 
-def _request(record: dict[str, Any]) -> str:
-    fields = Request(**record["request"]).non_default()
+def _request(request: dict[str, Any]) -> str:
+    fields = Request(**request).non_default()
     return ", ".join(f"{name}={value!r}" for name, value in fields.items()) or "plain layer"
 
 
-def totals_line(records: Sequence[dict[str, Any]], run: ConformancePlugin) -> str:
+def totals_line(records: Sequence[Record], run: ConformancePlugin) -> str:
     """Return the totals by verdict, and how much of the selection was run."""
     counts = Counter(record["verdict"] for record in records)
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SYMBOLS if counts[verdict])
     return (
-        f"{len(records)} of {len(run.settings.cells)} cells answered: {total or 'none'}"
+        f"{len(records)} of {run.planned} cells answered: {total or 'none'}"
         f" (contract {run.settings.contract.id}, selector {run.settings.subject.selector})"
     )
 

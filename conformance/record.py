@@ -1,0 +1,66 @@
+"""What a judged item tells the reports, as plain data: a row of the JSON report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.outcome import Outcome
+
+
+class Record(TypedDict):
+    """One row of the report (design.md section 7). Every tier fills every field.
+
+    Attributes:
+        id: unique within the tier, together with gpu and evidence.
+        tier: name of the tier.
+        level: "required" or "advisory".
+        gpu: ``{"gfx": ..., "aiter": ...}``; None for what has no GPU.
+        evidence: what the result rests on (design.md section 8): "pure" or "mock" for selection,
+            "oracle", "interpreter", "launch", "emulated", "cuda", "rocm" for kernels.
+        env: the environment variables that are set; None where it is not about one environment.
+        request: fields of the request; None where it is not about one request.
+        expect: ``{"words": ...}``, and as plain data where the tier has more to say.
+        outcome: ``{"kind": ..., "words": ...}``, and the outcome's fields.
+        verdict: a Verdict's value.
+        message: why it fell short; "" when it did not.
+        source: the clause, document or measurement that the promise comes from.
+        seconds: how long the selector, or the kernel, took.
+        environment_written: variables that the selector wrote while answering.
+        again: the command that runs this item alone.
+        details: what is peculiar to the tier, as plain data.
+    """
+
+    id: str
+    tier: str
+    level: str
+    gpu: dict[str, str] | None
+    evidence: str
+    env: dict[str, str] | None
+    request: dict[str, Any] | None
+    expect: dict[str, Any]
+    outcome: dict[str, Any]
+    verdict: str
+    message: str
+    source: str
+    seconds: float
+    environment_written: list[str]
+    again: str
+    details: dict[str, Any]
+
+
+def outcome_fields(outcome: Outcome) -> dict[str, Any]:
+    """Return a selector's outcome as plain data: its kind, itself in words, and its fields."""
+    return {"kind": type(outcome).__name__.lower(), "words": str(outcome), **asdict(outcome)}
+
+
+def column(record: Record) -> str:
+    """Return the column of the matrix that a record stands in: its GPU, else its evidence."""
+    return record["gpu"]["gfx"] if record["gpu"] else record["evidence"]
+
+
+def sort_key(record: Record) -> tuple[str, ...]:
+    """Order records the same way in every run, whatever order they ran in."""
+    gpu = record["gpu"] or {"gfx": "", "aiter": ""}
+    return record["tier"], record["id"], gpu["gfx"], gpu["aiter"], record["evidence"]

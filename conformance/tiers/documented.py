@@ -1,0 +1,93 @@
+"""The documented tier: the contract's rows, each on each of its GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.contract import ExpectBackend
+from pytest_rocm_attn.conformance.items import ConformanceItem, Tier, request_words
+from pytest_rocm_attn.conformance.record import outcome_fields
+from pytest_rocm_attn.conformance.verdict import Judgement, judge
+from pytest_rocm_attn.conformance.workers import Observation, Question
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from pytest_rocm_attn.conformance.contract import Cell, Row
+    from pytest_rocm_attn.conformance.settings import Settings
+
+
+class DocumentedTier(Tier):
+    """Node id ``rocm-attn::documented``."""
+
+    @classmethod
+    def names(cls, settings: Settings) -> list[str]:
+        return [cell.id for cell in settings.cells]
+
+    @classmethod
+    def first_question(cls, settings: Settings) -> Question | None:
+        return _question(settings.cells[0]) if settings.cells else None
+
+    def collect(self) -> Iterator[CellItem]:
+        for cell in self.plugin.settings.cells:
+            yield CellItem.of(self, cell.id, cell=cell)
+
+
+class CellItem(ConformanceItem):
+    """One row on one GPU: node id ``rocm-attn::documented::row-id[gfx942]``."""
+
+    def __init__(self, *, cell: Cell, **kwargs: Any) -> None:
+        super().__init__(row_id=cell.row.id, level=cell.row.level, gpu=cell.gpu, **kwargs)
+        self.cell = cell
+        self.observation: Observation | None = None
+
+    def questions(self) -> list[Question]:
+        return [_question(self.cell)]
+
+    def judge(self) -> Judgement:
+        self.observation = self.plugin.observe(_question(self.cell))
+        return judge(
+            self.cell.row,
+            self.observation.outcome,
+            self.deviation,
+            strict=self.plugin.settings.strict,
+        )
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        return self.cell.row.file, None, self.name
+
+    def story(self) -> list[tuple[str, str]]:
+        row = self.cell.row
+        story = super().story()
+        before_expected = [label for label, _ in story].index("expected")
+        story.insert(before_expected, ("request", request_words(row.request)))
+        if row.note:
+            story.insert(-1, ("note", row.note))
+        return story
+
+    def fields(self) -> dict[str, Any]:
+        assert self.observation is not None
+        row = self.cell.row
+        return {
+            "env": dict(row.env),
+            "request": asdict(row.request),
+            "expect": _expectation(row),
+            "outcome": outcome_fields(self.observation.outcome),
+            "source": row.source,
+            "seconds": round(self.observation.seconds, 6),
+            "environment_written": list(self.observation.written),
+            "details": {"note": row.note} if row.note else {},
+        }
+
+
+def _question(cell: Cell) -> Question:
+    return Question.of(cell.gpu, cell.row.env, cell.row.request)
+
+
+def _expectation(row: Row) -> dict[str, Any]:
+    """Return an expectation as the contract's TOML spells it, and in words."""
+    if isinstance(row.expect, ExpectBackend):
+        return {"words": str(row.expect), "backend": row.expect.backend}
+    return {"words": str(row.expect), "rejects": True, "mentions": list(row.expect.mentions)}

@@ -1,0 +1,1 @@
+"""The grid: every flag, explicit choice, GPU and state of aiter, with a designed set of requests."""

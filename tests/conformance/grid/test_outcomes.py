@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_rocm_attn import Crashed, Died, Outcome, Rejected, Selected, TimedOut, Unrecognised
+from pytest_rocm_attn import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 from pytest_rocm_attn.conformance.grid.outcomes import (
     TEXT_LIMIT,
     Behaviour,
@@ -14,6 +14,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import (
     normalised,
     normalised_text,
 )
+from pytest_rocm_attn.outcome import Outcome
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
 from pytest_rocm_attn.backends.launch_config import Tile
+from pytest_rocm_attn.triton_interpreter import repair
 
-repair_scalars()
+repair()
 INTERPRETED: bool = triton.knobs.runtime.interpret
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)

@@ -6,6 +6,7 @@ bit for bit. Layouts: facts/backends.md 3.1 to 3.5 and 4.1.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -201,8 +202,8 @@ def reshape_and_cache(
         _bytes(value_cache),
         slot_mapping,
         block_size=_slots(key_cache, layout.key),
-        key_strides=_kernel_strides(key_cache, layout.key, group),
-        value_strides=_kernel_strides(value_cache, layout.value, group),
+        key_strides=_kernel_strides(key_cache.stride(), layout.key, group),
+        value_strides=_kernel_strides(value_cache.stride(), layout.value, group),
         group=group,
         k_scale=k_scale if fp8 else None,
         v_scale=v_scale if fp8 else None,
@@ -284,9 +285,10 @@ def _logical_view(cache: torch.Tensor, axes: tuple[str, ...]) -> torch.Tensor:
     return view.permute(*(names.index(name) for name in order))
 
 
-def _kernel_strides(cache: torch.Tensor, axes: tuple[str, ...], group: int) -> tuple[int, ...]:
+@functools.lru_cache(maxsize=256)
+def _kernel_strides(strides: tuple[int, ...], axes: tuple[str, ...], group: int) -> tuple[int, ...]:
     """Return the strides of block, head, slot // x, slot % x, dim // x, dim % x, in elements."""
-    stride = dict(zip(axes, cache.stride(), strict=True))
+    stride = dict(zip(axes, strides, strict=True))
     for axis in ("slot", "dim"):
         if axis in stride:
             stride |= {f"{axis} // x": group * stride[axis], f"{axis} % x": stride[axis]}

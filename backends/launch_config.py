@@ -156,7 +156,7 @@ MERGE_STEPS = 4
 
 def lds_bytes(tile: Tile, shape: Shape, target: Target) -> int:
     """Return an upper estimate of the shared memory of one program, in bytes."""
-    value_size = _padded(shape.value_size)
+    value_size = padded(shape.value_size)
     key_size = value_size + shape.tail
     columns = key_size + (0 if shape.shared else value_size)
     query = tile.block_m * key_size * shape.element
@@ -180,7 +180,7 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
     OTHER_REGISTERS.
     """
     lanes = tile.num_warps * target.wavefront
-    value_size = _padded(shape.value_size)
+    value_size = padded(shape.value_size)
     key_size = value_size + shape.tail
     columns = key_size + (0 if shape.shared else value_size)
     count = (tile.block_m * value_size + tile.block_m * tile.block_n) // lanes
@@ -221,7 +221,7 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     tiles = [
         tile
         for tile in TILES[target.family][kind]
-        if kind == "prefill" or tile.block_m <= max(16, _padded(shape.rows))
+        if kind == "prefill" or tile.block_m <= max(16, padded(shape.rows))
     ]
     for tile in tiles:
         if fits(tile, shape, target):
@@ -240,6 +240,7 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def choose_segments(programs: int, tiles: int, processors: int) -> int:
     """Return into how many segments to split the keys of each request.
 
@@ -268,7 +269,7 @@ def _steps(segments: int, programs: int, tiles: int, processors: int) -> int:
     return busiest * (-(-tiles // segments) + START_STEPS)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     """Return the power of two that holds size: Triton's blocks are powers of two."""
     return 1 << (size - 1).bit_length()
 

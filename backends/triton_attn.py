@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_rocm_attn.backends.cache import FP8_BIAS, FP8_MAX, NHD, reshape_and_cache
+from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
 from pytest_rocm_attn.backends.launch_config import (
     Shape,
     choose_segments,
@@ -86,10 +86,18 @@ class TritonAttention:
         self.batch_invariant = batch_invariant
         self.dtype: torch.dtype = getattr(torch, request.dtype)
         self.target = target_of(device)
+        if self.target.family == "INTERPRETER" and self.dtype is torch.bfloat16:
+            raise BackendLimitError(
+                "TRITON_ATTN: Triton's interpreter has no bfloat16 product; use float16 or float32"
+                " on the CPU"
+            )
         fnuz = "gfx94" in self.target.name
         platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
         is_fp8 = request.kv_cache_dtype.startswith("fp8")
         self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
+        self.fp8 = FP8_BIAS.get(self.cache_dtype, 0)
+        self._row = [request.num_heads, request.head_size]
+        self._page_shape = self.cache_shape(0)[1:]
         self.group = request.num_heads // request.num_kv_heads
         self.decode_len = max(1, SMALLEST_ROWS // self.group)
         element = self.dtype.itemsize
@@ -159,47 +167,50 @@ class TritonAttention:
         Raises:
             BackendInputError: shapes, dtypes or devices disagree; nothing is launched or written.
         """
-        key_cache, value_cache = self._caches(kv_cache)
+        self._check_cache(kv_cache)
         self._check(query, kv_cache, batch, out, k_scale, v_scale)
         if check:
             batch.check(kv_cache.shape[0], kv_cache.shape[2])
-        if batch.max_query_len == 0:
+        longest = batch.max_query_len
+        if longest == 0:
             return out
         from pytest_rocm_attn.backends.kernels.attention import launch_attention
 
-        request, fp8 = self.request, FP8_BIAS.get(self.cache_dtype, 0)
-        if fp8:
-            key_cache, value_cache = key_cache.view(torch.uint8), value_cache.view(torch.uint8)
-        tokens = batch.slot_mapping.shape[0]
+        fp8 = self.fp8
+        if fp8 and kv_cache.dtype is not torch.uint8:
+            kv_cache = kv_cache.view(torch.uint8)
+        key_cache, value_cache = kv_cache.unbind(1)
         passes = []
         if batch.min_query_len <= self.decode_len:
-            longest = min(batch.max_query_len, self.decode_len)
-            passes.append((1, longest, self.decode_tile, self._segments(batch)))
-        if batch.max_query_len > self.decode_len:
-            passes.append((self.decode_len + 1, batch.max_query_len, self.prefill_tile, 1))
-        for shortest, longest, tile, segments in passes:
+            passes.append(
+                (1, min(longest, self.decode_len), self.decode_tile, self._segments(batch))
+            )
+        if longest > self.decode_len:
+            passes.append((self.decode_len + 1, longest, self.prefill_tile, 1))
+        for first, last, tile, segments in passes:
             launch_attention(
-                query[:tokens],
+                query,
                 key_cache,
                 value_cache,
-                out[:tokens],
+                out,
                 query_start_loc=batch.query_start_loc,
                 seq_lens=batch.seq_lens,
                 pages=batch.block_table,
                 page_size=kv_cache.shape[2],
-                min_query_len=shortest,
-                max_query_len=longest,
+                min_query_len=first,
+                max_query_len=last,
                 scale=self.scale,
                 tile=tile,
                 segments=segments,
                 causal=batch.causal,
-                window=request.sliding_window,
-                soft_cap=request.logits_soft_cap,
+                window=self.request.sliding_window,
+                soft_cap=self.request.logits_soft_cap,
                 alibi_slopes=self.alibi_slopes,
                 sinks=self.sinks,
                 k_scale=k_scale if fp8 else None,
                 v_scale=v_scale if fp8 else None,
                 fp8=fp8,
+                tokens=batch.slot_mapping.shape[0],
             )
         return out
 
@@ -220,21 +231,21 @@ class TritonAttention:
         Raises:
             BackendInputError: the cache has another shape or dtype.
         """
-        wanted = self.cache_shape(kv_cache.shape[0])
-        if tuple(kv_cache.shape) != wanted or kv_cache.stride(-1) != 1:
+        self._check_cache(kv_cache)
+        key_cache, value_cache = kv_cache.view(self.cache_dtype).unbind(1)
+        return key_cache, value_cache
+
+    def _check_cache(self, kv_cache: torch.Tensor) -> None:
+        if kv_cache.shape[1:] != self._page_shape or kv_cache.stride(-1) != 1:
             raise BackendInputError(
-                f"TRITON_ATTN: kv_cache has shape {tuple(kv_cache.shape)}, wanted {wanted} with a"
-                f" dense last dimension ({SOURCE})"
+                f"TRITON_ATTN: kv_cache has shape {tuple(kv_cache.shape)}, wanted"
+                f" {self.cache_shape(kv_cache.shape[0])} with a dense last dimension ({SOURCE})"
             )
-        if kv_cache.dtype is torch.uint8 and self.cache_dtype in FP8_MAX:
-            kv_cache = kv_cache.view(self.cache_dtype)
-        if kv_cache.dtype != self.cache_dtype:
+        if kv_cache.dtype != self.cache_dtype and not (self.fp8 and kv_cache.dtype is torch.uint8):
             raise BackendInputError(
                 f"TRITON_ATTN: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
                 f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({SOURCE})"
             )
-        key_cache, value_cache = kv_cache.unbind(1)
-        return key_cache, value_cache
 
     def _check(
         self,
@@ -245,32 +256,33 @@ class TritonAttention:
         k_scale: torch.Tensor | None,
         v_scale: torch.Tensor | None,
     ) -> None:
-        request, tokens = self.request, batch.slot_mapping.shape[0]
-        row = (request.num_heads, request.head_size)
+        # On the path of every call: look first, word the complaint afterwards.
+        tokens = batch.slot_mapping.shape[0]
         for name, tensor in (("query", query), ("out", out)):
-            if tensor.shape[1:] != row or tensor.shape[0] < tokens or tensor.stride(-1) != 1:
+            rows, *row = tensor.shape
+            if row != self._row or rows < tokens or tensor.stride(-1) != 1:
                 raise BackendInputError(
                     f"TRITON_ATTN: {name} has shape {tuple(tensor.shape)}, wanted at least"
-                    f" {(tokens, *row)} with a dense last dimension (facts/backends.md 2.1)"
+                    f" {(tokens, *self._row)} with a dense last dimension (facts/backends.md 2.1)"
                 )
             if tensor.dtype != self.dtype:
                 raise BackendInputError(
                     f"TRITON_ATTN: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
                 )
-        scales = {"k_scale": k_scale, "v_scale": v_scale}
-        tensors = {
-            "query": query,
-            "kv_cache": kv_cache,
-            "out": out,
-            "block_table": batch.block_table,
-        }
-        for name, given in (tensors | scales).items():
-            if given is None:
-                if self.cache_dtype in FP8_MAX:
-                    raise BackendInputError(
-                        f"TRITON_ATTN: {name} is missing; an fp8 cache needs both scales"
-                    )
-            elif given.device != self.device:
+        if self.fp8 and (k_scale is None or v_scale is None):
+            raise BackendInputError(
+                f"TRITON_ATTN: {'v_scale' if v_scale is None else 'k_scale'} is missing; an fp8"
+                " cache needs both scales"
+            )
+        for name, given in (
+            ("query", query),
+            ("kv_cache", kv_cache),
+            ("out", out),
+            ("block_table", batch.block_table),
+            ("k_scale", k_scale),
+            ("v_scale", v_scale),
+        ):
+            if given is not None and given.device != self.device:
                 raise BackendInputError(
                     f"TRITON_ATTN: {name} is on {given.device}, the layer is on {self.device}"
                 )

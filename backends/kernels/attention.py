@@ -12,11 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.launch_config import Tile
-from pytest_rocm_attn.triton_interpreter import repair
+from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
+from pytest_rocm_attn.backends.kernels.launcher import Launcher
+from pytest_rocm_attn.backends.launch_config import Tile, padded
 
-repair()
-INTERPRETED: bool = triton.knobs.runtime.interpret
+repair_scalars()
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias names the flavour
@@ -47,6 +47,7 @@ def launch_attention(
     v_scale: torch.Tensor | None = None,
     fp8: int = NO_FP8,
     lse: torch.Tensor | None = None,
+    tokens: int | None = None,
 ) -> None:
     """Compute the requests whose query length lies in [min_query_len, max_query_len]; write `out`.
 
@@ -70,94 +71,97 @@ def launch_attention(
         k_scale, v_scale: float32 scalars, read on the device; only when fp8.
         fp8: NO_FP8, E4M3FN or E4M3FNUZ.
         lse: [query heads, tokens] float32, receives the natural log-sum-exp; only with 1 segment.
+        tokens: rows of the query that belong to a request, from the start; all by default.
     """
-    heads, kv_heads, value_size = query.shape[1], key.shape[-2], out.shape[2]
-    requests = seq_lens.shape[0]
+    _, heads, key_size = query.shape
+    value_size, requests = out.shape[2], seq_lens.shape[0]
+    key_strides, source = key.stride(), key if value is None else value
+    value_strides = key_strides if value is None else value.stride()
+    if not page_size:
+        key_strides, value_strides = (0, *key_strides), (0, *value_strides)
+    query_strides, out_strides = query.stride(), out.stride()
+    kv_heads = key.shape[-2]
     group = heads // kv_heads
     rows_heads = min(group, tile.block_m)
     block_q = tile.block_m // rows_heads
     one_block = max_query_len <= block_q
-    blocks = requests if one_block else query.shape[0] // block_q + requests
-    split = segments > 1
+    tokens = query.shape[0] if tokens is None else tokens
+    blocks = requests if one_block else tokens // block_q + requests
+    block_d = padded(value_size)
     partial: torch.Tensor | None = None
     partial_lse: torch.Tensor | None = None
-    if split:
-        shape = (requests * max_query_len, heads, segments)
-        partial = torch.empty((*shape, value_size), dtype=torch.float32, device=out.device)
-        partial_lse = torch.empty(shape, dtype=torch.float32, device=out.device)
-    key_strides = key.stride() if page_size else (0, *key.stride())
-    source = key if value is None else value
-    value_strides = source.stride() if page_size else (0, *source.stride())
-    tail = query.shape[2] - value_size
-    _attention_kernel[(kv_heads * triton.cdiv(group, rows_heads), blocks, segments)](
-        query,
-        key,
-        source,
-        out,
-        lse,
-        partial,
-        partial_lse,
-        pages,
-        query_start_loc,
-        seq_lens,
-        alibi_slopes,
-        sinks,
-        k_scale,
-        v_scale,
-        scale,
-        soft_cap,
-        window,
-        requests,
-        min_query_len,
-        max_query_len,
-        query.stride(0),
-        query.stride(1),
-        key_strides[0],
-        key_strides[1],
-        key_strides[2],
-        value_strides[0],
-        value_strides[1],
-        value_strides[2],
-        out.stride(0),
-        out.stride(1),
-        pages.stride(0),
-        0 if lse is None else lse.stride(0),
-        GROUP=group,
-        ROW_HEADS=rows_heads,
-        HEAD_SIZE=value_size,
-        TAIL=tail,
-        PAGE_SIZE=page_size,
-        CAUSAL=causal,
-        FP8=fp8,
-        SHARED=value is None,
-        ONE_BLOCK=one_block,
-        SPLIT=split,
-        LOOPS=tile.loops,
-        AHEAD=tile.pages_ahead,
-        BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n,
-        BLOCK_D=triton.next_power_of_2(value_size),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-        **tile.options,
-    )
-    if split:
-        assert partial is not None
-        _merge_segments_kernel[(requests * max_query_len, heads)](
+    if segments > 1:
+        rows = requests * max_query_len * heads * segments
+        # One allocation for both: the caching allocator keeps streams and graphs apart.
+        partial = torch.empty(rows * (value_size + 1), dtype=torch.float32, device=out.device)
+        partial_lse = partial[rows * value_size :]
+    _attention(
+        (kv_heads * -(-group // rows_heads) * blocks, segments, 1),
+        (
+            query,
+            key,
+            source,
+            out,
+            lse,
             partial,
             partial_lse,
-            out,
+            pages,
             query_start_loc,
+            seq_lens,
+            alibi_slopes,
+            sinks,
+            k_scale,
+            v_scale,
+        ),
+        (
+            requests,
             min_query_len,
             max_query_len,
-            segments,
-            heads,
-            out.stride(0),
-            out.stride(1),
-            HEAD_SIZE=value_size,
-            BLOCK_D=triton.next_power_of_2(value_size),
-            BLOCK_S=triton.next_power_of_2(segments),
-            num_warps=4,
+            pages.stride(0),
+            0 if lse is None else lse.stride(0),
+        ),
+        (
+            float(scale),
+            None if soft_cap is None else float(soft_cap),
+            window,
+            query_strides[0],
+            query_strides[1],
+            *key_strides[:3],
+            *value_strides[:3],
+            out_strides[0],
+            out_strides[1],
+        ),
+        (
+            kv_heads,
+            group,
+            rows_heads,
+            value_size,
+            key_size - value_size,
+            page_size,
+            causal,
+            fp8,
+            value is None,
+            one_block,
+            segments > 1,
+            tile.loops,
+            tile.pages_ahead,
+            tile.block_m,
+            tile.block_n,
+            block_d,
+        ),
+        tile.num_warps,
+        tile.num_stages,
+        tile.options,
+    )
+    if segments > 1:
+        _merge(
+            (requests * max_query_len, heads, 1),
+            (partial, partial_lse, out, query_start_loc),
+            (min_query_len, max_query_len, segments),
+            (heads, out_strides[0], out_strides[1]),
+            (value_size, block_d, padded(segments)),
+            4,
+            1,
         )
 
 
@@ -312,7 +316,16 @@ def _tiles(
     return acc, total, top
 
 
-@triton.jit(do_not_specialize=["requests", "min_query_len", "max_query_len", "window"])
+@triton.jit(
+    do_not_specialize=[
+        "requests",
+        "min_query_len",
+        "max_query_len",
+        "stride_page",
+        "stride_lse",
+        "window",
+    ]
+)
 def _attention_kernel(
     query_ptr,  # [tokens, query heads, HEAD_SIZE + TAIL]
     key_ptr,  # [blocks, PAGE_SIZE, KV heads, HEAD_SIZE + TAIL] or [key tokens, KV heads, ...]
@@ -328,12 +341,14 @@ def _attention_kernel(
     sinks_ptr,  # [query heads] or None
     k_scale_ptr,  # [] fp32 or None
     v_scale_ptr,  # [] fp32 or None
-    scale,
-    soft_cap,
-    window,
     requests,
     min_query_len,
     max_query_len,
+    stride_page,
+    stride_lse,
+    scale,
+    soft_cap,
+    window,
     stride_qt,
     stride_qh,
     stride_kb,
@@ -344,8 +359,7 @@ def _attention_kernel(
     stride_vh,
     stride_ot,
     stride_oh,
-    stride_page,
-    stride_lse,
+    KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,  # query heads per KV head
     ROW_HEADS: tl.constexpr,  # query heads in one program
     HEAD_SIZE: tl.constexpr,  # of the value, and of the first part of the key
@@ -364,10 +378,12 @@ def _attention_kernel(
 ):
     HEAD_BLOCKS: tl.constexpr = (GROUP + ROW_HEADS - 1) // ROW_HEADS
     BLOCK_Q: tl.constexpr = BLOCK_M // ROW_HEADS
-    kv_head = tl.program_id(0) // HEAD_BLOCKS
-    head_block = tl.program_id(0) % HEAD_BLOCKS
+    # One axis for all of them: the others end at 65,535 programs.
+    head_program = tl.program_id(0) % (KV_HEADS * HEAD_BLOCKS)
+    kv_head = head_program // HEAD_BLOCKS
+    head_block = head_program % HEAD_BLOCKS
     # Later blocks of a causal request see more keys: start with them, so that short ones end the run.
-    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    block = (tl.num_programs(0) - 1 - tl.program_id(0)) // (KV_HEADS * HEAD_BLOCKS)
     if ONE_BLOCK:
         request = block
         first_token = 0
@@ -425,9 +441,9 @@ def _attention_kernel(
             last_key = tl.minimum(last_key, context + last_token + window)
     lo = first_key // BLOCK_N
     hi = (last_key + BLOCK_N - 1) // BLOCK_N
-    segment = tl.program_id(2)
+    segment = tl.program_id(1)
     if SPLIT:
-        per_segment = tl.cdiv(hi - lo, tl.num_programs(2))
+        per_segment = tl.cdiv(hi - lo, tl.num_programs(1))
         hi = tl.minimum(hi, lo + (segment + 1) * per_segment)
         lo = lo + segment * per_segment
     # Tiles [open_lo, open_hi) are seen in full by every row.
@@ -492,11 +508,9 @@ def _attention_kernel(
     if v_scale_ptr is not None:
         acc = acc * tl.load(v_scale_ptr)
     lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
-    heads = tl.num_programs(0) // HEAD_BLOCKS * GROUP
     if SPLIT:
-        partial_row = ((request * max_query_len + token).to(tl.int64) * heads + head) * (
-            tl.num_programs(2)
-        ) + segment
+        partial_row = (request * max_query_len + token).to(tl.int64) * (KV_HEADS * GROUP) + head
+        partial_row = partial_row * tl.num_programs(1) + segment
         tl.store(partial_lse_ptr + partial_row, lse, mask=valid)
         tl.store(
             partial_ptr + partial_row[:, None] * HEAD_SIZE + column[None, :],
@@ -555,3 +569,7 @@ def _merge_segments_kernel(
     tl.store(
         out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE
     )
+
+
+_attention = Launcher(_attention_kernel)
+_merge = Launcher(_merge_segments_kernel)

@@ -9,9 +9,11 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.triton_interpreter import repair
+from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
+from pytest_rocm_attn.backends.kernels.launcher import Launcher
+from pytest_rocm_attn.backends.launch_config import padded
 
-repair()
+repair_scalars()
 BLOCK = 1024
 
 
@@ -47,27 +49,24 @@ def launch_reshape_and_cache(
     tokens, (_, heads, size) = slot_mapping.shape[0], key.shape
     if tokens == 0:
         return
-    _reshape_and_cache_kernel[(tokens, triton.cdiv(heads * size, BLOCK), 2)](
-        key,
-        value,
-        key_cache,
-        value_cache,
-        slot_mapping,
-        k_scale,
-        v_scale,
-        key.stride(0),
-        key.stride(1),
-        value.stride(0),
-        value.stride(1),
-        KEY_STRIDES=key_strides,
-        VALUE_STRIDES=value_strides,
-        HEADS=heads,
-        HEAD_SIZE=size,
-        BLOCK_SIZE=block_size,
-        GROUP=group,
-        FP8=fp8,
-        BLOCK=min(BLOCK, triton.next_power_of_2(heads * size)),
-        num_warps=4,
+    key_row, value_row = key.stride(), value.stride()
+    _reshape_and_cache(
+        (tokens, -(-heads * size // BLOCK), 2),
+        (key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale),
+        (),
+        (key_row[0], key_row[1], value_row[0], value_row[1]),
+        (
+            key_strides,
+            value_strides,
+            heads,
+            size,
+            block_size,
+            group,
+            fp8,
+            min(BLOCK, padded(heads * size)),
+        ),
+        4,
+        1,
     )
 
 
@@ -92,23 +91,16 @@ def launch_concat_and_cache_mla(
     tokens = slot_mapping.shape[0]
     if tokens == 0:
         return
-    width = kv_c.shape[1] + k_pe.shape[1]
-    _concat_and_cache_mla_kernel[(tokens,)](
-        kv_c,
-        k_pe,
-        cache,
-        slot_mapping,
-        scale,
-        kv_c.stride(0),
-        k_pe.stride(0),
-        cache.stride(0),
-        cache.stride(1),
-        BLOCK_SIZE=cache.shape[1],
-        RANK=kv_c.shape[1],
-        WIDTH=width,
-        FP8=fp8,
-        BLOCK=triton.next_power_of_2(width),
-        num_warps=4,
+    rank = kv_c.shape[1]
+    width = rank + k_pe.shape[1]
+    _concat_and_cache_mla(
+        (tokens, 1, 1),
+        (kv_c, k_pe, cache, slot_mapping, scale),
+        (),
+        (kv_c.stride(0), k_pe.stride(0), cache.stride(0), cache.stride(1)),
+        (cache.shape[1], rank, width, fp8, padded(width)),
+        4,
+        1,
     )
 
 
@@ -238,3 +230,7 @@ def _concat_and_cache_mla_kernel(
         x = _quantise(tl.div_rn(x.to(tl.float32), tl.load(scale_ptr)), FP8)
     row = slot // BLOCK_SIZE * stride_block + slot % BLOCK_SIZE * stride_slot
     tl.store(cache_ptr + row + column, x.to(cache_ptr.dtype.element_ty), mask=column < WIDTH)
+
+
+_reshape_and_cache = Launcher(_reshape_and_cache_kernel)
+_concat_and_cache_mla = Launcher(_concat_and_cache_mla_kernel)

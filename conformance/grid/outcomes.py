@@ -82,7 +82,7 @@ class Behaviour:
     """What an outcome comes to for whoever asked; equal where only the words differ.
 
     Attributes:
-        kind: the outcome's class name.
+        kind: the outcome's class name; "Various" for several that are not told apart.
         name: the backend that was selected, or the class of the error that a crash raised; else "".
     """
 
@@ -97,6 +97,7 @@ class Behaviour:
             "TimedOut": "no answer in time",
             "Died": "the end of its process",
             "Unrecognised": "an answer that names no backend",
+            "Various": "various answers",
         }[self.kind]
 
 

@@ -17,7 +17,9 @@ the value product (every backend here does, as matrix units take equal operands)
    `smallest normal` * sum |v| / denominator.
 3. accumulation: S additions of 2 f each in the numerator, S additions of f in the denominator, and
    for each tile of keys one rescaling of both (an exponential and a product, RESCALE f). A tile
-   has at least 16 keys, the smallest matrix operand.
+   has at least 16 keys, the smallest matrix operand. Merging split keys rescales once more for each
+   split, of which there are at most as many as tiles, and twice for none; a split's log-sum-exp is
+   rounded once, at a size of at most the score's and ln S.
 4. output: u relative to the result, after all of that; then the smallest subnormal of the dtype.
 
 First-order terms only; the products of two such terms are below the slack of the worst-case sums.
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.backends.oracle import Reference
 
 F32 = 2.0**-24  # unit roundoff of float32
-EXP2 = (
-    4.0  # error of a hardware exponential in units of F32: 2 ulp (CUDA's ex2.approx, AMD's v_exp)
-)
+# Error of a hardware exponential in units of F32: 2 ulp (CUDA's ex2.approx, AMD's v_exp).
+EXP2 = 4.0
 SCORE_STEPS = 8.0  # scale, k_scale, cap's divide, tanh (exp, add, divide), product, base 2
 RESCALE = 2 * (EXP2 + 2)  # the exponential and the product, in numerator and denominator
 SMALLEST_TILE = 16  # keys
@@ -75,7 +76,7 @@ def output_bound(
     keys = reference.keys.to(torch.float64)[:, None, None]
     weights = 2 * _score_error(reference, form, head_size, rounds_cache)[:, :, None]
     rounding = form.unit * (2 if rounds_cache else 1)
-    adding = 3 * keys * F32 + (keys / SMALLEST_TILE + 2) * RESCALE * F32
+    adding = (3 * keys + (2 * keys / SMALLEST_TILE + 2) * RESCALE) * F32
     error = (weights + rounding + adding) * reference.weighted + form.normal * reference.visible
     return error + form.unit * (reference.out.abs() + error) + form.subnormal
 
@@ -89,7 +90,7 @@ def lse_bound(
     """
     score = _score_error(reference, FORMATS[dtype], head_size, rounds_cache)
     keys = reference.keys.to(torch.float64)[:, None]
-    adding = keys * F32 + (keys / SMALLEST_TILE + 2) * RESCALE * F32
+    adding = (keys + (2 * keys / SMALLEST_TILE + 2) * RESCALE) * F32
     finite = reference.lse.T.abs().nan_to_num(posinf=0.0)
     return (score + adding + EXP2 * F32 * (1 + finite)).T
 
@@ -99,6 +100,7 @@ def _score_error(
 ) -> torch.Tensor:
     """Return the error of a score as the exponential sees it, [tokens, heads] float64."""
     product = 2 * head_size * F32 + (form.unit if rounds_cache else 0.0)
-    size = reference.score + reference.offset
-    # The running maximum is subtracted from the score: one more rounding of either.
+    # The running maximum is subtracted from the score, and with split keys the log-sum-exp of a
+    # split from that of all: two more roundings of either.
+    size = reference.score + reference.offset + reference.keys.clamp(min=1).log()[:, None]
     return product * reference.score + (SCORE_STEPS + 2) * F32 * size + EXP2 * F32

@@ -26,8 +26,8 @@ class Reference:
         visible: [tokens, query heads, value size], sum of |v| over visible keys, over the
             denominator exp(lse - max score).
         score: [tokens, query heads], largest scale * sum of |q * k| over visible keys.
-        offset: [tokens, query heads], largest |ALiBi bias| over visible keys, plus the soft cap:
-            the size of what a score passes through on its way to the exponential.
+        offset: [tokens, query heads], largest |ALiBi bias| over visible keys, plus the soft cap,
+            plus |sink|: the size of what a score passes through on its way to the exponential.
         keys: [tokens], number of visible keys.
     """
 
@@ -85,6 +85,9 @@ def attend(
 ) -> Reference:
     """Attention of one request.
 
+    Keys and values that no token sees may hold anything, NaN too: blocks that a window has left
+    behind are reused.
+
     Args:
         query: [query_len, query heads, D], the newest tokens of the request.
         key: [seq_len, KV heads, D]; query head h uses KV head h // (query heads / KV heads).
@@ -103,6 +106,8 @@ def attend(
     q, k, v = query.to(_E).cpu(), key.to(_E).cpu(), value.to(_E).cpu()
     seen = visible_keys(query_len, seq_len, causal=causal, window=window)
     distance = torch.arange(seq_len)[None, :] - torch.arange(seq_len - query_len, seq_len)[:, None]
+    unseen = ~seen.any(0)
+    k, v = (rows.masked_fill(unseen[:, None, None], 0.0) for rows in (k, v))
     result.keys.copy_(seen.sum(1))
     for head in range(heads):
         k_head, v_head = k[:, head // (heads // kv_heads)], v[:, head // (heads // kv_heads)]
@@ -119,6 +124,7 @@ def attend(
         result.score[:, head] = _largest(sizes.masked_fill(~seen, 0.0))
         if sinks is not None:
             sink = torch.full((query_len, 1), float(sinks[head]), dtype=_E)
+            result.offset[:, head] += sink[:, 0].abs().nan_to_num(posinf=0.0)  # -inf: no sink
             scores = torch.cat([scores, sink], dim=1)
         lse = torch.logsumexp(scores, dim=1) if scores.shape[1] else result.lse[head]
         some = lse > -torch.inf

@@ -86,11 +86,6 @@ class TritonAttention:
         self.batch_invariant = batch_invariant
         self.dtype: torch.dtype = getattr(torch, request.dtype)
         self.target = target_of(device)
-        if self.target.family == "INTERPRETER" and self.dtype is torch.bfloat16:
-            raise BackendLimitError(
-                "TRITON_ATTN: Triton's interpreter has no bfloat16 product; use float16 or float32"
-                " on the CPU"
-            )
         fnuz = "gfx94" in self.target.name
         platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
         is_fp8 = request.kv_cache_dtype.startswith("fp8")

@@ -59,10 +59,6 @@ class TritonMLA:
         self.batch_invariant = batch_invariant
         self.dtype: torch.dtype = getattr(torch, request.dtype)
         self.target = target_of(device)
-        if self.target.family == "INTERPRETER" and self.dtype is torch.bfloat16:
-            raise BackendLimitError(
-                "TRITON_MLA: Triton's interpreter has no bfloat16 product; use float16 on the CPU"
-            )
         element = self.dtype.itemsize
         decode = Shape(request.num_heads, RANK, ROPE, element, element, shared=True)
         self.decode_tile = choose_tile("decode", decode, self.target)

@@ -2,12 +2,11 @@
 
     PYTHONPATH=vllm-0.12.0 python benchmarks/documented_tier.py
 
-Budget: at most 4. Also: what the plugin adds to ``pytest --collect-only`` in an empty folder (10 ms).
+Budget: at most 4.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,12 +36,6 @@ def main() -> None:
         bare = min(seconds(folder, "-c", BARE) for _ in range(3))
         tier = min(seconds(folder, *TIER) for _ in range(2))
         print(f"bare import {bare:.2f} s, documented tier {tier:.2f} s, ratio {tier / bare:.2f}")
-        collect = ["-m", "pytest", "--collect-only", "-q"]
-        pairs = [
-            seconds(folder, *collect) - seconds(folder, *collect, "-p", "no:rocm_attn")
-            for _ in range(15)
-        ]
-        print(f"collecting nothing: {statistics.median(pairs) * 1000:+.1f} ms with the plugin")
 
 
 if __name__ == "__main__":

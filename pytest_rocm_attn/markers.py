@@ -1,11 +1,12 @@
 """Whether a test marked rocm, rocm_gpu or aiter can run here, and if not, why not.
 
-Pure functions over what detection found; the plugin's hooks ask them.
+The decisions are pure functions over what detection found; the plugin's hooks ask them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -13,7 +14,7 @@ from pytest_rocm_attn.errors import nearest
 from pytest_rocm_attn.gpu import Aiter, known_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from pytest_rocm_attn.hardware import Detection
 
@@ -28,6 +29,37 @@ _AITER = {
     f" pip uninstall aiter, then {_INSTALL_AITER}",
     Aiter.BROKEN: f"needs AMD's aiter, and the one here does not work; re-{_INSTALL_AITER}",
 }
+
+_SKIPPED = "rocm-attn: "  # begins each of our skip reasons, so that they can be counted
+
+
+def skip_what_cannot_run(item: pytest.Item) -> None:
+    """Skip a test with a hardware marker that cannot run here."""
+    from pytest_rocm_attn import aiter_probe, hardware
+
+    for name in HARDWARE_MARKERS:
+        for marker in item.iter_markers(name):
+            probed = aiter_probe.probe()
+            reason = skip_reason(name, marker.args, hardware.detect(), probed.state, probed.reason)
+            if reason is not None:
+                skip(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the running test as one that lacks its hardware."""
+    pytest.skip(f"{_SKIPPED}{reason}")
+
+
+def not_run(skipped: Iterable[object]) -> Counter[str]:
+    """Return the reasons of the hardware tests among skipped reports, which xdist sends over too."""
+    reasons: Counter[str] = Counter()
+    for report in skipped:
+        longrepr = getattr(report, "longrepr", None)  # (file, line, "Skipped: reason")
+        if isinstance(longrepr, tuple):
+            _, found, reason = longrepr[2].partition(_SKIPPED)
+            if found:
+                reasons[reason] += 1
+    return reasons
 
 
 def skip_reason(

@@ -1,17 +1,28 @@
 """The plugin's face: options, markers, and the hooks that hand over to the parts that do the work.
 
-Imported whenever pytest starts, so it imports nothing but pytest; a test holds it to that.
+Imported whenever pytest starts, so it imports nothing but pytest and does next to nothing;
+benchmarks/startup.py measures that. PYTEST_DONT_REWRITE: there is no assert to rewrite here, and
+rewriting costs as much as compiling.
 """
 
 from __future__ import annotations
-
-from collections import Counter
 
 import pytest
 
 from pytest_rocm_attn import hookspecs
 
-pytest_plugins = ["pytest_rocm_attn.fixtures"]
+# By name, and not with pytest_plugins, which would register and rewrite a second plugin.
+from pytest_rocm_attn.fixtures import (
+    _rocm_attn_markers,
+    dry_launch,
+    mock_rocm,
+    rocm_env,
+    rocm_gpu,
+    rocm_select,
+)
+
+# What pytest finds here: the fixtures, and below them the hooks.
+__all__ = ["_rocm_attn_markers", "dry_launch", "mock_rocm", "rocm_env", "rocm_gpu", "rocm_select"]
 
 # (name, metavar, help). Each has an ini twin, with underscores.
 _OPTIONS = (
@@ -70,11 +81,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_rocm_attn.conformance.session import ConformancePlugin
 
         config.pluginmanager.register(ConformancePlugin(config), "rocm_attn_matrix")
-    config.pluginmanager.register(_NotRun(), _NOT_RUN)
-
-
-_NOT_RUN = "rocm_attn_not_run"
-_SKIPPED = "rocm-attn: "
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -95,38 +101,16 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a hardware test that cannot run here, saying what is missing and how to get it."""
-    if not any(item.get_closest_marker(name) for name in ("rocm", "rocm_gpu", "aiter")):
-        return
-    from pytest_rocm_attn import aiter_probe, hardware, markers
+    if any(item.get_closest_marker(name) for name in ("rocm", "rocm_gpu", "aiter")):
+        from pytest_rocm_attn.markers import skip_what_cannot_run
 
-    for name in markers.HARDWARE_MARKERS:
-        for marker in item.iter_markers(name):
-            probed = aiter_probe.probe()
-            reason = markers.skip_reason(
-                name, marker.args, hardware.detect(), probed.state, probed.reason
-            )
-            if reason is not None:
-                pytest.skip(f"{_SKIPPED}{reason}")
-
-
-class _NotRun:
-    """Counts the hardware tests that did not run; from reports, so that it holds under xdist."""
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.skipped and isinstance(report.longrepr, tuple):
-            _, found, reason = report.longrepr[2].partition(_SKIPPED)
-            if found:
-                self.reasons[reason] += 1
+        skip_what_cannot_run(item)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say that hardware tests did not run, so that their skipping cannot pass for success."""
-    counted = terminalreporter.config.pluginmanager.get_plugin(_NOT_RUN)
-    if isinstance(counted, _NotRun) and counted.reasons:
-        from pytest_rocm_attn.markers import not_run_summary
+    if skipped := terminalreporter.stats.get("skipped"):
+        from pytest_rocm_attn.markers import not_run, not_run_summary
 
-        if line := not_run_summary(counted.reasons):
+        if line := not_run_summary(not_run(skipped)):
             terminalreporter.write_line(line, yellow=True)

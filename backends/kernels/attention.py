@@ -12,11 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
 from pytest_rocm_attn.backends.kernels.launcher import Launcher
 from pytest_rocm_attn.backends.launch_config import Tile, padded
+from pytest_rocm_attn.triton_interpreter import repair
 
-repair_scalars()
+repair()
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias names the flavour

@@ -9,11 +9,11 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.interpreter import repair_scalars
 from pytest_rocm_attn.backends.kernels.launcher import Launcher
 from pytest_rocm_attn.backends.launch_config import padded
+from pytest_rocm_attn.triton_interpreter import repair
 
-repair_scalars()
+repair()
 BLOCK = 1024
 
 

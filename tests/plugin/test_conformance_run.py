@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Imported here so that the in-process runs below, each of which forgets what it imported, share one
+# copy: a package keeps a forgotten submodule as an attribute, and msgspec looks it up by its name.
+from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.report import json_file
+from pytest_rocm_attn.errors import ReportError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -39,6 +45,9 @@ request = { dtype = "fp16" }
 expect = { backend = "FLEX_ATTENTION" }
 """
 FAILING = "rocm-attn::documented::aiter-is-ignored[gfx942]"
+
+
+_KEPT = (contract, deviations, session)
 
 
 @pytest.fixture
@@ -166,9 +175,6 @@ def test_a_selector_class_in_the_conftest_is_found_through_the_hook(
 def test_a_report_that_cannot_be_written_after_the_run_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_rocm_attn.conformance.report import json_file
-    from pytest_rocm_attn.errors import ReportError
-
     monkeypatch.setattr(json_file, "content", lambda run: {"rows": []})
     with pytest.raises(ReportError, match="the results are in (.*)") as caught:
         json_file.write(tmp_path / "gone" / "r.json", None)  # type: ignore[arg-type]

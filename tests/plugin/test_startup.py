@@ -17,6 +17,14 @@ def test_importing_the_plugin_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_the_plugin_imports_only_what_pytest_itself_needs() -> None:
+    code = "import sys, pytest; a = set(sys.modules); import pytest_rocm_attn.plugin; "
+    code += "print(*sorted(set(sys.modules) - a))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = ("", ".fixtures", ".hookspecs", ".plugin")
+    assert done.stdout.split() == [f"pytest_rocm_attn{name}" for name in modules]
+
+
 def test_collecting_an_empty_folder_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
     for name in HEAVY:
         pytester.makepyfile(**{name: "raise RuntimeError('imported at start-up')"})

@@ -1,0 +1,106 @@
+"""What Triton's CPU interpreter needs before attention kernels, ours or anybody's, compute right in it.
+
+The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits as uint16 and then
+multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
+nearest even. And it cannot use a loaded scalar as a loop bound on NumPy 2.4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def repair() -> None:
+    """Make the interpreter compute with bfloat16 and with loaded loop bounds, once per process.
+
+    Does nothing unless TRITON_INTERPRET is on, which Triton reads where a kernel is defined: set it
+    before the first import of triton.
+    """
+    import triton
+
+    if not triton.knobs.runtime.interpret:
+        return
+    from triton.runtime import interpreter
+
+    builder: Any = interpreter.InterpreterBuilder
+    if getattr(builder, "rocm_attn_repaired", False):
+        return
+    builder.rocm_attn_repaired = True
+    _accept_one_element_as_index(interpreter)
+    _round_to_bfloat16(builder, interpreter.TensorHandle)
+    _compute_in_float32(builder, interpreter.TensorHandle)
+
+
+def _accept_one_element_as_index(interpreter: Any) -> None:
+    """Let an array of one element be a loop bound: NumPy 2.4 refuses int() of it, Triton calls it."""
+    patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_lang_tensor
+
+
+def _round_to_bfloat16(builder: Any, handle: Any) -> None:
+    import triton.language as tl
+
+    cast, convert = builder.cast_impl, builder.create_fp_to_fp
+
+    def converted(src: Any, dst_type: Any) -> Any:
+        """Return src between float32 and bfloat16, or None for any other pair of types."""
+        pair = (src.dtype.scalar, dst_type.scalar)
+        if pair == (tl.float32, tl.bfloat16):
+            return handle(_encode(src.data), dst_type.scalar)
+        if pair == (tl.bfloat16, tl.float32):
+            return handle(_decode(src.data), dst_type.scalar)
+        return None
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        return converted(src, dst_type) or cast(self, src, dst_type)
+
+    def create_fp_to_fp(self: Any, src: Any, dst_type: Any, rounding: Any) -> Any:
+        return converted(src, dst_type) or convert(self, src, dst_type, rounding)
+
+    builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
+
+
+def _compute_in_float32(builder: Any, handle: Any) -> None:
+    import triton.language as tl
+
+    dot, binary = builder.create_dot, builder.binary_op
+
+    def widened(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        return handle(_decode(operand.data), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), *rest)
+
+    def binary_op(self: Any, lhs: Any, rhs: Any, op: Any) -> Any:
+        if lhs.dtype.scalar != tl.bfloat16:
+            return binary(self, lhs, rhs, op)
+        result = binary(self, widened(lhs), widened(rhs), op).data
+        return handle(result if result.dtype == bool else _encode(result), tl.bfloat16)
+
+    builder.create_dot, builder.binary_op = create_dot, binary_op
+
+
+def _decode(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the float32 numbers whose upper halves are given."""
+    import numpy as np
+
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _encode(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return float32 numbers rounded to bfloat16, to nearest even, as uint16; NaN stays NaN."""
+    import numpy as np
+
+    bits = np.ascontiguousarray(numbers, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(numbers), np.uint16(0x7FC0), rounded)

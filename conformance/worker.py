@@ -150,20 +150,49 @@ def crashed(error: BaseException) -> Crashed:
 
 
 def answer_questions(
-    channel: Channel, adapter: adapters.Adapter, message: Mapping[str, Any]
+    channel: Channel,
+    adapter: adapters.Adapter,
+    message: Mapping[str, Any],
+    base: Mapping[str, str],
 ) -> None:
     """For each environment of the message: set it, ask each question, send each outcome.
 
-    There is more than one only for a selector whose refreshing was checked, or for a pure function,
-    whose questions carry their environment along as an argument.
+    There is more than one only for a selector whose refreshing was checked, for a pure function,
+    whose questions carry their environment along as an argument, and where what a selector
+    remembers from one environment to the next is the question.
+
+    Args:
+        channel: where the answers go.
+        adapter: the selector.
+        message: environments with their questions, and whether to refresh before each.
+        base: the environment without any variable that a question sets.
     """
-    base = {name: text for name, text in os.environ.items() if name not in message["unset"]}
     for group in message["groups"]:
+        for name in group["environ"]:
+            os.environ.pop(name, None)  # set anew, so that they stand in the order of the group
         set_environment(base | group["environ"])
         if message["refresh"]:
             adapter.refresh()
         _answer_under_one_environment(channel, adapter, group["questions"])
     channel.send(done=True)
+
+
+def serve_questions(
+    channel: Channel,
+    adapter: adapters.Adapter,
+    first: Mapping[str, Any] | None,
+    base: Mapping[str, str],
+) -> None:
+    """Answer messages, the first of them at hand, until one says that no more will come."""
+    message = first
+    while message is not None:
+        if "memory" in message:
+            from pytest_rocm_attn.conformance import memory
+
+            channel.send(remembered=memory.handle(message["memory"]), done=True)
+        else:
+            answer_questions(channel, adapter, message, base)
+        message = channel.receive() if message.get("more") else None
 
 
 def _answer_under_one_environment(
@@ -320,9 +349,10 @@ def _platform_process(connection: socket.socket) -> None:
 
 def _questions_process(connection: socket.socket, adapter: adapters.Adapter) -> None:
     channel = Channel.over(connection)
-    message = channel.receive()
-    if message is not None:
-        answer_questions(channel, adapter, message)
+    first = channel.receive()
+    unset = first["unset"] if first else ()
+    base = {name: text for name, text in os.environ.items() if name not in unset}
+    serve_questions(channel, adapter, first, base)
 
 
 def _quiet_standard_input() -> None:
@@ -352,8 +382,9 @@ def main(arguments: list[str]) -> int:
         return 0
     preload(hello["preload"])
     adapter = platform_ready(channel, message)
+    base = {name: text for name, text in os.environ.items() if name not in message["environ"]}
     while adapter is not None and (message := channel.receive()) is not None:
-        answer_questions(channel, adapter, message)
+        serve_questions(channel, adapter, message, base)
     return 0
 
 

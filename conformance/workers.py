@@ -26,15 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.errors import RocmAttnError, SelectorError
 from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut, from_wire
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_rocm_attn.gpu import Gpu
-    from pytest_rocm_attn.request import Request
 
 _IMPORT_LIMITS = 10  # an import may take this many times as long as one question
 _SAMPLE = 8  # environments that refreshing in place is tried on
+_SAMPLE_OF_IMPORTS = 3  # the same, where each is an import of its own
+PLAIN = Request()
 _OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
 
 
@@ -202,6 +204,7 @@ class _Platform:
     reads: dict[str, str | None]
     refreshes: bool
     process: Any
+    interviews: int = 0  # open ones, for which it has to stay
 
     def serves(self, environ: Mapping[str, str]) -> bool:
         """Whether its imports would have run the same under another environment."""
@@ -254,6 +257,7 @@ class Pool:
         self._trust = _Trust.UNKNOWN
         self._compared_in_place = False
         self._closed = False
+        self._interviews: list[Interview] = []
         self._base: _ForkServer | None = None
         self._popen: list[subprocess.Popen[bytes]] = []
         if subject.fork:
@@ -307,8 +311,68 @@ class Pool:
         with self._changed:
             self._platforms.append(opened)
 
+    def answers_in_place(self, gpu: Gpu, sample: Sequence[Question]) -> bool:
+        """Whether one process may answer for all environments of a platform, one after the other.
+
+        Args:
+            gpu: the platform.
+            sample: questions there, to find out with; in environments that differ.
+        """
+        if self.subject.pure:
+            return True
+        groups: dict[tuple[tuple[str, str], ...], _Group] = {}
+        for question in sample:
+            group = groups.setdefault(question.environ, _Group(dict(question.environ)))
+            group.questions.append(question)
+        with self._claimed(gpu):
+            platform = self._find(gpu) or self._open_and_keep(gpu, next(iter(groups.values())))
+            if not isinstance(platform, _Platform) or not platform.refreshes:
+                return False
+            trust = self._trust_in_refreshing(platform, list(groups.values()))
+            return trust is _Trust.IN_PLACE
+
+    def interview(self, gpu: Gpu, environ: Mapping[str, str]) -> Interview | Outcome:
+        """Start a process that answers on one platform for as long as it is kept.
+
+        Its first question finds the selector as an import under that environment leaves it.
+
+        Returns:
+            The interview; or what the import came to, where the selector cannot be imported.
+        """
+        place, placed = self._place(Question.of(gpu, environ, PLAIN))
+        group = _Group(dict(placed))
+        with self._claimed(place):
+            platform = self._fitting(place, group)
+            if platform is None and self._trust in (_Trust.FORKED, _Trust.IN_PLACE):
+                platform = self._find(place)
+            if not self.subject.fork:
+                # The process that answers is the one that imported, so it is not to be shared.
+                own = self._open(place, group.environ, prepare=False)
+                if isinstance(own, SelectorError):
+                    return Crashed(type(own).__name__, f"{type(own).__name__}: {own}")
+                return Interview(self, own, own.process) if isinstance(own, _Platform) else own
+            opened = platform or self._open_and_keep(place, group)
+            if not isinstance(opened, _Platform):
+                return opened
+            return Interview(self, opened, opened.process.fork())
+
+    @contextlib.contextmanager
+    def _claimed(self, gpu: Gpu) -> Iterator[None]:
+        """Keep the lanes off one platform while the block runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: gpu not in self._busy)
+            self._busy.add(gpu)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.discard(gpu)
+                self._changed.notify_all()
+
     def close(self) -> None:
         """End every worker. Questions without an answer are cancelled."""
+        for interview in list(self._interviews):
+            interview.close()
         with self._changed:
             self._closed = True
             for future in self._futures.values():
@@ -435,7 +499,8 @@ class Pool:
                 self._platforms.remove(platform)
             self._platforms.append(platform)
             spare = [p for p in self._platforms if p.gpu not in self._busy or p.gpu == platform.gpu]
-            excess = spare[:-1][: max(0, len(self._platforms) - _OPEN_PLATFORMS)]
+            spare = [p for p in spare[:-1] if not p.interviews]
+            excess = spare[: max(0, len(self._platforms) - _OPEN_PLATFORMS)]
             for old in excess:
                 self._platforms.remove(old)
         for old in excess:
@@ -476,19 +541,27 @@ class Pool:
         return _Trust.NONE
 
     def _compare_in_place(self, platform: _Platform, sample: list[_Group]) -> _Trust:
+        if not self.subject.fork:
+            sample = sample[:_SAMPLE_OF_IMPORTS]
         together = self._collect(platform, sample, refresh=True)
-        apart = [
-            outcome
-            for group in sample
-            for outcome in self._collect(platform, [group], refresh=True)
-        ]
-        if together == apart:
+        if together == [out for group in sample for out in self._collect_alone(platform, group)]:
             return _Trust.IN_PLACE
         self.notes.append(
             "the selector remembers answers from one environment to the next even after a refresh,"
             " so each environment got a process of its own"
         )
-        return _Trust.FORKED
+        return _Trust.FORKED if self.subject.fork else _Trust.NONE
+
+    def _collect_alone(self, platform: _Platform, group: _Group) -> list[Outcome]:
+        """Ask a group in a process that answers nothing else."""
+        if self.subject.fork:
+            return self._collect(platform, [group], refresh=True)
+        opened = self._open(platform.gpu, group.environ, prepare=False)
+        if not isinstance(opened, _Platform):
+            return []  # equal to no answers
+        outcomes = self._collect(opened, [group], refresh=False)
+        self._end(opened)
+        return outcomes
 
     def _collect(
         self, platform: _Platform, groups: list[_Group], *, refresh: bool
@@ -625,9 +698,12 @@ class Pool:
                 platform.process = reopened.process
 
     def _listen(
-        self, process: Any, questions: Sequence[Question], resolve: Any
+        self, process: Any, questions: Sequence[Question], resolve: Any, *, keep: bool = False
     ) -> tuple[int, Outcome | None]:
-        """Take answers until done; return how many came and what ended it early, if anything."""
+        """Take answers until done; return how many came and what ended it early, if anything.
+
+        A process that was forked for these questions alone is ended, unless it is to be kept.
+        """
         answered = 0
         while True:
             try:
@@ -641,7 +717,7 @@ class Pool:
                     return answered, None
                 return answered, died
             if "done" in message:
-                if self.subject.fork:
+                if self.subject.fork and not keep:
                     process.end(kill=False)
                 return answered, None
             resolve(
@@ -651,6 +727,86 @@ class Pool:
                 ),
             )
             answered += 1
+
+
+class Interview:
+    """One process that answers for as long as it is kept: what it remembers, it goes on remembering.
+
+    Made by Pool.interview. A selector that takes its process down ends it; see ask().
+    """
+
+    def __init__(self, pool: Pool, platform: _Platform, process: Any) -> None:
+        self._pool = pool
+        self._platform = platform
+        self._process = process
+        self._fresh = True
+        self.over = False
+        platform.interviews += 1
+        pool._interviews.append(self)
+
+    def ask(self, questions: Sequence[Question], *, refresh: bool) -> list[Observation]:
+        """Ask questions in order, each under its own environment.
+
+        Args:
+            questions: on the platform of the interview.
+            refresh: have the adapter bring the selector up to each environment. The very first
+                question is asked so in any case, which undoes what preparing may have cached.
+
+        Returns:
+            An observation each, unless a question took the process down: then the last one says
+            how, those after it were not asked, and the interview is over.
+        """
+        observations: list[Observation] = []
+        start = 0
+        if self._fresh and not refresh:
+            self._exchange(questions[:1], self._platform.refreshes, observations)
+            start = 1
+        if not self.over and questions[start:]:
+            self._exchange(questions[start:], refresh and self._platform.refreshes, observations)
+        return observations
+
+    def _exchange(
+        self, questions: Sequence[Question], refresh: bool, observations: list[Observation]
+    ) -> None:
+        self._fresh = False
+        groups: list[tuple[_Group, Question]] = []
+        for question in questions:
+            same = groups and groups[-1][1].environ == question.environ
+            group = groups[-1][0] if same else _Group(dict(question.environ))
+            groups.append((group, question))
+        unset = list(self._platform.environ)
+        self._process.send(unset=unset, refresh=refresh, groups=_as_messages(groups), more=True)
+        _, failure = self._pool._listen(
+            self._process,
+            questions,
+            lambda _, observation: observations.append(observation),
+            keep=True,
+        )
+        if failure is not None:
+            observations.append(Observation(failure))
+            self._ended()
+
+    def memory(self, **message: Any) -> Any:
+        """Look into, or change, what the selector's process remembers: memory.handle()'s answer."""
+        self._process.send(unset=list(self._platform.environ), memory=message, more=True)
+        try:
+            answer = self._process.receive(self._pool.subject.timeout)
+        except queue.Empty:
+            answer = None
+        if answer is None:
+            raise WorkerError("the selector's process ended while its memory was looked at")
+        return answer["remembered"]
+
+    def close(self) -> None:
+        """End the process. Safe to call again."""
+        if not self.over:
+            self._ended()
+            self._process.end(kill=True)
+
+    def _ended(self) -> None:
+        self.over = True
+        self._platform.interviews -= 1
+        self._pool._interviews.remove(self)
 
 
 def _as_messages(remaining: Sequence[tuple[_Group, Question]]) -> list[dict[str, Any]]:

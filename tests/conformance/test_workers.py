@@ -207,3 +207,32 @@ def test_a_refresh_is_relied_on_only_where_it_equals_a_fresh_import(
         pool.close()
     assert outcomes == [Selected("TRITON_ATTN"), Selected("ROCM_AITER_FA"), Selected("TRITON_ATTN")]
     assert bool(pool.notes) is noted
+
+
+@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+def test_a_process_that_is_used_again_forgets_the_environment_before(
+    tmp_path: Path, *, fork: bool
+) -> None:
+    path = tmp_path / "selector.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            import os
+            class Live:
+                def select(self, request):
+                    return "ROCM_ATTN" if "VLLM_ROCM_USE_AITER" in os.environ else "TRITON_ATTN"
+                def refresh(self):
+                    return True
+            select = Live()
+            """
+        )
+    )
+    pool = Pool(Subject(f"{path}:select", preload=(), fork=fork), lanes=1)
+    try:
+        outcomes = [
+            pool.submit([Question.of(Gpu("gfx942"), environ, Request())])[0].result(60).outcome
+            for environ in ({}, {"VLLM_ROCM_USE_AITER": "1"}, {"VLLM_ROCM_USE_AITER_MHA": "0"})
+        ]
+    finally:
+        pool.close()
+    assert outcomes == [Selected("TRITON_ATTN"), Selected("ROCM_ATTN"), Selected("TRITON_ATTN")]

@@ -1,0 +1,180 @@
+"""Interviews: a process that is kept, asked again and again, and looked into."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_rocm_attn import Crashed, Died, Gpu, Request, Selected, TimedOut
+from pytest_rocm_attn.conformance.workers import Interview, Pool, Question, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    MakePool = Callable[..., Pool]
+
+GFX942 = Gpu("gfx942")
+NAME = "VLLM_ATTENTION_BACKEND"
+AITER = "VLLM_ROCM_USE_AITER"
+
+CACHING = """
+    import functools, os
+    class Settings:
+        AITER = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
+        name = os.environ.get("VLLM_ATTENTION_BACKEND")
+    @functools.cache
+    def _remembered(head_size):
+        return os.environ.get("VLLM_ATTENTION_BACKEND", "TRITON_ATTN")
+    class Fork:
+        def select(self, request):
+            if Settings.AITER:
+                return "ROCM_AITER_FA"
+            return _remembered(request.head_size)
+        def refresh(self):
+            Settings.AITER = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
+            _remembered.cache_clear()
+            return True
+    select = Fork()
+"""
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[MakePool]:
+    """A function that makes a pool for a selector's source."""
+    pools: list[Pool] = []
+
+    def make(source: str, *, timeout: float = 20.0, fork: bool = True) -> Pool:
+        path = tmp_path / f"selector{len(pools)}.py"
+        path.write_text(textwrap.dedent(source))
+        subject = Subject(f"{path}:select", preload=(), timeout=timeout, fork=fork)
+        pools.append(Pool(subject, lanes=1))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def start(pool: Pool, environ: dict[str, str] | None = None) -> Interview:
+    interview = pool.interview(GFX942, environ or {})
+    assert isinstance(interview, Interview)
+    return interview
+
+
+def question(environ: dict[str, str] | None = None) -> Question:
+    return Question(GFX942, tuple((environ or {}).items()), Request())
+
+
+def backends(interview: Interview, *questions: Question, refresh: bool = False) -> list[str]:
+    return [str(seen.outcome) for seen in interview.ask(questions, refresh=refresh)]
+
+
+@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+def test_what_a_selector_remembers_stays_for_the_next_question(
+    make_pool: MakePool, *, fork: bool
+) -> None:
+    pool = make_pool(CACHING, fork=fork)
+    interview = start(pool)
+    assert backends(interview, question(), question({NAME: "ROCM_ATTN"})) == ["TRITON_ATTN"] * 2
+    assert backends(interview, question({NAME: "ROCM_ATTN"})) == ["TRITON_ATTN"]
+    assert backends(interview, question({NAME: "ROCM_ATTN"}), refresh=True) == ["ROCM_ATTN"]
+
+
+def test_an_interview_begins_as_an_import_under_its_environment_would(make_pool: MakePool) -> None:
+    pool = make_pool(CACHING)
+    assert backends(start(pool), question()) == ["TRITON_ATTN"]
+    assert backends(start(pool, {AITER: "1"}), question({AITER: "1"})) == ["ROCM_AITER_FA"]
+    assert backends(start(pool), question(), question({AITER: "1"})) == ["TRITON_ATTN"] * 2
+
+
+def test_a_cache_that_is_emptied_and_a_value_that_is_set_are_followed(make_pool: MakePool) -> None:
+    interview = start(make_pool(CACHING))
+    backends(interview, question())
+    (cache,) = interview.memory(caches="_rocm_attn_selector_selector0")
+    assert cache == "_rocm_attn_selector_selector0._remembered"
+    interview.memory(forget=[cache], of="_rocm_attn_selector_selector0")
+    assert backends(interview, question({NAME: "ROCM_ATTN"})) == ["ROCM_ATTN"]
+    assert interview.memory(caches="_rocm_attn_selector_selector0") == [cache]
+
+    values = interview.memory(values="_rocm_attn_selector_selector0")
+    assert values["_rocm_attn_selector_selector0.Settings.AITER"] is False
+    assert values["_rocm_attn_selector_selector0.Settings.name"] is None
+    changed = {"_rocm_attn_selector_selector0.Settings.AITER": True}
+    interview.memory(assign=changed, of="_rocm_attn_selector_selector0")
+    assert backends(interview, question()) == ["ROCM_AITER_FA"]
+
+
+def test_a_selector_that_takes_its_process_down_ends_its_interview_only(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(
+        """
+        import os, time
+        def select(environ):
+            match environ.get("VLLM_ATTENTION_BACKEND"):
+                case "die": os.kill(os.getpid(), 9)
+                case "hang": time.sleep(600)
+            return "TRITON_ATTN"
+        """,
+        timeout=2.0,
+    )
+    for how, outcome in (("die", Died(9)), ("hang", TimedOut(2.0))):
+        interview = start(pool)
+        seen = interview.ask([question(), question({NAME: how}), question()], refresh=False)
+        assert [s.outcome for s in seen] == [Selected("TRITON_ATTN"), outcome]
+        assert interview.over
+        interview.close()
+    assert backends(start(pool), question()) == ["TRITON_ATTN"]
+
+
+def test_an_import_that_fails_is_told_instead_of_an_interview(make_pool: MakePool) -> None:
+    outcome = make_pool("import no_such_module_here").interview(GFX942, {})
+    assert isinstance(outcome, Crashed)
+    assert outcome.error == "ModuleNotFoundError"
+
+
+def test_variables_are_set_in_the_order_of_the_question(make_pool: MakePool) -> None:
+    pool = make_pool(
+        """
+        import os
+        def select(request):
+            names = [name for name in os.environ if name.startswith("VLLM_")]
+            return "TRITON_ATTN" if names == sorted(names) else "ROCM_ATTN"
+        """
+    )
+    interview = start(pool)
+    forwards = question({NAME: "X", AITER: "1"})
+    backwards = question({AITER: "1", NAME: "X"})
+    assert backends(interview, forwards, backwards, forwards) == [
+        "TRITON_ATTN",
+        "ROCM_ATTN",
+        "TRITON_ATTN",
+    ]
+
+
+@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+@pytest.mark.parametrize(
+    ("source", "in_place"),
+    [
+        pytest.param(CACHING, True, id="honest refresh"),
+        pytest.param(
+            CACHING.replace("_remembered.cache_clear()", "pass"), False, id="forgetful refresh"
+        ),
+        pytest.param("def select(request): return 'TRITON_ATTN'", False, id="no refresh"),
+    ],
+)
+def test_one_process_answers_all_only_where_that_was_checked(
+    make_pool: MakePool, source: str, *, in_place: bool, fork: bool
+) -> None:
+    sample = [question(), question({AITER: "1"}), question({NAME: "ROCM_ATTN"})]
+    assert make_pool(source, fork=fork).answers_in_place(GFX942, sample) is in_place
+
+
+def test_a_pool_that_closes_ends_its_interviews(make_pool: MakePool) -> None:
+    pool = make_pool(CACHING)
+    interview = start(pool)
+    pool.close()
+    assert interview.over

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_rocm_attn.conformance import settings as settings_module
 from pytest_rocm_attn.conformance.items import ROOT, ConformanceItem, Matrix
-from pytest_rocm_attn.conformance.report import json_file, terminal
+from pytest_rocm_attn.conformance.report import json_file, output, terminal
 from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.conformance.workers import Pool
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
@@ -182,10 +182,10 @@ class ConformancePlugin:
         if self._pool is not None:
             self.notes.extend(self._pool.notes)
         self._close()
-        if self._is_worker or self.settings.report is None:
+        if self._is_worker or not self.settings.reports:
             return
         try:
-            json_file.write(self.settings.report, self)
+            output.write(self.settings.reports, json_file.content(self))
         except ReportError as error:
             self._report_error = str(error)
             if session.exitstatus == pytest.ExitCode.OK:
@@ -198,8 +198,9 @@ class ConformancePlugin:
         terminal.write(terminalreporter, self)
         if self._report_error:
             terminalreporter.write_line(f"ERROR: {self._report_error}", red=True)
-        elif self.settings.report is not None:
-            terminalreporter.write_line(f"report: {self.settings.report}")
+            return
+        for path in self.settings.reports:
+            terminalreporter.write_line(f"report: {path}")
 
     def pytest_unconfigure(self) -> None:
         self._close()

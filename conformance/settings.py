@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import datetime
 import inspect
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
-from pytest_rocm_attn.errors import ContractError, DeviationsError, UnknownGpuError, nearest
+from pytest_rocm_attn.errors import (
+    ContractError,
+    DeviationsError,
+    ReportError,
+    UnknownGpuError,
+    nearest,
+)
 from pytest_rocm_attn.gpu import Gpu, known_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
-
-REPORT_SUFFIXES = (".json",)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Settings:
         deviations: what the fork declares; None when it has no file.
         tiers: which tiers run.
         strict: whether advisory rows fail.
-        report: where the report goes, or None.
+        reports: where the reports go.
         today: the day that deviations expire against.
     """
 
@@ -47,7 +51,7 @@ class Settings:
     deviations: Deviations | None
     tiers: tuple[str, ...]
     strict: bool
-    report: Path | None
+    reports: tuple[Path, ...]
     today: datetime.date
 
 
@@ -76,7 +80,7 @@ def read(config: pytest.Config) -> Settings:
         deviations=the_deviations,
         tiers=_tiers(value_of(config, "rocm_attn_tier")),
         strict=bool(value_of(config, "rocm_attn_strict")),
-        report=_report(config),
+        reports=_reports(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
     )
 
@@ -168,19 +172,14 @@ def _tiers(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _report(config: pytest.Config) -> Path | None:
-    given = value_of(config, "rocm_attn_report")
-    if not given:
-        return None
-    path: Path = config.invocation_params.dir / given
-    if path.suffix not in REPORT_SUFFIXES:
-        raise pytest.UsageError(
-            f"--rocm-attn-report={given}: the suffix says which format, and {path.suffix!r} is none;"
-            f" use {', '.join(REPORT_SUFFIXES)}"
-        )
-    # Found out now rather than after the run; that it can still fail then is handled there.
-    if not path.parent.is_dir():
-        raise pytest.UsageError(f"--rocm-attn-report={given}: {path.parent} is not a folder")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise pytest.UsageError(f"--rocm-attn-report={given}: {path} cannot be written")
-    return path
+def _reports(config: pytest.Config) -> tuple[Path, ...]:
+    paths = []
+    for given in value_of(config, "rocm_attn_report"):
+        path = config.invocation_params.dir / given
+        try:
+            # Found out now rather than after the run; that it can still fail then is handled there.
+            output.check(path, given)
+        except ReportError as error:
+            raise pytest.UsageError(f"--rocm-attn-report={error}") from None
+        paths.append(path)
+    return tuple(paths)

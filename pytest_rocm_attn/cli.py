@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_rocm_attn.errors import FlagError, RocmAttnError, SelectionError, UnknownGpuError
@@ -91,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
+
+    report = commands.add_parser(
+        "report",
+        help="turn a JSON report into others: .html, .md",
+        description="Turn the report of --rocm-attn-report=FILE.json into others, by suffix.",
+    )
+    report.add_argument("source", metavar="FILE.json", type=Path)
+    report.add_argument("targets", metavar="OUT", nargs="+", help="FILE.html, FILE.md")
+    report.set_defaults(command=_report)
 
     commands.add_parser(
         "matrix",
@@ -264,6 +274,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         _print(_aligned([(f.subject, "!" if f.trouble else "", f.text) for f in findings]))
     return REFUSED if any(finding.trouble for finding in findings) else OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.report import output, saved
+
+    for target in arguments.targets:
+        output.check(Path(target), target)
+    output.write(map(Path, arguments.targets), saved.load(arguments.source))
+    return OK
 
 
 def _matrix(arguments: list[str]) -> int:

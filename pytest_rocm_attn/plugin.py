@@ -39,7 +39,6 @@ _OPTIONS = (
     ("timeout", "SECONDS", "time that one selection may take (default: 30)"),
     ("isolation", "fork|process", "how workers start (default: fork, where there is fork)"),
     ("mock", "GFX[,aiter]", "mock a ROCm platform for the whole run, before conftest files load"),
-    ("report", "FILE", "write a report; the suffix says which kind"),
 )
 
 _MARKERS = (
@@ -64,6 +63,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--rocm-attn-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"rocm_attn_{name}", text, default=None)
+    text = "write a report: .json, .html or .md by its suffix; may be given several times"
+    group.addoption("--rocm-attn-report", metavar="FILE", action="append", help=text)
+    parser.addini("rocm_attn_report", text, type="linelist", default=[])
     text = "advisory rows fail as required ones do"
     group.addoption("--rocm-attn-strict", action="store_const", const=True, help=text)
     parser.addini("rocm_attn_strict", text, type="bool", default=False)

@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from collections import Counter
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import sort_key
-from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_rocm_attn.conformance.session import ConformancePlugin
 
 SCHEMA = 1
 
 
-def write(path: Path, run: ConformancePlugin) -> None:
-    """Write the report, whole or not at all.
-
-    Raises:
-        ReportError: it cannot be written there; the message names the file that holds it instead.
-    """
-    text = json.dumps(content(run), indent=1, ensure_ascii=True) + "\n"
-    try:
-        _replace(path, text)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ReportError(f"report {path} cannot be written: {reason}{_rescue(text)}") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp is for one's own eyes; a report is not
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _rescue(text: str) -> str:
-    try:
-        descriptor, name = tempfile.mkstemp(prefix="rocm-attn-report-", suffix=".json")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError:
-        return "; the results are in the terminal output only"
-    return f"; the results are in {name}"
+def render(report: Mapping[str, Any]) -> str:
+    """Return the report's data as JSON, in ASCII."""
+    return json.dumps(report, indent=1, ensure_ascii=True) + "\n"
 
 
 def content(run: ConformancePlugin) -> dict[str, Any]:
@@ -81,7 +46,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         "cells_selected": run.planned,
         "rows": rows,
         "totals": dict(sorted(counts.items())),
-        "notes": run.notes,
+        "notes": sorted(run.notes),
     }
 
 

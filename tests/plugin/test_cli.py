@@ -412,3 +412,18 @@ def test_the_python_example_of_the_documentation_answers_what_it_says() -> None:
     assert said == {name: getattr(names["selection"], name) for name in said}
     call, answer = re.findall(r"^(how_to_get\(.*\))\n# (.*)$", code, re.MULTILINE)[0]
     assert eval(call, names) == eval(answer)
+
+
+def test_report_makes_the_other_formats_from_a_json_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "r.json", tmp_path / "r.md"
+    source.write_text('{"schema": 1, "rows": [{"id": "a", "tier": "b", "verdict": "fail"}]}')
+    assert main(["report", str(source), str(target)]) == 0
+    assert "1 of 1 cell failed" in target.read_text()
+    source.write_text('{"schema": 99, "rows": []}')
+    assert main(["report", str(source), str(target)]) == 2
+    assert main(["report", str(source), str(tmp_path / "r.pdf")]) == 2
+    schema, suffix = capsys.readouterr().err.splitlines()
+    assert "schema 99" in schema
+    assert "'.pdf' is none; use .json" in suffix

@@ -10,12 +10,9 @@ import pytest
 # Imported here so that the in-process runs below, each of which forgets what it imported, share one
 # copy: a package keeps a forgotten submodule as an attribute, and msgspec looks it up by its name.
 from pytest_rocm_attn.conformance import contract, deviations, session
-from pytest_rocm_attn.conformance.report import json_file
-from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., pytest.RunResult]
 
@@ -170,14 +167,3 @@ def test_a_selector_class_in_the_conftest_is_found_through_the_hook(
 ) -> None:
     pytester.makeconftest(ADAPTER)
     assert run().parseoutcomes() == {"passed": 4}
-
-
-def test_a_report_that_cannot_be_written_after_the_run_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json_file, "content", lambda run: {"rows": []})
-    with pytest.raises(ReportError, match="the results are in (.*)") as caught:
-        json_file.write(tmp_path / "gone" / "r.json", None)  # type: ignore[arg-type]
-    rescued = str(caught.value).rpartition(" ")[2]
-    with open(rescued) as file:
-        assert json.load(file) == {"rows": []}

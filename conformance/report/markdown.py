@@ -1,0 +1,237 @@
+"""The report as Markdown, made for a CI job's summary. A pure function of the JSON report's data.
+
+GitHub takes 1 MiB a step and shows none of a summary that is longer, so the document is bounded, and
+says what it leaves out. Whatever came from outside (names, messages, values) is shown in code spans
+whose fence is longer than any run of backticks within, so that no markup in it takes effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.record import column, sort_key
+from pytest_rocm_attn.conformance.report import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pytest_rocm_attn.conformance.record import Record
+
+LIMIT = 1_000_000  # bytes; GitHub's own is 1,048,576 a step, and other steps may write too
+_CUT = 600  # characters of one value
+_TAIL = 2_000  # bytes kept free for what must be said at the end
+_MATRIX_SHARE = 0.4  # of the room, at most, so that the stories have the rest
+
+
+def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
+    """Return the Markdown document.
+
+    Args:
+        report: the JSON report, as plain data.
+        limit: bytes of UTF-8 that the document may take; at least some 4,000.
+    """
+    rows: list[Record] = sorted(report["rows"], key=sort_key)
+    page = _Page(limit - _TAIL)
+    page.add(_head(report, rows))
+    short = [row for row in rows if row["verdict"] != "pass"]
+    columns = words.columns_of(short)
+    if short:
+        page.add("## Where it falls short\n\n")
+        _add_matrix(page, short, columns)
+        page.add("\n" + _legend(short) + "\n\n")
+    red = [row for row in short if row["verdict"] in words.FAILING]
+    _add_stories(page, "Failed", red)
+    _add_stories(page, "Not failing: advisory and declared", [r for r in short if r not in red])
+    for note in report.get("notes") or ():
+        page.add(f"> note: {code(str(note))}\n")
+    return page.text()
+
+
+class _Page:
+    """A document with a limit; a block is added whole or counted as left out."""
+
+    def __init__(self, room: int) -> None:
+        self._blocks: list[str] = []
+        self.room = room
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, block: str, kind: str = "parts", share: int | None = None) -> bool:
+        size = len(block.encode())
+        if size > self.room or (share is not None and size > share):
+            self._left_out[kind] += 1
+            return False
+        self.room -= size
+        self._blocks.append(block)
+        return True
+
+    def text(self) -> str:
+        if self._left_out:
+            what = ", ".join(f"{count:,} {kind}" for kind, count in self._left_out.items())
+            self._blocks.append(f"\nLeft out, to stay within the size of a summary: {what}.")
+            self._blocks.append(" The JSON and HTML reports hold all of it.\n")
+        return "".join(self._blocks)
+
+
+def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
+    contract, subject = report.get("contract") or {}, code(words.subject_words(report))
+    lines = [
+        f"# ROCm attention conformance: {words.headline(report)}",
+        "",
+        f"Selector {subject}, contract {code(str(contract.get('id', '')))} ({_host(report)}).",
+        "",
+    ]
+    present = [v for v in words.VERDICTS if any(row["verdict"] == v for row in rows)]
+    lines.append("| tier | cells | " + " | ".join(present) + " |")
+    lines.append("| --- | ---: |" + " ---: |" * len(present))
+    for tier, members in groupby(rows, key=lambda row: str(row["tier"])):
+        counts = Counter(row["verdict"] for row in members)
+        numbers = [f"{counts.total():,}", *(f"{counts[verdict]:,}" for verdict in present)]
+        lines.append(f"| {cell(tier)} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _host(report: Mapping[str, Any]) -> str:
+    text = words.host_words(report)
+    return text if re.fullmatch(r"[\w ,;.]+", text, re.ASCII) else code(text)
+
+
+def _add_matrix(page: _Page, short: Sequence[Record], columns: Sequence[str]) -> None:
+    """Add the rows that fell short times GPUs; those that fail first."""
+    heads = map(cell, columns)
+    page.add("| row | " + " | ".join(heads) + " |\n| --- |" + " :---: |" * len(columns) + "\n")
+    floor = int(page.room * (1 - _MATRIX_SHARE))
+    by_row: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for record in short:
+        cells = by_row.setdefault((record["tier"], record["id"]), {})
+        cells.setdefault(column(record), set()).add(record["verdict"])
+    rank = words.VERDICTS.index
+
+    def worst(verdicts: Iterable[str]) -> str:
+        return min(verdicts, key=rank)
+
+    def badness(item: tuple[tuple[str, str], dict[str, set[str]]]) -> int:
+        return min(rank(worst(verdicts)) for verdicts in item[1].values())
+
+    for (_, row), cells in sorted(by_row.items(), key=badness):
+        marks = (_mark(worst(cells[name])) if name in cells else "" for name in columns)
+        line = f"| {cell(row)} | " + " | ".join(marks) + " |\n"
+        page.add(line, "rows of the matrix", share=page.room - floor)
+
+
+def _mark(verdict: str) -> str:
+    return f"**{verdict}**" if verdict in words.FAILING else verdict
+
+
+def _legend(short: Iterable[Record]) -> str:
+    present = {record["verdict"] for record in short}
+    parts = [f"{_mark(v)}: {words.MEANINGS[v]}" for v in words.VERDICTS if v in present]
+    return "; ".join(parts) + ". An empty cell passes or was not asked."
+
+
+def _add_stories(page: _Page, title: str, records: Sequence[Record]) -> None:
+    """Add one story per row and way of falling short; the GPUs on which it is so share it."""
+    if not records:
+        return
+    page.add(f"## {title}\n\n")
+    stories: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        stories.setdefault(_plot(record), []).append(record)
+    rank = words.VERDICTS.index
+    for members in sorted(stories.values(), key=lambda ms: rank(ms[0]["verdict"])):
+        page.add(_story(members), "cells in full (or several of one row)")
+
+
+def _plot(record: Record) -> tuple[Any, ...]:
+    """Return what must be equal for records to be told in one story."""
+    return (
+        record["tier"],
+        record["id"],
+        record["verdict"],
+        words.flags_words(record),
+        words.request_words(record),
+        words.expected_words(record),
+        words.got_words(record),
+        repr(record["details"]),
+    )
+
+
+def _story(members: Sequence[Record]) -> str:
+    first = members[0]
+    where = ", ".join(dict.fromkeys(code(words.gpu_words(m)) for m in members if m["gpu"]))
+    lines = [f"### {first['verdict']}: {code(first['id'])}", ""]
+    lines += [f"- {label}: {text}" for label, text in _facts(first, where) if text]
+    for finding in words.findings_of(first):
+        lines.append(f"- {_finding(finding)}")
+    if first["again"]:
+        lines += ["", *_fenced(first["again"], "sh")]
+    if traceback := str(first["outcome"].get("traceback", "")):
+        # The end of a traceback says most.
+        shown = traceback if len(traceback) <= 2_000 else "[cut]\n" + traceback[-2_000:]
+        lines += [
+            "",
+            "<details><summary>traceback</summary>",
+            "",
+            *_fenced(shown),
+            "",
+            "</details>",
+        ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _facts(record: Record, where: str) -> Iterator[tuple[str, str]]:
+    yield "GPU", where
+    yield "flags", code(words.flags_words(record))
+    yield "request", code(words.request_words(record))
+    yield "expected", code(words.expected_words(record))
+    yield "got", code(words.got_words(record))
+    if not (words.expected_words(record) and words.got_words(record)):
+        yield "message", code(record["message"])
+    yield "wrote to the environment", code(", ".join(record["environment_written"]))
+    yield "source", code(record["source"])
+    yield "evidence", code("" if record["evidence"] in ("pure", "mock") else record["evidence"])
+    for label, text in words.details_words(record["details"]):
+        yield (label if re.fullmatch(r"[\w ]+", label, re.ASCII) else code(label)), code(text)
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    parts = [f"**{code(words.plain(finding.get('condition', '')))}**"]
+    if finding.get("cells") is not None:
+        parts.append(f"{words.plain(finding['cells'])} cells")
+    for label in ("expected", "got", "smallest", "again"):
+        if finding.get(label):
+            parts.append(f"{label} {code(words.plain(finding[label]))}")
+    return "; ".join(parts)
+
+
+def code(text: str) -> str:
+    """Return text as a code span that stands in a table, a list or a heading; "" stays empty.
+
+    Control characters are made visible, newlines become slashes, a long text is cut.
+    """
+    shown = words.cut(words.visible(re.sub(r"\s*\n\s*", " / ", str(text))), _CUT).strip()
+    if not shown:
+        return ""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if shown[0] == "`" or shown[-1] == "`" else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def cell(text: str) -> str:
+    """Return text as code that stands in a table, where a pipe ends the cell even within code.
+
+    A backslash before the pipe will not do: the text may bring one of its own.
+    """
+    if "|" not in text:
+        return code(text)
+    shown = words.cut(words.visible(re.sub(r"\s*\n\s*", " / ", text)), _CUT).strip()
+    escaped = re.sub(r"[!-/:-@[-`{-~]", lambda match: f"&#{ord(match[0])};", shown)
+    return f"<code>{escaped}</code>"
+
+
+def _fenced(text: str, language: str = "") -> list[str]:
+    shown = words.visible(words.cut(text, 4_000))
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return [fence + language, *shown.splitlines(), fence]

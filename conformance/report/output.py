@@ -1,0 +1,88 @@
+"""Writing reports: which format a suffix means, and that a run's results are not lost on the way."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.report import json_file, markdown
+from pytest_rocm_attn.errors import ReportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Report = Mapping[str, Any]
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    ".json": json_file.render,
+    ".md": markdown.render,
+}
+
+
+def check(path: Path, given: str) -> None:
+    """Find out before a run what would keep a report from being written after it.
+
+    Args:
+        path: where the report is to go.
+        given: the same as the user spelled it, for the message.
+
+    Raises:
+        ReportError: an unknown suffix, no such folder, or one that cannot be written to.
+    """
+    if path.suffix not in FORMATS:
+        raise ReportError(
+            f"{given}: the suffix says which format, and {path.suffix!r} is none;"
+            f" use {', '.join(FORMATS)}"
+        )
+    if not path.parent.is_dir():
+        raise ReportError(f"{given}: {path.parent} is not a folder")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ReportError(f"{given}: {path} cannot be written")
+
+
+def write(paths: Iterable[Path], report: Report) -> None:
+    """Write a report to each path, in the format of its suffix; each whole or not at all.
+
+    Raises:
+        ReportError: some cannot be written; the others are. The message names the file that holds
+            the results instead.
+    """
+    troubles = []
+    for path in paths:
+        try:
+            _replace(path, FORMATS[path.suffix](report))
+        except OSError as error:
+            troubles.append(f"report {path} cannot be written: {error.strerror or error}")
+    if troubles:
+        raise ReportError("; ".join(troubles) + _rescue(json_file.render(report)))
+
+
+def _replace(path: Path, text: str) -> None:
+    path = Path(os.path.realpath(path))  # the link stays, what it points to is written
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
+        return
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)  # mkstemp is for one's own eyes; a report is not
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _rescue(text: str) -> str:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="rocm-attn-report-", suffix=".json")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return "; the results are in the terminal output only"
+    return f"; make it from the results with `rocm-attn report` from {name}"

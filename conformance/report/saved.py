@@ -1,0 +1,89 @@
+"""Reading a JSON report back, so that the other formats can be made from it later."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from pytest_rocm_attn.errors import ReportError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 1
+
+
+class _Gpu(msgspec.Struct):
+    gfx: str
+    aiter: str = ""
+
+
+class _Row(msgspec.Struct):
+    """One cell; what a tier has no use for may be left out. Further keys are let pass."""
+
+    id: str
+    tier: str
+    verdict: Literal["pass", "fail", "crash", "deviation", "stale", "advisory"]
+    level: str = ""
+    gpu: _Gpu | None = None
+    evidence: str = ""
+    env: dict[str, str] | None = None
+    request: dict[str, Any] | None = None
+    expect: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
+    message: str = ""
+    source: str = ""
+    seconds: float = 0.0
+    environment_written: list[str] = []
+    again: str = ""
+    details: dict[str, Any] = {}
+
+
+class _Report(msgspec.Struct):
+    rows: list[_Row]
+    tool: dict[str, Any] = {}
+    contract: dict[str, Any] = {}
+    selector: dict[str, Any] = {}
+    host: dict[str, Any] = {}
+    cells_selected: int | None = None
+    notes: list[str] = []
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the report that a JSON file holds, as plain data.
+
+    Raises:
+        ReportError: it cannot be read, is no such report, or is of a newer schema; in one line.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"report {path} cannot be read: {error.strerror or error}") from None
+    try:
+        # Not msgspec's, which refuses the lone surrogates that a message may hold.
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(
+            f"report {path} is not whole JSON ({error}); make it anew with"
+            " pytest --rocm-attn-conformance --rocm-attn-report=FILE.json"
+        ) from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or "rows" not in data:
+        raise ReportError(
+            f"report {path} is no report of this tool: it has no 'schema' and 'rows'; give the"
+            " file that --rocm-attn-report=FILE.json wrote"
+        )
+    if schema != SCHEMA:
+        raise ReportError(
+            f"report {path} has schema {schema}, and this version reads schema {SCHEMA};"
+            " update pytest-rocm-attn, or make the report anew"
+        )
+    try:
+        checked = msgspec.convert(data, _Report)
+    except msgspec.ValidationError as error:
+        raise ReportError(f"report {path}: {error}; make the report anew") from None
+    report: dict[str, Any] = msgspec.to_builtins(checked)
+    report["cells_selected"] = checked.cells_selected or len(checked.rows)
+    return {"schema": schema} | report

@@ -1,0 +1,195 @@
+"""A record in words, for every format alike. Pure functions of the report's plain data.
+
+conformance/record.py says what a record holds. What came from a file of an older or newer version may
+lack or add fields of the request, so those are not relied on.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.errors import RequestError
+from pytest_rocm_attn.gpu import known_gpus
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pytest_rocm_attn.conformance.record import Record
+
+# Worst first: the order in which a reader wants them.
+VERDICTS = ("crash", "fail", "stale", "deviation", "advisory", "pass")
+FAILING = ("crash", "fail", "stale")
+SYMBOLS = {
+    "crash": "C",
+    "fail": "F",
+    "stale": "S",
+    "deviation": "d",
+    "advisory": "a",
+    "pass": ".",
+}
+MEANINGS = {
+    "crash": "the selector crashed, hung or died",
+    "fail": "a required promise is broken",
+    "stale": "declared as a deviation, but it holds",
+    "deviation": "declared by the fork, and still so",
+    "advisory": "beyond the contract, and not met",
+    "pass": "as promised",
+}
+
+
+def gpu_words(record: Record) -> str:
+    """Return a record's GPU and the state of AMD's aiter on it; "" where it has none."""
+    gpu = record["gpu"]
+    return f"{gpu['gfx']}, aiter {gpu['aiter']}" if gpu else ""
+
+
+def columns_of(records: Iterable[Record]) -> list[str]:
+    """Return the matrix's columns: the known GPUs in their table's order, then any others."""
+    found = {column(record) for record in records}
+    known = [gfx for gfx in known_gpus() if gfx in found]
+    return known + sorted(found - set(known))
+
+
+def cell_name(record: Record) -> str:
+    """Return ``row-id[gfx942]``, as pytest's node id ends."""
+    return f"{record['id']}[{column(record)}]"
+
+
+def flags_words(record: Record) -> str:
+    """Return a record's environment as a shell takes it; "" where it is not about one."""
+    if record["env"] is None:
+        return ""
+    return " ".join(f"{n}={shlex.quote(text)}" for n, text in record["env"].items()) or "none set"
+
+
+def request_words(record: Record) -> str:
+    """Return what a record's request differs in from a plain one; "" where it is not about one."""
+    if record["request"] is None:
+        return ""
+    fields = record["request"]
+    try:
+        fields = Request(**fields).non_default()
+    except (TypeError, RequestError):
+        pass  # written by another version of this tool: its fields are shown as they are
+    return ", ".join(f"{name}={_value(value)}" for name, value in fields.items()) or "a plain layer"
+
+
+def family(record: Record) -> str:
+    """Return which family of requests a record belongs to; "" where it is not about one."""
+    request = record["request"]
+    if request is None:
+        return ""
+    if request.get("use_sparse"):
+        return "sparse MLA"
+    if request.get("use_mla"):
+        return "MLA"
+    if (attn_type := request.get("attn_type", "decoder")) != "decoder":
+        return str(attn_type).replace("_", " ")
+    if request.get("has_sink"):
+        return "sinks"
+    if request.get("sliding_window") is not None:
+        return "sliding window"
+    if str(request.get("kv_cache_dtype", "auto")).startswith("fp8"):
+        return "fp8 KV cache"
+    return "ordinary"
+
+
+def expected_words(record: Record) -> str:
+    """Return what a record expects."""
+    return str(record["expect"].get("words", ""))
+
+
+def got_words(record: Record) -> str:
+    """Return what came of a record."""
+    return str(record["outcome"].get("words", ""))
+
+
+def details_words(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is peculiar to a tier as (label, text); its findings are not among them."""
+    return [
+        (name.replace("_", " "), plain(value))
+        for name, value in details.items()
+        if name != "findings" and value not in (None, "", [], {})
+    ]
+
+
+def findings_of(record: Record) -> list[dict[str, Any]]:
+    """Return the conditions under which a slice of cells differs, as the record lists them."""
+    found = record["details"].get("findings") or []
+    return [finding for finding in found if isinstance(finding, dict)]
+
+
+def plain(value: Any) -> str:
+    """Return any JSON value in words: nested values on one line, text as it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        if all(not isinstance(inner, dict | list) for inner in value.values()):
+            return ", ".join(f"{name}={_value(inner)}" for name, inner in value.items())
+    elif isinstance(value, list):
+        if all(not isinstance(inner, dict | list) for inner in value):
+            return ", ".join(map(plain, value))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _value(value: Any) -> str:
+    """Return a value as in name=value."""
+    return repr(value) if isinstance(value, str | bool | float) or value is None else plain(value)
+
+
+def subject_words(report: Mapping[str, Any]) -> str:
+    """Return what was tested: the selector, and the distribution it comes from."""
+    selector = report.get("selector") or {}
+    name = str(selector.get("name") or "unknown selector")
+    package = [str(p) for p in (selector.get("distribution"), selector.get("version")) if p]
+    return f"{name} ({' '.join(package)})" if package else name
+
+
+def host_words(report: Mapping[str, Any]) -> str:
+    """Return on which evidence a report rests."""
+    host = report.get("host") or {}
+    kind = {
+        "mock": "on the CPU under a mocked ROCm platform; no AMD GPU was used",
+        "pure": "a pure function on the CPU, no platform involved",
+    }.get(str(host.get("kind")), str(host.get("kind") or "unknown"))
+    python = f"; Python {host['python']}" if host.get("python") else ""
+    return f"{kind}{python}"
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Return the result in one line."""
+    rows: Sequence[Record] = report["rows"]
+    failing = sum(row["verdict"] in FAILING for row in rows)
+    cells = f"{len(rows):,} cell{'' if len(rows) == 1 else 's'}"
+    selected = report.get("cells_selected", len(rows))
+    unanswered = f" ({selected - len(rows):,} more were not run)" if selected > len(rows) else ""
+    if not rows:
+        return "no cell was answered" + unanswered
+    if not failing:
+        return f"none of {cells} failed{unanswered}"
+    return f"{failing:,} of {cells} failed{unanswered}"
+
+
+def visible(text: str) -> str:
+    """Return text with every character that is not printable made visible, but for newlines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character == "\n" or character.isprintable() else _escaped(character)
+        for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def cut(text: str, limit: int) -> str:
+    """Return text of at most about limit characters, saying how much there was."""
+    return text if len(text) <= limit else f"{text[:limit]}... [cut, {len(text):,} characters]"

@@ -1,0 +1,109 @@
+"""Reports to render: built by hand, so that no run is needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn.request import Request
+
+# Each would break out of some format: HTML and its attributes, a script, Markdown's tables, code
+# spans, fences, headings and links, a terminal, JSON in a page, and sheer size.
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
+    "</script><!-- <script> --><style>*{display:none}</style>",
+    "a | b || c \\| d `e` ``f`` ```\n```\n# g\n| - |\n",
+    "[click](javascript:hacked) ![x](http://evil.example/x.png) @someone #1 <a href=//evil>",
+    "\x00\x07\x1b[31mred\x1b[0m\u202eright to left\u2028line\u2029para\x85\ud800",
+    "\"'><&amp;&#60;",
+    "x" * 100_000,
+)
+
+
+def build_record(**fields: Any) -> dict[str, Any]:
+    """Return one record, a plain cell that passes but for what is given."""
+    return {
+        "id": "triton-is-the-default",
+        "tier": "documented",
+        "level": "required",
+        "gpu": {"gfx": "gfx942", "aiter": "present"},
+        "evidence": "mock",
+        "env": {},
+        "request": asdict(Request()),
+        "expect": {"words": "TRITON_ATTN", "backend": "TRITON_ATTN"},
+        "outcome": {"kind": "selected", "words": "TRITON_ATTN", "backend": "TRITON_ATTN"},
+        "verdict": "pass",
+        "message": "",
+        "source": "the handbook, page 3",
+        "seconds": 0.001,
+        "environment_written": [],
+        "again": "pytest --rocm-attn-conformance 'rocm-attn::documented::x[gfx942]'",
+        "details": {},
+    } | fields
+
+
+def build_report(*rows: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """Return a report that holds these rows."""
+    return {
+        "schema": 1,
+        "tool": {"name": "pytest-rocm-attn", "version": "1.2.3"},
+        "contract": {"id": "ours", "title": "What we promise", "source": "the handbook"},
+        "selector": {"name": "ours.pick:select", "distribution": "ours", "version": "4.5"},
+        "host": {"kind": "mock", "gpus": ["gfx942"], "python": "3.11.7", "system": "Linux"},
+        "cells_selected": len(rows),
+        "rows": list(rows),
+        "totals": {},
+        "notes": [],
+    } | fields
+
+
+def build_hostile() -> dict[str, Any]:
+    """Return a report that holds every hostile text in every field that can hold text."""
+    rows = []
+    for number, text in enumerate(HOSTILE):
+        rows.append(
+            build_record(
+                id=f"{number} {text}",
+                tier=f"documented {text[:200]}",
+                gpu={"gfx": f"gfx942 {text[:200]}", "aiter": text},
+                env={f"NAME {text}": text},
+                request={"head_size": text, text[:100]: text},
+                expect={"words": text},
+                outcome={"kind": "crashed", "words": text, "traceback": f"{text}\n{text}"},
+                verdict=("fail", "crash", "advisory")[number % 3],
+                message=text,
+                source=text,
+                environment_written=[text],
+                again=text,
+                trace=[[text, text, text, text]],
+                details={
+                    "note": text,
+                    text[:100]: [text, {"deep": text}],
+                    "findings": [{"condition": text, "cells": 3, "smallest": {"a": text}}],
+                },
+            )
+        )
+    subject = {"name": HOSTILE[0], "distribution": HOSTILE[2], "version": HOSTILE[4]}
+    contract = {"id": HOSTILE[0], "title": HOSTILE[1], "source": HOSTILE[2]}
+    host = {"kind": HOSTILE[0], "python": HOSTILE[2]}
+    return build_report(*rows, selector=subject, contract=contract, host=host, notes=list(HOSTILE))
+
+
+@pytest.fixture
+def record() -> Any:
+    """The function that builds one record."""
+    return build_record
+
+
+@pytest.fixture
+def report() -> Any:
+    """The function that builds a report of records."""
+    return build_report
+
+
+@pytest.fixture
+def hostile() -> dict[str, Any]:
+    """A report with hostile text in every field."""
+    return build_hostile()

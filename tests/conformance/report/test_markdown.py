@@ -1,0 +1,158 @@
+"""The Markdown report, read as GitHub reads it (cmarkgfm is GitHub's own parser)."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn.conformance.report import markdown
+
+cmarkgfm = pytest.importorskip("cmarkgfm", reason="cmarkgfm: pip install --group test")
+
+
+class Page(HTMLParser):
+    """What a rendered document consists of: its tags, and the text by tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.cells: list[list[str]] = []
+        self.code: list[str] = []
+        self._open: list[str] = []
+        # With raw HTML let through: what GitHub's sanitiser takes away later must not be there.
+        self.feed(
+            cmarkgfm.github_flavored_markdown_to_html(text, cmarkgfm.Options.CMARK_OPT_UNSAFE)
+        )
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self._open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+        if tag == "code":
+            self.code.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "code" in self._open:
+            self.code[-1] += data
+        if "td" in self._open or "th" in self._open:
+            self.cells[-1][-1] += data
+
+
+OURS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "ul"}
+OURS |= {"li", "strong", "details", "summary", "blockquote"}
+
+
+def test_a_shortfall_is_told_with_all_that_is_needed_to_see_it_again(
+    record: Any, report: Any
+) -> None:
+    failed = record(
+        id="aiter-is-ignored",
+        env={"VLLM_ROCM_USE_AITER": "1"},
+        request={"dtype": "float16"},
+        verdict="fail",
+        outcome={"kind": "selected", "words": "ROCM_AITER_FA"},
+        again="pytest --rocm-attn-conformance 'rocm-attn::documented::aiter-is-ignored[gfx942]'",
+    )
+    page = Page(markdown.render(report(record(), failed)))
+    for text in (
+        "ours.pick:select (ours 4.5)",
+        "gfx942, aiter present",
+        "VLLM_ROCM_USE_AITER=1",
+        "dtype='float16'",
+        "TRITON_ATTN",
+        "ROCM_AITER_FA",
+        "the handbook, page 3",
+    ):
+        assert text in page.code
+    assert failed["again"] + "\n" in page.code
+    assert ["documented", "2", "1", "1"] in page.cells  # cells, fail, pass
+    assert ["aiter-is-ignored", "fail"] in page.cells
+
+
+def test_rows_that_pass_take_no_room(record: Any, report: Any) -> None:
+    text = markdown.render(report(*(record(id=f"row-{number}") for number in range(500))))
+    assert "none of 500 cells failed" in text
+    assert len(text) < 1000
+
+
+def test_gpus_that_fall_short_alike_share_a_story(record: Any, report: Any) -> None:
+    rows = [
+        record(verdict="fail", gpu={"gfx": gfx, "aiter": "present"}, again=f"again {gfx}")
+        for gfx in ("gfx1201", "gfx942")
+    ]
+    rows.append(record(verdict="fail", gpu={"gfx": "gfx950", "aiter": "absent"}, outcome={}))
+    text = markdown.render(report(*rows))
+    assert text.count("### fail: `triton-is-the-default`") == 2
+    assert "`gfx1201, aiter present`, `gfx942, aiter present`" in text
+
+
+def test_findings_of_a_grid_slice_are_listed(record: Any, report: Any) -> None:
+    finding = {
+        "condition": "VLLM_ROCM_USE_AITER=1 and an explicit backend is given",
+        "cells": 18432,
+        "expected": "the explicit one",
+        "got": "ROCM_AITER_FA",
+        "smallest": {"env": {"A": "1"}},
+        "again": "rocm-attn explain A=1",
+    }
+    details = {"cells": {"pass": 100000, "fail": 18432}, "findings": [finding]}
+    text = markdown.render(
+        report(record(tier="grid", env=None, request=None, verdict="fail", details=details))
+    )
+    assert "- cells: `pass=100,000, fail=18,432`" in text
+    assert "**`VLLM_ROCM_USE_AITER=1 and an explicit backend is given`**; 18,432 cells" in text
+    assert '`{"env": {"A": "1"}}`' in text
+
+
+def test_hostile_text_brings_no_markup(hostile: dict[str, Any]) -> None:
+    text = markdown.render(hostile)
+    page = Page(text)
+    assert set(page.tags) <= OURS
+    assert {name for name, _ in page.attributes} <= {"align", "lang"}
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("h2") == 3
+    assert page.tags.count("h3") == len(hostile["rows"])
+    widths = {len(cells) for cells in page.cells}
+    assert widths == {5, 1 + len(hostile["rows"])}  # no pipe made a column
+    assert any("<script>window.hacked" in code for code in page.code)
+    assert not [c for c in text if not (c == "\n" or c.isprintable())]
+    assert len(text) < 200_000
+
+
+@pytest.mark.parametrize("limit", [4_000, 40_000])
+def test_a_summary_stays_within_its_limit_and_says_what_is_left_out(
+    record: Any, report: Any, limit: int
+) -> None:
+    rows = [
+        record(id=f"row-{number:04}-\N{GREEK SMALL LETTER ALPHA}", verdict="fail")
+        for number in range(3000)
+    ]
+    text = markdown.render(report(*rows), limit)
+    assert limit / 4 < len(text.encode()) <= limit
+    assert "Left out" in text
+    assert "rows of the matrix" in text
+    assert set(Page(text).tags) <= OURS
+    assert (
+        text.count("### ") + int(text.rpartition(" cells in full")[0].split()[-1].replace(",", ""))
+        == 3000
+    )
+
+
+def test_the_order_in_which_rows_ran_does_not_show(record: Any, report: Any) -> None:
+    rows = [
+        record(id=f"row-{number}", gpu={"gfx": gfx, "aiter": "present"}, verdict="fail")
+        for number in range(5)
+        for gfx in ("gfx942", "gfx90a")
+    ]
+    assert markdown.render(report(*rows)) == markdown.render(report(*reversed(rows)))

@@ -24,7 +24,9 @@ import torch, triton, pandas, setuptools
 from pytest_rocm_attn.mock import mock_rocm
 
 def is_aiters(path):
-    return not {"aiter", "aiter_meta"}.isdisjoint(str(path).split(os.sep))
+    # Below the last site-packages, since the interpreter's own folder may be called aiter too.
+    inside = str(path).rpartition("site-packages")[2]
+    return not {"aiter", "aiter_meta"}.isdisjoint(inside.split(os.sep))
 
 def traces():
     modules = [n for n, m in sys.modules.items() if is_aiters(getattr(m, "__file__", ""))]

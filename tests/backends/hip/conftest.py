@@ -1,0 +1,229 @@
+"""The HIP kernels on the CPU: built with g++, one library for each matrix instruction."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_rocm_attn.backends.cache import SPLIT, cache_shape, reshape_and_cache_reference
+from pytest_rocm_attn.backends.hip.arguments import PARTITION, Arguments
+from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
+
+HERE = Path(__file__).parent
+SOURCES = Path(__file__).parents[3] / "backends" / "hip"
+CACHES = {None: 0, torch.float8_e4m3fn: 1, torch.float8_e4m3fnuz: 2}
+FEW = (
+    "EACH(::rocm_attn::F16, ::rocm_attn::Cache::SAME, 128, 16)"
+    " EACH(::rocm_attn::BF16, ::rocm_attn::Cache::SAME, 64, 32)"
+    " EACH(::rocm_attn::BF16, ::rocm_attn::Cache::E4M3FN, 128, 32)"
+    " EACH(::rocm_attn::F16, ::rocm_attn::Cache::E4M3FNUZ, 64, 16)"
+)
+
+
+@dataclass
+class Decode:
+    """One decode step: what the kernel reads, and the same as plain tensors for the oracle."""
+
+    query: torch.Tensor  # [requests, query heads, D]
+    keys: list[torch.Tensor]  # of each request: [seq_len, KV heads, D], as the cache holds them
+    values: list[torch.Tensor]
+    key_cache: torch.Tensor
+    value_cache: torch.Tensor
+    block_table: torch.Tensor
+    seq_lens: torch.Tensor
+    scale: float
+    alibi_slopes: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
+    fp8: torch.dtype | None = None
+
+    @property
+    def block_size(self) -> int:
+        return self.value_cache.shape[-1]
+
+
+def make_decode(
+    seq_lens: list[int],
+    *,
+    dtype: torch.dtype,
+    head_size: int,
+    block_size: int,
+    group: int,
+    kv_heads: int = 2,
+    fp8: torch.dtype | None = None,
+    alibi: bool = False,
+    seed: int = 0,
+) -> Decode:
+    """Return a random step. Blocks lie in random order, and what no request uses is NaN."""
+    draw = torch.Generator().manual_seed(seed)
+    stored = fp8 or dtype
+    x = 16 // stored.itemsize
+    needed = [math.ceil(length / block_size) for length in seq_lens]
+    blocks = sum(needed) + 3
+    # 0x7f... in every byte is NaN for fp16 and e4m3fn; 0x80 is for e4m3fnuz; bf16 0x7fff as well.
+    poison = 0x80 if fp8 is torch.float8_e4m3fnuz else 0x7F
+    caches = [
+        torch.full(
+            (math.prod(cache_shape(axes, blocks, block_size, kv_heads, head_size, x)) * stored.itemsize,),
+            poison,
+            dtype=torch.uint8,
+        )
+        .view(stored)
+        .view(cache_shape(axes, blocks, block_size, kv_heads, head_size, x))
+        for axes in (SPLIT.key, SPLIT.value)
+    ]
+    order = torch.randperm(blocks, generator=draw).to(torch.int32)
+    table = torch.full((len(seq_lens), max(needed) + 2), -1, dtype=torch.int32)
+    scales = (0.5, 1.25) if fp8 else (1.0, 1.0)
+    keys, values, start = [], [], 0
+    for i, length in enumerate(seq_lens):
+        table[i, : needed[i]] = order[start : start + needed[i]]
+        start += needed[i]
+        shape = (length, kv_heads, head_size)
+        key, value = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
+        position = torch.arange(length)
+        slots = table[i, position // block_size].long() * block_size + position % block_size
+        reshape_and_cache_reference(
+            key, value, caches[0], caches[1], slots, SPLIT, k_scale=scales[0], v_scale=scales[1]
+        )
+        if fp8:  # what the cache can hold of them
+            key, value = (
+                (rows.float() / scale).to(fp8).double() * scale
+                for rows, scale in ((key, scales[0]), (value, scales[1]))
+            )
+        keys.append(key)
+        values.append(value)
+    heads = group * kv_heads
+    return Decode(
+        query=torch.randn(len(seq_lens), heads, head_size, generator=draw).to(dtype),
+        keys=keys,
+        values=values,
+        key_cache=caches[0],
+        value_cache=caches[1],
+        block_table=table,
+        seq_lens=torch.tensor(seq_lens, dtype=torch.int32),
+        scale=head_size**-0.5,
+        alibi_slopes=torch.rand(heads, generator=draw) if alibi else None,
+        k_scale=torch.tensor([scales[0]]) if fp8 else None,
+        v_scale=torch.tensor([scales[1]]) if fp8 else None,
+        fp8=fp8,
+    )
+
+
+class Emulator:
+    """One built library."""
+
+    def __init__(self, path: Path, shape: MatrixShape) -> None:
+        self.library: Any = ctypes.CDLL(str(path))
+        self.shape = shape
+        self.library.widen_16.restype = ctypes.c_float
+        self.library.widen_e4m3.restype = ctypes.c_float
+        self.library.narrow_16.argtypes = (ctypes.c_int, ctypes.c_float)
+        self.library.narrow_16.restype = ctypes.c_ushort
+
+    def decode(self, step: Decode, *, plain: bool, rows: list[int] | None = None) -> torch.Tensor:
+        """Return the output, [rows, query heads, D]; what the kernel leaves alone is NaN.
+
+        Args:
+            step: the inputs.
+            plain: by the plain kernel instead of the matrix kernel.
+            rows: query_start_loc, where rows are not requests.
+        """
+        requests, heads, head_size = step.query.shape
+        requests = len(step.seq_lens)
+        partitions = max(1, math.ceil(int(step.seq_lens.max()) / PARTITION))
+        out = torch.full_like(step.query, torch.nan)
+        partial = torch.full((requests * heads * partitions * (head_size + 2),), torch.nan)
+        starts = torch.tensor(rows, dtype=torch.int32) if rows else None
+        arguments = Arguments.of(
+            out=out,
+            partial=partial,
+            query=step.query,
+            key_cache=step.key_cache,
+            value_cache=step.value_cache,
+            block_table=step.block_table,
+            seq_lens=step.seq_lens,
+            query_start_loc=starts,
+            alibi_slopes=step.alibi_slopes,
+            k_scale=step.k_scale,
+            v_scale=step.v_scale,
+            partitions=partitions,
+            scale=step.scale,
+        )
+        assert self.library.arguments_size() == ctypes.sizeof(arguments)
+        status = self.library.emulated_decode(
+            ctypes.byref(arguments),
+            int(step.query.dtype is torch.bfloat16),
+            CACHES[step.fp8],
+            head_size,
+            step.block_size,
+            int(plain),
+        )
+        assert status == 0, "the library has no kernel for this step"
+        return out
+
+
+def _table(name: str, lanes: int, count: int, place: Callable[[int, int], tuple[int, int]]) -> str:
+    pairs = ", ".join(
+        "{{{}, {}}}".format(*place(lane, i)) for lane in range(lanes) for i in range(count)
+    )
+    return f"static const int {name}[][2] = {{{pairs}}};\n"
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulator]:
+    """A function that builds, once, the kernels for one matrix shape."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ on PATH; the HIP kernels are emulated on the CPU with it")
+    built: dict[tuple[str, bool], Emulator] = {}
+
+    def build(shape: MatrixShape, *, every_kernel: bool = False) -> Emulator:
+        if (shape.struct, every_kernel) not in built:
+            folder = tmp_path_factory.mktemp(shape.struct)
+            layout = _table("A_AT", shape.wave, shape.per_lane, shape.a)
+            layout += _table("B_AT", shape.wave, shape.per_lane, shape.b)
+            layout += _table("D_AT", shape.wave, shape.results, shape.d)
+            layout += (
+                f"static const emulator::Layout LAYOUT{{{shape.k}, {shape.wave}, {shape.per_lane},"
+                f" {shape.results}, A_AT, B_AT, D_AT}};\n"
+            )
+            (folder / "layout.h").write_text(layout)
+            fewer = [] if every_kernel else [f"-DROCM_ATTN_EACH(EACH)={FEW}"]
+            subprocess.run(
+                [
+                    *(compiler, "-std=c++17", "-O1", "-fPIC", "-shared"),
+                    *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Werror"),
+                    f"-DROCM_ATTN_EMULATE={shape.struct}",
+                    *fewer,
+                    *(f"-I{path}" for path in (SOURCES, HERE, folder)),
+                    str(HERE / "emulated_decode.cpp"),
+                    *("-o", str(folder / "kernels.so")),
+                ],
+                check=True,
+            )
+            built[shape.struct, every_kernel] = Emulator(folder / "kernels.so", shape)
+        return built[shape.struct, every_kernel]
+
+    return build
+
+
+@pytest.fixture(params=SHAPES, ids=[shape.struct for shape in SHAPES])
+def shape(request: pytest.FixtureRequest) -> MatrixShape:
+    """Each matrix instruction that the kernels use."""
+    found: MatrixShape = request.param
+    return found
+
+
+@pytest.fixture
+def make_step() -> Callable[..., Decode]:
+    """make_decode, for tests, which cannot import this file."""
+    return make_decode

@@ -1,0 +1,173 @@
+"""The HIP decode kernels against the float64 oracle, run on the CPU by emulator.h.
+
+Evidence: emulated. The kernels' own source runs, lane by lane; matrix instructions follow their
+documented layouts (backends/hip/matrix_layout.py), and nothing ran on an AMD GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_rocm_attn.backends.error_bounds import output_bound
+from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
+from pytest_rocm_attn.backends.oracle import attend
+
+Build = Callable[..., Any]
+KINDS = {
+    "fp16 128 16": {"dtype": torch.float16, "head_size": 128, "block_size": 16},
+    "bf16 64 32": {"dtype": torch.bfloat16, "head_size": 64, "block_size": 32},
+    "bf16 e4m3fn 128 32": {
+        "dtype": torch.bfloat16,
+        "head_size": 128,
+        "block_size": 32,
+        "fp8": torch.float8_e4m3fn,
+    },
+    "fp16 e4m3fnuz 64 16": {
+        "dtype": torch.float16,
+        "head_size": 64,
+        "block_size": 16,
+        "fp8": torch.float8_e4m3fnuz,
+    },
+}
+# Both sides of each edge: a token, a tile of 16, a block, a wave's share of 32 and 64, a partition.
+LENGTHS = [1, 16, 33, 64, 65, 255, 257, 520]
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def kind(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = request.param
+    return found
+
+
+def worst(step: Any, out: torch.Tensor) -> float:
+    """Return the largest error over its bound; NaN where the kernel wrote none."""
+    ratios = []
+    for i, (key, value) in enumerate(zip(step.keys, step.values, strict=True)):
+        exact = attend(
+            step.query[i : i + 1],
+            key,
+            value,
+            scale=step.scale,
+            alibi_slopes=step.alibi_slopes,
+        )
+        bound = output_bound(exact, step.query.dtype, step.query.shape[-1])
+        ratios.append(((out[i : i + 1].double() - exact.out).abs() / bound).max())
+    return float(torch.stack(ratios).max())
+
+
+@pytest.mark.parametrize("group", [5, 16])
+def test_the_matrix_kernel_is_attention(
+    emulator: Build, make_step: Build, shape: MatrixShape, kind: dict[str, Any], group: int
+) -> None:
+    step = make_step(LENGTHS, group=group, kv_heads=1, **kind)
+    assert worst(step, emulator(shape).decode(step, plain=False)) <= 1
+
+
+@pytest.mark.parametrize("group", [1, 4, 7, 16])
+def test_the_plain_kernel_is_attention(
+    emulator: Build, make_step: Build, kind: dict[str, Any], group: int
+) -> None:
+    step = make_step(LENGTHS, group=group, kv_heads=1, **kind)
+    assert worst(step, emulator(SHAPES[0]).decode(step, plain=True)) <= 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_alibi_leans_towards_the_newest_token(
+    emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
+) -> None:
+    step = make_step([40, 300], group=5, alibi=True, **KINDS["fp16 128 16"])
+    out = emulator(shape).decode(step, plain=plain)
+    assert worst(step, out) <= 1
+    step.alibi_slopes = None
+    assert worst(step, out) > 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_one_partition_is_written_without_a_second_pass(
+    emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
+) -> None:
+    step = make_step([1, 200, 256], group=2, **KINDS["bf16 64 32"])
+    assert worst(step, emulator(shape).decode(step, plain=plain)) <= 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("longest", [60, 300])
+def test_requests_with_several_new_tokens_are_left_to_prefill(
+    emulator: Build, make_step: Build, shape: MatrixShape, plain: bool, longest: int
+) -> None:
+    """Rows 0 and 4 are decodes, rows 1 to 3 belong to a prefill."""
+    step = make_step([longest, 20, 30], group=4, **KINDS["fp16 128 16"])
+    step.query = torch.randn(5, *step.query.shape[1:]).to(torch.float16)
+    out = emulator(shape).decode(step, plain=plain, rows=[0, 1, 4, 5])
+    assert out[1:4].isnan().all()
+    step.query, step.keys, step.values = step.query[[0, 4]], step.keys[::2], step.values[::2]
+    assert worst(step, out[[0, 4]]) <= 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("other", [30, 300])
+def test_a_request_without_tokens_gives_zeros(
+    emulator: Build, make_step: Build, shape: MatrixShape, plain: bool, other: int
+) -> None:
+    step = make_step([other, 30], group=4, **KINDS["fp16 128 16"])
+    step.seq_lens[1] = 0
+    out = emulator(shape).decode(step, plain=plain)
+    assert out[1].eq(0).all()
+    assert out[0].isfinite().all()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_result_does_not_depend_on_the_other_requests(
+    emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
+) -> None:
+    step = make_step([70, 250, 16], group=4, **KINDS["bf16 64 32"])
+    together = emulator(shape).decode(step, plain=plain)
+    step.query, step.seq_lens, step.block_table = (
+        step.query[1:2].clone(),
+        step.seq_lens[1:2].clone(),
+        step.block_table[1:2].clone(),
+    )
+    assert torch.equal(emulator(shape).decode(step, plain=plain), together[1:2])
+
+
+def test_a_key_too_few_is_noticed(emulator: Build, make_step: Build) -> None:
+    """The bound would not let the commonest mistake through."""
+    step = make_step([33, 256], group=4, **KINDS["fp16 128 16"])
+    out = emulator(SHAPES[0]).decode(step, plain=False)
+    step.keys = [key[:-1] for key in step.keys]
+    step.values = [value[:-1] for value in step.values]
+    assert worst(step, out) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fp8", [None, torch.float8_e4m3fn, torch.float8_e4m3fnuz], ids=str)
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("block_size", [16, 32])
+def test_every_kernel_at_every_ratio(
+    emulator: Build,
+    make_step: Build,
+    shape: MatrixShape,
+    dtype: torch.dtype,
+    fp8: torch.dtype | None,
+    head_size: int,
+    block_size: int,
+) -> None:
+    library = emulator(shape, every_kernel=True)
+    for group in range(1, 17):
+        step = make_step(
+            [1, 17, 300, 1025],
+            dtype=dtype,
+            fp8=fp8,
+            head_size=head_size,
+            block_size=block_size,
+            group=group,
+            kv_heads=1,
+            alibi=group % 2 == 0,
+            seed=group,
+        )
+        for plain in (False, True):
+            assert worst(step, library.decode(step, plain=plain)) <= 1, (group, plain)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # A request counts as decode while its rows fit the smallest matrix operand.
 SMALLEST_ROWS = 16
-SOURCE = "facts/backends.md 3.1"
 
 
 class TritonAttention:
@@ -45,6 +44,8 @@ class TritonAttention:
     """
 
     name = "TRITON_ATTN"
+    source = "facts/backends.md 3.1"
+    layout = NHD
 
     def __init__(
         self,
@@ -57,10 +58,10 @@ class TritonAttention:
         fp8_dtype: torch.dtype | None = None,
         batch_invariant: bool = False,
     ) -> None:
-        refuse(request)
+        self.refuse(request)
         if scale <= 0:
             raise BackendLimitError(
-                f"TRITON_ATTN takes a positive scale, got {scale}: its kernel"
+                f"{self.name} takes a positive scale, got {scale}: its kernel"
                 " compares scaled scores"
             )
         for name, tensor, asked in (
@@ -69,15 +70,15 @@ class TritonAttention:
         ):
             if (tensor is not None) != asked:
                 raise BackendInputError(
-                    f"TRITON_ATTN: {name} {'missing' if asked else 'given'}, request says {asked}"
+                    f"{self.name}: {name} {'missing' if asked else 'given'}, request says {asked}"
                 )
             if tensor is not None and tensor.shape != (request.num_heads,):
                 raise BackendInputError(
-                    f"TRITON_ATTN: {name} has shape {tuple(tensor.shape)}, wanted"
-                    f" ({request.num_heads},): one per query head ({SOURCE})"
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted"
+                    f" ({request.num_heads},): one per query head ({self.source})"
                 )
             if tensor is not None and tensor.device != device:
-                raise BackendInputError(f"TRITON_ATTN: {name} is on {tensor.device}, not {device}")
+                raise BackendInputError(f"{self.name}: {name} is on {tensor.device}, not {device}")
         self.request = request
         self.device = device
         self.scale = scale
@@ -92,7 +93,7 @@ class TritonAttention:
         self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
         self.fp8 = FP8_BIAS.get(self.cache_dtype, 0)
         self._row = [request.num_heads, request.head_size]
-        self._page_shape = self.cache_shape(0)[1:]
+        self.block_size = request.block_size or 16
         self.group = request.num_heads // request.num_kv_heads
         self.decode_len = max(1, SMALLEST_ROWS // self.group)
         element = self.dtype.itemsize
@@ -104,11 +105,57 @@ class TritonAttention:
         self.prefill_tile = choose_tile("prefill", self.prefill_shape, self.target)
         self.decode_tile = choose_tile("decode", self.decode_shape, self.target)
 
+    @classmethod
+    def refuse(cls, request: Request) -> None:
+        """Check a request against what the backend does.
+
+        Raises:
+            BackendLimitError: it asks for more; the message names value, limit and source.
+        """
+        for refused, what in cls._refusals(request):
+            if refused:
+                raise BackendLimitError(f"{cls.name} does not support {what} ({cls.source})")
+
+    @classmethod
+    def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
+        block_size = request.block_size or 16
+        size = request.head_size
+        # e5m2 stores e4m3, as upstream
+        cache = ("auto", request.dtype, "fp8", "fp8_e4m3", "fp8_e5m2")
+        attn_type = request.attn_type
+        return (
+            (request.use_mla or request.use_sparse, "MLA or sparse attention: use an MLA backend"),
+            (block_size % 16 != 0, f"block size {block_size}: it must be a multiple of 16"),
+            (size < 32 or size > 256, f"head size {size}: it must be 32 to 256"),
+            (request.kv_cache_dtype not in cache, f"kv_cache_dtype {request.kv_cache_dtype!r}"),
+            (attn_type not in ("decoder", "encoder_decoder"), f"{attn_type} attention"),
+            (request.use_mm_prefix, "a bidirectional multimodal prefix"),
+        )
+
     def cache_shape(self, blocks: int) -> tuple[int, int, int, int, int]:
         """Return the shape of the KV cache: (blocks, 2, block size, KV heads, head size)."""
         request = self.request
-        block_size = request.block_size or 16
-        return blocks, 2, block_size, request.num_kv_heads, request.head_size
+        return blocks, 2, self.block_size, request.num_kv_heads, request.head_size
+
+    def _blocks(self, kv_cache: torch.Tensor) -> int:
+        return kv_cache.shape[0]
+
+    def _halves(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the key and value caches in the backend's layout, as views."""
+        key_cache, value_cache = kv_cache.unbind(1)
+        return key_cache, value_cache
+
+    def _decode(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        k_scale: torch.Tensor | None,
+        v_scale: torch.Tensor | None,
+    ) -> bool:
+        """Compute the requests with one new token by a kernel of the backend's own, if it has one."""
+        return False
 
     def write_cache(
         self,
@@ -132,7 +179,7 @@ class TritonAttention:
             key_cache,
             value_cache,
             batch.slot_mapping,
-            NHD,
+            self.layout,
             k_scale=k_scale,
             v_scale=v_scale,
         )
@@ -165,7 +212,7 @@ class TritonAttention:
         self._check_cache(kv_cache)
         self._check(query, kv_cache, batch, out, k_scale, v_scale)
         if check:
-            batch.check(kv_cache.shape[0], kv_cache.shape[2])
+            batch.check(self._blocks(kv_cache), self.block_size)
         longest = batch.max_query_len
         if longest == 0:
             return out
@@ -174,12 +221,14 @@ class TritonAttention:
         fp8 = self.fp8
         if fp8 and kv_cache.dtype is not torch.uint8:
             kv_cache = kv_cache.view(torch.uint8)
-        key_cache, value_cache = kv_cache.unbind(1)
+        key_cache, value_cache = self._halves(kv_cache)
+        shortest = batch.min_query_len
+        if shortest == 1 and self._decode(query, kv_cache, batch, out, k_scale, v_scale):
+            shortest = 2
         passes = []
-        if batch.min_query_len <= self.decode_len:
-            passes.append(
-                (1, min(longest, self.decode_len), self.decode_tile, self._segments(batch))
-            )
+        if shortest <= min(longest, self.decode_len):
+            last = min(longest, self.decode_len)
+            passes.append((shortest, last, self.decode_tile, self._segments(batch)))
         if longest > self.decode_len:
             passes.append((self.decode_len + 1, longest, self.prefill_tile, 1))
         for first, last, tile, segments in passes:
@@ -191,7 +240,7 @@ class TritonAttention:
                 query_start_loc=batch.query_start_loc,
                 seq_lens=batch.seq_lens,
                 pages=batch.block_table,
-                page_size=kv_cache.shape[2],
+                page_size=self.block_size,
                 min_query_len=first,
                 max_query_len=last,
                 scale=self.scale,
@@ -227,19 +276,20 @@ class TritonAttention:
             BackendInputError: the cache has another shape or dtype.
         """
         self._check_cache(kv_cache)
-        key_cache, value_cache = kv_cache.view(self.cache_dtype).unbind(1)
-        return key_cache, value_cache
+        return self._halves(kv_cache.view(self.cache_dtype))
 
     def _check_cache(self, kv_cache: torch.Tensor) -> None:
-        if kv_cache.shape[1:] != self._page_shape or kv_cache.stride(-1) != 1:
+        wanted = self.cache_shape(self._blocks(kv_cache)) if kv_cache.dim() == 5 else None
+        if kv_cache.shape != wanted or kv_cache.stride(-1) != 1:
+            shape = self.cache_shape(-1)
             raise BackendInputError(
-                f"TRITON_ATTN: kv_cache has shape {tuple(kv_cache.shape)}, wanted"
-                f" {self.cache_shape(kv_cache.shape[0])} with a dense last dimension ({SOURCE})"
+                f"{self.name}: kv_cache has shape {tuple(kv_cache.shape)}, wanted"
+                f" {shape} (-1: any number of blocks) with a dense last dimension ({self.source})"
             )
         if kv_cache.dtype != self.cache_dtype and not (self.fp8 and kv_cache.dtype is torch.uint8):
             raise BackendInputError(
-                f"TRITON_ATTN: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
-                f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({SOURCE})"
+                f"{self.name}: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
+                f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({self.source})"
             )
 
     def _check(
@@ -257,16 +307,16 @@ class TritonAttention:
             rows, *row = tensor.shape
             if row != self._row or rows < tokens or tensor.stride(-1) != 1:
                 raise BackendInputError(
-                    f"TRITON_ATTN: {name} has shape {tuple(tensor.shape)}, wanted at least"
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted at least"
                     f" {(tokens, *self._row)} with a dense last dimension (facts/backends.md 2.1)"
                 )
             if tensor.dtype != self.dtype:
                 raise BackendInputError(
-                    f"TRITON_ATTN: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
+                    f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
                 )
         if self.fp8 and (k_scale is None or v_scale is None):
             raise BackendInputError(
-                f"TRITON_ATTN: {'v_scale' if v_scale is None else 'k_scale'} is missing; an fp8"
+                f"{self.name}: {'v_scale' if v_scale is None else 'k_scale'} is missing; an fp8"
                 " cache needs both scales"
             )
         for name, given in (
@@ -279,27 +329,5 @@ class TritonAttention:
         ):
             if given is not None and given.device != self.device:
                 raise BackendInputError(
-                    f"TRITON_ATTN: {name} is on {given.device}, the layer is on {self.device}"
+                    f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
                 )
-
-
-def refuse(request: Request) -> None:
-    """Check a request against what TRITON_ATTN does.
-
-    Raises:
-        BackendLimitError: it asks for more; the message names value, limit and source.
-    """
-    block_size = request.block_size or 16
-    size = request.head_size
-    cache = ("auto", request.dtype, "fp8", "fp8_e4m3", "fp8_e5m2")  # e5m2 stores e4m3, as upstream
-    refusals = (
-        (request.use_mla or request.use_sparse, "MLA or sparse attention: use an MLA backend"),
-        (block_size % 16 != 0, f"block size {block_size}: it must be a multiple of 16"),
-        (size < 32 or size > 256, f"head size {size}: it must be 32 to 256"),
-        (request.kv_cache_dtype not in cache, f"kv_cache_dtype {request.kv_cache_dtype!r}"),
-        (request.attn_type not in ("decoder", "encoder_decoder"), f"{request.attn_type} attention"),
-        (request.use_mm_prefix, "a bidirectional multimodal prefix"),
-    )
-    for refused, what in refusals:
-        if refused:
-            raise BackendLimitError(f"TRITON_ATTN does not support {what} ({SOURCE})")

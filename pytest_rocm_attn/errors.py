@@ -74,6 +74,10 @@ class CodeObjectError(RocmAttnError, ValueError):
     """A file that is no AMDGPU code object, or assembly that lacks the kernel asked for."""
 
 
+class HipBuildError(RocmAttnError, RuntimeError):
+    """The HIP kernels of ROCM_ATTN cannot be built on this machine; holds the compiler's words."""
+
+
 class HipCompileError(RocmAttnError, RuntimeError):
     """No clang that knows the target, or a HIP source that it cannot compile."""
 

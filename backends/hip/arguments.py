@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import torch
 
-PARTITION = 256  # tokens that one workgroup takes (paged_decode.h)
+# As paged_decode.h has them; a test compares.
+PARTITION = 256  # tokens that one workgroup takes
+MOST_HEADS = 16  # query heads that may share a KV head
 
 
 class Arguments(ctypes.Structure):
@@ -58,7 +60,7 @@ class Arguments(ctypes.Structure):
             partitions: how many PARTITIONs the longest request has.
             scale: of the dot product.
         """
-        requests, (_, heads, head_size) = seq_lens.shape[0], query.shape
+        requests, heads = seq_lens.shape[0], query.shape[1]
         places = requests * heads * partitions
         base = partial.data_ptr()
         item = key_cache.element_size()

@@ -141,6 +141,12 @@ __device__ inline unsigned short from_float(float value) {
   return FORMAT == BF16 ? to_bf16(value) : to_f16(value);
 }
 
+// The same for values that the format holds exactly: nothing to round.
+template <bool FORMAT>
+__device__ inline unsigned short from_exact(float value) {
+  return FORMAT == BF16 ? static_cast<unsigned short>(bits_of(value) >> 16) : to_f16(value);
+}
+
 // e4m3 in its two flavours: OCP "fn" has bias 7 and its NaN at 0x7f and 0xff; "fnuz" has bias 8 and its
 // NaN at 0x80. Neither has infinities. Exponent and mantissa are put in their places of a float16, bias
 // 15, which makes the value 2**(15 - BIAS) times too small; subnormals come out right by themselves.

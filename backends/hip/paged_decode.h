@@ -122,7 +122,7 @@ __device__ inline void widen(const Line& line, unsigned short* to) {
     __builtin_memcpy(to, &line, 16);
   } else {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) to[i] = from_float<FORMAT>(from_e4m3<Stored<CACHE>::BIAS>(line.byte[i]));
+    for (int i = 0; i < 16; ++i) to[i] = from_exact<FORMAT>(from_e4m3<Stored<CACHE>::BIAS>(line.byte[i]));
   }
 }
 

@@ -56,8 +56,10 @@ def launch_attention(
     Args:
         query: [tokens, query heads, D], last dimension dense.
         key: paged [blocks, page size, KV heads, D], else [key tokens, KV heads, D]; last dimension
-            dense; uint8 when fp8.
-        value: likewise with Dv columns, or None: the first Dv columns of `key`.
+            dense; uint8 when fp8. Or paged in the split layout, [blocks, KV heads, D / x, page
+            size, x], dense but for the first two dimensions.
+        value: likewise with Dv columns (split: [blocks, KV heads, Dv, page size]), or None: the
+            first Dv columns of `key`.
         out: [tokens, query heads, Dv], dtype of the query, last dimension dense.
         query_start_loc: [requests + 1] int32.
         seq_lens: [requests] int32, keys of each request.
@@ -77,10 +79,14 @@ def launch_attention(
     value_size, requests = out.shape[2], seq_lens.shape[0]
     key_strides, source = key.stride(), key if value is None else value
     value_strides = key_strides if value is None else value.stride()
-    if not page_size:
+    kv_heads, x = key.shape[-2], 0
+    if key.dim() == 5:
+        kv_heads, x = key.shape[1], key.shape[4]
+        key_strides = (key_strides[0], x, key_strides[1])
+        value_strides = (value_strides[0], 1, value_strides[1])
+    elif not page_size:
         key_strides, value_strides = (0, *key_strides), (0, *value_strides)
     query_strides, out_strides = query.stride(), out.stride()
-    kv_heads = key.shape[-2]
     group = heads // kv_heads
     rows_heads = min(group, tile.block_m)
     block_q = tile.block_m // rows_heads
@@ -138,6 +144,7 @@ def launch_attention(
             value_size,
             key_size - value_size,
             page_size,
+            x,
             causal,
             fp8,
             value is None,
@@ -208,6 +215,7 @@ def _tiles(
     HEAD_SIZE: tl.constexpr,
     TAIL: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    SPLIT_X: tl.constexpr,  # split layout: elements of a key that lie together; 0: all of them
     CAUSAL: tl.constexpr,
     FP8: tl.constexpr,
     SHARED: tl.constexpr,
@@ -218,6 +226,11 @@ def _tiles(
 ):
     lane = tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
+    key_column = column
+    value_column = column
+    if SPLIT_X > 0:
+        key_column = column // SPLIT_X * (PAGE_SIZE * SPLIT_X) + column % SPLIT_X
+        value_column = column * PAGE_SIZE
     tail_column = BLOCK_D + tl.arange(0, TAIL if TAIL > 0 else 16)
     dtype = query.dtype
     page = tl.zeros([BLOCK_N], tl.int32)
@@ -245,8 +258,8 @@ def _tiles(
         else:
             key_row = keys.to(tl.int64) * stride_ks
             value_row = keys.to(tl.int64) * stride_vs
-        key_ptrs = key_ptr + key_row[:, None] + column[None, :]
-        value_ptrs = value_ptr + value_row[:, None] + column[None, :]
+        key_ptrs = key_ptr + key_row[:, None] + key_column[None, :]
+        value_ptrs = value_ptr + value_row[:, None] + value_column[None, :]
         inside = (column < HEAD_SIZE)[None, :]
         if MASKED:
             if HEAD_SIZE == BLOCK_D:
@@ -365,6 +378,7 @@ def _attention_kernel(
     HEAD_SIZE: tl.constexpr,  # of the value, and of the first part of the key
     TAIL: tl.constexpr,  # further columns of query and key
     PAGE_SIZE: tl.constexpr,
+    SPLIT_X: tl.constexpr,
     CAUSAL: tl.constexpr,
     FP8: tl.constexpr,
     SHARED: tl.constexpr,  # the value is the first part of the key
@@ -486,20 +500,20 @@ def _attention_kernel(
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
             first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
-            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if LOOPS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
             first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
-            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, False, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     acc, total, top = _tiles(
         acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
         first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
-        stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, CAUSAL, FP8,
+        stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
         SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
     )  # fmt: skip
 

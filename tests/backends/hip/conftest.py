@@ -13,13 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from pytest_rocm_attn.backends.cache import SPLIT, cache_shape, reshape_and_cache_reference
+
+from pytest_rocm_attn.backends.cache import (
+    FP8_BIAS,
+    SPLIT,
+    cache_shape,
+    reshape_and_cache_reference,
+)
 from pytest_rocm_attn.backends.hip.arguments import PARTITION, Arguments
 from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
 
 HERE = Path(__file__).parent
 SOURCES = Path(__file__).parents[3] / "backends" / "hip"
-CACHES = {None: 0, torch.float8_e4m3fn: 1, torch.float8_e4m3fnuz: 2}
 FEW = (
     "EACH(::rocm_attn::F16, ::rocm_attn::Cache::SAME, 128, 16)"
     " EACH(::rocm_attn::BF16, ::rocm_attn::Cache::SAME, 64, 32)"
@@ -72,7 +77,10 @@ def make_decode(
     poison = 0x80 if fp8 is torch.float8_e4m3fnuz else 0x7F
     caches = [
         torch.full(
-            (math.prod(cache_shape(axes, blocks, block_size, kv_heads, head_size, x)) * stored.itemsize,),
+            (
+                math.prod(cache_shape(axes, blocks, block_size, kv_heads, head_size, x))
+                * stored.itemsize,
+            ),
             poison,
             dtype=torch.uint8,
         )
@@ -129,7 +137,41 @@ class Emulator:
         self.library.narrow_16.argtypes = (ctypes.c_int, ctypes.c_float)
         self.library.narrow_16.restype = ctypes.c_ushort
 
-    def decode(self, step: Decode, *, plain: bool, rows: list[int] | None = None) -> torch.Tensor:
+    def decode(
+        self,
+        *,
+        query: torch.Tensor,
+        value_cache: torch.Tensor,
+        partitions: int,
+        seq_lens: torch.Tensor,
+        fp8_bias: int,
+        plain: bool,
+        **tensors: Any,
+    ) -> None:
+        """Do what Library.decode of backends/hip/build.py does, on the CPU."""
+        heads, head_size = query.shape[1:]
+        places = len(seq_lens) * heads * partitions
+        partial = torch.full((places * (head_size + 2),), torch.nan)
+        arguments = Arguments.of(
+            query=query,
+            value_cache=value_cache,
+            partitions=partitions,
+            seq_lens=seq_lens,
+            partial=partial,
+            **tensors,
+        )
+        assert self.library.arguments_size() == ctypes.sizeof(arguments)
+        status = self.library.emulated_decode(
+            ctypes.byref(arguments),
+            int(query.dtype is torch.bfloat16),
+            {0: 0, 7: 1, 8: 2}[fp8_bias],
+            head_size,
+            value_cache.shape[-1],
+            int(plain),
+        )
+        assert status == 0, "the library has no kernel for this step"
+
+    def run(self, step: Decode, *, plain: bool, rows: list[int] | None = None) -> torch.Tensor:
         """Return the output, [rows, query heads, D]; what the kernel leaves alone is NaN.
 
         Args:
@@ -137,37 +179,23 @@ class Emulator:
             plain: by the plain kernel instead of the matrix kernel.
             rows: query_start_loc, where rows are not requests.
         """
-        requests, heads, head_size = step.query.shape
-        requests = len(step.seq_lens)
-        partitions = max(1, math.ceil(int(step.seq_lens.max()) / PARTITION))
         out = torch.full_like(step.query, torch.nan)
-        partial = torch.full((requests * heads * partitions * (head_size + 2),), torch.nan)
-        starts = torch.tensor(rows, dtype=torch.int32) if rows else None
-        arguments = Arguments.of(
+        self.decode(
             out=out,
-            partial=partial,
             query=step.query,
             key_cache=step.key_cache,
             value_cache=step.value_cache,
             block_table=step.block_table,
             seq_lens=step.seq_lens,
-            query_start_loc=starts,
+            query_start_loc=torch.tensor(rows, dtype=torch.int32) if rows else None,
             alibi_slopes=step.alibi_slopes,
             k_scale=step.k_scale,
             v_scale=step.v_scale,
-            partitions=partitions,
+            partitions=max(1, math.ceil(int(step.seq_lens.max()) / PARTITION)),
             scale=step.scale,
+            fp8_bias=FP8_BIAS[step.fp8] if step.fp8 else 0,
+            plain=plain,
         )
-        assert self.library.arguments_size() == ctypes.sizeof(arguments)
-        status = self.library.emulated_decode(
-            ctypes.byref(arguments),
-            int(step.query.dtype is torch.bfloat16),
-            CACHES[step.fp8],
-            head_size,
-            step.block_size,
-            int(plain),
-        )
-        assert status == 0, "the library has no kernel for this step"
         return out
 
 

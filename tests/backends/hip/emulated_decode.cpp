@@ -47,6 +47,8 @@ void decode(const Arguments& a, bool plain) {
 extern "C" {
 using namespace rocm_attn;
 
+int most_heads() { return MOST_HEADS; }
+int partition() { return PARTITION; }
 int arguments_size() { return sizeof(Arguments); }
 int matrix_wave() { return Matrix::WAVE; }
 

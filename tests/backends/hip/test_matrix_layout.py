@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
 
 BY_NAME = {shape.struct: shape for shape in SHAPES}

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+
 from pytest_rocm_attn.backends.error_bounds import output_bound
 from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
 from pytest_rocm_attn.backends.oracle import attend
 
 Build = Callable[..., Any]
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "fp16 128 16": {"dtype": torch.float16, "head_size": 128, "block_size": 16},
     "bf16 64 32": {"dtype": torch.bfloat16, "head_size": 64, "block_size": 32},
     "bf16 e4m3fn 128 32": {
@@ -36,7 +37,7 @@ KINDS = {
 LENGTHS = [1, 16, 33, 64, 65, 255, 257, 520]
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> dict[str, Any]:
     found: dict[str, Any] = request.param
     return found
@@ -63,7 +64,7 @@ def test_the_matrix_kernel_is_attention(
     emulator: Build, make_step: Build, shape: MatrixShape, kind: dict[str, Any], group: int
 ) -> None:
     step = make_step(LENGTHS, group=group, kv_heads=1, **kind)
-    assert worst(step, emulator(shape).decode(step, plain=False)) <= 1
+    assert worst(step, emulator(shape).run(step, plain=False)) <= 1
 
 
 @pytest.mark.parametrize("group", [1, 4, 7, 16])
@@ -71,7 +72,7 @@ def test_the_plain_kernel_is_attention(
     emulator: Build, make_step: Build, kind: dict[str, Any], group: int
 ) -> None:
     step = make_step(LENGTHS, group=group, kv_heads=1, **kind)
-    assert worst(step, emulator(SHAPES[0]).decode(step, plain=True)) <= 1
+    assert worst(step, emulator(SHAPES[0]).run(step, plain=True)) <= 1
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -79,7 +80,7 @@ def test_alibi_leans_towards_the_newest_token(
     emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
 ) -> None:
     step = make_step([40, 300], group=5, alibi=True, **KINDS["fp16 128 16"])
-    out = emulator(shape).decode(step, plain=plain)
+    out = emulator(shape).run(step, plain=plain)
     assert worst(step, out) <= 1
     step.alibi_slopes = None
     assert worst(step, out) > 1
@@ -90,7 +91,7 @@ def test_one_partition_is_written_without_a_second_pass(
     emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
 ) -> None:
     step = make_step([1, 200, 256], group=2, **KINDS["bf16 64 32"])
-    assert worst(step, emulator(shape).decode(step, plain=plain)) <= 1
+    assert worst(step, emulator(shape).run(step, plain=plain)) <= 1
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -101,7 +102,7 @@ def test_requests_with_several_new_tokens_are_left_to_prefill(
     """Rows 0 and 4 are decodes, rows 1 to 3 belong to a prefill."""
     step = make_step([longest, 20, 30], group=4, **KINDS["fp16 128 16"])
     step.query = torch.randn(5, *step.query.shape[1:]).to(torch.float16)
-    out = emulator(shape).decode(step, plain=plain, rows=[0, 1, 4, 5])
+    out = emulator(shape).run(step, plain=plain, rows=[0, 1, 4, 5])
     assert out[1:4].isnan().all()
     step.query, step.keys, step.values = step.query[[0, 4]], step.keys[::2], step.values[::2]
     assert worst(step, out[[0, 4]]) <= 1
@@ -114,7 +115,7 @@ def test_a_request_without_tokens_gives_zeros(
 ) -> None:
     step = make_step([other, 30], group=4, **KINDS["fp16 128 16"])
     step.seq_lens[1] = 0
-    out = emulator(shape).decode(step, plain=plain)
+    out = emulator(shape).run(step, plain=plain)
     assert out[1].eq(0).all()
     assert out[0].isfinite().all()
 
@@ -124,19 +125,19 @@ def test_a_result_does_not_depend_on_the_other_requests(
     emulator: Build, make_step: Build, shape: MatrixShape, plain: bool
 ) -> None:
     step = make_step([70, 250, 16], group=4, **KINDS["bf16 64 32"])
-    together = emulator(shape).decode(step, plain=plain)
+    together = emulator(shape).run(step, plain=plain)
     step.query, step.seq_lens, step.block_table = (
         step.query[1:2].clone(),
         step.seq_lens[1:2].clone(),
         step.block_table[1:2].clone(),
     )
-    assert torch.equal(emulator(shape).decode(step, plain=plain), together[1:2])
+    assert torch.equal(emulator(shape).run(step, plain=plain), together[1:2])
 
 
 def test_a_key_too_few_is_noticed(emulator: Build, make_step: Build) -> None:
     """The bound would not let the commonest mistake through."""
     step = make_step([33, 256], group=4, **KINDS["fp16 128 16"])
-    out = emulator(SHAPES[0]).decode(step, plain=False)
+    out = emulator(SHAPES[0]).run(step, plain=False)
     step.keys = [key[:-1] for key in step.keys]
     step.values = [value[:-1] for value in step.values]
     assert worst(step, out) > 1
@@ -170,4 +171,4 @@ def test_every_kernel_at_every_ratio(
             seed=group,
         )
         for plain in (False, True):
-            assert worst(step, library.decode(step, plain=plain)) <= 1, (group, plain)
+            assert worst(step, library.run(step, plain=plain)) <= 1, (group, plain)

@@ -1,26 +1,29 @@
 """Turn differing cells into few readable conditions that cover exactly them.
 
-Two tables over the same axes go in: per cell, what was expected and what was got. Conditions come
-out, each a conjunction over axes with one answer expected and one got: "wherever
-VLLM_ROCM_USE_AITER=1 and an explicit backend is given: expected the explicit one, got
-ROCM_AITER_FA". Every differing cell is in some condition and no other cell is in any; what is beyond
-the limit on conditions is counted, and its smallest cell is told. Conditions may overlap.
+Two tables over the same families go in: per cell, what was expected and what was got. Conditions
+come out, each a conjunction with one answer expected and one got: "VLLM_ROCM_USE_AITER=1 and an
+explicit backend is given: expected the explicit one, got ROCM_AITER_FA". Every differing cell is in
+some condition and no other cell is in any; what is beyond the limit on conditions is counted, and
+its smallest cell is told. Conditions may overlap.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid import boxes
+from pytest_rocm_attn.conformance.grid.attributes import Attribute, Reduced, reduce
 from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
-from pytest_rocm_attn.conformance.grid.quotient import collapse
-from pytest_rocm_attn.conformance.grid.wording import Dimension, Given, constraints
+from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, GFX, REQUEST
+from pytest_rocm_attn.conformance.grid.wording import EXPLICIT, Given, rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pytest_rocm_attn.conformance.grid.space import Axis
     from pytest_rocm_attn.outcome import Outcome
 
 # Stand in for an outcome: the backend that the cell names, and whatever it was where a byte cannot
@@ -28,21 +31,41 @@ if TYPE_CHECKING:
 THE_EXPLICIT_ONE = Behaviour("Selected", "the explicit one")
 VARIOUS = Behaviour("Various")
 _MOST_PAIRS = 254
+_USUAL_GPU = "gfx942"
 
 Pair = tuple[Behaviour, Behaviour]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The outcome of each cell.
+    """The outcome of each cell of a family.
 
     Attributes:
-        codes: one per cell, in mixed-radix order of the axes, the last axis fastest.
+        codes: one per cell, in mixed-radix order of the axes, the last axis fastest; a code beyond
+            the outcomes is a cell without an answer, which is compared with nothing.
         outcomes: what the codes stand for.
     """
 
     codes: Sequence[int]
     outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A family, or a part of it that has axes of its own, with both tables."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    expected: Table
+    got: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One cell: which of the families compared, and the position on each of its axes."""
+
+    family: int
+    coordinates: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +77,24 @@ class Condition:
         expected: the answer expected in all of them.
         got: the answer got in all of them.
         cells: how many they are.
-        smallest: the one with the fewest flags set, nearest to the defaults: an index per axis.
-        at_defaults: the smallest has every axis that is no GPU at its default.
+        smallest: the one with the fewest variables set, nearest to the defaults.
+        at_defaults: the smallest sets no variable and asks for a plain layer, with aiter present.
     """
 
     where: tuple[Given, ...]
     expected: Behaviour
     got: Behaviour
     cells: int
-    smallest: tuple[int, ...]
+    smallest: Place
     at_defaults: bool
 
+    @property
+    def conjunction(self) -> str:
+        """What the cells have in common, in words."""
+        return " and ".join(str(given) for given in self.where) or "everywhere"
+
     def __str__(self) -> str:
-        where = " and ".join(str(given) for given in self.where)
-        return f"{where or 'everywhere'}: expected {self.expected}, got {self.got}"
+        return f"{self.conjunction}: expected {self.expected}, got {self.got}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,118 +106,142 @@ class Cover:
         cells: how many cells were compared.
         differing: how many of them differ.
         left: how many differing cells no condition covers: 0 unless there are too many conditions.
-        left_smallest: the smallest of these, an index per axis; None when there is none.
+        left_smallest: the smallest of these; None when there is none.
     """
 
     conditions: tuple[Condition, ...]
     cells: int
     differing: int
     left: int = 0
-    left_smallest: tuple[int, ...] | None = None
+    left_smallest: Place | None = None
 
 
-def differences(
-    dimensions: Sequence[Dimension], expected: Table, got: Table, most: int = 200
-) -> Cover:
+def differences(families: Sequence[Compared], most: int = 200) -> Cover:
     """Return the conditions under which two tables differ in behaviour.
 
     Args:
-        dimensions: the axes; one of them may be the explicit choice.
-        expected: what each cell is compared with.
-        got: what each cell gave.
+        families: what is compared; together they are the cells that conditions speak of.
         most: how many conditions to look for before the rest is only counted.
     """
-    sizes = [len(dimension.values) for dimension in dimensions]
-    coded, pairs = _code_pairs(dimensions, sizes, expected, got)
-    differing = len(coded) - coded.count(0)
+    coder = _Coder()
+    coded = [coder.code(family) for family in families]
+    cells = sum(map(len, coded)) - coder.unanswered
+    differing = sum(len(table) - table.count(0) for table in coded)
     if not differing:
-        return Cover((), len(coded), 0)
-    records = {
-        axis: dimension.facet_sets()
-        for axis, dimension in enumerate(dimensions)
-        if dimension.facets
-    }
-    smaller, classes = collapse(coded, sizes, keep=records)
-    space = boxes.Space([len(of_axis) for of_axis in classes], records)
-    labels = _labels(dimensions, space, classes, smaller, pairs)
-    found, left = boxes.cover(space, labels, most)
-    conditions = [_condition(dimensions, classes, label, box) for label, box in found]
+        return Cover((), cells, 0)
+    attributes, reduced = reduce([(family.name, family.axes) for family in families], coded)
+    labels = _labels(attributes, reduced, list(coder.numbers))
+    spaces = [one.space for one in reduced]
+    found, left = boxes.cover(spaces, [len(one.classes) for one in attributes], labels, most)
+    distances = [[_distances(axis) for axis in family.axes] for family in families]
+    conditions = []
+    for label, box in found:
+        count, smallest, distance = _within(reduced, distances, box)
+        where = _constraints(attributes, reduced, box)
+        conditions.append(Condition(where, *label, count, smallest, distance == 0))
     conditions.sort(key=_importance)
-    return Cover(tuple(conditions), len(coded), differing, *_rest(dimensions, space, classes, left))
+    return Cover(tuple(conditions), cells, differing, *_rest(reduced, distances, left))
 
 
-def _code_pairs(
-    dimensions: Sequence[Dimension], sizes: Sequence[int], expected: Table, got: Table
-) -> tuple[bytes, list[Pair]]:
-    """Return a byte per cell, 0 where the behaviour is the same, and the pair of each other one."""
-    numbers: dict[Pair, int] = {}
-    of_expected = [behaviour(outcome) for outcome in expected.outcomes]
-    of_got = [behaviour(outcome) for outcome in got.outcomes]
-    axis = _explicit_axis(dimensions)
-    named = [None] if axis is None else list(dimensions[axis].values)
+# --- labels ---------------------------------------------------------------------------------------
 
-    def symbolic(answer: Behaviour, choice: int) -> Behaviour:
-        explicit = named[choice] is not None and answer == Behaviour("Selected", str(named[choice]))
-        return THE_EXPLICIT_ONE if explicit else answer
 
-    class Codes(dict[tuple[int, int, int], int]):
-        def __missing__(self, key: tuple[int, int, int]) -> int:
-            one, other = of_expected[key[0]], of_got[key[1]]
-            if one == other:
+class _Coder:
+    """Numbers pairs of answers.
+
+    Attributes:
+        numbers: (expected, got) -> its code; 0 stands for the same behaviour.
+        unanswered: how many cells had no answer on one side.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[Pair, int] = {}
+        self.unanswered = 0
+
+    def code(self, family: Compared) -> bytes:
+        """Return a byte per cell."""
+        expected, got = ([behaviour(o) for o in t.outcomes] for t in (family.expected, family.got))
+        names, choices = _choices(family.axes)
+        codes: dict[tuple[int, int, int], int] = {}
+        counted = 0
+        coded = bytearray()
+        for one, other, choice in zip(
+            family.expected.codes, family.got.codes, choices, strict=False
+        ):
+            key = (one, other, choice)
+            code = codes.get(key)
+            if code is None:
+                if one >= len(expected) or other >= len(got):
+                    code = -1
+                else:
+                    code = self._number(expected[one], got[other], names[choice])
+                codes[key] = code
+            if code < 0:
+                counted += 1
                 code = 0
-            else:
-                pair = symbolic(one, key[2]), symbolic(other, key[2])
-                if pair not in numbers and len(numbers) >= _MOST_PAIRS:
-                    pair = (VARIOUS, VARIOUS)
-                code = numbers.setdefault(pair, len(numbers) + 1)
-            self[key] = code
-            return code
+            coded.append(code)
+        self.unanswered += counted
+        if len(coded) != math.prod(len(axis.values) for axis in family.axes):
+            raise ValueError(f"family {family.name}: {len(coded)} codes for its cells")
+        return bytes(coded)
 
-    choices: Iterable[int] = itertools.repeat(0)
-    if axis is not None:
-        stride = boxes.Space(sizes).strides[axis]
-        choices = itertools.cycle(b"".join(bytes([v]) * stride for v in range(sizes[axis])))
-    cells = zip(expected.codes, got.codes, strict=True)
-    codes = Codes()
-    coded = bytes(
-        codes[one, other, choice] for (one, other), choice in zip(cells, choices, strict=False)
-    )
-    return coded, list(numbers)
+    def _number(self, expected: Behaviour, got: Behaviour, choice: Any) -> int:
+        if expected == got:
+            return 0
+        named = Behaviour("Selected", str(choice))
+        pair = tuple(
+            THE_EXPLICIT_ONE if choice is not None and answer == named else answer
+            for answer in (expected, got)
+        )
+        if pair not in self.numbers and len(self.numbers) >= _MOST_PAIRS:
+            pair = (VARIOUS, VARIOUS)
+        return self.numbers.setdefault((pair[0], pair[1]), len(self.numbers) + 1)
 
 
-def _explicit_axis(dimensions: Sequence[Dimension]) -> int | None:
-    return next((axis for axis, d in enumerate(dimensions) if d.kind == "explicit"), None)
+def _choices(axes: Sequence[Axis]) -> tuple[Sequence[Any], Iterable[int]]:
+    """Return the explicit choices, and which of them each cell has, cell after cell."""
+    for number, axis in enumerate(axes):
+        if axis.name == EXPLICIT:
+            stride = math.prod(len(later.values) for later in axes[number + 1 :])
+            run = b"".join(bytes([value]) * stride for value in range(len(axis.values)))
+            return axis.values, itertools.cycle(run)
+    return (None,), itertools.repeat(0)
 
 
 def _labels(
-    dimensions: Sequence[Dimension],
-    space: boxes.Space,
-    classes: Sequence[Sequence[Sequence[int]]],
-    table: bytes,
-    pairs: Sequence[Pair],
-) -> dict[Pair, int]:
+    attributes: Sequence[Attribute], reduced: Sequence[Reduced], pairs: Sequence[Pair]
+) -> dict[Pair, boxes.Cells]:
     """Return for each pair of answers the cells that it is true of.
 
     A cell whose answer is the explicit one is also one whose answer is the backend of that name, so
     it may go with cells where nothing or something else was named.
     """
-    labels: dict[Pair, int] = {}
-    axis = _explicit_axis(dimensions)
+    labels: dict[Pair, list[int]] = {}
+
+    def add(pair: Pair, cells: Sequence[int]) -> None:
+        so_far = labels.setdefault(pair, [0] * len(reduced))
+        labels[pair] = [one | other for one, other in zip(so_far, cells, strict=True)]
+
+    explicit = next((n for n, one in enumerate(attributes) if one.name == EXPLICIT), None)
     for code, pair in enumerate(pairs, start=1):
-        cells = _bits(table, code)
-        labels[pair] = labels.get(pair, 0) | cells
-        if axis is None or THE_EXPLICIT_ONE not in pair:
+        cells = [_bits(one.table, code) for one in reduced]
+        add(pair, cells)
+        if explicit is None or THE_EXPLICIT_ONE not in pair:
             continue
-        for number, values in enumerate(classes[axis]):
-            if len(values) > 1:
+        attribute = attributes[explicit]
+        for number, values in enumerate(attribute.classes):
+            if len(values) > 1 or attribute.values[values[0]] is None:
                 continue
-            whole = [(1 << size) - 1 for size in space.sizes]
-            whole[axis] = 1 << number
-            if here := cells & space.bits(boxes.Box(tuple(whole))):
-                name = Behaviour("Selected", str(dimensions[axis].values[values[0]]))
+            box = [(1 << len(one.classes)) - 1 for one in attributes]
+            box[explicit] = 1 << number
+            here = [
+                bits & one.space.bits(tuple(box)) for bits, one in zip(cells, reduced, strict=True)
+            ]
+            if any(here):
+                name = Behaviour("Selected", str(attribute.values[values[0]]))
                 one, other = (name if answer == THE_EXPLICIT_ONE else answer for answer in pair)
-                labels[one, other] = labels.get((one, other), 0) | here
-    return labels
+                add((one, other), here)
+    return {pair: tuple(cells) for pair, cells in labels.items()}
 
 
 def _bits(table: bytes, code: int) -> int:
@@ -200,37 +251,101 @@ def _bits(table: bytes, code: int) -> int:
     return int(table.translate(bytes(digits))[::-1], 2)
 
 
-def _condition(
-    dimensions: Sequence[Dimension],
-    classes: Sequence[Sequence[Sequence[int]]],
-    label: Pair,
-    box: boxes.Box,
-) -> Condition:
-    chosen = [
-        sorted(itertools.chain.from_iterable(classes[axis][number] for number in box.values(axis)))
-        for axis in range(len(dimensions))
-    ]
-    cells = 1
-    for values in chosen:
-        cells *= len(values)
-    smallest = tuple(
-        min(values, key=dimension.distance)
-        for dimension, values in zip(dimensions, chosen, strict=True)
-    )
-    where = [
-        given
-        for dimension, values in zip(dimensions, chosen, strict=True)
-        for given in constraints(dimension, values)
-    ]
-    return Condition(tuple(where), *label, cells, smallest, _at_defaults(dimensions, smallest))
+# --- conditions -----------------------------------------------------------------------------------
 
 
-def _at_defaults(dimensions: Sequence[Dimension], cell: Sequence[int]) -> bool:
-    return all(
-        dimension.distance(value) == 0
-        for dimension, value in zip(dimensions, cell, strict=True)
-        if dimension.kind != "gpu"
+def _constraints(
+    attributes: Sequence[Attribute], reduced: Sequence[Reduced], box: boxes.Box
+) -> tuple[Given, ...]:
+    """Return what restricts the box.
+
+    Classes that occur nowhere together with the rest of the box are told only where that makes it
+    shorter: they say nothing.
+    """
+    told = []
+    for number, attribute in reversed(list(enumerate(attributes))):
+        size = len(attribute.classes)
+        if box[number] == (1 << size) - 1:
+            continue
+        real = _occurring(reduced, box, number, size)
+        allowed, narrow = (
+            tuple(
+                v
+                for at, v in enumerate(attribute.values)
+                if any(bits >> n & 1 and at in c for n, c in enumerate(attribute.classes))
+            )
+            for bits in (box[number], real)
+        )
+        if not (attribute.name == EXPLICIT and len(attribute.values) - len(allowed) == 1):
+            allowed = narrow
+        others = tuple(value for value in attribute.values if value not in allowed)
+        told.append(Given(attribute.name, allowed, others))
+    return tuple(sorted(told, key=lambda given: rank(given.name)))
+
+
+def _occurring(reduced: Sequence[Reduced], box: boxes.Box, attribute: int, size: int) -> int:
+    """Return the classes of an attribute that some cell of the box has."""
+    found = 0
+    for number in boxes.ones(box[attribute] & (1 << size) - 1):
+        narrowed = (*box[:attribute], 1 << number, *box[attribute + 1 :])
+        if any(one.space.positions(narrowed) is not None for one in reduced):
+            found |= 1 << number
+    return found
+
+
+def _distances(axis: Axis) -> list[int]:
+    """Return how far each value of an axis is from the default, which is 0.
+
+    A variable that is set counts more than anything in the order of values.
+    """
+    weights = []
+    for position, value in enumerate(axis.values):
+        if axis.name == GFX:
+            weights.append(0 if value == _USUAL_GPU else 1 + position)
+        elif axis.name == REQUEST:
+            weights.append(100 * len(value.non_default()) + position * bool(value.non_default()))  # type: ignore[union-attr]
+        elif axis.name == AITER:
+            weights.append(100 * position)
+        elif axis.name == ALSO:
+            weights.append(100 * len(value or ()))  # type: ignore[arg-type]
+        else:
+            weights.append(0 if value is None else 100)
+    return weights
+
+
+def _within(
+    reduced: Sequence[Reduced], distances: Sequence[Sequence[Sequence[int]]], box: boxes.Box
+) -> tuple[int, Place, int]:
+    """Return how many cells a box has, the smallest of them, and how far that is from the defaults."""
+    cells = 0
+    best: tuple[int, int, tuple[int, ...]] | None = None
+    for family, one in enumerate(reduced):
+        positions = one.space.positions(box)
+        if positions is None:
+            continue
+        chosen = [
+            [place for position in boxes.ones(mask) for place in members[position]]
+            for mask, members in zip(positions, one.members, strict=True)
+        ]
+        cells += math.prod(map(len, chosen))
+        found = _nearest(distances[family], chosen)
+        if best is None or (found[0], family) < best[:2]:
+            best = (found[0], family, found[1])
+    assert best is not None
+    # The usual GPU is a convenience of ours and no default: any GPU will do.
+    family = best[1]
+    without_gpu = best[0] - distances[family][0][best[2][0]]
+    return cells, Place(family, best[2]), without_gpu
+
+
+def _nearest(
+    distances: Sequence[Sequence[int]], chosen: Sequence[Sequence[int]]
+) -> tuple[int, tuple[int, ...]]:
+    nearest = tuple(
+        min(places, key=lambda place, of_axis=of_axis: (of_axis[place], place))  # type: ignore[misc]
+        for of_axis, places in zip(distances, chosen, strict=True)
     )
+    return sum(d[place] for d, place in zip(distances, nearest, strict=True)), nearest
 
 
 def _importance(condition: Condition) -> tuple[int, int, int, str]:
@@ -245,29 +360,19 @@ def _importance(condition: Condition) -> tuple[int, int, int, str]:
 
 
 def _rest(
-    dimensions: Sequence[Dimension],
-    space: boxes.Space,
-    classes: Sequence[Sequence[Sequence[int]]],
-    left: int,
-) -> tuple[int, tuple[int, ...] | None]:
+    reduced: Sequence[Reduced], distances: Sequence[Sequence[Sequence[int]]], left: boxes.Cells
+) -> tuple[int, Place | None]:
     """Return how many cells are left, and the smallest of them."""
-    if not left:
-        return 0, None
-    cells, best = 0, None
-    for cell in boxes.ones(left):
-        coordinates = space.coordinates(cell)
-        members = [classes[axis][number] for axis, number in enumerate(coordinates)]
-        weight = 1
-        for values in members:
-            weight *= len(values)
-        cells += weight
-        smallest = tuple(
-            min(values, key=dimension.distance)
-            for dimension, values in zip(dimensions, members, strict=True)
-        )
-        distance = sum(
-            dimension.distance(value) for dimension, value in zip(dimensions, smallest, strict=True)
-        )
-        if best is None or (distance, smallest) < best:
-            best = (distance, smallest)
-    return cells, best[1] if best else None
+    count = 0
+    best: tuple[int, int, tuple[int, ...]] | None = None
+    for family, (one, cells) in enumerate(zip(reduced, left, strict=True)):
+        for cell in boxes.ones(cells):
+            members = [
+                of_axis[position]
+                for position, of_axis in zip(one.space.coordinates(cell), one.members, strict=True)
+            ]
+            count += math.prod(map(len, members))
+            distance, coordinates = _nearest(distances[family], members)
+            if best is None or (distance, family, coordinates) < best:
+                best = (distance, family, coordinates)
+    return count, Place(*best[1:]) if best else None

@@ -8,60 +8,28 @@ by itself, so that plain Python is fast enough.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-Classes = tuple[tuple[int, ...], ...]  # of one axis: the values that each class holds, in order
+    from collections.abc import Sequence
 
 
-def collapse(
-    table: bytes, sizes: Sequence[int], keep: Collection[int] = ()
-) -> tuple[bytes, list[Classes]]:
-    """Return the table over classes of values, and each axis's classes.
-
-    Args:
-        table: one byte per cell.
-        sizes: the number of values of each axis.
-        keep: axes whose values are left apart.
-    """
-    sizes = list(sizes)
-    classes: list[Classes] = [()] * len(sizes)
-    for axis in reversed(range(len(sizes))):
-        stride = _product(sizes[axis + 1 :])
-        if axis in keep:
-            classes[axis] = tuple((value,) for value in range(sizes[axis]))
-            continue
-        members: dict[bytes, list[int]] = {}
-        for value in range(sizes[axis]):
-            members.setdefault(_at(table, stride, sizes[axis], value), []).append(value)
-        classes[axis] = tuple(tuple(values) for values in members.values())
-        if len(members) < sizes[axis]:
-            chosen = [values[0] for values in classes[axis]]
-            table = _take(table, stride, sizes[axis], chosen)
-            sizes[axis] = len(chosen)
-    return table, classes
+def alike(table: bytes, sizes: Sequence[int], axis: int) -> list[int]:
+    """Return for each value of an axis the first value that has the same cells."""
+    first: dict[bytes, int] = {}
+    stride = math.prod(sizes[axis + 1 :])
+    return [
+        first.setdefault(_at(table, stride, sizes[axis], value), value)
+        for value in range(sizes[axis])
+    ]
 
 
-def _product(sizes: Sequence[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
-
-
-def _at(table: bytes, stride: int, size: int, value: int) -> bytes:
-    """Return all cells with one value of an axis, in an order that only the other axes decide."""
-    step = stride * size
-    if len(table) // step <= stride:
-        start = value * stride
-        return b"".join(table[at : at + stride] for at in range(start, len(table), step))
-    return b"".join(table[value * stride + at :: step] for at in range(stride))
-
-
-def _take(table: bytes, stride: int, size: int, values: Sequence[int]) -> bytes:
-    """Return the table with only these values of an axis."""
+def take(table: bytes, sizes: Sequence[int], axis: int, values: Sequence[int]) -> bytes:
+    """Return the table with only these values of an axis, in this order."""
+    size, stride = sizes[axis], math.prod(sizes[axis + 1 :])
+    if list(values) == list(range(size)):
+        return table
     step, kept = stride * size, stride * len(values)
     if len(table) // step <= stride:
         return b"".join(
@@ -74,3 +42,12 @@ def _take(table: bytes, stride: int, size: int, values: Sequence[int]) -> bytes:
         for at in range(stride):
             smaller[new * stride + at :: kept] = table[value * stride + at :: step]
     return bytes(smaller)
+
+
+def _at(table: bytes, stride: int, size: int, value: int) -> bytes:
+    """Return all cells with one value of an axis, in an order that only the other axes decide."""
+    step = stride * size
+    if len(table) // step <= stride:
+        start = value * stride
+        return b"".join(table[at : at + stride] for at in range(start, len(table), step))
+    return b"".join(table[value * stride + at :: step] for at in range(stride))

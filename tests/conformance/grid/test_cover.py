@@ -4,218 +4,247 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_rocm_attn.conformance.grid import boxes, quotient
+from pytest_rocm_attn import Request
+from pytest_rocm_attn.conformance.grid import boxes
 from pytest_rocm_attn.conformance.grid.cover import (
     THE_EXPLICIT_ONE,
     VARIOUS,
+    Compared,
     Condition,
     Cover,
+    Place,
     Table,
     differences,
 )
 from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
-from pytest_rocm_attn.conformance.grid.wording import Dimension, constraints
+from pytest_rocm_attn.conformance.grid.quotient import alike, take
+from pytest_rocm_attn.conformance.grid.space import Axis
+from pytest_rocm_attn.conformance.grid.wording import Given
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 
-NAMES = ("A", "B", "C")
-OUTCOMES: tuple[Outcome, ...] = (
-    *map(Selected, NAMES),
-    Rejected("ValueError", "no"),
-    Rejected("ValueError", "not this"),
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
+A, B, C = "TRITON_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"
+REFUSED = Rejected("ValueError", "no")
+OUTCOMES: tuple[Outcome, ...] = (*map(Selected, (A, B, C)), REFUSED, Rejected("ValueError", "not"))
 
-def backend(name: str) -> Behaviour:
-    return Behaviour("Selected", name)
-
-
-EXPLICIT = Dimension("explicit", (None, *NAMES), "explicit")
-GPU = Dimension("gfx", ("gfx90a", "gfx942", "gfx950", "gfx1100"), "gpu")
-AITER = Dimension("AITER", (None, "0", "1"), "flag")
-MHA = Dimension("MHA", (None, "0"), "flag")
-REQUESTS = [(mla, block) for mla in (False, True) for block in (16, 1, 8) if mla or block != 8]
-REQUEST = Dimension(
-    "request",
-    tuple(REQUESTS),
-    "record",
-    facets=(
-        ("use_mla", tuple(mla for mla, _ in REQUESTS)),
-        ("block_size", tuple(block for _, block in REQUESTS)),
+CHOICE, MASTER, MLA = "VLLM_ATTENTION_BACKEND", "VLLM_ROCM_USE_AITER", "VLLM_ROCM_USE_AITER_MLA"
+GPUS = Axis("gfx", ("gfx90a", "gfx942", "gfx1100"))
+AITER = Axis("aiter", ("present", "absent"))
+SMALL: dict[str, tuple[Axis, ...]] = {
+    "ordinary": (
+        GPUS,
+        AITER,
+        Axis(MASTER, (None, "0", "1")),
+        Axis(CHOICE, (None, A, B, C)),
+        Axis("request", (Request(), Request(block_size=1))),
     ),
-)
-AXES = (GPU, AITER, MHA, EXPLICIT, REQUEST)
-CELLS = list(itertools.product(*(range(len(axis.values)) for axis in AXES)))
+    "mla": (
+        GPUS,
+        Axis("aiter", ("present",)),
+        Axis(MASTER, (None, "1")),
+        Axis(MLA, (None, "0")),
+        Axis(CHOICE, (None, A, B)),
+        Axis("request", tuple(Request(use_mla=True, block_size=n) for n in (16, 1, 8))),
+    ),
+    "variables": (
+        Axis("gfx", ("gfx942", "gfx1100")),
+        Axis("aiter", ("present",)),
+        Axis(MASTER, (None, "1", "true")),
+        Axis("also", ((), ((MLA, "0"),), ((MLA, "1"),), (("VLLM_MLA_DISABLE", "1"),))),
+        Axis(CHOICE, (None,)),
+        Axis("request", (Request(), Request(use_mla=True))),
+    ),
+}
+
+Facts: TypeAlias = "dict[str, Any]"
+Rule: TypeAlias = "Callable[[Facts], tuple[Outcome, Outcome]]"
 
 
-def holds(condition: Condition, axes: tuple[Dimension, ...], cell: tuple[int, ...]) -> bool:
-    """Whether a condition's words are true of a cell, read from the words' values alone."""
-    facts: dict[str, Any] = {}
-    for axis, value in zip(axes, cell, strict=True):
-        facts[axis.name] = axis.values[value]
-        facts.update({name: of_records[value] for name, of_records in axis.facets})
-    return all(facts[given.name] in given.values for given in condition.where)
+def facts_of(name: str, axes: Sequence[Axis], place: Sequence[int]) -> Facts:
+    """Everything that is true of a cell, by attribute."""
+    facts: Facts = {"family": name}
+    for axis, position in zip(axes, place, strict=True):
+        value: Any = axis.values[position]
+        if axis.name == "request":
+            facts |= {field: getattr(value, field) for field in Request.__dataclass_fields__}
+        elif axis.name == "also":
+            facts |= dict(value)
+        else:
+            facts[axis.name] = value
+    return facts
 
 
-def check_exact(
-    axes: tuple[Dimension, ...], expected: list[Outcome], got: list[Outcome], cover: Cover
-) -> None:
-    cells = list(itertools.product(*(range(len(axis.values)) for axis in axes)))
-    assert cover.cells == len(cells)
-    counts = [0] * len(cover.conditions)
-    differing = 0
-    for cell, one, other in zip(cells, expected, got, strict=True):
-        differs = behaviour(one) != behaviour(other)
-        differing += differs
-        true = [n for n, c in enumerate(cover.conditions) if holds(c, axes, cell)]
-        assert bool(true) == differs, (cell, one, other)
-        for number in true:
-            counts[number] += 1
-            condition = cover.conditions[number]
-            explicit = next(
-                (a.values[v] for a, v in zip(axes, cell, strict=True) if a.kind == "explicit"), None
-            )
-            for said, was in ((condition.expected, one), (condition.got, other)):
-                if said == THE_EXPLICIT_ONE:
-                    said = backend(str(explicit))
-                assert said in (VARIOUS, behaviour(was))
-    assert cover.differing == differing
-    assert counts == [condition.cells for condition in cover.conditions]
-    for condition in cover.conditions:
-        assert holds(condition, axes, condition.smallest)
+def cells_of(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(len(axis.values)) for axis in axes)))
 
 
-@st.composite
-def structured_tables(draw: st.DrawFn) -> tuple[list[Outcome], list[Outcome]]:
-    """Tables with rules in them, as selectors give, and some noise."""
-    expected: list[Outcome] = [
-        Selected(str(EXPLICIT.values[cell[3]])) if cell[3] else Selected("A") for cell in CELLS
-    ]
-    got = list(expected)
-    for _ in range(draw(st.integers(0, 4))):
-        sets = [draw(st.sets(st.integers(0, len(axis.values) - 1), min_size=1)) for axis in AXES]
-        answer = draw(st.sampled_from(OUTCOMES))
-        table = draw(st.sampled_from((expected, got)))
-        for number, cell in enumerate(CELLS):
-            if all(value in values for value, values in zip(cell, sets, strict=True)):
-                table[number] = answer
-    for number in draw(st.lists(st.integers(0, len(CELLS) - 1), max_size=4)):
-        got[number] = draw(st.sampled_from(OUTCOMES))
-    return expected, got
+EVERY_CELL = [
+    (family, place, facts_of(name, axes, place))
+    for family, (name, axes) in enumerate(SMALL.items())
+    for place in cells_of(axes)
+]
 
 
-def table(outcomes: list[Outcome]) -> Table:
+def table(outcomes: Sequence[Outcome]) -> Table:
     distinct = list(dict.fromkeys(outcomes))
     return Table([distinct.index(outcome) for outcome in outcomes], distinct)
 
 
-@given(structured_tables())
-@settings(max_examples=30, deadline=None)
+def compared(
+    pairs: Sequence[tuple[Outcome, Outcome]], families: dict[str, tuple[Axis, ...]] = SMALL
+) -> list[Compared]:
+    rest = iter(pairs)
+    found = []
+    for name, axes in families.items():
+        mine = list(itertools.islice(rest, len(cells_of(axes))))
+        found.append(Compared(name, axes, table([e for e, _ in mine]), table([g for _, g in mine])))
+    return found
+
+
+def holds(condition: Condition, facts: Facts) -> bool:
+    """Whether a condition's words are true of a cell, read from the words' values alone."""
+    return all(facts.get(given.name) in given.values for given in condition.where)
+
+
+def check_exact(pairs: Sequence[tuple[Outcome, Outcome]], cover: Cover) -> None:
+    assert cover.cells == len(EVERY_CELL)
+    counts = [0] * len(cover.conditions)
+    differing = 0
+    for (_, _, facts), (one, other) in zip(EVERY_CELL, pairs, strict=True):
+        differs = behaviour(one) != behaviour(other)
+        differing += differs
+        true = [n for n, c in enumerate(cover.conditions) if holds(c, facts)]
+        assert bool(true) == differs, (facts, one, other)
+        for number in true:
+            counts[number] += 1
+            condition = cover.conditions[number]
+            for said, was in ((condition.expected, one), (condition.got, other)):
+                if said == THE_EXPLICIT_ONE:
+                    said = Behaviour("Selected", facts[CHOICE])
+                assert said == behaviour(was)
+    assert cover.differing == differing
+    assert counts == [condition.cells for condition in cover.conditions]
+    for condition in cover.conditions:
+        (facts,) = [
+            facts
+            for family, place, facts in EVERY_CELL
+            if Place(family, place) == condition.smallest
+        ]
+        assert holds(condition, facts)
+
+
+@st.composite
+def pairs_with_rules(draw: st.DrawFn) -> list[tuple[Outcome, Outcome]]:
+    """Tables with rules in them, as selectors give, and some noise."""
+    pairs: list[list[Outcome]] = []
+    for _, _, facts in EVERY_CELL:
+        chosen = Selected(facts[CHOICE] or A)
+        pairs.append([chosen, chosen])
+    names = sorted({name for _, _, facts in EVERY_CELL for name in facts})
+    for _ in range(draw(st.integers(0, 4))):
+        needs = {}
+        for name in draw(st.sets(st.sampled_from(names), max_size=3)):
+            values = sorted({f.get(name) for _, _, f in EVERY_CELL}, key=repr)
+            needs[name] = draw(st.sets(st.sampled_from(values), min_size=1))
+        answer, side = draw(st.sampled_from(OUTCOMES)), draw(st.integers(0, 1))
+        for pair, (_, _, facts) in zip(pairs, EVERY_CELL, strict=True):
+            if all(facts.get(name) in values for name, values in needs.items()):
+                pair[side] = answer
+    for number in draw(st.lists(st.integers(0, len(pairs) - 1), max_size=4)):
+        pairs[number][1] = draw(st.sampled_from(OUTCOMES))
+    return [(one, other) for one, other in pairs]
+
+
+@given(pairs_with_rules())
+@settings(max_examples=15, deadline=None)
 def test_the_conditions_hold_exactly_where_the_tables_differ(
-    tables: tuple[list[Outcome], list[Outcome]],
+    pairs: list[tuple[Outcome, Outcome]],
 ) -> None:
-    expected, got = tables
-    cover = differences(AXES, table(expected), table(got))
+    cover = differences(compared(pairs))
     assert (cover.left, cover.left_smallest) == (0, None)
-    check_exact(AXES, expected, got, cover)
-    assert differences(AXES, table(expected), table(got)) == cover
+    check_exact(pairs, cover)
+    assert differences(compared(pairs)) == cover
+
+
+def test_tables_without_any_rule_are_covered_exactly() -> None:
+    numbers = random.Random(0)
+    pairs = [(numbers.choice(OUTCOMES[:2]), numbers.choice(OUTCOMES[:2])) for _ in EVERY_CELL]
+    cover = differences(compared(pairs), most=1000)
+    assert cover.left == 0
+    check_exact(pairs, cover)
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_boxes_cover_any_labelled_cells_exactly(data: st.DataObject) -> None:
+def test_values_are_alike_exactly_where_all_their_cells_are(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    space = boxes.Space(sizes)
-    bits = st.integers(0, (1 << space.cells) - 1)
-    labels = {name: data.draw(bits) for name in "xy"}
-    found, left = boxes.cover(space, labels)
-    covered = 0
-    for label, box in found:
-        assert space.bits(box)
-        assert not space.bits(box) & ~labels[label]
-        covered |= space.bits(box)
-    assert covered == labels["x"] | labels["y"]
-    assert left == 0
-    for number in range(len(found)):
-        rest = 0
-        for _, box in found[:number] + found[number + 1 :]:
-            rest |= space.bits(box)
-        assert rest != covered  # none is redundant
+    cells = list(itertools.product(*map(range, sizes)))
+    whole = bytes(data.draw(st.integers(0, 1)) for _ in cells)
+    lookup = dict(zip(cells, whole, strict=True))
+    axis = data.draw(st.integers(0, len(sizes) - 1))
+
+    def column(value: int) -> list[int]:
+        return [answer for cell, answer in lookup.items() if cell[axis] == value]
+
+    first = alike(whole, sizes, axis)
+    for value in range(sizes[axis]):
+        assert first[value] == min(v for v in range(sizes[axis]) if column(v) == column(value))
+    values = data.draw(
+        st.lists(st.integers(0, sizes[axis] - 1), min_size=1, unique=True).map(sorted)
+    )
+    assert take(whole, sizes, axis, values) == bytes(
+        answer for cell, answer in lookup.items() if cell[axis] in values
+    )
 
 
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_collapsed_table_says_the_same_of_every_cell(data: st.DataObject) -> None:
-    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    cells = list(itertools.product(*(range(size) for size in sizes)))
-    # Few values and a function of a few coordinates only: there is something to merge.
-    matters = data.draw(st.sets(st.sampled_from(range(len(sizes)))))
-    answers: dict[tuple[int, ...], int] = {}
-    for cell in cells:
-        key = tuple(cell[axis] // 2 for axis in sorted(matters))
-        if key not in answers:
-            answers[key] = data.draw(st.integers(0, 2))
-    whole = bytes(answers[tuple(cell[axis] // 2 for axis in sorted(matters))] for cell in cells)
-    smaller, classes = quotient.collapse(whole, sizes)
-    new_sizes = [len(of_axis) for of_axis in classes]
-    assert all(new_sizes[axis] == 1 for axis in range(len(sizes)) if axis not in matters)
-    lookup = dict(zip(itertools.product(*map(range, new_sizes)), smaller, strict=True))
-    class_of = [{v: n for n, values in enumerate(c) for v in values} for c in classes]
-    for cell, answer in zip(cells, whole, strict=True):
-        there = tuple(class_of[axis][value] for axis, value in enumerate(cell))
-        assert lookup[there] == answer
-    again, _ = quotient.collapse(smaller, new_sizes)
-    assert again == smaller
-
-
-def test_collapsing_leaves_kept_axes_alone() -> None:
-    smaller, classes = quotient.collapse(bytes(12), [2, 3, 2], keep={1})
-    assert smaller == bytes(3)
-    assert classes == [((0, 1),), ((0,), (1,), (2,)), ((0, 1),)]
+def test_no_box_is_redundant() -> None:
+    axes = [boxes.SpaceAxis(3, {0: (1, 2, 4)}), boxes.SpaceAxis(3, {1: (1, 2, 4)})]
+    space = boxes.Space(axes, [0, 0])
+    # Overlapping bars of a cross, as a bitmap of rows.
+    found, left = boxes.cover([space], [3, 3], {"x": (0b010_111_010,)})
+    assert left == (0,)
+    assert sorted(box for _, box in found) == [(0b010, 0b111), (0b111, 0b010)]
 
 
 # --- sentences ------------------------------------------------------------------------------------
 
 
-def tables_of(rule: Any) -> tuple[Table, Table]:
-    """Tables from a rule over cells by name: (gfx, aiter, mha, explicit, mla, block) -> pair."""
-    pairs = []
-    for cell in CELLS:
-        gfx, aiter, mha, explicit, (mla, block) = (
-            axis.values[value] for axis, value in zip(AXES, cell, strict=True)
-        )
-        pairs.append(rule(gfx=gfx, aiter=aiter, mha=mha, explicit=explicit, mla=mla, block=block))
-    return table([one for one, _ in pairs]), table([other for _, other in pairs])
+def cover_of(rule: Rule) -> Cover:
+    return differences(compared([rule(facts) for _, _, facts in EVERY_CELL]))
 
 
-def sentences(rule: Any) -> list[str]:
-    return [str(condition) for condition in differences(AXES, *tables_of(rule)).conditions]
+def sentences(rule: Rule) -> list[str]:
+    return [str(condition) for condition in cover_of(rule).conditions]
 
 
-def test_nothing_differs_gives_no_condition() -> None:
-    same = tables_of(lambda **_: (Rejected("ValueError", "a"), Rejected("RuntimeError", "b")))
-    assert differences(AXES, *same) == Cover((), len(CELLS), 0)
+def test_nothing_differs_where_only_the_words_of_a_refusal_do() -> None:
+    cover = cover_of(lambda _: (Rejected("ValueError", "a"), Rejected("RuntimeError", "b")))
+    assert cover == Cover((), len(EVERY_CELL), 0)
 
 
-def test_an_override_of_explicit_choices_is_one_sentence() -> None:
-    def rule(*, aiter: str | None, explicit: str | None, **_: object) -> tuple[Outcome, Outcome]:
-        chosen = Selected(explicit or "A")
-        return chosen, (Selected("C") if aiter == "1" and explicit else chosen)
+def test_an_override_of_explicit_choices_is_one_sentence_over_all_families() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        chosen = Selected(facts[CHOICE] or A)
+        return chosen, (Selected(C) if facts[MASTER] == "1" and facts[CHOICE] else chosen)
 
     # Asked for C, it gives C: that is no difference, so C is not among them.
-    assert sentences(rule) == ["AITER=1 and explicit A or B: expected the explicit one, got C"]
+    assert sentences(rule) == [
+        f"{MASTER}=1 and explicit {A} or {B}: expected the explicit one, got {C}"
+    ]
 
 
 def test_all_explicit_choices_that_become_refusals_are_one_sentence() -> None:
-    def rule(*, explicit: str | None, **_: object) -> tuple[Outcome, Outcome]:
-        return Selected(explicit or "A"), (
-            Rejected("ValueError", f"no {explicit}") if explicit else Selected("A")
-        )
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        choice = facts[CHOICE]
+        return Selected(choice or A), Rejected("ValueError", choice) if choice else Selected(A)
 
     assert sentences(rule) == [
         "an explicit backend is given: expected the explicit one, got a refusal"
@@ -223,137 +252,169 @@ def test_all_explicit_choices_that_become_refusals_are_one_sentence() -> None:
 
 
 def test_a_constant_answer_joins_cells_where_it_is_the_explicit_one() -> None:
-    def rule(**_: object) -> tuple[Outcome, Outcome]:
-        return Selected("A"), Selected("B")
-
-    assert sentences(rule) == ["everywhere: expected A, got B"]
+    assert sentences(lambda _: (Selected(A), Selected(B))) == [f"everywhere: expected {A}, got {B}"]
 
 
-def test_a_request_is_told_by_the_fields_that_matter() -> None:
-    def rule(*, gfx: str, mla: bool, block: int, **_: object) -> tuple[Outcome, Outcome]:
-        differs = mla and block != 16 and gfx != "gfx1100"
-        return Selected("A"), Selected("B" if differs else "A")
+def test_what_holds_for_a_kind_of_request_is_said_of_that_kind() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        differs = facts["use_mla"] and facts["gfx"] != "gfx1100"
+        return Selected(A), Selected(B if differs else A)
 
-    assert sentences(rule) == [
-        "gfx in gfx90a, gfx942, gfx950 and use_mla and block_size in 1, 8: expected A, got B"
-    ]
+    assert sentences(rule) == [f"gfx in gfx90a, gfx942 and use_mla: expected {A}, got {B}"]
 
 
-def test_a_field_that_the_others_imply_is_not_told() -> None:
-    # Block size 8 is asked for with MLA only.
-    def rule(*, block: int, **_: object) -> tuple[Outcome, Outcome]:
-        return Selected("A"), Selected("B" if block == 8 else "A")
+def test_a_field_that_another_implies_is_not_told() -> None:
+    # Block size 8 is asked for by MLA only.
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts["block_size"] == 8 else A)
 
-    assert sentences(rule) == ["block_size=8: expected A, got B"]
+    assert sentences(rule) == [f"block_size 8: expected {A}, got {B}"]
 
 
-def test_the_smallest_cell_has_the_fewest_flags_and_is_nearest_to_the_defaults() -> None:
-    def rule(*, aiter: str | None, mha: str | None, **_: object) -> tuple[Outcome, Outcome]:
-        return Selected("A"), Selected("B" if aiter == "1" or mha == "0" else "A")
+def test_one_variable_is_one_sentence_whether_it_is_an_axis_or_set_alone() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts.get(MLA) == "0" else A)
 
-    cover = differences(AXES, *tables_of(rule))
-    assert [str(c).partition(":")[0] for c in cover.conditions] == ["MHA=0", "AITER=1"]
-    assert [c.smallest for c in cover.conditions] == [(0, 0, 1, 0, 0), (0, 2, 0, 0, 0)]
-    assert not any(c.at_defaults for c in cover.conditions)
+    assert sentences(rule) == [f"{MLA}=0: expected {A}, got {B}"]
+
+
+def test_the_spellings_of_one_meaning_are_told_once() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts[MASTER] in ("1", "true") else A)
+
+    assert sentences(rule) == [f"{MASTER}=1: expected {A}, got {B}"]
+
+
+def test_a_spelling_that_differs_from_its_meaning_is_told() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts[MASTER] == "true" else A)
+
+    assert sentences(rule) == [f"{MASTER}=true: expected {A}, got {B}"]
+
+
+def test_equal_questions_with_unequal_answers_are_told_apart_by_their_family() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts["family"] == "variables" else A)
+
+    assert sentences(rule) == [f"family variables: expected {A}, got {B}"]
+
+
+def test_the_smallest_cell_has_the_fewest_variables_and_is_nearest_to_the_defaults() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        return Selected(A), Selected(B if facts[MASTER] == "1" or facts.get(MLA) == "0" else A)
+
+    found = {str(c).partition(":")[0]: c for c in cover_of(rule).conditions}
+    assert found.keys() == {f"{MASTER}=1", f"{MLA}=0"}
+    assert found[f"{MASTER}=1"].smallest == Place(0, (1, 0, 2, 0, 0))
+    assert found[f"{MLA}=0"].smallest == Place(2, (0, 0, 0, 1, 0, 0))
+    assert not any(c.at_defaults for c in found.values())
 
 
 def test_a_changed_default_comes_first_then_overridden_choices_then_the_larger() -> None:
-    def rule(
-        *, gfx: str, aiter: str | None, explicit: str | None, mla: bool, **_: object
-    ) -> tuple[Outcome, Outcome]:
-        if explicit == "B":
-            return Selected("B"), Selected("C" if gfx == "gfx942" else "B")
-        if aiter == "1":
-            return Selected("A"), Rejected("ValueError", "no")
-        new_default = gfx == "gfx1100" and aiter is None and explicit is None and not mla
-        return Selected("A"), Selected("B" if new_default else "A")
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        if facts[CHOICE] == B:
+            return Selected(B), Selected(C if facts["gfx"] == "gfx942" else B)
+        if facts[MASTER] == "1":
+            return Selected(A), REFUSED
+        new = facts["gfx"] == "gfx1100" and facts[MASTER] is None and facts[CHOICE] is None
+        return Selected(A), Selected(B if new else A)
 
-    cover = differences(AXES, *tables_of(rule))
+    cover = cover_of(rule)
     assert [str(condition) for condition in cover.conditions] == [
-        "gfx gfx1100 and AITER unset and no explicit backend and not use_mla: expected A, got B",
-        "gfx gfx942 and explicit B: expected the explicit one, got C",
-        "AITER=1 and no explicit backend or explicit A or C: expected A, got a refusal",
+        f"gfx gfx1100 and {MASTER} unset and no explicit backend: expected {A}, got {B}",
+        f"gfx gfx942 and explicit {B}: expected the explicit one, got {C}",
+        f"{MASTER}=1 and no explicit backend or explicit {A} or {C}: expected {A}, got a refusal",
     ]
     assert [condition.at_defaults for condition in cover.conditions] == [True, False, False]
 
 
 def test_conditions_beyond_the_limit_are_counted_and_their_smallest_cell_is_told() -> None:
     numbers = random.Random(0)
-    expected, got = (
-        table([numbers.choice(OUTCOMES) for _ in CELLS]),
-        table([numbers.choice(OUTCOMES) for _ in CELLS]),
-    )
-    whole = differences(AXES, expected, got, most=1000)
-    assert whole.left == 0
-    cut = differences(AXES, expected, got, most=5)
-    assert len(cut.conditions) == 5
-    assert cut.left_smallest is not None
-    covered = {
-        cell for cell in CELLS for condition in cut.conditions if holds(condition, AXES, cell)
-    }
-    assert cut.left == whole.differing - len(covered)
-    assert cut.left_smallest not in covered
+    pairs = [(numbers.choice(OUTCOMES), numbers.choice(OUTCOMES)) for _ in EVERY_CELL]
+    cut = differences(compared(pairs), most=5)
+    assert len(cut.conditions) <= 5
+    uncovered = [
+        Place(family, place)
+        for (family, place, facts), (one, other) in zip(EVERY_CELL, pairs, strict=True)
+        if behaviour(one) != behaviour(other)
+        and not any(holds(condition, facts) for condition in cut.conditions)
+    ]
+    assert cut.left == len(uncovered) > 0
+    assert cut.left_smallest in uncovered
+
+
+def test_cells_without_an_answer_differ_in_nothing_and_are_not_counted() -> None:
+    (family, *_) = compared([(Selected(A), Selected(B)) for _ in EVERY_CELL])
+    half = [0xFFFF if n % 2 else code for n, code in enumerate(family.got.codes)]
+    partly = Compared(family.name, family.axes, family.expected, Table(half, family.got.outcomes))
+    cover = differences([partly])
+    assert (cover.cells, cover.differing) == (len(half) // 2, len(half) // 2)
+
+
+def test_tables_of_another_size_are_refused() -> None:
+    (family, *_) = compared([(Selected(A), Selected(B)) for _ in EVERY_CELL])
+    short = Compared(family.name, family.axes, family.expected, Table([0], family.got.outcomes))
+    with pytest.raises(ValueError, match="ordinary: 1 codes"):
+        differences([short])
 
 
 def test_more_pairs_of_answers_than_a_byte_can_number_stay_covered_exactly() -> None:
-    axes = (Dimension("n", tuple(range(400)), "choice"), AITER)
-    expected: list[Outcome] = [Selected("A")] * 1200
-    got: list[Outcome] = [
-        Selected(f"B{n}") if flag == 2 else Selected("A") for n in range(400) for flag in range(3)
+    requests = tuple(Request(head_size=n) for n in range(1, 261))
+    axes = (Axis("gfx", ("gfx942",)), Axis(MASTER, (None, "1")), Axis("request", requests))
+    pairs: list[tuple[Outcome, Outcome]] = [
+        (Selected(A), Selected(f"B{n}") if flag else Selected(A))
+        for flag in range(2)
+        for n in range(260)
     ]
-    cover = differences(axes, table(expected), table(got), most=400)
-    check_exact(axes, expected, got, cover)
-    assert any(condition.got == VARIOUS for condition in cover.conditions)
-
-
-@pytest.mark.parametrize(
-    ("dimension", "chosen", "words"),
-    [
-        pytest.param(AITER, [0], "AITER unset", id="unset"),
-        pytest.param(AITER, [0, 1], "AITER unset or 0", id="unset or a value"),
-        pytest.param(AITER, [1, 2], "AITER set", id="any value"),
-        pytest.param(AITER, [1], "AITER=0", id="one value"),
-        pytest.param(MHA, [1], "MHA=0", id="the only value"),
-        pytest.param(EXPLICIT, [0], "no explicit backend", id="none named"),
-        pytest.param(EXPLICIT, [1, 2, 3], "an explicit backend is given", id="any named"),
-        pytest.param(EXPLICIT, [2], "explicit B", id="one named"),
-        pytest.param(EXPLICIT, [0, 1], "no explicit backend or explicit A", id="none or one"),
-        pytest.param(
-            Dimension("explicit", (None, *"ABCDEFG"), "explicit"),
-            [1, 2, 3, 4, 5, 7],
-            "an explicit backend other than F",
-            id="all named but one",
-        ),
-        pytest.param(GPU, [1], "gfx gfx942", id="one GPU"),
-        pytest.param(
-            Dimension("block_size", tuple(range(9)), "choice"),
-            [0, 1, 2, 3, 4, 6, 8],
-            "block_size other than 5 and 7",
-            id="most values",
-        ),
-        pytest.param(Dimension("V", (None, "", "x"), "flag"), [1], "V=''", id="an empty text"),
-    ],
-)
-def test_a_set_of_values_in_words(dimension: Dimension, chosen: list[int], words: str) -> None:
-    (given_,) = constraints(dimension, chosen)
-    assert str(given_) == words
+    cover = differences(compared(pairs, {"many": axes}), most=260)
+    assert (cover.left, cover.differing) == (0, 260)
+    told = [c for c in cover.conditions if c.got == VARIOUS]
+    assert sum(c.cells for c in told) == 260 - 254
+    assert sum(c.cells for c in cover.conditions) == 260
 
 
 def test_a_million_cells_in_which_most_flags_say_nothing_come_down_to_one_sentence() -> None:
-    flags = tuple(Dimension(f"F{n}", (None, "0", "1"), "flag") for n in range(10))
-    axes = (GPU, *flags, EXPLICIT)
-    each = [
-        (3 if f1 == 2 and explicit else 0)
-        for _ in range(4)
-        for _ in range(3)
-        for f1 in range(3)
-        for _ in range(3**8)
-        for explicit in range(4)
-    ]
-    cover = differences(
-        axes, Table(bytes(len(each)), OUTCOMES), Table(bytes(each), OUTCOMES), most=10
-    )
-    assert len(each) == 944_784
+    flags = tuple(Axis(f"VLLM_F{n}", (None, "0", "1")) for n in range(10))
+    axes = (Axis("gfx", ("gfx90a", "gfx942", "gfx950", "gfx1100")), *flags)
+    axes = (*axes, Axis(CHOICE, (None, A, B, C)), Axis("request", (Request(),)))
+    run = bytes([0, 0, 0, 0]) * 3**8
+    codes = (run + run + bytes([0, 3, 3, 3]) * 3**8) * 12
+    assert len(codes) == 944_784
+    whole = Compared("f", axes, Table(bytes(len(codes)), OUTCOMES), Table(codes, OUTCOMES))
+    cover = differences([whole])
     assert [str(condition) for condition in cover.conditions] == [
-        "F1=1 and an explicit backend is given: expected A, got a refusal"
+        f"VLLM_F1=1 and an explicit backend is given: expected {A}, got a refusal"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "others", "words"),
+    [
+        pytest.param(MASTER, (None,), ("0", "1"), f"{MASTER} unset", id="unset"),
+        pytest.param(MASTER, (None, "0"), ("1",), f"{MASTER} unset or 0", id="unset or a value"),
+        pytest.param(MASTER, ("0", "1"), (None,), f"{MASTER} set", id="any value"),
+        pytest.param(MASTER, ("0",), (None, "1"), f"{MASTER}=0", id="one value"),
+        pytest.param(MASTER, ("1", "true"), ("yes",), f"{MASTER}=1", id="one meaning"),
+        pytest.param(MASTER, ("1", "true"), ("TRUE",), f"{MASTER}=1 or true", id="not all of it"),
+        pytest.param(MASTER, ("", " 1"), ("0",), f"{MASTER}='' or ' 1'", id="blanks"),
+        pytest.param("VLLM_NEW", ("a", "b"), ("c",), "VLLM_NEW=a or b", id="undeclared"),
+        pytest.param(CHOICE, (None,), (A, B), "no explicit backend", id="none named"),
+        pytest.param(CHOICE, (A, B), (None,), "an explicit backend is given", id="any named"),
+        pytest.param(CHOICE, (A,), (None, B), f"explicit {A}", id="one named"),
+        pytest.param(CHOICE, (None, A), (B,), f"no explicit backend or explicit {A}", id="none or"),
+        pytest.param(
+            CHOICE, tuple("ABCDEF"), (None, "G"), "an explicit backend other than G", id="all but"
+        ),
+        pytest.param("gfx", ("gfx942",), ("gfx90a",), "gfx gfx942", id="one GPU"),
+        pytest.param("block_size", (None, 8), (1,), "block_size in none, 8", id="not given"),
+        pytest.param(
+            "block_size", (1, 2, 3, 4, 5), (6, 7), "block_size other than 6 and 7", id="most"
+        ),
+        pytest.param("use_mla", (True,), (False,), "use_mla", id="true"),
+        pytest.param("use_mla", (False,), (True,), "not use_mla", id="false"),
+    ],
+)
+def test_a_restriction_in_words(
+    name: str, values: tuple[Any, ...], others: tuple[Any, ...], words: str
+) -> None:
+    assert str(Given(name, values, others)) == words

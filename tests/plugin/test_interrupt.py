@@ -1,0 +1,89 @@
+"""Ctrl-C in the middle of a run: what was answered is reported, and nothing keeps running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+QUICK = 6
+ROW = """
+[[case]]
+id = "row-{number}"
+source = "s"
+level = "required"
+platform = {{ gfx = "gfx942" }}
+env = {{ VLLM_ATTENTION_BACKEND = "{backend}" }}
+expect = {{ backend = "{backend}" }}
+"""
+SELECTOR = """
+import time
+
+def select(environ):
+    if environ["VLLM_ATTENTION_BACKEND"] == "FLEX_ATTENTION":
+        time.sleep(600)
+    return environ["VLLM_ATTENTION_BACKEND"]
+"""
+
+
+def still_running(token: str) -> list[str]:
+    """Return the command lines of processes that have the token in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if token.encode() in entry.read_bytes():
+                found.append((entry.parent / "cmdline").read_text())
+        except OSError:
+            continue  # it has ended, or is another user's
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+def test_ctrl_c_reports_the_rows_done_so_far(tmp_path: Path, options: list[str]) -> None:
+    head = 'id = "slow"\ntitle = "t"\nsource = "this test"\n'
+    backends = ["TRITON_ATTN"] * QUICK + ["FLEX_ATTENTION"] * 4
+    rows = [ROW.format(number=n, backend=backend) for n, backend in enumerate(backends)]
+    (tmp_path / "contract.toml").write_text(head + "".join(rows))
+    (tmp_path / "selector.py").write_text(SELECTOR)
+    token = uuid.uuid4().hex
+    run = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pytest", "-v", "-p", "no:randomly", "-p", "no:cacheprovider"),
+            *("--rocm-attn-conformance", "--rocm-attn-contract=contract.toml"),
+            *("--rocm-attn-selector=selector.py:select", "--rocm-attn-timeout=300"),
+            *("--rocm-attn-report=report.json", *options),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"ROCM_ATTN_TOKEN": token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a shell gives a command
+    )
+    assert run.stdout is not None
+    output, passed = "", 0
+    while passed < QUICK and (line := run.stdout.readline()):
+        output += line
+        passed += "PASSED" in line
+    assert passed == QUICK, output
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    output += run.communicate(timeout=120)[0]
+
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
+    assert f"{QUICK} of {len(rows)} cells answered: {QUICK} pass" in output
+    assert "Traceback" not in output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["totals"] == {"pass": QUICK}
+    assert report["cells_selected"] == len(rows)
+    deadline = time.monotonic() + 30
+    while (left := still_running(token)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []

@@ -179,7 +179,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
             "tier": self.parent.name,
             "level": self.level,
             "gpu": {"gfx": self.gpu.gfx, "aiter": self.gpu.aiter.value} if self.gpu else None,
-            "evidence": "pure" if self.plugin.settings.subject.pure else "mock",
+            "evidence": self.plugin.settings.subject.evidence,
             "env": None,
             "request": None,
             "verdict": self.judgement.verdict.value,

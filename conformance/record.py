@@ -17,7 +17,7 @@ class Record(TypedDict):
         tier: name of the tier.
         level: "required" or "advisory".
         gpu: ``{"gfx": ..., "aiter": ...}``; None for what has no GPU.
-        evidence: what the result rests on (design.md section 8): "pure" or "mock" for selection,
+        evidence: what the result rests on (design.md section 8): "pure", "mock" or "real" for selection,
             "oracle", "interpreter", "launch", "emulated", "cuda", "rocm" for kernels.
         env: the environment variables that are set; None where it is not about one environment.
         request: fields of the request; None where it is not about one request.

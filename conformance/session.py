@@ -104,12 +104,22 @@ class ConformancePlugin:
         contract = self.settings.contract
         required = sum(row.level == "required" for row in contract.rows)
         subject = self.settings.subject
-        where = "a pure function, no mock" if subject.pure else "under a mocked ROCm platform"
-        return [
+        where = {
+            "pure": "a pure function, no mock",
+            "mock": "under a mocked ROCm platform",
+            "real": "unmocked",
+        }[subject.evidence]
+        lines = [
             f"rocm-attn: contract {contract.id}"
             + f" ({required} required and {len(contract.rows) - required} advisory rows)",
             f"rocm-attn: selector {subject.selector} ({where})",
         ]
+        if machine := self.settings.machine:
+            lines.append(
+                f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} cells"
+                " of the contract that are about it; --rocm-attn-mock=GFX mocks all of them"
+            )
+        return lines
 
     # --- running ---------------------------------------------------------------------------------
 

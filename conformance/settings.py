@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import inspect
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance.machine import this_machine
 from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
+    from pytest_rocm_attn.conformance.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Settings:
 
     Attributes:
         subject: the selector under test and how it is run.
+        machine: the real GPU that it is run on; None where there is none, or the mock was asked for.
         contract: the rows.
         cells: rows times GPUs, as restricted by the options.
         deviations: what the fork declares; None when it has no file.
@@ -46,6 +50,7 @@ class Settings:
     """
 
     subject: Subject
+    machine: Machine | None
     contract: Contract
     cells: tuple[Cell, ...]
     deviations: Deviations | None
@@ -73,10 +78,20 @@ def read(config: pytest.Config) -> Settings:
         the_deviations = _deviations(config)
     except (ContractError, DeviationsError, UnknownGpuError) as error:
         raise pytest.UsageError(str(error)) from None
+    subject = subject_of(config)
+    cells = _cells(the_contract, gpus)
+    machine = _machine(config, subject, the_contract, gpus)
+    if machine is not None:
+        cells = tuple(cell for cell in cells if cell.gpu == machine.gpu)
+        # A HIP context does not survive fork, and importing the selector may make one.
+        asked = value_of(config, "rocm_attn_isolation")
+        fork = subject.fork if asked else False
+        subject = dataclasses.replace(subject, fork=fork, machine=machine.gpu)
     return Settings(
-        subject=subject_of(config),
+        subject=subject,
+        machine=machine,
         contract=the_contract,
-        cells=_cells(the_contract, gpus),
+        cells=cells,
         deviations=the_deviations,
         tiers=_tiers(value_of(config, "rocm_attn_tier")),
         strict=bool(value_of(config, "rocm_attn_strict")),
@@ -151,6 +166,22 @@ def _cells(the_contract: Contract, gpus: Sequence[Gpu]) -> tuple[Cell, ...]:
         )
     wanted = {gpu.gfx for gpu in gpus}
     return tuple(cell for cell in cells if not wanted or cell.gpu.gfx in wanted)
+
+
+def _machine(
+    config: pytest.Config, subject: Subject, the_contract: Contract, gpus: Sequence[Gpu]
+) -> Machine | None:
+    """Return the real GPU of this machine, unless the mock was asked for or nothing needs a GPU."""
+    if subject.pure or value_of(config, "rocm_attn_mock"):
+        return None
+    found = this_machine({gpu.gfx for row in the_contract.rows for gpu in row.gpus})
+    if found is not None and (others := {gpu.gfx for gpu in gpus} - {found.gpu.gfx}):
+        names = ", ".join(sorted(others))
+        raise pytest.UsageError(
+            f"--rocm-attn-gpu: this machine has a real {found}, where nothing is mocked unless asked"
+            f" for; to mock {names}, add --rocm-attn-mock={min(others)}"
+        )
+    return found
 
 
 def _deviations(config: pytest.Config) -> Deviations | None:

@@ -108,12 +108,16 @@ class EnvironmentReads:
             kind.__iter__ = iterate  # type: ignore[method-assign]
 
 
-def neutral_environment(keep: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without any variable that a row may set."""
+def neutral_environment(keep: Mapping[str, str], *, mocked: bool = True) -> dict[str, str]:
+    """Return an environment without any variable that a row may set.
+
+    The lists of visible devices stay where the GPUs are real.
+    """
+    dropped = VARIABLES.keys() | set(_DEVICE_LISTS if mocked else ())
     return {
         name: value
         for name, value in keep.items()
-        if name not in VARIABLES and name not in _DEVICE_LISTS and not name.startswith("VLLM_ROCM_")
+        if name not in dropped and not name.startswith("VLLM_ROCM_")
     }
 
 
@@ -223,11 +227,13 @@ def _answer_under_one_environment(
 def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, EnvironmentReads]:
     """Enter the mocked platform, import the selector, and find its adapter."""
     gpu = Gpu(message["gfx"], Aiter(message["aiter"]))
-    set_environment(neutral_environment(os.environ) | message["environ"])
-    if message["mock"]:
+    evidence = message["evidence"]
+    neutral = neutral_environment(os.environ, mocked=evidence != "real")
+    set_environment(neutral | message["environ"])
+    if evidence == "mock":
         from pytest_rocm_attn.mock import mock_rocm
 
-        mock_rocm(gpu).enter()
+        mock_rocm(gpu, force=True).enter()  # whoever started this process asked for the mock
     reads = EnvironmentReads()
     with reads.recording():
         adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])

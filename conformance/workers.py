@@ -83,6 +83,7 @@ class Subject:
         preload: neutral modules worth importing once, before anything forks.
         timeout: seconds that one answer may take.
         fork: fork processes; False starts each one afresh, as where fork is not to be had.
+        machine: the real GPU to select on, unmocked; None mocks each question's own.
     """
 
     selector: str
@@ -90,6 +91,12 @@ class Subject:
     preload: tuple[str, ...] = ("torch",)
     timeout: float = 30.0
     fork: bool = hasattr(os, "fork") and hasattr(socket, "send_fds")
+    machine: Gpu | None = None
+
+    @property
+    def evidence(self) -> str:
+        """What its answers rest on, as reports name it."""
+        return "pure" if self.pure else "mock" if self.machine is None else "real"
 
 
 class _Conversation:
@@ -638,12 +645,17 @@ class Pool:
         self, gpu: Gpu, environ: dict[str, str], *, prepare: bool
     ) -> _Platform | Outcome | SelectorError:
         """Import the selector on a platform under an environment."""
+        if self.subject.machine not in (None, gpu) and not self.subject.pure:
+            raise WorkerError(
+                f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
+                f" {self.subject.machine.gfx} with aiter {self.subject.machine.aiter}"
+            )
         process: Any = self._forking_base().fork() if self.subject.fork else _PipeProcess(self)
         process.send(
             gfx=gpu.gfx,
             aiter=gpu.aiter.value,
             environ=environ,
-            mock=not self.subject.pure,
+            evidence=self.subject.evidence,
             selector=self.subject.selector,
             prepare=prepare,
         )

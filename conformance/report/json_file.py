@@ -38,7 +38,8 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         },
         "selector": selector_record(settings.subject.selector),
         "host": {
-            "kind": "pure" if settings.subject.pure else "mock",
+            "kind": settings.subject.evidence,
+            "machine": str(settings.machine) if settings.machine else None,
             "gpus": sorted({row["gpu"]["gfx"] for row in rows if row["gpu"]}),
             "python": platform.python_version(),
             "system": platform.system(),

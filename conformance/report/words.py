@@ -156,6 +156,7 @@ def host_words(report: Mapping[str, Any]) -> str:
     host = report.get("host") or {}
     kind = {
         "mock": "on the CPU under a mocked ROCm platform; no AMD GPU was used",
+        "real": f"on a real AMD GPU, unmocked: {host.get('machine')}",
         "pure": "a pure function on the CPU, no platform involved",
     }.get(str(host.get("kind")), str(host.get("kind") or "unknown"))
     python = f"; Python {host['python']}" if host.get("python") else ""

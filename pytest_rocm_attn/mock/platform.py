@@ -237,7 +237,10 @@ def parse_option(text: str) -> MockRocm:
         ValueError: the text says something else; the message names the word and lists what it can be.
     """
     gfx, *words = (word.strip() for word in text.split(","))
-    options: dict[str, Any] = {"aiter": Aiter.ABSENT}
+    options: dict[str, Any] = {
+        "aiter": Aiter.ABSENT,
+        "force": True,
+    }  # whoever writes it asks for it
     for word in words:
         name, _, value = word.partition("=")
         if name == "aiter":

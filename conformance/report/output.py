@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.report import json_file, markdown
+from pytest_rocm_attn.conformance.report import html_page, json_file, markdown
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, Callable[[Report], str]] = {
     ".json": json_file.render,
+    ".html": html_page.render,
     ".md": markdown.render,
 }
 

@@ -1,0 +1,220 @@
+"""The report as one HTML page that needs nothing but itself. A pure function of the JSON report's data.
+
+The page is drawn in the browser (page/page.js) from JSON that stands in it. Its policy allows no
+request, no other script, and no text that becomes markup. Texts stand in the JSON once each, and the
+whole is bounded: see ``_fitting``.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import string
+from collections import Counter
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.record import column, sort_key
+from pytest_rocm_attn.conformance.report import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pytest_rocm_attn.conformance.record import Record
+
+LIMIT = 4_500_000  # bytes of the page
+_CUTS = (20_000, 4_000, 1_000, 250)  # characters of one text, the first that fits
+_FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")
+_FIELDS = (
+    *("tier", "id", "column", "verdict", "level", "gpu", "flags", "request", "family", "expected"),
+    *("got", "message", "source", "evidence", "seconds", "written", "again", "tally", "untold"),
+)
+
+
+def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
+    """Return the page.
+
+    Args:
+        report: the JSON report, as plain data.
+        limit: bytes that the page may take; at least some 60,000, which the empty page takes.
+    """
+    style, script = _asset("page.css"), _asset("page.js")
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src '{_digest(script)}'",
+            f"style-src '{_digest(style)}'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+        )
+    )
+    headline = words.headline(report)
+    failing = any(row["verdict"] in words.FAILING for row in report["rows"])
+    tool = report.get("tool") or {}
+    page = {
+        "policy": policy,
+        "title": _escaped(f"{headline} - {words.subject_words(report)}"),
+        "style": style,
+        "script": script,
+        "headline": _escaped(headline[0].upper() + headline[1:]),
+        "colour": "bad" if failing else "good",
+        "facts": "".join(
+            f"<dt>{label}</dt><dd>{_escaped(text)}</dd>" for label, text in _facts(report) if text
+        ),
+        "tool": _escaped(" ".join(str(tool[k]) for k in ("name", "version") if tool.get(k))),
+    }
+    # $-substitution never looks into what it puts in, so no text can break out of its place.
+    template = string.Template(_asset("page.html"))
+    size = len(template.substitute(page, notes="", data="").encode())
+    notes = [words.cut(str(note), 2_000) for note in (report.get("notes") or ())[:50]]
+    data, left_out = _fitting(report["rows"], limit - size - sum(len(n) * 6 + 99 for n in notes))
+    notes += left_out
+    return template.substitute(
+        page,
+        notes="".join(f'<p class="note">{_escaped(note)}</p>' for note in notes),
+        data=data,
+    )
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    contract = report.get("contract") or {}
+    counts = Counter(row["verdict"] for row in report["rows"])
+    titles = [str(contract[key]) for key in ("id", "title") if contract.get(key)]
+    return [
+        ("Selector", words.subject_words(report)),
+        ("Contract", ": ".join(titles)),
+        ("Evidence", words.host_words(report)),
+        ("Totals", ", ".join(f"{counts[v]:,} {v}" for v in words.VERDICTS if counts[v])),
+    ]
+
+
+def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
+    """Return the page's data as JSON of at most room bytes, and in words what it leaves out.
+
+    First long texts are cut; then what is peculiar to cells that pass goes, then those cells
+    themselves, and last cells that fell short, the worst staying longest.
+    """
+    ordered = sorted(rows, key=sort_key)
+    for cut in _CUTS:
+        data = _json(_data(ordered, cut))
+        if len(data) <= room:
+            return data, [] if cut == _CUTS[0] else [_cut_note(cut)]
+    short = [row for row in ordered if row["verdict"] != "pass"]
+    bare = [row if row["verdict"] != "pass" else _bare(row) for row in ordered]
+    data = _json(_data(bare, _CUTS[-1]))
+    if len(data) <= room:
+        return data, [_cut_note(_CUTS[-1]), "Details of cells that pass are left out, for size."]
+    short.sort(key=lambda row: words.VERDICTS.index(row["verdict"]))
+    kept = len(short)
+    while len(data := _json(_data(sorted(short[:kept], key=sort_key), _CUTS[-1]))) > room and kept:
+        kept = min(kept - 1, kept * 9 // 10)
+    dropped = [f"{len(ordered) - len(short):,} cells that pass"]
+    if kept < len(short):
+        dropped.append(f"{len(short) - kept:,} that fell short")
+    return data, [
+        _cut_note(_CUTS[-1]),
+        f"Left out, for size: {' and '.join(dropped)}. The JSON report holds all of them.",
+    ]
+
+
+def _cut_note(cut: int) -> str:
+    return f"Texts of more than {cut:,} characters are cut, for size; the JSON report has them whole."
+
+
+def _bare(row: Record) -> Record:
+    return {**row, "details": {}, "again": "", "source": "", "message": ""}
+
+
+def _data(rows: Sequence[Record], cut: int) -> dict[str, Any]:
+    """Return what page.js draws, every text by its number in ``strings``."""
+    numbers: dict[str, int] = {}
+
+    def number(text: str) -> int:
+        return numbers.setdefault(words.visible(words.cut(text, cut)), len(numbers))
+
+    def pairs(labelled: Iterable[tuple[str, str]]) -> list[list[int]]:
+        return [[number(label), number(text)] for label, text in labelled]
+
+    found = {words.family(row) for row in rows} - {""}
+    columns = [words.visible(words.cut(name, cut)) for name in words.columns_of(rows)]
+    drawn = [
+        [
+            *(number(text) for text in _texts(row)),
+            pairs(_details(row)),
+            [pairs(_finding(finding)) for finding in words.findings_of(row)],
+            [[number(str(part)) for part in step] for step in row["outcome"].get("trace") or ()],
+        ]
+        for row in rows
+    ]
+    return {
+        "fields": _FIELDS,
+        "letters": words.SYMBOLS | {"pass": "\N{MIDDLE DOT}"},
+        "meanings": words.MEANINGS,
+        "columns": columns,
+        "families": [*(f for f in _FAMILIES if f in found), *sorted(found - set(_FAMILIES))],
+        "rows": drawn,
+        "strings": list(numbers),
+    }
+
+
+def _texts(row: Record) -> tuple[str, ...]:
+    expected, got = words.expected_words(row), words.got_words(row)
+    told = f"expected {expected}, got {got}"
+    selection = row["evidence"] in ("", "pure", "mock")
+    return (
+        *(row["tier"], row["id"], column(row), row["verdict"], row["level"], words.gpu_words(row)),
+        *(words.flags_words(row), words.request_words(row), words.family(row), expected, got),
+        *("" if row["message"] == told else row["message"], row["source"], row["evidence"]),
+        *(f"{row['seconds']:.6f}" if row["seconds"] else "", ", ".join(row["environment_written"])),
+        *(row["again"], _tally(row), "" if selection else "This tier asks no selector."),
+    )
+
+
+def _tally(row: Record) -> str:
+    """Return which part of a slice's cells differs, to be shown in its square; "" elsewhere."""
+    counts = row["details"].get("cells")
+    if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
+        return ""
+    total = sum(counts.values())
+    short = total - counts.get("pass", 0)
+    if not total:
+        return ""
+    return f"{short:,}" if short < 10_000 else f"{short / total:.1%}"
+
+
+def _details(row: Record) -> list[tuple[str, str]]:
+    traceback = str(row["outcome"].get("traceback") or "")
+    rest = words.details_words(row["details"])
+    return [("traceback", traceback), *rest] if traceback else rest
+
+
+def _finding(finding: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a finding as (label, text), its condition first."""
+    rest = [(str(label), words.plain(value)) for label, value in finding.items() if value]
+    first = ("condition", words.plain(finding.get("condition") or "everywhere"))
+    return [first, *(pair for pair in rest if pair[0] != "condition")]
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """Return JSON in ASCII that may stand within a script element."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _escaped(text: str) -> str:
+    return escape(words.visible(words.cut(text, 2_000)).replace("\n", " / "))
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    folder = resources.files("pytest_rocm_attn.conformance.report")
+    return folder.joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -34,6 +34,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.trace import steps_of
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -137,14 +138,21 @@ def ask(
     adapter: adapters.Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
 ) -> Outcome:
     """Put one question and return the outcome, whatever the selector does short of dying."""
+    return ask_and_keep(adapter, request, environ, gpu)[0]
+
+
+def ask_and_keep(
+    adapter: adapters.Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
+) -> tuple[Outcome, object]:
+    """Return the outcome, and what was answered or raised, which may tell how it came about."""
     try:
-        return adapter.select(request, environ, gpu)
+        return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
     except (MockError, SelectorError, RecursionError) as error:
-        return crashed(error)  # ours or the interpreter's: no refusal, whatever its base class
+        return crashed(error), None  # ours or the interpreter's: no refusal, whatever its class
     except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
-        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
+        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT]), error
     except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
-        return crashed(error)
+        return crashed(error), None
 
 
 def crashed(error: BaseException) -> Crashed:
@@ -207,8 +215,9 @@ def _answer_under_one_environment(
     for number, gfx, aiter, environ, fields in questions:
         gpu, request = Gpu(gfx, Aiter(aiter)), Request(**fields)
         start = time.perf_counter()
-        outcome = ask(adapter, request, environ, gpu)
+        outcome, told = ask_and_keep(adapter, request, environ, gpu)
         seconds = time.perf_counter() - start
+        trace = steps_of(told)
         if os.getpid() != process:
             os._exit(0)  # the selector forked, and this is its child: the parent answers
         written = sorted(
@@ -218,7 +227,13 @@ def _answer_under_one_environment(
         )
         if written:
             set_environment(before)
-        channel.send(answer=number, outcome=to_wire(outcome), seconds=seconds, written=written)
+        channel.send(
+            answer=number,
+            outcome=to_wire(outcome),
+            seconds=seconds,
+            written=written,
+            trace=trace,
+        )
 
 
 # --- platform -------------------------------------------------------------------------------------

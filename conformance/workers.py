@@ -31,6 +31,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pytest_rocm_attn.conformance.trace import Step
     from pytest_rocm_attn.gpu import Gpu
 
 _IMPORT_LIMITS = 10  # an import may take this many times as long as one question
@@ -65,11 +66,13 @@ class Observation:
         outcome: what the selector did.
         seconds: how long it took; 0 when it never answered.
         written: environment variables that it set, changed or removed while answering.
+        trace: how it came to the answer, where it says so.
     """
 
     outcome: Outcome
     seconds: float = 0.0
     written: tuple[str, ...] = ()
+    trace: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -735,7 +738,10 @@ class Pool:
             resolve(
                 questions[answered],
                 Observation(
-                    from_wire(message["outcome"]), message["seconds"], tuple(message["written"])
+                    from_wire(message["outcome"]),
+                    message["seconds"],
+                    tuple(message["written"]),
+                    tuple(map(tuple, message["trace"])),
                 ),
             )
             answered += 1

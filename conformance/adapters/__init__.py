@@ -52,6 +52,7 @@ class CallableAdapter:
     def __init__(self, function: Callable[..., object], accepts: frozenset[str]) -> None:
         self._function = function
         self._accepts = accepts
+        self.answered: object = None  # the last answer, as it came: it may bring a trace
 
     def select(
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
@@ -59,8 +60,8 @@ class CallableAdapter:
         offered: dict[str, object] = {"request": request, "environ": environ, "gpu": gpu}
         if "flags" in self._accepts:
             offered["flags"] = Flags(environ)
-        answer = self._function(**{name: offered[name] for name in self._accepts})
-        return recognise(answer, CLASS_PATHS)
+        self.answered = self._function(**{name: offered[name] for name in self._accepts})
+        return recognise(self.answered, CLASS_PATHS)
 
     def prepare(self, gpu: Gpu) -> None:
         """Do nothing: what a foreign function keeps from one call to the next is unknown."""

@@ -17,7 +17,7 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column, sort_key
+from pytest_rocm_attn.conformance.record import column
 from pytest_rocm_attn.conformance.report import words
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
     First long texts are cut; then what is peculiar to cells that pass goes, then those cells
     themselves, and last cells that fell short, the worst staying longest.
     """
-    ordered = sorted(rows, key=sort_key)
+    ordered = words.in_order(rows)
     for cut in _CUTS:
         data = _json(_data(ordered, cut))
         if len(data) <= room:
@@ -111,8 +111,8 @@ def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
         return data, [_cut_note(_CUTS[-1]), "Details of cells that pass are left out, for size."]
     short.sort(key=lambda row: words.VERDICTS.index(row["verdict"]))
     kept = len(short)
-    while len(data := _json(_data(sorted(short[:kept], key=sort_key), _CUTS[-1]))) > room and kept:
-        kept = min(kept - 1, kept * 9 // 10)
+    while len(data := _json(_data(words.in_order(short[:kept]), _CUTS[-1]))) > room and kept:
+        kept = min(kept - 1, kept * room * 19 // (len(data) * 20))
     dropped = [f"{len(ordered) - len(short):,} cells that pass"]
     if kept < len(short):
         dropped.append(f"{len(short) - kept:,} that fell short")
@@ -123,7 +123,9 @@ def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
 
 
 def _cut_note(cut: int) -> str:
-    return f"Texts of more than {cut:,} characters are cut, for size; the JSON report has them whole."
+    return (
+        f"Texts of more than {cut:,} characters are cut, for size; the JSON report has them whole."
+    )
 
 
 def _bare(row: Record) -> Record:

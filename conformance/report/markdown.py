@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column, sort_key
+from pytest_rocm_attn.conformance.record import column
 from pytest_rocm_attn.conformance.report import words
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         report: the JSON report, as plain data.
         limit: bytes of UTF-8 that the document may take; at least some 4,000.
     """
-    rows: list[Record] = sorted(report["rows"], key=sort_key)
+    rows = words.in_order(report["rows"])
     page = _Page(limit - _TAIL)
     page.add(_head(report, rows))
     short = [row for row in rows if row["verdict"] != "pass"]

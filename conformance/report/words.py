@@ -10,7 +10,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.conformance.record import column, sort_key
 from pytest_rocm_attn.errors import RequestError
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
@@ -54,9 +54,11 @@ def columns_of(records: Iterable[Record]) -> list[str]:
     return known + sorted(found - set(known))
 
 
-def cell_name(record: Record) -> str:
-    """Return ``row-id[gfx942]``, as pytest's node id ends."""
-    return f"{record['id']}[{column(record)}]"
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Return records in the order in which reports show them, whatever order they ran in."""
+    by_key = sorted(records, key=sort_key)
+    columns = {name: number for number, name in enumerate(columns_of(by_key))}
+    return sorted(by_key, key=lambda r: (r["tier"], r["id"], columns[column(r)]))
 
 
 def flags_words(record: Record) -> str:

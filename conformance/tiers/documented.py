@@ -74,7 +74,8 @@ class CellItem(ConformanceItem):
             "env": dict(row.env),
             "request": asdict(row.request),
             "expect": _expectation(row),
-            "outcome": outcome_fields(self.observation.outcome),
+            "outcome": outcome_fields(self.observation.outcome)
+            | {"trace": [list(step) for step in self.observation.trace]},
             "source": row.source,
             "seconds": round(self.observation.seconds, 6),
             "environment_written": list(self.observation.written),

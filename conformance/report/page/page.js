@@ -18,7 +18,8 @@
   const VERDICTS = Object.keys(LETTERS); // worst first
   const rank = (verdict) => VERDICTS.indexOf(verdict);
   const MAX_ROWS = 1500;
-  const MAX_STORIES = 150;
+  const MAX_STORIES = 60;
+  const MAX_FINDINGS = 10;
 
   const byHash = new Map();
   for (const cell of cells) {
@@ -41,7 +42,7 @@
       else if (value === true) node.setAttribute(name, "");
       else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
     }
-    node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+    node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== ""));
     return node;
   };
   const find = (id) => document.getElementById(id);
@@ -83,7 +84,7 @@
     return cell.haystack;
   };
   const passes = (cell) => ["verdict", "tier", "column"].every((key) => !filter[key].size || filter[key].has(cell[key]))
-    && filter.text.toLowerCase().split(/\s+/).every((word) => haystack(cell).includes(word));
+    && filter.text.toLowerCase().split(/\s+/).every((word) => !word || haystack(cell).includes(word));
   let shown = cells;
 
   const toggles = [];
@@ -151,8 +152,11 @@
     const verdict = worst(members);
     const bad = members.filter((member) => member.verdict === verdict).length;
     const tally = members.length === 1 ? verdict : `${verdict}, ${bad} of ${plural(members.length, "cell")}`;
-    const text = wide && members[0].tally ? `${LETTERS[verdict]} ${members[0].tally}` : LETTERS[verdict];
-    const button = el("button", { type: "button", class: `cell ${verdict}`, tabindex: "-1", "aria-label": `${label}: ${tally}`, title: `${label}: ${tally}` }, text);
+    const name = `${label}: ${tally}`;
+    const attributes = { type: "button", class: `cell ${verdict}`, tabindex: "-1", title: name };
+    const button = wide && members[0].tally
+      ? el("button", attributes, el("span", { class: "heard" }, name), el("span", { "aria-hidden": "true" }, LETTERS[verdict]), ` ${members[0].tally}`)
+      : el("button", { ...attributes, "aria-label": name }, LETTERS[verdict]);
     button.addEventListener("click", () => (members.length === 1 ? open(members[0], button) : openGroup(label, members, button)));
     drawn.set(button, members);
     return button;
@@ -272,11 +276,13 @@
   };
 
   // --- what falls short --------------------------------------------------------------------------
-  const findingsOf = (cell) => (cell.findings.length ? el("ol", { class: "findings" }, cell.findings.map((finding) => {
-    const [first, ...rest] = finding;
-    return el("li", null, el("strong", null, first[1]),
-      facts(rest.map(([label, text]) => [label, label === "again" ? command(text) : text])));
-  })) : null);
+  const findingsOf = (cell, limit) => {
+    if (!cell.findings.length) return null;
+    const rest = cell.findings.length - limit;
+    return [el("ol", { class: "findings" }, cell.findings.slice(0, limit).map(([first, ...others]) => el("li", null,
+      el("strong", null, first[1]), facts(others.map(([label, text]) => [label, label === "again" ? command(text) : text]))))),
+    rest > 0 ? el("p", { class: "empty" }, `and ${plural(rest, "finding")} more: open the cell`) : null];
+  };
   const storyFacts = (cell) => [
     ["flags", cell.flags], ["request", cell.request], ["expected", cell.expected], ["got", cell.got],
     ["message", cell.expected && cell.got ? "" : cell.message],
@@ -293,7 +299,7 @@
           button.addEventListener("click", () => open(member, button));
           return button;
         }))),
-      facts(storyFacts(cell)), findingsOf(cell));
+      facts(storyFacts(cell)), findingsOf(cell, MAX_FINDINGS));
   };
   const drawStories = (limit = MAX_STORIES) => {
     const short = shown.filter((cell) => cell.verdict !== "pass").sort((a, b) => rank(a.verdict) - rank(b.verdict));
@@ -319,7 +325,7 @@
     back.focus({ preventScroll: true });
   };
   const show = (title, ...parts) => {
-    detail.replaceChildren(...parts.flat().filter(Boolean));
+    detail.replaceChildren(...parts.flat(2).filter(Boolean));
     detail.hidden = false;
     detail.scrollTop = 0;
     document.body.classList.add("open");
@@ -351,7 +357,7 @@
         ["tier", [cell.tier, cell.level].filter(Boolean).join(", ")], ["evidence", cell.evidence],
         ["seconds", cell.seconds], ...cell.details.filter(([label]) => label !== "traceback"),
       ]),
-      cell.findings.length ? [el("h3", null, "Findings"), findingsOf(cell)] : [],
+      cell.findings.length ? [el("h3", null, "Findings"), findingsOf(cell, Infinity)] : [],
       cell.again ? [el("h3", null, "Again"), command(cell.again)] : [],
       el("h3", null, traceback ? "Traceback" : "Trace"),
       traceback ? el("pre", { tabindex: "0", "aria-label": "Traceback" }, traceback[1])
@@ -432,5 +438,5 @@
   addEventListener("beforeprint", () => { drawMatrix(Infinity); drawStories(Infinity); });
   writing = "\n"; // no hash at all is read too, the first time
   readHash();
-  document.documentElement.dataset.ready = "true";
+  document.documentElement.dataset.ready = Math.round(performance.now()); // ms
 })();

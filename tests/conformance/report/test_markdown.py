@@ -94,7 +94,7 @@ def test_gpus_that_fall_short_alike_share_a_story(record: Any, report: Any) -> N
     rows.append(record(verdict="fail", gpu={"gfx": "gfx950", "aiter": "absent"}, outcome={}))
     text = markdown.render(report(*rows))
     assert text.count("### fail: `triton-is-the-default`") == 2
-    assert "`gfx1201, aiter present`, `gfx942, aiter present`" in text
+    assert "`gfx942, aiter present`, `gfx1201, aiter present`" in text
 
 
 def test_findings_of_a_grid_slice_are_listed(record: Any, report: Any) -> None:

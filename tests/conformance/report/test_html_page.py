@@ -1,0 +1,170 @@
+"""The HTML page as text: what stands in it, what its policy is, how large it may be."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn.conformance.report import html_page
+
+
+class Page(HTMLParser):
+    """The page's elements, the text of its scripts and styles, and the data that it draws."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.texts[self._inside][-1] += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.texts["script"][0])
+        return found
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows as the script reads them."""
+        strings, fields = self.data["strings"], self.data["fields"]
+        return [
+            {field: strings[number] for field, number in zip(fields, row, strict=False)}
+            for row in self.data["rows"]
+        ]
+
+
+def sources(policy: str, directive: str) -> list[str]:
+    (found,) = (part.split()[1:] for part in policy.split("; ") if part.startswith(directive + " "))
+    return found
+
+
+def test_the_policy_allows_this_script_and_style_and_nothing_else(record: Any, report: Any) -> None:
+    page = Page(html_page.render(report(record())))
+    (policy,) = (
+        attributes["content"] or ""
+        for tag, attributes in page.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert sources(policy, "default-src") == ["'none'"]
+    for tag in ("script", "style"):
+        digest = base64.b64encode(hashlib.sha256(page.texts[tag][-1].encode()).digest()).decode()
+        assert sources(policy, f"{tag}-src") == [f"'sha256-{digest}'"]
+    assert "require-trusted-types-for 'script'" in policy
+
+
+def test_the_page_names_nothing_outside_itself(record: Any, report: Any) -> None:
+    page = Page(html_page.render(report(record())))
+    for _, attributes in page.tags:
+        for name in ("src", "href", "action", "style", "onclick"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,"))
+    assert "url(" not in page.texts["style"][0]
+    assert "@import" not in page.texts["style"][0]
+
+
+def test_the_head_says_what_was_tested_and_on_which_evidence(record: Any, report: Any) -> None:
+    page = Page(html_page.render(report(record(), record(id="b", verdict="crash"))))
+    assert page.texts["p"][0] == "1 of 2 cells failed"
+    assert "ours.pick:select (ours 4.5)" in page.texts["dd"]
+    assert any("no AMD GPU was used" in text for text in page.texts["dd"])
+    assert "1 crash, 1 pass" in page.texts["dd"]
+
+
+def test_the_data_holds_each_cell_and_each_text_once(record: Any, report: Any) -> None:
+    rows = [record(id=f"row-{number}", env={"A": "1"}) for number in range(9)]
+    page = Page(html_page.render(report(*rows)))
+    assert [row["id"] for row in page.rows()] == [row["id"] for row in rows]
+    assert {row["flags"] for row in page.rows()} == {"A=1"}
+    assert len(set(page.data["strings"])) == len(page.data["strings"])
+
+
+def test_hostile_text_stays_within_its_place(hostile: dict[str, Any]) -> None:
+    text = html_page.render(hostile)
+    page = Page(text)
+    assert [tag for tag, _ in page.tags if tag in ("script", "style", "img")] == [
+        *("style", "script", "script")
+    ]
+    assert text.isascii()
+    data = re.search(r'id="data">(.*?)</script>', text)
+    assert data
+    assert not re.search("[<>&]", data[1])
+    assert any("<script>window.hacked = 1</script>" in row["message"] for row in page.rows())
+    assert not [
+        c for row in page.rows() for c in row["message"] if not (c.isprintable() or c == "\n")
+    ]
+
+
+def test_a_long_text_is_cut_and_says_so(hostile: dict[str, Any]) -> None:
+    row = max(Page(html_page.render(hostile)).rows(), key=lambda row: len(row["message"]))
+    assert row["message"].startswith("x" * 20_000)
+    assert row["message"].endswith("[cut, 100,000 characters]")
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "words"),
+    [
+        (30, 20_000, "more than 4,000 characters are cut"),
+        (150, 4_000, "more than 1,000 characters are cut"),
+        (1500, 100, "cells that pass are left out"),
+        (5000, 10, "1,000 cells that pass and"),
+    ],
+)
+def test_a_page_stays_within_its_limit_and_says_what_is_left_out(
+    record: Any, report: Any, rows: int, size: int, words: str
+) -> None:
+    cells = [
+        record(
+            id=f"row-{number:05}",
+            verdict="pass" if number % 5 else "fail",
+            message=f"{number} " + "m" * size,
+            again=f"again {number}",
+            source=f"source {number}",
+        )
+        for number in range(rows)
+    ]
+    if rows == 5000:
+        cells = [
+            cell | {"verdict": "fail" if cell["verdict"] == "pass" else "pass"} for cell in cells
+        ]
+    limit = 300_000
+    text = html_page.render(report(*cells), limit)
+    assert limit / 3 < len(text.encode()) <= limit
+    page = Page(text)
+    assert any(words in note for note in page.texts["p"])
+    failing = sum(cell["verdict"] == "fail" for cell in cells)
+    kept = sum(row["verdict"] == "fail" for row in page.rows())
+    assert kept == failing or (rows == 5000 and f"{failing - kept:,} that fell short" in text)
+
+
+def test_the_order_in_which_rows_ran_does_not_show(record: Any, report: Any) -> None:
+    rows = [
+        record(id=f"row-{number}", gpu={"gfx": gfx, "aiter": "present"}, verdict="fail")
+        for number in range(5)
+        for gfx in ("gfx942", "gfx90a")
+    ]
+    assert html_page.render(report(*rows)) == html_page.render(report(*reversed(rows)))
+
+
+def test_a_slice_of_the_grid_shows_how_much_of_it_differs(record: Any, report: Any) -> None:
+    few = record(tier="grid", details={"cells": {"pass": 90, "fail": 10}})
+    many = record(tier="grid", id="z", details={"cells": {"pass": 75_000, "fail": 25_000}})
+    assert [row["tally"] for row in Page(html_page.render(report(few, many))).rows()] == [
+        "10",
+        "25.0%",
+    ]

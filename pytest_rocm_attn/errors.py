@@ -50,6 +50,10 @@ class DeviationsError(RocmAttnError, ValueError):
     """A deviations file that cannot be read, or that breaks its schema."""
 
 
+class BaselineError(RocmAttnError, ValueError):
+    """A baseline that does not exist, cannot be read, was changed, or is over another grid."""
+
+
 class SelectorError(RocmAttnError, ValueError):
     """A selector under test that cannot be found, imported, or recognised as a selector."""
 

@@ -1,0 +1,1 @@
+"""Recordings of upstream vLLM releases; tools/record_baselines.py makes them."""

@@ -1,0 +1,182 @@
+"""Every hypothesis strategy of the suite: legal values only, the plainest first.
+
+Shipped, and imported on demand: hypothesis is the extra of that name. A strategy shrinks towards
+the first value that it lists, so what is listed first is what a reader of a counterexample need not
+think about.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from pytest_rocm_attn.flags import VARIABLES, Kind
+from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hypothesis.strategies import SearchStrategy
+
+# --- selection: environments and requests ---------------------------------------------------------
+
+NAMED = "VLLM_ATTENTION_BACKEND"
+AITER = "VLLM_ROCM_USE_AITER"
+MHA = "VLLM_ROCM_USE_AITER_MHA"
+MLA = "VLLM_ROCM_USE_AITER_MLA"
+UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
+PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+# The switches that the contract selects by (facts/selection-contract.md section 3 and 6).
+SWITCHES = (AITER, MHA, UNIFIED, PREFILL_DECODE, MLA)
+
+ON = ("1", "true", "True", "TRUE")  # facts/env-vars.md section 6
+OFF = ("0", "false", "no", "off", "")
+
+# Variables that say how kernels run, or nothing at all; none of them chooses a backend
+# (facts/env-vars.md section 3; the last seven are not declared anywhere).
+UNRELATED: dict[str, tuple[str, ...]] = {
+    "Q_SCALE_CONSTANT": ("100", "200"),
+    "K_SCALE_CONSTANT": ("100", "200"),
+    "V_SCALE_CONSTANT": ("50", "100"),
+    "VLLM_ROCM_USE_AITER_FP8BMM": ("0", "1"),
+    "VLLM_ROCM_USE_AITER_TRITON_ROPE": ("0", "1"),
+    "VLLM_ROCM_FP8_MFMA_PAGE_ATTN": ("0", "1"),
+    "VLLM_ROCM_USE_AITER_LINEAR": ("0", "1"),
+    "VLLM_ROCM_USE_AITER_MOE": ("0", "1"),
+    "VLLM_ROCM_USE_AITER_RMSNORM": ("0", "1"),
+    "VLLM_USE_AITER_UNIFIED_ATTENTION": ("1", "0"),
+    "VLLM_USE_TRITON_FLASH_ATTN": ("0", "1"),
+    "VLLM_USE_V1": ("0", "1"),
+    "VLLM_ROCM_USE_AITER_": ("1",),
+    "vllm_rocm_use_aiter": ("1",),
+    "XVLLM_ATTENTION_BACKEND": ("ROCM_ATTN",),
+    "ATTENTION_BACKEND": ("ROCM_ATTN",),
+}
+
+OTHER_NAMES = tuple(name for name in CLASS_PATHS if name not in ROCM_BACKENDS)
+
+
+def environments(
+    *,
+    named: Iterable[str] | None = None,
+    fixed: Mapping[str, Sequence[str]] | None = None,
+    switches: Iterable[str] = SWITCHES,
+) -> SearchStrategy[dict[str, str]]:
+    """Return environments of the switches that the contract selects by.
+
+    Args:
+        named: one of these backends is named; none is when left out.
+        fixed: variables that are set in any case, to one of these texts.
+        switches: the switches that may be set; each is unset as often as not.
+    """
+    drawn: dict[str, SearchStrategy[str | None]] = {
+        name: st.sampled_from((None, "1", "0", None, *ON[1:], *OFF[1:], None, "1", "0", None))
+        for name in switches
+    }
+    if named is not None:
+        drawn[NAMED] = st.sampled_from(tuple(named))
+    for name, texts in (fixed or {}).items():
+        drawn[name] = st.sampled_from(tuple(texts))
+    return st.fixed_dictionaries(drawn).map(_without_none)
+
+
+def _without_none(drawn: dict[str, str | None]) -> dict[str, str]:
+    return {name: text for name, text in drawn.items() if text is not None}
+
+
+def defaults() -> SearchStrategy[dict[str, str]]:
+    """Return one declared variable, spelled at its default."""
+    spelled = {
+        name: _default_texts(variable.kind, variable.default)
+        for name, variable in VARIABLES.items()
+    }
+    return _one_of({name: texts for name, texts in spelled.items() if texts})
+
+
+def _default_texts(kind: Kind, default: Any) -> tuple[str, ...]:
+    match kind, default:
+        case Kind.BOOL, bool():
+            return ON if default else OFF
+        case Kind.EXACT, False:
+            return ("0", "1", "true")
+        case Kind.INT_BOOL, bool():
+            return (str(int(default)),)
+        case ((Kind.INT | Kind.CHOICE_ANY_CASE), int() | str()):
+            return (str(default),)
+    return ()  # nothing but leaving it unset means the default
+
+
+def unrelated() -> SearchStrategy[dict[str, str]]:
+    """Return one variable that chooses no backend, set to something."""
+    return _one_of(UNRELATED)
+
+
+def _one_of(texts: Mapping[str, Sequence[str]]) -> SearchStrategy[dict[str, str]]:
+    pairs = [(name, text) for name, choices in texts.items() for text in choices]
+    return st.sampled_from(pairs).map(lambda pair: {pair[0]: pair[1]})
+
+
+def _mostly(plain: Any, *others: Any) -> SearchStrategy[Any]:
+    return st.sampled_from((*(plain,) * (2 * len(others)), *others))
+
+
+_ORDINARY = {
+    "head_size": _mostly(128, 64, 256, 80, 96, 32, 72, 192),
+    "dtype": _mostly("bfloat16", "float16", "float32"),
+    "kv_cache_dtype": _mostly("auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"),
+    "block_size": _mostly(16, 32, None, 64, 128, 256, 544, 1, 8),
+    "has_sink": _mostly(False, True),
+    "attn_type": _mostly("decoder", "encoder_only", "encoder", "encoder_decoder"),
+    "sliding_window": _mostly(None, 128),
+    "num_heads": _mostly(32, 8, 16, 64),
+    "logits_soft_cap": _mostly(None, 30.0),
+    "alibi": _mostly(False, True),
+    "use_mm_prefix": _mostly(False, True),
+}
+_LATENT = {
+    "use_mla": st.just(True),
+    "dtype": _mostly("bfloat16", "float16"),
+    "kv_cache_dtype": _mostly("auto", "fp8", "fp8_e4m3", "bfloat16"),
+    "block_size": _mostly(16, 1, 64, None, 8, 32, 256),
+    "num_heads": _mostly(16, 128, 8, 32, 64, 4),
+}
+_PLAIN_ORDINARY = {
+    "head_size": _mostly(128, 64, 256),
+    "dtype": _mostly("bfloat16", "float16"),
+    "block_size": _mostly(16, 32, 64),
+}
+_PLAIN_LATENT = {
+    "use_mla": st.just(True),
+    "dtype": _mostly("bfloat16", "float16"),
+    "block_size": _mostly(16, 64),
+    "num_heads": _mostly(16, 128),
+}
+
+
+def requests(*, sparse: bool = True) -> SearchStrategy[Request]:
+    """Return requests of ordinary, MLA and (unless asked not to) sparse MLA layers."""
+    kinds = [_ORDINARY, _LATENT]
+    if sparse:
+        kinds.append(_LATENT | {"use_sparse": st.just(True), "block_size": _mostly(1, 16, 64)})
+    return st.one_of(*(st.builds(Request, **kind) for kind in kinds))
+
+
+def mla_requests() -> SearchStrategy[Request]:
+    """Return requests of MLA layers that are not sparse."""
+    return st.builds(Request, **_LATENT)
+
+
+def ordinary_requests() -> SearchStrategy[Request]:
+    """Return requests of layers that are neither MLA nor sparse."""
+    return st.builds(Request, **_ORDINARY)
+
+
+def plain_requests() -> SearchStrategy[Request]:
+    """Return requests that every backend of their kind serves, by the contract's table.
+
+    MLA with 16 or 128 heads, block sizes that are multiples of 16, no fp8 cache, sinks or the like
+    (facts/selection-contract.md sections 3 and 4).
+    """
+    return st.one_of(st.builds(Request, **_PLAIN_ORDINARY), st.builds(Request, **_PLAIN_LATENT))

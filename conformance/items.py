@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import itertools
 import shlex
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, tier_class
+from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS, tier_class
 from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
 from pytest_rocm_attn.conformance.workers import WorkerError
 
@@ -220,13 +222,21 @@ class DeviationItem(pytest.Item):
                 f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
                 f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
             )
-        cells = [cell for row in settings.contract.rows for cell in row.cells()]
-        if not any(self.entry.covers(cell.row.id, cell.gpu.gfx) for cell in cells):
+        cells = [(cell.row.id, cell.gpu.gfx) for row in settings.contract.rows for cell in row.cells()]
+        if not any(self.entry.covers(*place) for place in itertools.chain(cells, self._items())):
             patterns = ", ".join(map(repr, self.entry.match))
             raise Shortfall(
                 f"{where}: {patterns} matches no row of contract {settings.contract.id}; delete the"
                 " entry, or correct its match"
             )
+
+    def _items(self) -> Iterator[tuple[str, str]]:
+        """Yield (id, GPU's name) of all items of all tiers, those that do not run here too."""
+        for tier in TIERS:
+            with contextlib.suppress(pytest.UsageError):  # a tier that cannot run has no items
+                for name in tier_class(tier).names(self.plugin.settings):
+                    row_id, _, gfx = name.removesuffix("]").partition("[")
+                    yield row_id, gfx
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance import adapters, contract, deviations, effort
 from pytest_rocm_attn.conformance.machine import this_machine
 from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
+    from pytest_rocm_attn.conformance.effort import Effort
     from pytest_rocm_attn.conformance.machine import Machine
 
 
@@ -47,6 +48,7 @@ class Settings:
         strict: whether advisory rows fail.
         reports: where the reports go.
         today: the day that deviations expire against.
+        effort: how hard the searching tiers look.
     """
 
     subject: Subject
@@ -58,6 +60,7 @@ class Settings:
     strict: bool
     reports: tuple[Path, ...]
     today: datetime.date
+    effort: Effort
 
 
 def value_of(config: pytest.Config, name: str) -> Any:
@@ -97,6 +100,7 @@ def read(config: pytest.Config) -> Settings:
         strict=bool(value_of(config, "rocm_attn_strict")),
         reports=_reports(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
+        effort=effort.read(lambda name: value_of(config, f"rocm_attn_{name}")),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.flags import VARIABLES, Kind
-from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
+from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -55,28 +55,27 @@ UNRELATED: dict[str, tuple[str, ...]] = {
     "ATTENTION_BACKEND": ("ROCM_ATTN",),
 }
 
-OTHER_NAMES = tuple(name for name in CLASS_PATHS if name not in ROCM_BACKENDS)
+ROCM_NAMES = ROCM_BACKENDS
 
 
 def environments(
     *,
-    named: Iterable[str] | None = None,
-    fixed: Mapping[str, Sequence[str]] | None = None,
+    named: Sequence[str | None] = (),
+    fixed: Mapping[str, Sequence[str | None]] | None = None,
     switches: Iterable[str] = SWITCHES,
 ) -> SearchStrategy[dict[str, str]]:
     """Return environments of the switches that the contract selects by.
 
     Args:
-        named: one of these backends is named; none is when left out.
-        fixed: variables that are set in any case, to one of these texts.
+        named: one of these backends is named; with None among them, maybe none is.
+        fixed: variables that are set to one of these texts; with None among them, maybe not set.
         switches: the switches that may be set; each is unset as often as not.
     """
     drawn: dict[str, SearchStrategy[str | None]] = {
-        name: st.sampled_from((None, "1", "0", None, *ON[1:], *OFF[1:], None, "1", "0", None))
-        for name in switches
+        name: st.sampled_from((None, "1", "0", None)) for name in switches
     }
-    if named is not None:
-        drawn[NAMED] = st.sampled_from(tuple(named))
+    if named:
+        drawn[NAMED] = st.sampled_from(named)
     for name, texts in (fixed or {}).items():
         drawn[name] = st.sampled_from(tuple(texts))
     return st.fixed_dictionaries(drawn).map(_without_none)
@@ -87,20 +86,20 @@ def _without_none(drawn: dict[str, str | None]) -> dict[str, str]:
 
 
 def defaults() -> SearchStrategy[dict[str, str]]:
-    """Return one declared variable, spelled at its default."""
+    """Return some declared variables, each spelled at its default."""
     spelled = {
         name: _default_texts(variable.kind, variable.default)
         for name, variable in VARIABLES.items()
     }
-    return _one_of({name: texts for name, texts in spelled.items() if texts})
+    return _some_of(spelled)
 
 
 def _default_texts(kind: Kind, default: Any) -> tuple[str, ...]:
     match kind, default:
         case Kind.BOOL, bool():
-            return ON if default else OFF
+            return ON[:2] if default else OFF[:2]
         case Kind.EXACT, False:
-            return ("0", "1", "true")
+            return ("0", "1")
         case Kind.INT_BOOL, bool():
             return (str(int(default)),)
         case ((Kind.INT | Kind.CHOICE_ANY_CASE), int() | str()):
@@ -109,24 +108,30 @@ def _default_texts(kind: Kind, default: Any) -> tuple[str, ...]:
 
 
 def unrelated() -> SearchStrategy[dict[str, str]]:
-    """Return one variable that chooses no backend, set to something."""
-    return _one_of(UNRELATED)
+    """Return some variables that choose no backend, set to something."""
+    return _some_of(UNRELATED)
 
 
-def _one_of(texts: Mapping[str, Sequence[str]]) -> SearchStrategy[dict[str, str]]:
-    pairs = [(name, text) for name, choices in texts.items() for text in choices]
-    return st.sampled_from(pairs).map(lambda pair: {pair[0]: pair[1]})
+def _some_of(texts: Mapping[str, Sequence[str]]) -> SearchStrategy[dict[str, str]]:
+    drawn = {
+        name: st.sampled_from((None,) * len(choices) + tuple(choices))
+        for name, choices in texts.items()
+        if choices
+    }
+    return st.fixed_dictionaries(drawn).map(_without_none)
 
 
 def _mostly(plain: Any, *others: Any) -> SearchStrategy[Any]:
-    return st.sampled_from((*(plain,) * (2 * len(others)), *others))
+    return st.sampled_from((*(plain,) * len(others), *others))
 
 
-_ORDINARY = {
+# One list of fields for all kinds, all of which are drawn whatever the kind: an example of few draws
+# would count as smaller than one of a plainer kind.
+_FIELDS = {
     "head_size": _mostly(128, 64, 256, 80, 96, 32, 72, 192),
-    "dtype": _mostly("bfloat16", "float16", "float32"),
+    "dtype": _mostly("bfloat16", "float16"),
     "kv_cache_dtype": _mostly("auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"),
-    "block_size": _mostly(16, 32, None, 64, 128, 256, 544, 1, 8),
+    "block_size": _mostly(16, 1, 32, None, 64, 8, 128, 256, 544),
     "has_sink": _mostly(False, True),
     "attn_type": _mostly("decoder", "encoder_only", "encoder", "encoder_decoder"),
     "sliding_window": _mostly(None, 128),
@@ -134,49 +139,53 @@ _ORDINARY = {
     "logits_soft_cap": _mostly(None, 30.0),
     "alibi": _mostly(False, True),
     "use_mm_prefix": _mostly(False, True),
+    "latent_heads": _mostly(16, 128, 8, 64),
 }
-_LATENT = {
-    "use_mla": st.just(True),
-    "dtype": _mostly("bfloat16", "float16"),
-    "kv_cache_dtype": _mostly("auto", "fp8", "fp8_e4m3", "bfloat16"),
-    "block_size": _mostly(16, 1, 64, None, 8, 32, 256),
-    "num_heads": _mostly(16, 128, 8, 32, 64, 4),
+# What every backend of its kind serves, by the contract's table: MLA with 16 or 128 heads, blocks of
+# a multiple of 16, no fp8 cache, sinks or the like (facts/selection-contract.md sections 3 and 4).
+_PLAIN_FIELDS = {
+    "head_size": (128, 64, 256),
+    "dtype": ("bfloat16", "float16"),
+    "block_size": (16, 32, 64),
+    "latent_heads": (16, 128),
 }
-_PLAIN_ORDINARY = {
-    "head_size": _mostly(128, 64, 256),
-    "dtype": _mostly("bfloat16", "float16"),
-    "block_size": _mostly(16, 32, 64),
-}
-_PLAIN_LATENT = {
-    "use_mla": st.just(True),
-    "dtype": _mostly("bfloat16", "float16"),
-    "block_size": _mostly(16, 64),
-    "num_heads": _mostly(16, 128),
-}
+_OF_LATENT = ("dtype", "kv_cache_dtype", "block_size")
+_ORDINARY, _LATENT, _SPARSE = "ordinary", "latent", "sparse"
+
+
+def _request(kind: str, wild: bool, **fields: Any) -> Request:
+    """Return the request of a kind that drawn fields make; unless wild, of plain fields only."""
+    if not wild:
+        fields = {n: v for n, v in fields.items() if v in _PLAIN_FIELDS.get(n, ())}
+    heads = {"num_heads": fields["latent_heads"]} if "latent_heads" in fields else {}
+    if kind == _ORDINARY:
+        return Request(**{n: v for n, v in fields.items() if n != "latent_heads"})
+    latent = {n: v for n, v in fields.items() if n in _OF_LATENT} | heads
+    return Request(use_mla=True, use_sparse=kind == _SPARSE, **latent)
+
+
+def _requests(*kinds: str, wild: SearchStrategy[bool] | None = None) -> SearchStrategy[Request]:
+    if wild is None:
+        wild = st.booleans()
+    return st.builds(_request, kind=st.sampled_from(kinds), wild=wild, **_FIELDS)
 
 
 def requests(*, sparse: bool = True) -> SearchStrategy[Request]:
     """Return requests of ordinary, MLA and (unless asked not to) sparse MLA layers."""
-    kinds = [_ORDINARY, _LATENT]
-    if sparse:
-        kinds.append(_LATENT | {"use_sparse": st.just(True), "block_size": _mostly(1, 16, 64)})
-    return st.one_of(*(st.builds(Request, **kind) for kind in kinds))
+    kinds = (_ORDINARY, _LATENT, _ORDINARY, _LATENT, _ORDINARY)
+    return _requests(*kinds, *((_SPARSE,) if sparse else ()))
 
 
 def mla_requests() -> SearchStrategy[Request]:
     """Return requests of MLA layers that are not sparse."""
-    return st.builds(Request, **_LATENT)
+    return _requests(_LATENT)
 
 
 def ordinary_requests() -> SearchStrategy[Request]:
     """Return requests of layers that are neither MLA nor sparse."""
-    return st.builds(Request, **_ORDINARY)
+    return _requests(_ORDINARY)
 
 
 def plain_requests() -> SearchStrategy[Request]:
-    """Return requests that every backend of their kind serves, by the contract's table.
-
-    MLA with 16 or 128 heads, block sizes that are multiples of 16, no fp8 cache, sinks or the like
-    (facts/selection-contract.md sections 3 and 4).
-    """
-    return st.one_of(st.builds(Request, **_PLAIN_ORDINARY), st.builds(Request, **_PLAIN_LATENT))
+    """Return requests that every backend of their kind serves."""
+    return _requests(_ORDINARY, _LATENT, wild=st.just(False))

@@ -10,7 +10,7 @@ from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.contract import Row
+    from pytest_rocm_attn.conformance.contract import Level, Row
     from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.outcome import Outcome
 
@@ -50,7 +50,32 @@ def judge(
         deviation: the fork's declaration that covers the row, if there is one.
         strict: advisory rows fail as required ones do.
     """
-    shortfall = shortfall_of(row.expect, outcome)
+    return verdict_on(
+        shortfall_of(row.expect, outcome),
+        row.level,
+        crashed=isinstance(outcome, Crashed | TimedOut | Died),
+        deviation=deviation,
+        strict=strict,
+    )
+
+
+def verdict_on(
+    shortfall: str,
+    level: Level,
+    *,
+    crashed: bool = False,
+    deviation: Deviation | None = None,
+    strict: bool = False,
+) -> Judgement:
+    """Judge a shortfall, or that there is none.
+
+    Args:
+        shortfall: in words, "" when what was promised holds.
+        level: of the promise.
+        crashed: the shortfall is a crash, a hang or a death.
+        deviation: the fork's declaration that covers it, if there is one.
+        strict: advisory promises fail as required ones do.
+    """
     if deviation is not None:
         if shortfall:
             return Judgement(Verdict.DEVIATION, f"{shortfall} (declared: {deviation.reason})")
@@ -61,9 +86,9 @@ def judge(
         )
     if not shortfall:
         return Judgement(Verdict.PASS)
-    if row.level == "advisory" and not strict:
+    if level == "advisory" and not strict:
         return Judgement(Verdict.ADVISORY, shortfall)
-    if isinstance(outcome, Crashed | TimedOut | Died):
+    if crashed:
         return Judgement(Verdict.CRASH, shortfall)
     return Judgement(Verdict.FAIL, shortfall)
 

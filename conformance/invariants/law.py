@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from pytest_rocm_attn.conformance.contract import Level
+    from pytest_rocm_attn.conformance.effort import Effort
+    from pytest_rocm_attn.conformance.invariants.asking import Asker
+    from pytest_rocm_attn.conformance.invariants.search import Search
 
 
 class Ask(Protocol):
@@ -75,13 +78,14 @@ class Case:
             raise ValueError(f"unknown field {min(unknown)!r}")
         return cls(
             Gpu(gfx, Aiter(data.get("aiter", "present"))),
-            _texts(data.get("environ", {})),
+            texts_of(data.get("environ", {})),
             Request(**data.get("request", {})),
-            _texts(data.get("change", {})),
+            texts_of(data.get("change", {})),
         )
 
 
-def _texts(data: Any) -> dict[str, str]:
+def texts_of(data: Any) -> dict[str, str]:
+    """Return data when it maps variables to texts; ValueError when it does not."""
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
         raise ValueError(f"{data!r} does not map variables to texts")
     return data
@@ -123,3 +127,19 @@ class Law:
     promise: str
     cases: Callable[[str], SearchStrategy[Case]]
     check: Callable[[Case, Ask], Broken | None]
+
+    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search:
+        """Look for a case on one GPU in which the law does not hold."""
+        from pytest_rocm_attn.conformance.invariants.search import search_cases
+
+        return search_cases(
+            self.cases(gfx), lambda case: self.check(case, asker), effort, f"{self.id}[{gfx}]"
+        )
+
+    def case_of(self, gfx: str, data: Mapping[str, Any]) -> Case:
+        """Return the example that --rocm-attn-example gives."""
+        return Case.from_data(gfx, data)
+
+    def attempt(self, case: Case, asker: Asker, ask: Ask) -> Broken | None:
+        """Try one case, asking with ask."""
+        return self.check(case, ask)

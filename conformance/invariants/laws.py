@@ -67,6 +67,10 @@ def _cases(
     )
 
 
+def _or_none(names: tuple[str, ...]) -> tuple[str | None, ...]:
+    return (*(None,) * len(names), *names)
+
+
 _HERE = st.just(Aiter.PRESENT)
 
 
@@ -183,7 +187,7 @@ def _same_in_another_order(case: Case, ask: Ask) -> Broken | None:
 
 
 def _reordered(gfx: str) -> SearchStrategy[Case]:
-    environ = st.one_of(draw.environments(), draw.environments(named=CONTRACT_NAMES))
+    environ = draw.environments(named=_or_none(CONTRACT_NAMES))
     order = st.permutations((*draw.SWITCHES, NAMED))
     case = _cases(gfx, environ).filter(lambda case: len(case.environ) > 1)
     return st.builds(_in_order, case, order)
@@ -207,10 +211,13 @@ def _spelled(case: Case, name: str, number: int) -> Case:
 
 
 def _with_default_added(gfx: str) -> SearchStrategy[Case]:
-    environ = st.one_of(draw.environments(), draw.environments(named=CONTRACT_NAMES))
-    return _cases(gfx, environ, change=draw.defaults()).filter(
-        lambda case: not case.change.keys() & case.environ.keys()
-    )
+    environ = draw.environments(named=_or_none(CONTRACT_NAMES))
+    return _cases(gfx, environ, change=draw.defaults()).map(_only_unset)
+
+
+def _only_unset(case: Case) -> Case:
+    change = {name: text for name, text in case.change.items() if name not in case.environ}
+    return replace(case, change=change)
 
 
 def _writes_nothing(case: Case, ask: Ask) -> Broken | None:
@@ -224,6 +231,8 @@ def _writes_nothing(case: Case, ask: Ask) -> Broken | None:
 
 # --- refusals, and answers at all -----------------------------------------------------------------
 
+# A backend by its name in the registry, or by the name of its class.
+_SPOKEN = {*CLASS_PATHS, *(path.rpartition(".")[2] for path in CLASS_PATHS.values() if path)}
 # A reason is about something that was asked for, or about the machine.
 _REASON = re.compile(
     r"block[ _-]?size|head[ _-]?(size|count|dim|s\b)|dtype|cache|sink|sparse|MLA|gfx|arch|aiter|ROCm"
@@ -240,7 +249,7 @@ def _says_what_and_why(case: Case, ask: Ask) -> Broken | None:
     named = case.environ.get(NAMED)
     if named is not None and named.lower() not in outcome.message.lower():
         return Broken(f"the refusal does not name {named}: {outcome}", question, outcome)
-    if named is None and not any(name in outcome.message for name in CLASS_PATHS):
+    if named is None and not any(name in outcome.message for name in _SPOKEN):
         return Broken(f"the refusal names no backend: {outcome}", question, outcome)
     rest = outcome.message
     for name in sorted(CLASS_PATHS, key=len, reverse=True):
@@ -330,10 +339,7 @@ LAWS: tuple[Law, ...] = (
         "a backend without AITER, or a refusal",
         lambda gfx: _cases(
             gfx,
-            st.one_of(
-                draw.environments(switches=[name for name in draw.SWITCHES if name != AITER]),
-                draw.environments(fixed={AITER: OFF}),
-            ),
+            draw.environments(fixed={AITER: (None, *OFF)}),
             draw.requests(sparse=False),
         ).filter(_has_a_choice),
         _no_aiter_backend,
@@ -381,9 +387,7 @@ LAWS: tuple[Law, ...] = (
         "advisory",
         f"{_CONTRACT} section 4, MLA Backend Support; Q19",
         "a backend of the layer's kind, or a refusal",
-        lambda gfx: _cases(
-            gfx, st.one_of(draw.environments(), draw.environments(named=ROCM_BACKENDS))
-        ),
+        lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _of_the_same_kind,
     ),
     Law(
@@ -417,7 +421,7 @@ LAWS: tuple[Law, ...] = (
         "the same as without the variable",
         lambda gfx: _cases(
             gfx,
-            st.one_of(draw.environments(), draw.environments(named=CONTRACT_NAMES)),
+            draw.environments(named=_or_none(CONTRACT_NAMES)),
             change=draw.unrelated(),
         ),
         _same_under_change,
@@ -427,9 +431,7 @@ LAWS: tuple[Law, ...] = (
         "advisory",
         "design.md section 3; env-vars.md section 2: variables are read",
         "the environment as it was",
-        lambda gfx: _cases(
-            gfx, st.one_of(draw.environments(), draw.environments(named=ROCM_BACKENDS))
-        ),
+        lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _writes_nothing,
     ),
     Law(
@@ -437,9 +439,7 @@ LAWS: tuple[Law, ...] = (
         "advisory",
         "design.md section 2: a crash is no refusal",
         "a backend, or a refusal",
-        lambda gfx: _cases(
-            gfx, st.one_of(draw.environments(), draw.environments(named=ROCM_BACKENDS))
-        ),
+        lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _answers,
     ),
     Law(
@@ -448,7 +448,7 @@ LAWS: tuple[Law, ...] = (
         f"{_CONTRACT} R4, Q32",
         "a message that names backend and reason",
         lambda gfx: st.one_of(
-            _cases(gfx, draw.environments(named=CLASS_PATHS), draw.requests(sparse=False)),
+            _cases(gfx, draw.environments(named=tuple(CLASS_PATHS)), draw.requests(sparse=False)),
             _cases(gfx, draw.environments()),
         ),
         _says_what_and_why,
@@ -462,7 +462,7 @@ LAWS: tuple[Law, ...] = (
         "a backend with aiter installed, as there is one without",
         lambda gfx: _cases(
             gfx,
-            st.one_of(draw.environments(), draw.environments(named=CONTRACT_NAMES)),
+            draw.environments(named=_or_none(CONTRACT_NAMES)),
             draw.plain_requests(),
             aiter=st.just(Aiter.ABSENT),
         ),
@@ -475,10 +475,7 @@ LAWS: tuple[Law, ...] = (
         "a backend with AITER on, as there is one with it off",
         lambda gfx: _cases(
             gfx,
-            st.one_of(
-                draw.environments(switches=draw.SWITCHES[1:]),
-                draw.environments(named=CONTRACT_NAMES, switches=draw.SWITCHES[1:]),
-            ),
+            draw.environments(named=_or_none(CONTRACT_NAMES), switches=draw.SWITCHES[1:]),
             draw.plain_requests(),
             st.just({AITER: "1"}),
             aiter=_HERE,

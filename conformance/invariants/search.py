@@ -17,24 +17,8 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-    from pytest_rocm_attn.conformance.invariants.law import Broken, Law
-
-
-@dataclass(frozen=True, slots=True)
-class SearchSettings:
-    """How hard to look.
-
-    Attributes:
-        seed: chooses the examples.
-        examples: how many a search tries.
-        budget: seconds that one search may take.
-        example: the one case to try, as plain data, instead of searching.
-    """
-
-    seed: int = 0
-    examples: int = 100
-    budget: float = 60.0
-    example: dict[str, Any] | None = None
+    from pytest_rocm_attn.conformance.effort import Effort
+    from pytest_rocm_attn.conformance.invariants.law import Broken
 
 
 @dataclass
@@ -42,12 +26,14 @@ class Search:
     """One search, and what came of it.
 
     Attributes:
+        shrinking: how many cases may be tried for a smaller one, once one was found.
         examples: how many cases were tried, those of shrinking left out.
         cut: the time ran out before all of them were.
         found: the smallest case in which the law does not hold, and how.
     """
 
-    settings: SearchSettings
+    effort: Effort
+    shrinking: int = 2000
     examples: int = 0
     cut: bool = False
     found: tuple[Any, Broken] | None = None
@@ -55,15 +41,22 @@ class Search:
 
     def start(self) -> None:
         """Start the clock."""
-        self._end = time.monotonic() + self.settings.budget
+        self._end = time.monotonic() + self.effort.budget
 
     @property
     def is_over(self) -> bool:
         """Whether the time is up; what is searched on from there is not looked at."""
-        if time.monotonic() < self._end:
+        if time.monotonic() < self._end and self.shrinking > 0:
             return False
         self.cut = self.cut or self.found is None
         return True
+
+    def count(self) -> None:
+        """Count a case that is about to be tried."""
+        if self.found is None:
+            self.examples += not self.is_over
+        else:
+            self.shrinking -= 1
 
     def note(self, case: Any, broken: Broken) -> None:
         """Keep a case that breaks the law if it is the smallest so far, and tell hypothesis."""
@@ -73,7 +66,7 @@ class Search:
 
     def options(self, *, name: str, examples: int) -> tuple[int, hypothesis.settings]:
         """Return the seed and hypothesis's settings of a search called name."""
-        seed = zlib.crc32(f"{self.settings.seed} {name}".encode())
+        seed = zlib.crc32(f"{self.effort.seed} {name}".encode())
         return seed, hypothesis.settings(
             max_examples=examples,
             database=None,
@@ -102,25 +95,31 @@ class _Broke(Exception):
     """What tells hypothesis that a case breaks the law."""
 
 
-def search_law(law: Law, gfx: str, ask: Callable[..., Any], settings: SearchSettings) -> Search:
-    """Try a law on cases of one GPU."""
-    search = Search(settings)
+def search_cases(
+    cases: SearchStrategy[Any],
+    check: Callable[[Any], Broken | None],
+    effort: Effort,
+    name: str,
+) -> Search:
+    """Try a check on drawn cases.
+
+    Args:
+        cases: what it is tried on.
+        check: how a case breaks the law, or None.
+        effort: how hard to look.
+        name: searches of different names look at different cases.
+    """
+    search = Search(effort)
 
     def attempt(case: Any) -> None:
         if search.is_over:
             return
-        search.examples += search.found is None
-        if (broken := law.check(case, ask)) is not None:
+        search.count()
+        if (broken := check(case)) is not None:
             search.note(case, broken)
 
-    search.run(lambda: _given(law.cases(gfx), attempt, search, f"{law.id}[{gfx}]"))
-    return search
-
-
-def _given(
-    cases: SearchStrategy[Any], attempt: Callable[[Any], None], search: Search, name: str
-) -> None:
-    seed, options = search.options(name=name, examples=search.settings.examples)
+    seed, options = search.options(name=name, examples=effort.examples)
     # The wrapper keeps hypothesis from looking for the names of the arguments.
     test = hypothesis.given(cases)(lambda case: attempt(case))
-    hypothesis.seed(seed)(options(test))()
+    search.run(hypothesis.seed(seed)(options(test)))
+    return search

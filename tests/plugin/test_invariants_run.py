@@ -1,0 +1,153 @@
+"""``--rocm-attn-tier=invariants`` as a user meets it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+# One copy for all in-process runs; see test_conformance_run.py.
+from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.invariants import laws, sequences, switches
+from pytest_rocm_attn.conformance.tiers import invariants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., pytest.RunResult]
+
+_KEPT = (contract, deviations, session, laws, sequences, switches, invariants)
+
+# Replaces a named backend when AITER is on, as vLLM 0.11.2 did; crashes on an unset block size.
+OVERRIDES = """
+def select(request, environ, gpu):
+    if request.block_size is None:
+        raise AttributeError("no block size")
+    if environ.get("VLLM_ROCM_USE_AITER") == "1" and not request.use_mla:
+        return "ROCM_AITER_FA"
+    return environ.get("VLLM_ATTENTION_BACKEND", "TRITON_MLA" if request.use_mla else "TRITON_ATTN")
+"""
+LAW = "rocm-attn::invariants::an-explicit-choice-is-taken-or-refused-never-replaced[gfx942]"
+CRASH = "rocm-attn::invariants::every-legal-question-is-answered[gfx942]"
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Run:
+    """A function that runs the invariants tier."""
+
+    def run(*options: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess(
+            *("--rocm-attn-conformance", "--rocm-attn-tier=invariants", "-p", "no:randomly"),
+            *options,
+        )
+
+    return run
+
+
+def test_the_reference_keeps_every_law_on_two_gpus(run: Run) -> None:
+    result = run("--rocm-attn-gpu=gfx942,gfx1201", "--rocm-attn-examples=12", "-q")
+    result.assert_outcomes(passed=2 * (len(laws.LAWS) + 3) + len(switches.SWITCH_LAWS))
+    result.stdout.fnmatch_lines(["*cells answered: * pass (contract*"])
+    assert result.ret == 0
+
+
+def test_a_broken_law_is_told_with_its_smallest_example_and_a_command_that_repeats_it(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(overrides=OVERRIDES)
+    selector = "--rocm-attn-selector=overrides.py:select"
+    result = run(selector, "--rocm-attn-report=report.json", LAW, CRASH)
+    result.assert_outcomes(failed=1, xfailed=0)
+    rows = json.loads((pytester.path / "report.json").read_text())["rows"]
+    by_id = {row["id"]: row for row in rows}
+    broken = by_id["an-explicit-choice-is-taken-or-refused-never-replaced"]
+    assert broken["verdict"] == "fail"
+    assert broken["env"] == {"VLLM_ROCM_USE_AITER": "1", "VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}
+    assert broken["outcome"]["backend"] == "ROCM_AITER_FA"
+    assert broken["outcome"]["words"] == "TRITON_ATTN was named, ROCM_AITER_FA was selected"
+    assert by_id["every-legal-question-is-answered"]["verdict"] == "advisory"
+
+    words = shlex.split(broken["again"])
+    assert words[0] == "pytest"
+    again = pytester.run(sys.executable, "-m", "pytest", "-p", "no:randomly", *words[1:])
+    again.assert_outcomes(failed=1)
+    again.stdout.fnmatch_lines(["*TRITON_ATTN was named, ROCM_AITER_FA was selected*"])
+
+    held = [word.replace("TRITON_ATTN", "ROCM_AITER_FA") for word in words[1:]]
+    assert held != words[1:]
+    run(*held[2:]).assert_outcomes(passed=1)
+
+
+def test_strict_turns_an_advisory_law_into_a_crash(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(overrides=OVERRIDES)
+    result = run("--rocm-attn-selector=overrides.py:select", "--rocm-attn-strict", CRASH)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*CRASH *every-legal-question-is-answered*"])
+
+
+def test_a_search_that_the_budget_cut_is_no_pass(run: Run) -> None:
+    cut = run("--rocm-attn-budget=0.001", LAW)
+    assert cut.parseoutcomes() == {"advisory": 1}
+    cut.stdout.fnmatch_lines(["*ADVISORY *"])
+    strict = run("--rocm-attn-budget=0.001", "--rocm-attn-strict", LAW)
+    strict.stdout.fnmatch_lines(["*examples were tried when the 0.001 s of --rocm-attn-budget*"])
+    assert strict.ret == 1
+
+
+def test_a_selector_that_only_crashes_passes_no_law(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(crashes="def select(request):\n    raise AttributeError('gone')\n")
+    result = run("--rocm-attn-selector=crashes.py:select", "--rocm-attn-examples=2", LAW)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no question was answered: crash: AttributeError: gone*"])
+
+
+def test_a_declared_deviation_covers_a_law(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(overrides=OVERRIDES)
+    pytester.makefile(
+        ".toml",
+        ours="[[deviation]]\nmatch = 'an-explicit-choice-is-taken*'\nreason = 'r'\nlink = '#1'\n",
+    )
+    selector = "--rocm-attn-selector=overrides.py:select"
+    declared = ("--rocm-attn-deviations=ours.toml", "rocm-attn::deviations")
+    result = run(selector, *declared, LAW)
+    assert result.parseoutcomes() == {"deviation": 1, "passed": 1}
+    # The entry is no dead one where this tier does not run, either.
+    run("--rocm-attn-tier=documented", *declared).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--rocm-attn-seed=x", "--rocm-attn-seed='x' will not do; give a whole number"),
+        ("--rocm-attn-examples=0", "--rocm-attn-examples='0' will not do; give how many"),
+        ("--rocm-attn-budget=nan", "--rocm-attn-budget='nan' will not do; give the seconds"),
+        ("--rocm-attn-example={", "--rocm-attn-example is not JSON"),
+        ("--rocm-attn-example=[]", "--rocm-attn-example is not a JSON object"),
+        ('--rocm-attn-example={"enviro": {}}', "unknown field 'enviro'"),
+        ('--rocm-attn-example={"selections": []}', "'selections', and nothing else"),
+    ],
+)
+def test_a_bad_option_is_said_in_one_line(run: Run, option: str, words: str) -> None:
+    result = run(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.lines if line.startswith("ERROR")]
+    assert words in line
+
+
+def test_without_hypothesis_one_line_names_the_extra(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "hypothesis" else found(name, *rest),
+    )
+    result = run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.lines if line.startswith("ERROR")]
+    assert "pip install 'pytest-rocm-attn[hypothesis]'" in line

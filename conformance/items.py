@@ -222,7 +222,9 @@ class DeviationItem(pytest.Item):
                 f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
                 f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
             )
-        cells = [(cell.row.id, cell.gpu.gfx) for row in settings.contract.rows for cell in row.cells()]
+        cells = [
+            (cell.row.id, cell.gpu.gfx) for row in settings.contract.rows for cell in row.cells()
+        ]
         if not any(self.entry.covers(*place) for place in itertools.chain(cells, self._items())):
             patterns = ", ".join(map(repr, self.entry.match))
             raise Shortfall(

@@ -19,8 +19,8 @@ from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.errors import BackendInputError, HipBuildError
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.backends.hip.build import Library
+    from pytest_rocm_attn.backends.paged_layer import Step
     from pytest_rocm_attn.flags import Flags
     from pytest_rocm_attn.request import Request
 
@@ -157,15 +157,8 @@ class RocmAttention(TritonAttention):
             kv_cache[1].view(cache_shape(SPLIT.value, blocks, block_size, heads, size, x)),
         )
 
-    def _decode(
-        self,
-        query: torch.Tensor,
-        kv_cache: torch.Tensor,
-        batch: Batch,
-        out: torch.Tensor,
-        k_scale: torch.Tensor | None,
-        v_scale: torch.Tensor | None,
-    ) -> bool:
+    def _decode(self, step: Step) -> bool:
+        query, out, batch = step.query, step.out, step.batch
         reason = self.decode_refusal(batch.max_seq_len)
         if not reason and (query.stride(-2), out.stride(-2)) != (self.request.head_size,) * 2:
             reason = "query or output heads that do not lie side by side"
@@ -175,21 +168,19 @@ class RocmAttention(TritonAttention):
         if library is None:
             self._tell(reason)
             return False
-        key_cache, value_cache = self._halves(kv_cache)
-        partitions = max(1, -(-batch.max_seq_len // PARTITION))
         library.decode(
             query=query,
-            key_cache=key_cache,
-            value_cache=value_cache,
+            key_cache=step.key_cache,
+            value_cache=step.value_cache,
             out=out,
             block_table=batch.block_table,
             seq_lens=batch.seq_lens,
             query_start_loc=batch.query_start_loc,
-            partitions=partitions,
+            partitions=max(1, -(-batch.max_seq_len // PARTITION)),
             scale=self.scale,
             alibi_slopes=self.alibi_slopes,
-            k_scale=k_scale if self.fp8 else None,
-            v_scale=v_scale if self.fp8 else None,
+            k_scale=step.k_scale if self.fp8 else None,
+            v_scale=step.v_scale if self.fp8 else None,
             fp8_bias=self.fp8,
             plain=self._plain,
         )

@@ -78,6 +78,10 @@ class CodeObjectError(RocmAttnError, ValueError):
     """A file that is no AMDGPU code object, or assembly that lacks the kernel asked for."""
 
 
+class AiterError(RocmAttnError, RuntimeError):
+    """AMD's aiter is absent, broken, too old or another package; says which, and what mends it."""
+
+
 class HipBuildError(RocmAttnError, RuntimeError):
     """The HIP kernels of ROCM_ATTN cannot be built on this machine; holds the compiler's words."""
 

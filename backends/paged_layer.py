@@ -1,0 +1,286 @@
+"""What all backends with a paged cache of keys and values share: checks, cache, and the call.
+
+Metadata, shapes and meanings: facts/backends.md 2.1.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
+from pytest_rocm_attn.backends.launch_config import target_of
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.backends.batch import Batch
+    from pytest_rocm_attn.request import Request
+
+
+@dataclass(slots=True)
+class Step:
+    """One checked call: what PagedLayer.forward was given, the cache as views in its layout.
+
+    Args:
+        query, out: [tokens or more, query heads, D].
+        key_cache, value_cache: in the backend's layout, dtype of the model or the fp8 type.
+        batch: the step's metadata.
+        k_scale, v_scale: float32 scalars where the cache is fp8.
+    """
+
+    query: torch.Tensor
+    key_cache: torch.Tensor
+    value_cache: torch.Tensor
+    batch: Batch
+    out: torch.Tensor
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
+
+
+class PagedLayer(abc.ABC):
+    """One attention layer of a backend.
+
+    Args:
+        request: what the layer needs.
+        device: where it runs.
+        scale: factor of the dot product.
+        alibi_slopes: [query heads] float32, when request.alibi.
+        sinks: [query heads], when request.has_sink.
+        fp8_dtype: the platform's fp8 type; by default e4m3fnuz on gfx94x, else e4m3fn.
+        batch_invariant: never split keys, so that a request's result does not depend on the others.
+
+    Raises:
+        BackendLimitError: the backend does not do what the request asks.
+        BackendInputError: slopes or sinks do not match the request.
+    """
+
+    name: str
+    source: str
+    layout = NHD
+
+    def __init__(
+        self,
+        request: Request,
+        device: torch.device,
+        *,
+        scale: float,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+        fp8_dtype: torch.dtype | None = None,
+        batch_invariant: bool = False,
+    ) -> None:
+        self.refuse(request)
+        if scale <= 0:
+            raise BackendLimitError(
+                f"{self.name} takes a positive scale, got {scale}: its kernel"
+                " compares scaled scores"
+            )
+        for name, tensor, asked in (
+            ("alibi_slopes", alibi_slopes, request.alibi),
+            ("sinks", sinks, request.has_sink),
+        ):
+            if (tensor is not None) != asked:
+                raise BackendInputError(
+                    f"{self.name}: {name} {'missing' if asked else 'given'}, request says {asked}"
+                )
+            if tensor is not None and tensor.shape != (request.num_heads,):
+                raise BackendInputError(
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted"
+                    f" ({request.num_heads},): one per query head ({self.source})"
+                )
+            if tensor is not None and tensor.device != device:
+                raise BackendInputError(f"{self.name}: {name} is on {tensor.device}, not {device}")
+        self.request = request
+        self.device = device
+        self.scale = scale
+        self.alibi_slopes = alibi_slopes
+        self.sinks = sinks
+        self.batch_invariant = batch_invariant
+        self.dtype: torch.dtype = getattr(torch, request.dtype)
+        self.target = target_of(device)
+        fnuz = "gfx94" in self.target.name
+        platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
+        is_fp8 = request.kv_cache_dtype.startswith("fp8")
+        self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
+        self.fp8 = FP8_BIAS.get(self.cache_dtype, 0)
+        self._row = [request.num_heads, request.head_size]
+        self.block_size = request.block_size or 16
+        self.group = request.num_heads // request.num_kv_heads
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Choose, or refuse, what the backend launches. Called once, after the checks."""
+
+    @abc.abstractmethod
+    def _forward(self, step: Step) -> None:
+        """Compute a checked step that has tokens; write step.out."""
+
+    @classmethod
+    def refuse(cls, request: Request) -> None:
+        """Check a request against what the backend does.
+
+        Raises:
+            BackendLimitError: it asks for more; the message names value, limit and source.
+        """
+        for refused, what in cls._refusals(request):
+            if refused:
+                raise BackendLimitError(f"{cls.name} does not support {what} ({cls.source})")
+
+    @classmethod
+    def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
+        block_size = request.block_size or 16
+        size = request.head_size
+        # e5m2 stores e4m3, as upstream
+        cache = ("auto", request.dtype, "fp8", "fp8_e4m3", "fp8_e5m2")
+        attn_type = request.attn_type
+        return (
+            (request.use_mla or request.use_sparse, "MLA or sparse attention: use an MLA backend"),
+            (block_size % 16 != 0, f"block size {block_size}: it must be a multiple of 16"),
+            (size < 32 or size > 256, f"head size {size}: it must be 32 to 256"),
+            (request.kv_cache_dtype not in cache, f"kv_cache_dtype {request.kv_cache_dtype!r}"),
+            (attn_type not in ("decoder", "encoder_decoder"), f"{attn_type} attention"),
+            (request.use_mm_prefix, "a bidirectional multimodal prefix"),
+        )
+
+    def cache_shape(self, blocks: int) -> tuple[int, int, int, int, int]:
+        """Return the shape of the KV cache: (blocks, 2, block size, KV heads, head size)."""
+        request = self.request
+        return blocks, 2, self.block_size, request.num_kv_heads, request.head_size
+
+    def _blocks(self, kv_cache: torch.Tensor) -> int:
+        return kv_cache.shape[0]
+
+    def _halves(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the key and value caches in the backend's layout, as views."""
+        key_cache, value_cache = kv_cache.unbind(1)
+        return key_cache, value_cache
+
+    def write_cache(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        *,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
+    ) -> None:
+        """Write the step's keys and values, [tokens, KV heads, D], to their slots.
+
+        Raises:
+            BackendInputError: see `reshape_and_cache`.
+        """
+        key_cache, value_cache = self._caches(kv_cache)
+        reshape_and_cache(
+            key,
+            value,
+            key_cache,
+            value_cache,
+            batch.slot_mapping,
+            self.layout,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        *,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
+        check: bool = False,
+    ) -> torch.Tensor:
+        """Compute attention of the batch over the cache, which already holds the new tokens.
+
+        Args:
+            query: [tokens or more, query heads, D], last dimension dense.
+            kv_cache: as `cache_shape` says; dtype of the model, or fp8 (also as uint8).
+            batch: the step's metadata.
+            out: like query; rows of real tokens are written, further rows are left alone.
+            k_scale, v_scale: float32 scalars on the device, when the cache is fp8.
+            check: also check slots and block table, which reads the device.
+        Returns: out.
+
+        Raises:
+            BackendInputError: shapes, dtypes or devices disagree; nothing is launched or written.
+        """
+        self._check_cache(kv_cache)
+        self._check(query, kv_cache, batch, out, k_scale, v_scale)
+        if check:
+            batch.check(self._blocks(kv_cache), self.block_size)
+        if batch.max_query_len == 0:
+            return out
+        if self.fp8 and kv_cache.dtype is torch.uint8:
+            kv_cache = kv_cache.view(self.cache_dtype)
+        key_cache, value_cache = self._halves(kv_cache)
+        self._forward(Step(query, key_cache, value_cache, batch, out, k_scale, v_scale))
+        return out
+
+    def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the key and value halves, in the cache's own dtype.
+
+        Raises:
+            BackendInputError: the cache has another shape or dtype.
+        """
+        self._check_cache(kv_cache)
+        return self._halves(kv_cache.view(self.cache_dtype))
+
+    def _check_cache(self, kv_cache: torch.Tensor) -> None:
+        wanted = self.cache_shape(self._blocks(kv_cache)) if kv_cache.dim() == 5 else None
+        if kv_cache.shape != wanted or kv_cache.stride(-1) != 1:
+            shape = self.cache_shape(-1)
+            raise BackendInputError(
+                f"{self.name}: kv_cache has shape {tuple(kv_cache.shape)}, wanted"
+                f" {shape} (-1: any number of blocks) with a dense last dimension ({self.source})"
+            )
+        if kv_cache.dtype != self.cache_dtype and not (self.fp8 and kv_cache.dtype is torch.uint8):
+            raise BackendInputError(
+                f"{self.name}: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
+                f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({self.source})"
+            )
+
+    def _check(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        k_scale: torch.Tensor | None,
+        v_scale: torch.Tensor | None,
+    ) -> None:
+        # On the path of every call: look first, word the complaint afterwards.
+        tokens = batch.slot_mapping.shape[0]
+        for name, tensor in (("query", query), ("out", out)):
+            rows, *row = tensor.shape
+            if row != self._row or rows < tokens or tensor.stride(-1) != 1:
+                raise BackendInputError(
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted at least"
+                    f" {(tokens, *self._row)} with a dense last dimension (facts/backends.md 2.1)"
+                )
+            if tensor.dtype != self.dtype:
+                raise BackendInputError(
+                    f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
+                )
+        if self.fp8 and (k_scale is None or v_scale is None):
+            raise BackendInputError(
+                f"{self.name}: {'v_scale' if v_scale is None else 'k_scale'} is missing; an fp8"
+                " cache needs both scales"
+            )
+        for name, given in (
+            ("query", query),
+            ("kv_cache", kv_cache),
+            ("out", out),
+            ("block_table", batch.block_table),
+            ("k_scale", k_scale),
+            ("v_scale", v_scale),
+        ):
+            if given is not None and given.device != self.device:
+                raise BackendInputError(
+                    f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
+                )

@@ -93,12 +93,10 @@ class AiterFunction:
 
 def parameters(function: Callable[..., Any]) -> dict[str, bool]:
     """Return the names that a function takes, and whether each must be given."""
-    overload = getattr(function, "default", None)
-    if overload is not None and hasattr(overload, "_schema"):  # an operator of torch
-        return {
-            argument.name: not argument.has_default_value()
-            for argument in overload._schema.arguments
-        }
+    overload = getattr(function, "default", function)  # of an operator registered with torch
+    schema = getattr(overload, "_schema", None)
+    if schema is not None:
+        return {argument.name: not argument.has_default_value() for argument in schema.arguments}
     return {
         parameter.name: parameter.default is parameter.empty
         for parameter in inspect.signature(function).parameters.values()

@@ -135,6 +135,15 @@ class ConformanceItem(pytest.Item, abc.ABC):
 
     def runtest(self) -> None:
         self.judgement = self.judge()
+        record = self.record()
+        # What --junitxml shows of a testcase. Texts: xdist carries those from worker to controller.
+        self.user_properties += [
+            ("rocm_attn_tier", record["tier"]),
+            ("rocm_attn_gpu", self.gpu.gfx if self.gpu else ""),
+            ("rocm_attn_level", record["level"]),
+            ("rocm_attn_verdict", record["verdict"]),
+            ("rocm_attn_again", record["again"]),
+        ]
         if self.judgement.verdict.fails:
             raise Shortfall(self.judgement.message)
         if self.judgement.verdict is not Verdict.PASS:

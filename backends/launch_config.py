@@ -12,7 +12,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.errors import BackendLimitError
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 from pytest_rocm_attn.gpu import Gpu, hardware
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Tile:
         num_warps, num_stages: the compiler's.
         loops: give the tiles that need no mask a loop of their own.
         pages_ahead: look up the pages of a tile one step early.
+        saturating: programs on one processor that use all of its share of the memory bandwidth.
         options: further compiler options, by name.
     """
 
@@ -38,6 +39,7 @@ class Tile:
     num_stages: int
     loops: bool = True
     pages_ahead: bool = False
+    saturating: int = 2
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -47,7 +49,7 @@ class Target:
 
     Args:
         name: gfx target, "sm_90", or "interpreter".
-        family: "CDNA", "GCN", "RDNA3", "RDNA", "NVIDIA" or "INTERPRETER".
+        family: "CDNA", "RDNA3", "RDNA", "VECTOR", "NVIDIA" or "INTERPRETER".
         wavefront: lanes of a warp.
         lds_bytes: shared memory that one program can have.
         simd_registers: 32-bit registers of a SIMD lane, shared by its resident waves.
@@ -85,9 +87,10 @@ class Shape:
     shared: bool = False
 
 
-# Prefill: whole blocks of rows. NVIDIA: swept on an H100 on 2026-11-23 (docs/h100.md). CDNA and RDNA:
-# untuned, no such GPU at hand; the largest tiles that compile without spills.
-# Decode: few rows, so no second loop: one pass keeps the memory pipeline full.
+# Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
+# pipeline full. Latent: MLA's decode, whose 576 columns leave room for few keys.
+# NVIDIA: swept on an H100 (docs/h100.md). AMD: untuned, as no such GPU was at hand; the largest tiles
+# that compile without spills on CDNA, and with the fewest elsewhere (docs/launch-tables/).
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "NVIDIA": {
         "prefill": (
@@ -106,10 +109,19 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
             Tile(16, 16, 4, 2, loops=False),
         ),
+        # pages_ahead: else the tile's keys are asked for only when the tile before is done.
+        "latent": (
+            Tile(64, 64, 8, 4, loops=False, saturating=1),
+            Tile(64, 32, 8, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(32, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(16, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(16, 16, 4, 2, loops=False),
+        ),
     },
     "CDNA": {
         "prefill": (
             Tile(128, 64, 8, 2),
+            Tile(128, 32, 8, 2),
             Tile(64, 64, 8, 2),
             Tile(64, 32, 4, 2),
             Tile(32, 32, 4, 1),
@@ -126,6 +138,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "RDNA": {
         "prefill": (
             Tile(64, 32, 8, 1),
+            Tile(64, 16, 8, 1),
             Tile(32, 32, 4, 1),
             Tile(32, 16, 4, 1),
             Tile(16, 16, 4, 1),
@@ -137,18 +150,37 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(16, 16, 16, 1, loops=False),
         ),
     },
+    # Both halves of a wave hold the whole operand: more waves, so that each holds less.
+    "RDNA3": {
+        "prefill": (
+            Tile(64, 32, 16, 1),
+            Tile(64, 16, 8, 1),
+            Tile(32, 16, 8, 1),
+            Tile(16, 16, 4, 1),
+            Tile(16, 16, 16, 1),
+        ),
+        "decode": (
+            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 16, 4, 1, loops=False),
+            Tile(16, 16, 16, 1, loops=False),
+        ),
+    },
+    # No matrix unit: products by vector instructions, on operands widened to float32.
+    "VECTOR": {
+        "prefill": (Tile(32, 16, 16, 1), Tile(16, 16, 16, 1)),
+        "decode": (Tile(16, 16, 16, 1, loops=False),),
+    },
     # NumPy runs one program after another: a few tile edges matter, speed does not.
     "INTERPRETER": {"prefill": (Tile(32, 32, 1, 1),), "decode": (Tile(16, 32, 1, 1, loops=False),)},
 }
-TILES["GCN"] = TILES["RDNA3"] = TILES["RDNA"]
+for _tiles in TILES.values():
+    _tiles.setdefault("latent", _tiles["decode"])
 
 # Registers of a lane beside those that `registers` counts: addresses, masks, the row state, and the
 # fragments of K and V on their way to the matrix unit. Read off the compiled kernels (docs/backends.md).
 OTHER_REGISTERS = {
-    "NVIDIA": 32, "CDNA": 48, "RDNA": 96, "RDNA3": 96, "GCN": 96, "INTERPRETER": 0,
+    "NVIDIA": 32, "CDNA": 44, "RDNA": 96, "RDNA3": 96, "VECTOR": 96, "INTERPRETER": 0,
 }  # fmt: skip
-# Programs on one processor that saturate its share of the memory bandwidth: swept with the tiles.
-SATURATING_PROGRAMS = 2
 # The fixed cost of a program, and of merging segments, in steps of one tile: swept with the tiles.
 START_STEPS = 4
 MERGE_STEPS = 4
@@ -159,11 +191,12 @@ def lds_bytes(tile: Tile, shape: Shape, target: Target) -> int:
     value_size = padded(shape.value_size)
     key_size = value_size + shape.tail
     columns = key_size + (0 if shape.shared else value_size)
-    query = tile.block_m * key_size * shape.element
-    weights = tile.block_m * tile.block_n * shape.element
+    element = 4 if target.family == "VECTOR" else shape.element
+    query = tile.block_m * key_size * element
+    weights = tile.block_m * tile.block_n * element
     step = tile.block_n * columns * shape.cache_element
-    if shape.cache_element < shape.element:  # decoded into a second buffer
-        weights += tile.block_n * columns * shape.element
+    if shape.cache_element < element:  # decoded, or widened, into a second buffer
+        weights += tile.block_n * columns * element
     if target.family == "NVIDIA":
         # The query stays in shared memory. The page numbers are buffered as well.
         buffers = tile.num_stages if tile.pages_ahead else max(tile.num_stages - 1, 2)
@@ -176,8 +209,8 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
     """Return an estimate of the 32-bit registers that a lane needs at once.
 
     Accumulator, scores, the tile in flight, on AMD the query (its rows repeat in every wave that does
-    not own rows of its own, twice on RDNA3, whose WMMA wants each operand in both half-waves), and
-    OTHER_REGISTERS.
+    not own rows of its own, twice on RDNA3, whose WMMA wants each operand in both half-waves), on CDNA
+    the keys that a wave multiplies at once, and OTHER_REGISTERS.
     """
     lanes = tile.num_warps * target.wavefront
     value_size = padded(shape.value_size)
@@ -190,6 +223,11 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
         query = tile.block_m * key_size * shape.element // (4 * target.wavefront * owners)
         count += query * (2 if target.family == "RDNA3" else 1)
         count += tile.block_n * columns * shape.cache_element // (4 * lanes)
+        if target.family == "CDNA":
+            keys = max(matrix_rows, tile.block_n * owners // tile.num_warps)
+            count += keys * key_size * shape.element // (4 * target.wavefront)
+        elif shape.element == 4:  # no matrix instruction takes float32 there
+            count += tile.block_n * key_size // target.wavefront
     return count + OTHER_REGISTERS[target.family]
 
 
@@ -211,7 +249,7 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     """Return the first candidate that is no larger than the work and that fits.
 
     Args:
-        kind: "prefill" or "decode".
+        kind: "prefill", "decode" or "latent" (MLA's decode).
         shape: what is to be computed.
         target: the GPU.
 
@@ -241,31 +279,32 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_segments(programs: int, tiles: int, processors: int) -> int:
+def choose_segments(programs: int, tiles: int, processors: int, saturating: int = 2) -> int:
     """Return into how many segments to split the keys of each request.
 
     The busiest processor's work decides the time: programs on it, each of (tiles / segments) steps
-    plus START_STEPS. Fewer than SATURATING_PROGRAMS on a processor cannot use its share of the
-    memory bandwidth, so they count as that many. Of the counts that put 1, 2, ... 8 programs on the
+    plus START_STEPS. Fewer than `saturating` on a processor cannot use its share of the memory
+    bandwidth, so they count as that many. Of the counts that put 1, 2, ... 8 programs on the
     busiest processor, the cheapest is taken, the smaller one of equals.
 
     Args:
         programs: programs without a split: requests * KV heads * head blocks.
         tiles: steps over the keys of the longest request.
         processors: see `Target`.
+        saturating: see `Tile`.
     """
-    best, lowest = 1, _steps(1, programs, tiles, processors)
+    best, lowest = 1, _steps(1, programs, tiles, processors, saturating)
     for busy in range(1, 9):
         segments = min(busy * processors // max(programs, 1), tiles)
         if segments > 1:
-            steps = _steps(segments, programs, tiles, processors) + MERGE_STEPS
+            steps = _steps(segments, programs, tiles, processors, saturating) + MERGE_STEPS
             if steps < lowest:
                 best, lowest = segments, steps
     return best
 
 
-def _steps(segments: int, programs: int, tiles: int, processors: int) -> int:
-    busiest = max(-(-programs * segments // processors), SATURATING_PROGRAMS)
+def _steps(segments: int, programs: int, tiles: int, processors: int, saturating: int) -> int:
+    busiest = max(-(-programs * segments // processors), saturating)
     return busiest * (-(-tiles // segments) + START_STEPS)
 
 
@@ -283,17 +322,24 @@ def amd_target(gfx: str, processors: int | None = None) -> Target:
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
+        BackendLimitError: Triton does not compile for it.
     """
+    if gfx in NOT_COMPILED_FOR:
+        raise BackendLimitError(
+            f"Triton compiles nothing for {gfx} (its AMD backend: unsupported target); choose a backend"
+            " that is not written in Triton"
+        )
     gpu = Gpu(gfx)
     row = hardware()["target"][gfx]
     family = gpu.family
-    if family == "RDNA3" or family == "RDNA3.5":
+    if not row.get("matrix_cores", {"v": True})["v"]:
+        kind = "VECTOR"
+    elif family.startswith("RDNA3"):
         kind = "RDNA3"
-    elif family.startswith("RDNA"):
-        kind = "RDNA"
+    elif family.startswith("CDNA") and gpu.wavefront == 64:
+        kind = "CDNA"
     else:
-        # CDNA1 has separate accumulation registers, GCN no matrix unit, CDNA5 works as RDNA4 does.
-        kind = "CDNA" if gpu.wavefront == 64 and row["agprs_per_wave"]["v"] else "GCN"
+        kind = "RDNA"  # CDNA5 too: waves of 32 and WMMA
     product = row.get("product", [{}])[0]
     cus = product.get("cu_per_device", product.get("cu", {"v": 64}))["v"]
     addressable = row["vgprs_addressable_per_wave"]["v"]
@@ -308,18 +354,41 @@ def amd_target(gfx: str, processors: int | None = None) -> Target:
     )
 
 
+# Triton's AMD backend lowers nothing for it ("unsupported target", 3.6.0).
+NOT_COMPILED_FOR = ("gfx906",)
 INTERPRETER = Target("interpreter", "INTERPRETER", 32, 1 << 40, 1 << 20, 1 << 20, 4)
 
 
-@functools.cache
 def target_of(device: torch.device) -> Target:
-    """Return the target that a tensor's device is: the interpreter for the CPU.
+    """Return the target that a tensor's device stands for.
+
+    A GPU stands for itself. The CPU, and the meta device of a tensor without memory, for whatever runs
+    kernels on it: Triton's interpreter (TRITON_INTERPRET=1), or the GPU of a dry launch in force.
 
     Raises:
+        BackendInputError: the device is no GPU, and nothing runs or compiles kernels on it.
         UnknownGpuError: an AMD GPU that hardware.toml does not describe.
     """
-    if device.type == "cpu":
+    if device.type == "cuda":
+        return _gpu_target(device)
+    import triton
+
+    if triton.knobs.runtime.interpret and device.type == "cpu":
         return INTERPRETER
+    if device.type in ("cpu", "meta"):
+        try:
+            target = triton.runtime.driver.active.get_current_target()
+        except RuntimeError:  # Triton found no GPU, and none is mocked
+            target = None
+        if target is not None and target.backend == "hip":
+            return amd_target(target.arch)
+    raise BackendInputError(
+        f"tensors on {device} cannot be attended over here: use a GPU, set TRITON_INTERPRET=1 before"
+        " triton is imported (CPU tensors), or enter a dry launch (docs/dry-launch.md)"
+    )
+
+
+def _gpu_target(device: torch.device) -> Target:
     import torch
 
     # Any: torch's stub lacks the opt-in limit.

@@ -90,4 +90,5 @@ class TritonAttention(PagedLayer):
             batch.seq_lens.shape[0] * blocks,
             -(-seen // self.decode_tile.block_n),
             self.target.processors,
+            self.decode_tile.saturating,
         )

@@ -61,7 +61,7 @@ class TritonMLA:
         self.target = target_of(device)
         element = self.dtype.itemsize
         decode = Shape(request.num_heads, RANK, ROPE, element, element, shared=True)
-        self.decode_tile = choose_tile("decode", decode, self.target)
+        self.decode_tile = choose_tile("latent", decode, self.target)
         self.prefill_tile = choose_tile(
             "prefill", Shape(128, VALUE, NOPE + ROPE - VALUE, element, element), self.target
         )
@@ -142,6 +142,7 @@ class TritonMLA:
                 batch.seq_lens.shape[0] * -(-heads // tile.block_m),
                 -(-batch.max_seq_len // tile.block_n),
                 self.target.processors,
+                tile.saturating,
             ),
         )
         return out

@@ -95,12 +95,10 @@ def launch_attention(
     blocks = requests if one_block else tokens // block_q + requests
     block_d = padded(value_size)
     partial: torch.Tensor | None = None
-    partial_lse: torch.Tensor | None = None
     if segments > 1:
+        # Allocated anew: the caching allocator keeps streams and graphs apart.
         rows = requests * max_query_len * heads * segments
-        # One allocation for both: the caching allocator keeps streams and graphs apart.
         partial = torch.empty(rows * (value_size + 1), dtype=torch.float32, device=out.device)
-        partial_lse = partial[rows * value_size :]
     _attention(
         (kv_heads * -(-group // rows_heads) * blocks, segments, 1),
         (
@@ -110,7 +108,6 @@ def launch_attention(
             out,
             lse,
             partial,
-            partial_lse,
             pages,
             query_start_loc,
             seq_lens,
@@ -163,7 +160,7 @@ def launch_attention(
     if segments > 1:
         _merge(
             (requests * max_query_len, heads, 1),
-            (partial, partial_lse, out, query_start_loc),
+            (partial, out, query_start_loc),
             (min_query_len, max_query_len, segments),
             (heads, out_strides[0], out_strides[1]),
             (value_size, block_d, padded(segments)),
@@ -345,8 +342,8 @@ def _attention_kernel(
     value_ptr,  # likewise, HEAD_SIZE columns
     out_ptr,  # [tokens, query heads, HEAD_SIZE]
     lse_ptr,  # [query heads, tokens] fp32, ln; or None
-    partial_ptr,  # [requests * max_query_len, query heads, segments, HEAD_SIZE] fp32, normalised
-    partial_lse_ptr,  # [requests * max_query_len, query heads, segments] fp32, log2
+    partial_ptr,  # [requests * max_query_len, query heads, segments, HEAD_SIZE] fp32, normalised;
+    # then their lse, [requests * max_query_len, query heads, segments] fp32, log2; or None
     page_ptr,  # [requests, blocks] int32 or [requests] int32
     query_start_loc_ptr,  # [requests + 1] int32
     seq_lens_ptr,  # [requests] int32
@@ -525,7 +522,9 @@ def _attention_kernel(
     if SPLIT:
         partial_row = (request * max_query_len + token).to(tl.int64) * (KV_HEADS * GROUP) + head
         partial_row = partial_row * tl.num_programs(1) + segment
-        tl.store(partial_lse_ptr + partial_row, lse, mask=valid)
+        partial_rows = requests.to(tl.int64) * max_query_len * (KV_HEADS * GROUP)
+        lse_start = partial_rows * tl.num_programs(1) * HEAD_SIZE
+        tl.store(partial_ptr + lse_start + partial_row, lse, mask=valid)
         tl.store(
             partial_ptr + partial_row[:, None] * HEAD_SIZE + column[None, :],
             acc,
@@ -545,8 +544,8 @@ def _attention_kernel(
 
 @triton.jit(do_not_specialize=["min_query_len", "max_query_len", "segments"])
 def _merge_segments_kernel(
-    partial_ptr,  # [requests * max_query_len, heads, segments, HEAD_SIZE] fp32
-    lse_ptr,  # [requests * max_query_len, heads, segments] fp32, log2; -inf: the part is unwritten
+    partial_ptr,  # [requests * max_query_len, heads, segments, HEAD_SIZE] fp32; then their lse,
+    # [requests * max_query_len, heads, segments] fp32, log2; -inf: the part is unwritten
     out_ptr,  # [tokens, heads, HEAD_SIZE]
     query_start_loc_ptr,  # [requests + 1] int32
     min_query_len,
@@ -569,6 +568,7 @@ def _merge_segments_kernel(
     segment = tl.arange(0, BLOCK_S)
     column = tl.arange(0, BLOCK_D)
     row = (tl.program_id(0).to(tl.int64) * heads + head) * segments
+    lse_ptr = partial_ptr + tl.num_programs(0).to(tl.int64) * heads * segments * HEAD_SIZE
     lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
     top = tl.max(lse, 0)
     weight = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top))

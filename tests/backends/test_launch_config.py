@@ -1,0 +1,312 @@
+"""The rule that chooses tiles: whatever it picks fits, by its own estimate and by Triton's compiler.
+
+Evidence: launch. Compiled for every target of hardware.toml, run on none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_rocm_attn.backends import launch_config
+from pytest_rocm_attn.backends.batch import Batch
+from pytest_rocm_attn.backends.launch_config import (
+    TILES,
+    Shape,
+    Target,
+    Tile,
+    amd_target,
+    choose_segments,
+    choose_tile,
+    fits,
+    lds_bytes,
+    nvidia_target,
+    target_of,
+)
+from pytest_rocm_attn.backends.triton_attn import TritonAttention
+from pytest_rocm_attn.backends.triton_mla import TritonMLA
+from pytest_rocm_attn.dry_launch import Launch, dry_launch, storageless
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
+from pytest_rocm_attn.gpu import known_gpus
+from pytest_rocm_attn.request import Request
+
+# gfx906: Triton lowers nothing. gfx1250: Triton 3.6.0 writes code that its own linker refuses.
+COMPILED = tuple(gfx for gfx in known_gpus() if gfx not in ("gfx906", "gfx1250"))
+CDNA = ("gfx908", "gfx90a", "gfx942", "gfx950")
+HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer and one batch of it, by what a configuration depends on."""
+
+    gfx: str
+    phase: str  # "prefill", "decode", "latent", "latent prefill"
+    head_size: int = 128
+    dtype: str = "bfloat16"
+    fp8: bool = False
+    group: int = 4
+    block_size: int = 16
+
+    def __str__(self) -> str:
+        words = [
+            self.gfx,
+            self.phase,
+            f"heads {self.group}",
+            self.dtype,
+            f"block {self.block_size}",
+        ]
+        return " ".join([*words, f"size {self.head_size}", *(["fp8 cache"] if self.fp8 else [])])
+
+
+def storageless_ints(*shape: int) -> Any:
+    return storageless(shape, torch.int32)
+
+
+def attend(problem: Problem) -> list[Launch]:
+    """Dry-launch the problem through its backend; every launch, merges included."""
+    requests, longest = 4, 1 if problem.phase in ("decode", "latent") else 1000
+    dtype = getattr(torch, problem.dtype)
+    batch = Batch(
+        query_start_loc=storageless_ints(requests + 1),
+        seq_lens=storageless_ints(requests),
+        block_table=storageless_ints(requests, 131072 // problem.block_size),
+        slot_mapping=storageless([requests * longest], torch.int64),
+        min_query_len=longest,
+        max_query_len=longest,
+        max_seq_len=131072,
+    )
+    with dry_launch(problem.gfx) as launches:
+        if problem.phase.startswith("latent"):
+            request = Request(
+                use_mla=True,
+                num_heads=problem.group,
+                dtype=problem.dtype,
+                block_size=problem.block_size,
+            )
+            mla = TritonMLA(request, META, scale=0.1)
+            rows = requests * longest
+            if problem.phase == "latent":
+                mla.decode(
+                    storageless([rows, problem.group, 576], dtype),
+                    storageless(mla.cache_shape(100_000), dtype),
+                    batch,
+                    storageless([rows, problem.group, 512], dtype),
+                )
+            else:
+                mla.prefill(
+                    storageless([rows, problem.group, 192], dtype),
+                    storageless([rows, problem.group, 192], dtype),
+                    storageless([rows, problem.group, 128], dtype),
+                    storageless([rows, problem.group, 128], dtype),
+                    query_start_loc=storageless_ints(requests + 1),
+                    key_start_loc=storageless_ints(requests + 1),
+                    max_query_len=longest,
+                )
+        else:
+            request = Request(
+                num_heads=problem.group * 2,
+                num_kv_heads=2,
+                head_size=problem.head_size,
+                dtype=problem.dtype,
+                kv_cache_dtype="fp8" if problem.fp8 else "auto",
+                block_size=problem.block_size,
+            )
+            layer = TritonAttention(request, META, scale=0.1)
+            query = storageless([requests * longest, request.num_heads, request.head_size], dtype)
+            scale = storageless([], torch.float32) if problem.fp8 else None
+            layer.forward(
+                query,
+                storageless(layer.cache_shape(100_000), layer.cache_dtype),
+                batch,
+                torch.empty_like(query),
+                k_scale=scale,
+                v_scale=scale,
+            )
+    launches.assert_fit()
+    return [launch for launch in launches if launch.name == "_attention_kernel"]
+
+
+def assert_keeps_its_promises(problem: Problem) -> None:
+    """Assert what docs/launch-tables/ says of every configuration that is chosen."""
+    (launch,) = attend(problem)
+    target = amd_target(problem.gfx)
+    tile = tile_of(launch)
+    assert launch.lds_bytes <= lds_bytes(tile, shape_of(problem), target), (
+        "the estimate is no bound"
+    )
+    if problem.gfx in CDNA:
+        assert (launch.vgpr_spills, launch.scratch_bytes) == (0, 0)
+    if target.family == "VECTOR" or (problem.dtype == "float32" and problem.gfx not in CDNA):
+        return  # no matrix instruction takes it
+    assert launch.matrix_instructions, "not one matrix instruction"
+    if problem.gfx in CDNA:
+        rows = {name.split("x")[0].rpartition("_")[2] for name in launch.matrix_instructions}
+        assert ("32" if tile.block_m >= 32 else "16") in rows, launch.matrix_instructions
+
+
+def tile_of(launch: Launch) -> Tile:
+    constants = launch.constexprs
+    return Tile(constants["BLOCK_M"], constants["BLOCK_N"], launch.num_warps, launch.num_stages)
+
+
+def shape_of(problem: Problem) -> Shape:
+    element = getattr(torch, problem.dtype).itemsize
+    if problem.phase == "latent":
+        return Shape(problem.group, 512, 64, element, element, shared=True)
+    if problem.phase == "latent prefill":
+        return Shape(128, 128, 64, element, element)
+    rows = problem.group if problem.phase == "decode" else 128
+    return Shape(rows, problem.head_size, 0, element, 1 if problem.fp8 else element)
+
+
+# A page's size changes addresses only: it is varied beside the rest, not multiplied into it.
+EVERY = tuple(
+    itertools.chain(
+        (
+            Problem(gfx, phase, size, dtype, fp8, 4, block_size)
+            for gfx, phase, (size, block_size), dtype, fp8 in itertools.product(
+                COMPILED,
+                ("prefill", "decode"),
+                zip(HEAD_SIZES, itertools.cycle((16, 32, 48, 64, 128, 256)), strict=False),
+                ("bfloat16", "float16", "float32"),
+                (False, True),
+            )
+        ),
+        (
+            Problem(gfx, "decode", 128, "bfloat16", group=group)
+            for gfx, group in itertools.product(COMPILED, (1, 8, 32, 71))
+        ),
+        (
+            Problem(gfx, "latent", dtype=dtype, group=heads, block_size=block_size)
+            for gfx, dtype, (heads, block_size) in itertools.product(
+                COMPILED,
+                ("bfloat16", "float16"),
+                ((16, 16), (24, 32), (40, 64), (64, 128), (128, 16)),
+            )
+        ),
+        (
+            Problem(gfx, "latent prefill", dtype=dtype, group=16)
+            for gfx, dtype in itertools.product(COMPILED, ("bfloat16", "float16"))
+        ),
+    )
+)
+# What people run, and what was closest to a limit.
+SAMPLED = (
+    Problem("gfx942", "prefill"),
+    Problem("gfx942", "decode"),
+    Problem("gfx950", "prefill", 256),
+    Problem("gfx942", "latent", group=16),
+    Problem("gfx950", "latent", group=128),
+    Problem("gfx90a", "latent prefill", group=16),
+    Problem("gfx1201", "prefill", 256, block_size=64),
+    Problem("gfx1100", "latent", group=16),
+    Problem("gfx1151", "decode", 80, "float16"),
+)
+
+
+@pytest.mark.parametrize("problem", SAMPLED, ids=str)
+def test_what_the_rule_picks_compiles_fits_and_does_not_spill(problem: Problem) -> None:
+    assert_keeps_its_promises(problem)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", EVERY, ids=str)
+def test_whatever_the_rule_picks_compiles_fits_and_does_not_spill(problem: Problem) -> None:
+    assert_keeps_its_promises(problem)
+
+
+targets = st.sampled_from(
+    [
+        *(amd_target(gfx) for gfx in known_gpus() if gfx != "gfx906"),
+        nvidia_target("sm_90", 232448, 132),
+    ]
+)
+shapes = st.builds(
+    Shape,
+    rows=st.integers(1, 300),
+    value_size=st.integers(32, 256),
+    tail=st.just(0),
+    element=st.sampled_from((2, 4)),
+    cache_element=st.sampled_from((1, 2, 4)),
+) | st.builds(
+    Shape,
+    rows=st.integers(16, 128),
+    value_size=st.just(512),
+    tail=st.just(64),
+    element=st.just(2),
+    cache_element=st.just(2),
+    shared=st.just(True),
+)
+
+
+@given(target=targets, shape=shapes, kind=st.sampled_from(("prefill", "decode", "latent")))
+@settings(deadline=None)
+def test_a_chosen_tile_is_within_the_limits_or_nothing_is_chosen(
+    target: Target, shape: Shape, kind: str
+) -> None:
+    shape = replace(shape, cache_element=min(shape.cache_element, shape.element))
+    try:
+        tile = choose_tile(kind, shape, target)
+    except BackendLimitError as error:
+        assert target.name in str(error)
+        assert not any(fits(tile, shape, target) for tile in TILES[target.family][kind])
+        return
+    assert lds_bytes(tile, shape, target) <= target.lds_bytes
+    if target.family in ("CDNA", "NVIDIA"):
+        assert fits(tile, shape, target)
+    if kind != "prefill":
+        assert tile.block_m < 2 * max(16, shape.rows)
+
+
+def test_a_shape_too_large_for_a_target_is_refused_with_need_and_limit() -> None:
+    with pytest.raises(BackendLimitError, match=r"does not fit gfx942.* 65536 and \d+ \(hardware"):
+        choose_tile("prefill", Shape(128, 2048, 0, 4, 4), amd_target("gfx942"))
+
+
+def test_a_target_that_triton_does_not_compile_for_is_refused() -> None:
+    with pytest.raises(BackendLimitError, match="gfx906.*unsupported target"):
+        amd_target("gfx906")
+
+
+@given(
+    programs=st.integers(1, 5000),
+    tiles=st.integers(1, 8192),
+    processors=st.integers(1, 304),
+    saturating=st.integers(1, 2),
+)
+def test_segments_fill_the_gpu_but_never_outnumber_the_tiles(
+    programs: int, tiles: int, processors: int, saturating: int
+) -> None:
+    segments = choose_segments(programs, tiles, processors, saturating)
+    assert 1 <= segments <= tiles
+    if programs >= 8 * processors:
+        assert segments == 1
+    if programs * tiles <= processors and tiles >= 64:
+        assert segments > 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_without_a_gpu_a_device_stands_for_the_gpu_of_the_dry_launch(device: str) -> None:
+    for gfx in ("gfx942", "gfx1100"):
+        with dry_launch(gfx):
+            assert target_of(torch.device(device)).name == gfx
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton has a driver for the GPU here")
+def test_without_gpu_interpreter_or_dry_launch_a_device_is_refused() -> None:
+    with pytest.raises(BackendInputError, match="TRITON_INTERPRET=1.*dry launch"):
+        target_of(torch.device("cpu"))
+
+
+def test_every_table_has_tiles_for_every_kind() -> None:
+    for family, kinds in TILES.items():
+        assert set(kinds) == {"prefill", "decode", "latent"}, family
+        assert family in launch_config.OTHER_REGISTERS

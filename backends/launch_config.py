@@ -113,7 +113,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
         "latent": (
             Tile(64, 64, 8, 4, loops=False, saturating=1),
             Tile(64, 32, 8, 3, loops=False, pages_ahead=True, saturating=1),
-            Tile(32, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(32, 64, 8, 3, loops=False, pages_ahead=True, saturating=1),
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
             Tile(16, 16, 4, 2, loops=False),
         ),
@@ -210,7 +210,7 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
 
     Accumulator, scores, the tile in flight, on AMD the query (its rows repeat in every wave that does
     not own rows of its own, twice on RDNA3, whose WMMA wants each operand in both half-waves), on CDNA
-    the keys that a wave multiplies at once, and OTHER_REGISTERS.
+    the keys that a wave multiplies at once and what decoding fp8 takes, and OTHER_REGISTERS.
     """
     lanes = tile.num_warps * target.wavefront
     value_size = padded(shape.value_size)
@@ -226,6 +226,10 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
         if target.family == "CDNA":
             keys = max(matrix_rows, tile.block_n * owners // tile.num_warps)
             count += keys * key_size * shape.element // (4 * target.wavefront)
+            if (
+                shape.cache_element < shape.element
+            ):  # decoding: bytes, bits and float32 side by side
+                count += 3 * tile.block_n * columns // lanes
         elif shape.element == 4:  # no matrix instruction takes float32 there
             count += tile.block_n * key_size // target.wavefront
     return count + OTHER_REGISTERS[target.family]
@@ -295,7 +299,8 @@ def choose_segments(programs: int, tiles: int, processors: int, saturating: int 
     """
     best, lowest = 1, _steps(1, programs, tiles, processors, saturating)
     for busy in range(1, 9):
-        segments = min(busy * processors // max(programs, 1), tiles)
+        segments = max(min(busy * processors // max(programs, 1), tiles), 1)
+        segments = -(-tiles // -(-tiles // segments))  # none of them empty
         if segments > 1:
             steps = _steps(segments, programs, tiles, processors, saturating) + MERGE_STEPS
             if steps < lowest:

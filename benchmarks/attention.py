@@ -1,8 +1,11 @@
 """Time TRITON_ATTN and TRITON_MLA on a GPU, beside the copy and the matrix product of the same run.
 
-python benchmarks/attention.py [--check] prints a table and, with --check, then compares a grid of small
-cases with the float64 oracle (exit status 1 when one is beyond its bound). bf16, block size 16, blocks
-in random order, CUDA-graph replays, medians. Inputs rotate through more memory than any L2 cache.
+    python benchmarks/attention.py --peer vllm=TREE --peer aiter=TREE --check > docs/h100.md
+
+prints a Markdown page. A TREE is the folder that holds the unmodified package (benchmarks/peers.py).
+--check then compares a grid of small cases with the float64 oracle; the exit status is 1 when one is
+beyond its bound. bf16, block size 16, blocks in random order, CUDA-graph replays, medians. Inputs
+rotate through more memory than any L2 cache.
 """
 
 from __future__ import annotations
@@ -15,10 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from peers import Peer, load
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_rocm_attn.backends import error_bounds, oracle
 from pytest_rocm_attn.backends.batch import Batch
@@ -27,6 +34,11 @@ from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.request import Request
 
 BLOCK = 16
+NOTE = (
+    "bf16, paged cache with block size 16, blocks in random order, 32 query and 8 KV heads of 128"
+    " unless MLA; CUDA-graph replays, medians. A peer's cell gives its time and that time over ours, on"
+    " the same tensors; its kernels are unmodified, with its own launch configurations."
+)
 CACHE_BYTES = 200e6  # rotate through at least this much: four times the largest L2
 
 
@@ -108,8 +120,29 @@ def ceilings(device: torch.device) -> tuple[float, float]:
     return best, 2 * 8192**3 / microseconds(lambda i: torch.matmul(a, b, out=c)) / 1e6
 
 
-def prepare(speed: Speed, device: torch.device) -> tuple[Callable[[int], Any], int, float, float]:
-    """Return the call, how many copies it rotates through, and the bytes and operations it needs."""
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its tensors.
+
+    Args:
+        call: computes copy i of the case.
+        peers: what computes the same, by name.
+        out: what each of them writes.
+        copies: how many copies there are.
+        size: bytes that must be read.
+        flops: operations that must be done.
+    """
+
+    call: Callable[[int], Any]
+    peers: dict[str, Callable[[int], Any]]
+    out: torch.Tensor
+    copies: int
+    size: float
+    flops: float
+
+
+def prepare(speed: Speed, device: torch.device, peers: Sequence[Peer] = ()) -> Prepared:
+    """Return a case on the device."""
     tokens = sum(s for _, s in speed.lengths)
     queries = sum(q for q, _ in speed.lengths)
     pairs = sum(q * s - q * (q - 1) / 2 for q, s in speed.lengths)
@@ -124,7 +157,14 @@ def prepare(speed: Speed, device: torch.device) -> tuple[Callable[[int], Any], i
         q = torch.randn(queries, speed.mla_heads, 576, device=device, dtype=torch.bfloat16)
         out = torch.empty(queries, speed.mla_heads, 512, device=device, dtype=torch.bfloat16)
         flops = 2 * pairs * speed.mla_heads * (576 + 512)
-        return lambda i: mla.decode(q, cache, made[i], out), copies, size, flops
+        others = {
+            peer.name: lambda i, peer=peer: peer.latent_attention(q, cache, made[i], out, mla.scale)
+            for peer in peers
+            if peer.mla_decode is not None
+        }
+        return Prepared(
+            lambda i: mla.decode(q, cache, made[i], out), others, out, copies, size, flops
+        )
     size = tokens * 8 * 128 * 2 * 2
     copies = max(1, round(CACHE_BYTES * 2 / size))
     made = batches(speed.lengths, copies, device)
@@ -136,21 +176,50 @@ def prepare(speed: Speed, device: torch.device) -> tuple[Callable[[int], Any], i
         part.normal_()
     q = torch.randn(queries, 32, 128, device=device, dtype=torch.bfloat16)
     out = torch.empty_like(q)
-    return lambda i: layer.forward(q, cache, made[i], out), copies, size, 4 * pairs * 32 * 128
+    others = {
+        peer.name: lambda i, peer=peer: peer.attention(q, cache, made[i], out, layer.scale)
+        for peer in peers
+    }
+    return Prepared(
+        lambda i: layer.forward(q, cache, made[i], out),
+        others,
+        out,
+        copies,
+        size,
+        4 * pairs * 32 * 128,
+    )
+
+
+def contiguous_microseconds(length: int, device: torch.device) -> float:
+    """Return cuDNN's time for one causal request whose keys lie contiguously, without a cache."""
+    q, k, v = (
+        torch.randn(1, heads, length, 128, device=device, dtype=torch.bfloat16)
+        for heads in (32, 8, 8)
+    )
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return microseconds(
+            lambda i: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        )
 
 
 def host_microseconds(device: torch.device) -> dict[str, float]:
     """Return the host's time for one eager call: without and with segments, and the cache write."""
     times = {}
     for name, lengths in (("1 launch", [(1, 64)] * 64), ("2 launches", [(1, 4096)])):
-        call, _, _, _ = prepare(Speed(name, lengths, 0), device)
-        times[f"forward, {name}"] = _host(lambda call=call: call(0))
+        times[f"TRITON_ATTN forward, {name}"] = _eager(Speed(name, lengths, 0), device)
+    latent = Speed("MLA", [(1, 4096)] * 32, 0, mla_heads=16)
+    times["TRITON_MLA decode, 2 launches"] = _eager(latent, device)
     layer = TritonAttention(Request(), device, scale=1.0)
     (batch,) = batches([(1, 64)] * 64, 1, device)
     new = torch.randn(64, 8, 128, device=device, dtype=torch.bfloat16)
     cache = torch.zeros(layer.cache_shape(300), device=device, dtype=torch.bfloat16)
-    times["cache write"] = _host(lambda: layer.write_cache(new, new, cache, batch))
+    times["TRITON_ATTN write_cache"] = _host(lambda: layer.write_cache(new, new, cache, batch))
     return times
+
+
+def _eager(speed: Speed, device: torch.device) -> float:
+    case = prepare(speed, device)
+    return _host(lambda: case.call(0))
 
 
 def _host(call: Callable[[], Any]) -> float:
@@ -322,31 +391,66 @@ def _worst(
     return float(((out.double().cpu() - reference.out).abs() / bound).nan_to_num(torch.inf).max())
 
 
+def table(device: torch.device, peers: Sequence[Peer]) -> None:
+    """Print the timed cases, one row each."""
+    bandwidth, product = ceilings(device)
+    print(f"In this run: copy {bandwidth:.0f} GB/s (read plus written),", end=" ")
+    print(f"8192-cubed bf16 matrix product {product:.0f} TFLOP/s.\n")
+    names = [peer.name for peer in peers]
+    columns = ["us", "at most", "of copy", "TFLOP/s", "of product", *names]
+    print(f"| case | {' | '.join(columns)} |")
+    print(f"| --- |{' ---: |' * len(columns)}")
+    for speed in SPEEDS:
+        case = prepare(speed, device, peers)
+        taken = microseconds(case.call, case.copies)
+        rate = case.flops / taken / 1e6
+        cells = [
+            f"{taken:.1f}",
+            f"{speed.target_us:.0f}",
+            f"{case.size / taken / 1e3 / bandwidth:.1%}",
+            f"{rate:.0f}",
+            f"{rate / product:.1%}",
+            *(_beside(case, name, taken) for name in names),
+        ]
+        print(f"| {speed.name} | {' | '.join(cells)} |", flush=True)
+        del case
+        torch.cuda.empty_cache()
+    for length in (8192, 4096):
+        print(f"\ncuDNN, 1 x {length} causal, contiguous keys, no cache:", end=" ")
+        print(f"{contiguous_microseconds(length, device):.1f} us")
+
+
+def _beside(case: Prepared, name: str, ours: float) -> str:
+    """Return a peer's time and its ratio to ours, once it has computed the same."""
+    if name not in case.peers:
+        return "-"
+    case.call(0)
+    expected = case.out.float()
+    case.out.fill_(torch.nan)
+    case.peers[name](0)
+    if not torch.allclose(case.out.float(), expected, atol=2e-2, rtol=2e-2):
+        return "computes something else"
+    taken = microseconds(case.peers[name], case.copies)
+    return f"{taken:.1f} ({taken / ours:.2f}x)"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="then compare with the oracle")
+    parser.add_argument("--peer", action="append", default=[], metavar="vllm=TREE", help="time too")
     options = parser.parse_args(arguments)
+    peers = [load(name, Path(tree)) for name, _, tree in (p.partition("=") for p in options.peer)]
     device = torch.device("cuda", torch.cuda.current_device())
-    print(f"{time.strftime('%Y-%m-%d')} {torch.cuda.get_device_name()}", end=" ")
-    print(f"torch {torch.__version__} triton {triton.__version__}")
-    bandwidth, product = ceilings(device)
-    print(f"copy {bandwidth:.0f} GB/s, 8192^3 bf16 product {product:.0f} TFLOP/s")
-    print(f"| {'case':34} | us | of copy | TFLOP/s | of product | at most us |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for speed in SPEEDS:
-        call, copies, size, flops = prepare(speed, device)
-        taken = microseconds(call, copies)
-        rate = flops / taken / 1e6
-        print(
-            f"| {speed.name:34} | {taken:.1f} | {size / taken / 1e3 / bandwidth:.1%} | {rate:.0f} |"
-            f" {rate / product:.1%} | {speed.target_us:.0f} |",
-            flush=True,
-        )
-        del call
-        torch.cuda.empty_cache()
+    print("# TRITON_ATTN and TRITON_MLA on an H100\n")
+    print("Output of `python benchmarks/attention.py` (evidence: cuda),", end=" ")
+    print(f"{time.strftime('%Y-%m-%d')}, {torch.cuda.get_device_name()},", end=" ")
+    print(f"torch {torch.__version__}, Triton {triton.__version__}. {NOTE}\n")
+    table(device, peers)
+    print("\nHost time of one eager call, metadata in place (at most 60 us):\n")
     for name, taken in host_microseconds(device).items():
-        print(f"host, {name}: {taken:.1f} us")
+        print(f"- {name}: {taken:.1f} us")
+    print(flush=True)
     return 1 if options.check and check(device) else 0
 
 

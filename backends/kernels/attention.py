@@ -19,6 +19,7 @@ from pytest_rocm_attn.triton_interpreter import repair
 repair()
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
 NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias names the flavour
 FP8_BIAS = {torch.float8_e4m3fn: E4M3FN, torch.float8_e4m3fnuz: E4M3FNUZ}
 
@@ -158,12 +159,14 @@ def launch_attention(
         tile.options,
     )
     if segments > 1:
+        block_s = padded(segments)
+        block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
         _merge(
-            (requests * max_query_len, heads, 1),
+            (requests * max_query_len, heads, block_d // block_c),
             (partial, out, query_start_loc),
             (min_query_len, max_query_len, segments),
             (heads, out_strides[0], out_strides[1]),
-            (value_size, block_d, padded(segments)),
+            (value_size, block_c, block_s),
             4,
             1,
         )
@@ -555,7 +558,7 @@ def _merge_segments_kernel(
     stride_ot,
     stride_oh,
     HEAD_SIZE: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,  # columns of one program
     BLOCK_S: tl.constexpr,
 ):
     request = tl.program_id(0) // max_query_len
@@ -566,7 +569,7 @@ def _merge_segments_kernel(
     if (query_len < min_query_len) | (query_len > max_query_len) | (token >= query_len):
         return
     segment = tl.arange(0, BLOCK_S)
-    column = tl.arange(0, BLOCK_D)
+    column = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     row = (tl.program_id(0).to(tl.int64) * heads + head) * segments
     lse_ptr = partial_ptr + tl.num_programs(0).to(tl.int64) * heads * segments * HEAD_SIZE
     lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))

@@ -102,6 +102,21 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("targets", metavar="OUT", nargs="+", help="FILE.html, FILE.md")
     report.set_defaults(command=_report)
 
+    diff = commands.add_parser(
+        "diff",
+        help="print what changed from one baseline to another",
+        description="Print what changed from one baseline to another, the most important first.",
+    )
+    diff.add_argument(
+        "before", metavar="A", help="a shipped baseline such as vllm-0.18.1, or a file"
+    )
+    diff.add_argument("after", metavar="B")
+    diff.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    diff.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="entries to print; default: 20, 0: all"
+    )
+    diff.set_defaults(command=_diff)
+
     commands.add_parser(
         "matrix",
         help="run the conformance matrix: pytest --rocm-attn-conformance, with what follows",
@@ -282,6 +297,17 @@ def _report(arguments: argparse.Namespace) -> int:
     for target in arguments.targets:
         output.check(Path(target), target)
     output.write(map(Path, arguments.targets), saved.load(arguments.source))
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance import changelog
+    from pytest_rocm_attn.conformance.baseline import load
+    from pytest_rocm_attn.conformance.grid.design import standard
+
+    before, after = load(arguments.before), load(arguments.after)
+    found = changelog.Changelog.between(before, after, standard())
+    _print([changelog.render(found, arguments.format, max(0, arguments.limit)).rstrip("\n")])
     return OK
 
 

@@ -79,6 +79,7 @@ class Condition:
         cells: how many they are.
         smallest: the one with the fewest variables set, nearest to the defaults.
         at_defaults: the smallest sets no variable and asks for a plain layer, with aiter present.
+        overrides: in some of them a backend is named and expected, and another one is got.
     """
 
     where: tuple[Given, ...]
@@ -87,6 +88,7 @@ class Condition:
     cells: int
     smallest: Place
     at_defaults: bool
+    overrides: bool
 
     @property
     def conjunction(self) -> str:
@@ -138,7 +140,8 @@ def differences(families: Sequence[Compared], most: int = 200) -> Cover:
     for label, box in found:
         count, smallest, distance = _within(reduced, distances, box)
         where = _constraints(attributes, reduced, box)
-        conditions.append(Condition(where, *label, count, smallest, distance == 0))
+        overrides = _overrides(families, where, *label)
+        conditions.append(Condition(where, *label, count, smallest, distance == 0, overrides))
     conditions.sort(key=_importance)
     return Cover(tuple(conditions), cells, differing, *_rest(reduced, distances, left))
 
@@ -348,11 +351,26 @@ def _nearest(
     return sum(d[place] for d, place in zip(distances, nearest, strict=True)), nearest
 
 
+def _overrides(
+    families: Sequence[Compared], where: Sequence[Given], expected: Behaviour, got: Behaviour
+) -> bool:
+    if (expected.kind, got.kind) != ("Selected", "Selected"):
+        return False
+    if expected == THE_EXPLICIT_ONE:
+        return True
+    allowed = [given.values for given in where if given.name == EXPLICIT]
+    return all(expected.name in values for values in allowed) and any(
+        axis.name == EXPLICIT and expected.name in axis.values
+        for family in families
+        for axis in family.axes
+    )
+
+
 def _importance(condition: Condition) -> tuple[int, int, int, str]:
     """Sort key: what happens without any flag, then explicit choices overridden, then by size."""
     if condition.at_defaults:
         rank = 0
-    elif condition.expected == THE_EXPLICIT_ONE and condition.got.kind == "Selected":
+    elif condition.overrides:
         rank = 1
     else:
         rank = 2

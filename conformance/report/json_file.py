@@ -30,7 +30,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
     counts = Counter(row["verdict"] for row in rows)
     return {
         "schema": SCHEMA,
-        "tool": {"name": "pytest-rocm-attn", "version": _version("pytest-rocm-attn")},
+        "tool": {"name": "pytest-rocm-attn", "version": tool_version()},
         "contract": {
             "id": settings.contract.id,
             "title": settings.contract.title,
@@ -61,6 +61,11 @@ def selector_record(spec: str) -> dict[str, Any]:
         "distribution": distribution,
         "version": _version(distribution) if distribution else None,
     }
+
+
+def tool_version() -> str:
+    """Return the version of this package."""
+    return _version("pytest-rocm-attn") or "unknown"
 
 
 def _version(distribution: str) -> str | None:

@@ -326,6 +326,20 @@ def test_a_changed_default_comes_first_then_overridden_choices_then_the_larger()
         f"{MASTER}=1 and no explicit backend or explicit {A} or {C}: expected {A}, got a refusal",
     ]
     assert [condition.at_defaults for condition in cover.conditions] == [True, False, False]
+    assert [condition.overrides for condition in cover.conditions] == [False, True, False]
+
+
+def test_a_backend_named_and_not_got_is_an_override_in_whatever_company_it_is_told() -> None:
+    # No explicit backend and an explicit A are one condition: expected A both times.
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        chosen = facts[CHOICE] or A
+        return Selected(chosen), Selected(B if facts[MASTER] == "1" and chosen == A else chosen)
+
+    (condition,) = cover_of(rule).conditions
+    assert str(condition) == (
+        f"{MASTER}=1 and no explicit backend or explicit {A}: expected {A}, got {B}"
+    )
+    assert condition.overrides
 
 
 def test_conditions_beyond_the_limit_are_counted_and_their_smallest_cell_is_told() -> None:

@@ -1,0 +1,246 @@
+"""The behaviour changelog between two baselines: few sentences that cover every differing cell."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.baseline import compared
+from pytest_rocm_attn.conformance.grid.cover import differences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_rocm_attn.conformance.baseline import Baseline
+    from pytest_rocm_attn.conformance.grid.cover import Condition, Cover, Place
+    from pytest_rocm_attn.conformance.grid.space import Cell, Grid
+
+SCHEMA = 1
+FORMATS = ("text", "markdown", "json")
+_MOST = 400  # conditions that are looked for: far more than anybody reads
+
+
+@dataclass(frozen=True)
+class Changelog:
+    """What changed from one recording to another.
+
+    Attributes:
+        before: the older one.
+        after: the newer one.
+        grid: what both are over.
+        cover: the differences; "expected" is what the older one did.
+    """
+
+    before: Baseline
+    after: Baseline
+    grid: Grid
+    cover: Cover
+
+    @classmethod
+    def between(cls, before: Baseline, after: Baseline, grid: Grid) -> Changelog:
+        """Compare two recordings.
+
+        Raises:
+            BaselineError: one of them is over another grid.
+        """
+        return cls(before, after, grid, differences(compared(before, after, grid), _MOST))
+
+    def cell(self, place: Place) -> Cell:
+        """Return the question of a cell."""
+        family = self.grid.families[place.family]
+        return family.cell(family.number(place.coordinates))
+
+    def answers(self, place: Place) -> tuple[str, str]:
+        """Return what both recordings answered in a cell, a refusal with its words."""
+        family = self.grid.families[place.family]
+        number = family.number(place.coordinates)
+        tables = (one.tables[family.name] for one in (self.before, self.after))
+        before, after = (str(table.outcomes[table.codes[number]]) for table in tables)
+        return before, after
+
+
+def render(changelog: Changelog, form: str, limit: int = 0) -> str:
+    """Return a changelog as text, markdown or json.
+
+    Args:
+        changelog: what to tell.
+        form: one of FORMATS.
+        limit: how many entries to tell in text and markdown; the rest is counted. 0: all.
+    """
+    if form == "json":
+        return json.dumps(data(changelog), indent=1) + "\n"
+    conditions = changelog.cover.conditions
+    shown = conditions[: limit or len(conditions)]
+    lines = markdown(changelog, shown) if form == "markdown" else _text(changelog, shown)
+    if rest := _rest(changelog, len(shown)):
+        lines += ["", rest]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _text(changelog: Changelog, shown: Sequence[Condition]) -> list[str]:
+    lines = [f"{changelog.before} -> {changelog.after}: {_counts(changelog)}", ""]
+    for number, condition in enumerate(shown, start=1):
+        lines.append(f"{number}. {sentence(condition)}")
+        lines += [f"   {line}" for line in _detail(changelog, condition)]
+    return lines
+
+
+def markdown(
+    changelog: Changelog,
+    shown: Sequence[Condition],
+    source: Callable[[Condition], str] = lambda condition: "",
+) -> list[str]:
+    """Return the lines of a section: heading, one list item for each condition.
+
+    Args:
+        changelog: what to tell.
+        shown: the conditions to tell.
+        source: returns where a change comes from, as Markdown, or "".
+    """
+    lines = [
+        f"## {escaped(str(changelog.before))} to {escaped(str(changelog.after))}",
+        "",
+        _counts(changelog),
+        "",
+    ]
+    for condition in shown:
+        cells = f"{condition.cells:,} cells"
+        link = source(condition)
+        lines.append(
+            f"- {_marked(condition)} ({cells}; e.g. `{_code(question(changelog, condition.smallest))}`)"
+            + (f" {link}" if link else "")
+        )
+    return lines
+
+
+def data(changelog: Changelog) -> dict[str, Any]:
+    """Return a changelog as plain data."""
+    cover = changelog.cover
+    return {
+        "schema": SCHEMA,
+        "before": _baseline_data(changelog.before),
+        "after": _baseline_data(changelog.after),
+        "grid": {"name": changelog.grid.name, "digest": changelog.grid.digest},
+        "cells": cover.cells,
+        "differing": cover.differing,
+        "conditions": [_condition_data(changelog, condition) for condition in cover.conditions],
+        "left": {
+            "cells": cover.left,
+            "smallest": _cell_data(changelog, cover.left_smallest) if cover.left_smallest else None,
+        },
+    }
+
+
+def _baseline_data(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "id": baseline.id,
+        "selector": baseline.selector,
+        "distribution": baseline.distribution,
+        "version": baseline.version,
+    }
+
+
+def _condition_data(changelog: Changelog, condition: Condition) -> dict[str, Any]:
+    return {
+        "where": [
+            {"name": given.name, "values": list(given.values), "others": list(given.others)}
+            for given in condition.where
+        ],
+        "before": str(condition.expected),
+        "after": str(condition.got),
+        "sentence": sentence(condition),
+        "default": condition.at_defaults,
+        "overrides": condition.overrides,
+        "cells": condition.cells,
+        "smallest": _cell_data(changelog, condition.smallest),
+    }
+
+
+def _cell_data(changelog: Changelog, place: Place) -> dict[str, Any]:
+    cell = changelog.cell(place)
+    before, after = changelog.answers(place)
+    return {
+        "environ": cell.environ,
+        "gpu": {"gfx": cell.gpu.gfx, "aiter": cell.gpu.aiter.value},
+        "request": cell.request.non_default(),
+        "before": before,
+        "after": after,
+    }
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def sentence(condition: Condition) -> str:
+    """Return a change in one line: where, what it was, what it is."""
+    lead = "DEFAULT: " if condition.at_defaults else ""
+    return f"{lead}{condition.conjunction}: {answer_words(condition)}"
+
+
+def answer_words(condition: Condition) -> str:
+    """Return "A -> B"."""
+    return f"{condition.expected} -> {condition.got}"
+
+
+def _marked(condition: Condition) -> str:
+    lead = "**Default.** " if condition.at_defaults else ""
+    lead = "**Explicit choice overridden.** " if condition.overrides and not lead else lead
+    return f"{lead}{escaped(condition.conjunction)}: {escaped(answer_words(condition))}"
+
+
+def question(changelog: Changelog, place: Place) -> str:
+    """Return the question of a cell in words."""
+    cell = changelog.cell(place)
+    flags = [f"{name}={shlex.quote(text)}" for name, text in cell.environ.items()]
+    needs = [f"{name}={value}" for name, value in cell.request.non_default().items()]
+    aiter = [] if cell.gpu.aiter == "present" else [f"aiter {cell.gpu.aiter}"]
+    return ", ".join([" ".join(flags) or "no variables", cell.gpu.gfx, *aiter, *needs])
+
+
+def _detail(changelog: Changelog, condition: Condition) -> list[str]:
+    before, after = changelog.answers(condition.smallest)
+    lines = [f"{condition.cells:,} cells; smallest: {question(changelog, condition.smallest)}"]
+    for when, was in (("before", before), ("after", after)):
+        if ": " in was:  # more than a backend's name
+            lines.append(f"{when}: {was}")
+    return lines
+
+
+def _counts(changelog: Changelog) -> str:
+    cover = changelog.cover
+    if not cover.differing:
+        return f"no difference in {cover.cells:,} cells."
+    return (
+        f"{cover.differing:,} of {cover.cells:,} cells differ, under"
+        f" {len(cover.conditions):,} condition{'s' * (len(cover.conditions) != 1)}."
+    )
+
+
+def _rest(changelog: Changelog, shown: int) -> str:
+    cover = changelog.cover
+    parts = []
+    if hidden := cover.conditions[shown:]:
+        largest = max(condition.cells for condition in hidden)
+        parts.append(
+            f"{len(hidden):,} further conditions of at most {largest:,} cells each are not shown;"
+            " --limit 0 shows all."
+        )
+    if cover.left and cover.left_smallest:
+        parts.append(
+            f"{cover.left:,} further cells differ in too many ways to tell; the smallest:"
+            f" {question(changelog, cover.left_smallest)}."
+        )
+    return " ".join(parts)
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    text = re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    return text.replace("`", "'")

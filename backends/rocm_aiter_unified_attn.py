@@ -14,7 +14,23 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 
-class RocmAiterUnifiedAttention(PagedLayer):
+class SplitHalves(PagedLayer):
+    """A layer whose cache is (2, blocks, block size, KV heads, D), keys before values."""
+
+    def cache_shape(self, blocks: int) -> tuple[int, int, int, int, int]:
+        """Return the shape of the KV cache: (2, blocks, block size, KV heads, head size)."""
+        request = self.request
+        return 2, blocks, self.block_size, request.num_kv_heads, request.head_size
+
+    def _blocks(self, kv_cache: torch.Tensor) -> int:
+        return kv_cache.shape[1]
+
+    def _halves(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key_cache, value_cache = kv_cache.unbind(0)
+        return key_cache, value_cache
+
+
+class RocmAiterUnifiedAttention(SplitHalves):
     """One attention layer on ROCM_AITER_UNIFIED_ATTN. The cache: (2, blocks, block size, heads, D).
 
     Raises:
@@ -50,18 +66,6 @@ class RocmAiterUnifiedAttention(PagedLayer):
             alibi_slopes=self.alibi_slopes,
             sinks=self.sinks,
         )
-
-    def cache_shape(self, blocks: int) -> tuple[int, int, int, int, int]:
-        """Return the shape of the KV cache: (2, blocks, block size, KV heads, head size)."""
-        request = self.request
-        return 2, blocks, self.block_size, request.num_kv_heads, request.head_size
-
-    def _blocks(self, kv_cache: torch.Tensor) -> int:
-        return kv_cache.shape[1]
-
-    def _halves(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        key_cache, value_cache = kv_cache.unbind(0)
-        return key_cache, value_cache
 
 
 def call_unified(

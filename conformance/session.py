@@ -68,7 +68,7 @@ class ConformancePlugin:
     def command(self) -> list[str]:
         """The command that repeats this run, as far as it bears on the matrix."""
         words = ["pytest", "--rocm-attn-conformance"]
-        for name in ("selector", "contract", "deviations", "isolation", "timeout"):
+        for name in ("selector", "backends", "contract", "deviations", "isolation", "timeout"):
             if (value := self.config.getoption(f"rocm_attn_{name}")) is not None:
                 words.append(f"--rocm-attn-{name}={value}")
         return words

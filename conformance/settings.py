@@ -12,6 +12,7 @@ import pytest
 
 from pytest_rocm_attn.conformance import adapters, contract, deviations, effort
 from pytest_rocm_attn.conformance.machine import this_machine
+from pytest_rocm_attn.conformance.numerics import subjects
 from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
@@ -42,6 +43,7 @@ class Settings:
         subject: the selector under test and how it is run.
         machine: the real GPU that it is run on; None where there is none, or the mock was asked for.
         contract: the rows.
+        backends: what the numerics tier runs.
         cells: rows times GPUs, as restricted by the options.
         deviations: what the fork declares; None when it has no file.
         tiers: which tiers run.
@@ -55,6 +57,7 @@ class Settings:
     machine: Machine | None
     contract: Contract
     cells: tuple[Cell, ...]
+    backends: tuple[subjects.BackendUnderTest, ...]
     deviations: Deviations | None
     tiers: tuple[str, ...]
     strict: bool
@@ -95,6 +98,7 @@ def read(config: pytest.Config) -> Settings:
         machine=machine,
         contract=the_contract,
         cells=cells,
+        backends=_backends(config),
         deviations=the_deviations,
         tiers=_tiers(value_of(config, "rocm_attn_tier")),
         strict=bool(value_of(config, "rocm_attn_strict")),
@@ -137,6 +141,12 @@ def _selector_from_hook(config: pytest.Config) -> str | None:
             " return 'module:object', or a class or function at the top level of a file"
         )
     return f"{source}:{target.__qualname__}"
+
+
+def _backends(config: pytest.Config) -> tuple[subjects.BackendUnderTest, ...]:
+    given = value_of(config, "rocm_attn_backends")
+    named = subjects.parse(given) if given else subjects.from_hook(config)
+    return named or subjects.REFERENCES
 
 
 def _timeout(config: pytest.Config) -> float:

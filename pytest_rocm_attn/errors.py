@@ -54,6 +54,14 @@ class BaselineError(RocmAttnError, ValueError):
     """A baseline that does not exist, cannot be read, was changed, or is over another grid."""
 
 
+class CaseError(RocmAttnError, ValueError):
+    """A file of numerics cases that cannot be read, or that breaks its schema."""
+
+
+class BackendUnderTestError(RocmAttnError, ValueError):
+    """A backend under test that cannot be found, imported, or recognised as a backend."""
+
+
 class SelectorError(RocmAttnError, ValueError):
     """A selector under test that cannot be found, imported, or recognised as a selector."""
 

@@ -32,6 +32,11 @@ _OPTIONS = (
         "selector under test, such as vllm.platforms.rocm:RocmPlatform"
         + " (default: the embedded reference selector)",
     ),
+    (
+        "backends",
+        "[NAME=]MODULE:OBJECT,...",
+        "backends under test in the numerics tier (default: the reference backends)",
+    ),
     ("contract", "ID|FILE", "contract to judge by: a shipped id, a TOML file or a folder"),
     ("deviations", "FILE", "the fork's declared deviations"),
     ("tier", "TIER,...", "tiers to run"),

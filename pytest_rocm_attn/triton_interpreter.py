@@ -60,10 +60,12 @@ def _round_to_bfloat16(builder: Any, handle: Any) -> None:
         return None
 
     def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
-        return converted(src, dst_type) or cast(self, src, dst_type)
+        result = converted(src, dst_type)
+        return cast(self, src, dst_type) if result is None else result  # a handle of 0 is false
 
     def create_fp_to_fp(self: Any, src: Any, dst_type: Any, rounding: Any) -> Any:
-        return converted(src, dst_type) or convert(self, src, dst_type, rounding)
+        result = converted(src, dst_type)
+        return convert(self, src, dst_type, rounding) if result is None else result
 
     builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
 

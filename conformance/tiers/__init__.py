@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TIERS: dict[str, str] = {
     "documented": "pytest_rocm_attn.conformance.tiers.documented:DocumentedTier",
     "invariants": "pytest_rocm_attn.conformance.tiers.invariants:InvariantsTier",
+    "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
 }
 DEFAULT_TIERS = ("documented",)
 

@@ -1,0 +1,200 @@
+"""Numerics cases: what a backend must compute right, as tables that people write by hand in TOML.
+
+``cases/*.toml`` holds the shipped ones. docs/numerics.md describes the format.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import msgspec
+
+from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
+from pytest_rocm_attn.errors import CaseError, RequestError
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind: TypeAlias = Literal["attention", "mla-decode", "mla-prefill"]
+Layout: TypeAlias = Literal["dense", "strided", "heads-first"]
+Fp8: TypeAlias = Literal["e4m3fn", "e4m3fnuz"]
+Needs: TypeAlias = Literal["", "gpu"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One problem that a backend must solve.
+
+    Args:
+        id: kebab-case, unique, reads like a sentence.
+        why: what it is there to catch.
+        kind: which computation, and so which method of the backend.
+        request: the layer: heads, head size, dtype, cache dtype, block size, features.
+        lengths: (new tokens, all tokens) of each request; for MLA prefill, (queries, keys).
+        level: "required", or "advisory" for what only some backends promise.
+        causal: bottom-right aligned; False: every token sees the whole request.
+        layout: of the tensors: "dense"; "strided", views of wider, poisoned buffers, as a fused
+            projection and a cache with a layers dimension make them; "heads-first", a cache in
+            which a head's slots are adjacent.
+        fp8: how an fp8 cache is stored.
+        score: standard deviation of the scaled scores.
+        batch_invariant: each request is computed alone too, and must come out the same to the bit,
+            by backends that claim it.
+        needs: "gpu" for what would take minutes in Triton's interpreter.
+    """
+
+    id: str
+    why: str
+    kind: Kind
+    request: Request
+    lengths: tuple[tuple[int, int], ...]
+    level: Literal["required", "advisory"] = "required"
+    causal: bool = True
+    layout: Layout = "dense"
+    fp8: Fp8 = "e4m3fn"
+    score: float = 3.0
+    batch_invariant: bool = False
+    needs: Needs = ""
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all requests."""
+        return sum(new for new, _ in self.lengths)
+
+    @property
+    def words(self) -> str:
+        """The case in words: layer and batch."""
+        fields = self.request.non_default() | {"dtype": self.request.dtype}
+        layer = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        more = [f"{self.layout} layout"]
+        if self.request.kv_cache_dtype.startswith("fp8"):
+            more.append(f"cache in {self.fp8}")
+        lengths = ", ".join(f"{new} of {total}" for new, total in self.lengths)
+        causal = "causal" if self.causal else "not causal"
+        return f"{layer}; {causal}, {', '.join(more)}; new of all tokens: {lengths}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Case:
+        """Return what ``to_json`` was called on."""
+        lengths = tuple((new, total) for new, total in data["lengths"])
+        return Case(**data | {"request": Request(**data["request"]), "lengths": lengths})
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    why: str
+    kind: Kind
+    lengths: list[tuple[int, int]]
+    request: dict[str, Any] = {}
+    level: Literal["required", "advisory"] = "required"
+    causal: bool = True
+    layout: Layout = "dense"
+    fp8: Fp8 = "e4m3fn"
+    score: float = 3.0
+    batch_invariant: bool = False
+    needs: Needs = ""
+    vary: dict[str, list[Any]] = {}
+
+
+_REMEDIES = {
+    "id": "a unique kebab-case sentence in quotes",
+    "why": "what the case is there to catch, in quotes",
+    "kind": f"one of {', '.join(KINDS)}",
+    "lengths": "pairs [new tokens, all tokens], one a request",
+    "request": "a table of fields of a request",
+    "level": "required or advisory",
+    "causal": "true or false",
+    "layout": f"one of {', '.join(get_args(Layout))}",
+    "fp8": f"one of {', '.join(get_args(Fp8))}",
+    "score": "a positive number",
+    "batch_invariant": "true or false",
+    "needs": '"gpu", or left out',
+    "vary": "a table: field of the request, or of the case -> a list of its values",
+}
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def shipped() -> tuple[Case, ...]:
+    """Return the cases that this distribution carries."""
+    folder = Path(str(files("pytest_rocm_attn.conformance.numerics"))) / "cases"
+    return tuple(case for file in sorted(folder.glob("*.toml")) for case in load(file))
+
+
+def load(file: Path) -> tuple[Case, ...]:
+    """Read a file of cases.
+
+    Raises:
+        CaseError: the file cannot be read, or holds a mistake; one line with file, case, field and
+            remedy.
+    """
+    place = Place(CaseError, file)
+    _, table = read_toml(place)
+    place.check_keys(table, ["case"], "")
+    cases: dict[str, Case] = {}
+    rows = table.get("case")
+    if not isinstance(rows, list):
+        place.fail("case", "no [[case]] in this file", "add one")
+    for number, row in enumerate(rows, 1):
+        here = place.within(f"case {number} {row.get('id', '')!r}")
+        for case in _expanded(convert(row, _Row, _REMEDIES, here), here):
+            if case.id in cases:
+                here.fail("id", f"{case.id!r} is there already", "choose another")
+            cases[case.id] = case
+    return tuple(cases.values())
+
+
+def _expanded(row: _Row, place: Place) -> Iterator[Case]:
+    if not _ID.fullmatch(row.id):
+        place.fail("id", repr(row.id), "it must be kebab-case: a-case-like-this")
+    if not row.score > 0:
+        place.fail("score", repr(row.score), f"it must be {_REMEDIES['score']}")
+    for new, total in row.lengths:
+        fits = 0 <= new <= total or (row.kind == "mla-prefill" and not row.causal and new >= 0)
+        if not fits or total < 0 or (row.kind == "mla-decode" and new != 1):
+            wanted = "one new token" if row.kind == "mla-decode" else "no more new than all"
+            place.fail("lengths", f"[{new}, {total}]", f"it must be {wanted}, none negative")
+    own = ("causal", "layout", "fp8", "score")
+    for values in itertools.product(*row.vary.values()):
+        chosen = dict(zip(row.vary, values, strict=True))
+        fields = {name: chosen.pop(name) for name in own if name in chosen}
+        words = ((name.replace("_", "-"), value) for name, value in (fields | chosen).items())
+        suffix = "".join(f"-{_word(name, value, row.id)}" for name, value in words)
+        try:
+            request = Request(**{"use_mla": row.kind != "attention"} | row.request | chosen)
+        except (RequestError, TypeError) as error:
+            place.fail("request", str(error), "see the fields of a request in docs/contracts.md")
+        case = Case(
+            id=row.id,
+            why=row.why,
+            kind=row.kind,
+            request=request,
+            lengths=tuple(row.lengths),
+            level=row.level,
+            causal=row.causal,
+            layout=row.layout,
+            fp8=row.fp8,
+            score=row.score,
+            batch_invariant=row.batch_invariant,
+            needs=row.needs,
+        )
+        yield replace(case, id=row.id + suffix, **fields)
+
+
+def _word(name: str, value: object, base: str) -> str:
+    """Return a varied value as a part of an id; numbers say of what, unless the id does."""
+    if isinstance(value, bool):
+        return name if value else f"not-{name}"
+    text = str(value).replace("_", "-")
+    said = isinstance(value, str) or name in base or base in name
+    return text if said else f"{name}-{text}"

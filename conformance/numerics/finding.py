@@ -1,0 +1,24 @@
+"""What came of a numerics case, as plain data that crosses a process boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of a case on a backend.
+
+    Attributes:
+        kind: "right", "wrong", "declined" or "crashed".
+        words: what was found, in one line.
+        ratio: the largest error over its bound; infinite for what is NaN or was not written.
+        seconds: how long the backend took.
+        traceback: of a crash.
+    """
+
+    kind: str
+    words: str
+    ratio: float = 0.0
+    seconds: float = 0.0
+    traceback: str = ""

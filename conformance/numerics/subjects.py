@@ -1,0 +1,97 @@
+"""Which backends the numerics tier runs: the option, else the fork's conftest, else our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.numerics.case import Case
+
+
+@dataclass(frozen=True, slots=True)
+class BackendUnderTest:
+    """One backend under test.
+
+    Args:
+        name: in node ids and reports.
+        spec: ``module:object`` or ``file.py:object``, imported in a worker process.
+        kinds: the kinds of case to give it; empty for all, of which it declines what it lacks.
+        invariant: whether it gets the batch-invariance cases, or nothing but them; None: all.
+    """
+
+    name: str
+    spec: str
+    kinds: tuple[str, ...] = ()
+    invariant: bool | None = None
+
+    def takes(self, case: Case) -> bool:
+        """Whether the case is put to the backend at all."""
+        if self.kinds and case.kind not in self.kinds:
+            return False
+        return self.invariant is None or self.invariant == case.batch_invariant
+
+
+_OURS = "pytest_rocm_attn.backends.under_test"
+REFERENCES = (
+    BackendUnderTest("TRITON_ATTN", f"{_OURS}:TritonAttn", ("attention",), False),
+    BackendUnderTest(
+        "TRITON_ATTN-batch-invariant", f"{_OURS}:TritonAttnInvariant", ("attention",), True
+    ),
+    BackendUnderTest("TRITON_MLA", f"{_OURS}:TritonMla", ("mla-decode", "mla-prefill"), False),
+    BackendUnderTest(
+        "TRITON_MLA-batch-invariant", f"{_OURS}:TritonMlaInvariant", ("mla-decode",), True
+    ),
+)
+
+
+def parse(text: str) -> tuple[BackendUnderTest, ...]:
+    """Read ``NAME=module:object,...``; without ``NAME=``, the object's own name is the name.
+
+    Raises:
+        pytest.UsageError: an entry is of another form, or a name stands twice.
+    """
+    found: dict[str, BackendUnderTest] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, spec = entry.partition("=")
+        if not equals:
+            name, spec = entry.rpartition(":")[2], entry
+        if not name or not all(spec.rpartition(":")[::2]):
+            raise pytest.UsageError(
+                f"--rocm-attn-backends: {entry!r} is not of the form [NAME=]module:object or"
+                " [NAME=]file.py:object"
+            )
+        if name in found:
+            raise pytest.UsageError(
+                f"--rocm-attn-backends: two backends are called {name!r}; write NAME=module:object"
+            )
+        found[name] = BackendUnderTest(name, spec)
+    return tuple(found.values())
+
+
+def from_hook(config: pytest.Config) -> tuple[BackendUnderTest, ...]:
+    """Return what the conftest files of a fork name; each may name some.
+
+    Raises:
+        pytest.UsageError: an answer is of another form.
+    """
+    found: list[BackendUnderTest] = []
+    for answer in config.hook.pytest_rocm_attn_backends(config=config):
+        if isinstance(answer, str):
+            found += parse(answer)
+        elif isinstance(answer, Mapping):
+            found += parse(",".join(f"{name}={spec}" for name, spec in answer.items()))
+        elif isinstance(answer, Iterable):
+            found += parse(",".join(map(str, answer)))
+        else:
+            raise pytest.UsageError(
+                f"pytest_rocm_attn_backends returned {answer!r}; return a mapping of names to"
+                " 'module:object', or a list of such texts"
+            )
+    names = [backend.name for backend in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise pytest.UsageError(f"pytest_rocm_attn_backends: two backends are called {twice!r}")
+    return tuple(found)

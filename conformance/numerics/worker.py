@@ -1,0 +1,70 @@
+"""The process that numerics cases run in: cases in, findings out, one JSON line each.
+
+A process of its own, because Triton decides at its import whether it interprets kernels on the CPU,
+and because a kernel that reads out of bounds may take its process down. Run as a module with a
+backend's name; the protocol has the standard output to itself, and the backend's own goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import asdict
+from typing import Any
+
+
+def main() -> None:
+    """Answer cases until the input ends."""
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        protocol.write(json.dumps(message) + "\n")
+        protocol.flush()
+
+    try:
+        backend, device, evidence = _start(sys.argv[1])
+    except Exception as error:  # noqa: BLE001  foreign code: its import may raise anything
+        words = f"{type(error).__name__}: {error}"
+        say({"error": words, "traceback": traceback.format_exc()})
+        return
+    say({"evidence": evidence, "name": getattr(backend, "name", None)})
+    from pytest_rocm_attn.conformance.numerics.case import Case
+    from pytest_rocm_attn.conformance.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.numerics.judge import examine
+
+    for line in sys.stdin:
+        case = Case.from_json(json.loads(line))
+        if case.needs == "gpu" and evidence == "interpreter":
+            say(asdict(Finding("declined", "too large for Triton's interpreter: it needs a GPU")))
+        else:
+            say(asdict(examine(backend, case, device)))
+
+
+def _start(spec: str) -> tuple[Any, Any, str]:
+    """Return the backend, the device it runs on, and what evidence that makes."""
+    import torch
+
+    if torch.cuda.is_available():
+        evidence = "rocm" if torch.version.hip else "cuda"
+        device = torch.device("cuda", torch.cuda.current_device())
+    else:
+        # Triton reads it where a kernel is defined: before anything imports triton.
+        os.environ["TRITON_INTERPRET"] = "1"
+        evidence, device = "interpreter", torch.device("cpu")
+        torch.set_num_threads(1)  # tensors of a few thousand elements
+        from pytest_rocm_attn.triton_interpreter import repair
+
+        repair()
+    from pytest_rocm_attn.conformance import adapters
+
+    found: Any = adapters.load(spec)
+    backend = found() if isinstance(found, type) else found
+    evidence = getattr(backend, "evidence", None) or evidence
+    return backend, device, evidence
+
+
+if __name__ == "__main__":
+    main()

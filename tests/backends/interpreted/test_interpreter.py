@@ -1,0 +1,102 @@
+"""What Triton's interpreter has to get right before it can judge kernels, and this folder's own set-up."""
+
+# The body of a kernel is Triton's language, not Python's, as in backends/kernels.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.triton_interpreter import repair
+
+repair()
+
+
+@triton.jit
+def _cast_kernel(source, target, size: tl.constexpr):
+    i = tl.arange(0, size)
+    tl.store(target + i, tl.load(source + i).to(target.dtype.element_ty))
+
+
+@triton.jit
+def _dot_kernel(a, b, out, size: tl.constexpr):
+    i = tl.arange(0, size)
+    at = i[:, None] * size + i[None, :]
+    tl.store(out + at, tl.dot(tl.load(a + at), tl.load(b + at)))
+
+
+@triton.jit
+def _add_kernel(a, b, out, larger, size: tl.constexpr):
+    i = tl.arange(0, size)
+    x = tl.load(a + i)
+    y = tl.load(b + i)
+    tl.store(out + i, x + y)
+    tl.store(larger + i, x > y)
+
+
+@triton.jit
+def _count_kernel(limit, out):
+    last = tl.load(limit)
+    total = 0
+    for i in range(last):
+        total += i
+    tl.store(out, total)
+
+
+def numbers(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_this_process_interprets() -> None:
+    assert os.environ["TRITON_INTERPRET"] == "1"
+    assert triton.knobs.runtime.interpret
+
+
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_bfloat16_is_rounded_to_nearest_even(with_zeros: bool) -> None:
+    source = numbers(1024)
+    # Ties, both ways; subnormals; infinities and NaN.
+    source[:8] = torch.tensor(
+        [1.00390625, 1.01171875, 1e-40, -1e-40, torch.inf, -torch.inf, torch.nan, 3.4e38]
+    )
+    if with_zeros:
+        source[8:16] = 0.0
+        source[12:16] = -0.0
+    target = torch.empty(1024, dtype=torch.bfloat16)
+    _cast_kernel[(1,)](source, target, 1024)
+    assert torch.equal(target.isnan(), source.isnan())
+    kept = ~source.isnan()
+    assert torch.equal(target[kept].view(torch.int16), source.bfloat16()[kept].view(torch.int16))
+
+
+def test_bfloat16_is_widened_exactly() -> None:
+    source = numbers(1024).bfloat16()
+    target = torch.empty(1024)
+    _cast_kernel[(1,)](source, target, 1024)
+    assert torch.equal(target, source.float())
+
+
+def test_a_product_of_bfloat16_matrices() -> None:
+    a, b = numbers(256).bfloat16().reshape(16, 16), numbers(256, 1).bfloat16().reshape(16, 16)
+    out = torch.empty(16, 16)
+    _dot_kernel[(1,)](a, b, out, 16)
+    torch.testing.assert_close(out, a.float() @ b.float())
+
+
+def test_sums_and_comparisons_of_bfloat16() -> None:
+    a, b = numbers(64).bfloat16(), numbers(64, 1).bfloat16()
+    out, larger = torch.empty(64, dtype=torch.bfloat16), torch.empty(64, dtype=torch.bool)
+    _add_kernel[(1,)](a, b, out, larger, 64)
+    assert torch.equal(out, a + b)
+    assert torch.equal(larger, a > b)
+
+
+def test_a_loaded_number_bounds_a_loop() -> None:
+    out = torch.zeros(1, dtype=torch.int32)
+    _count_kernel[(1,)](torch.tensor([5], dtype=torch.int32), out)
+    assert out.item() == 10

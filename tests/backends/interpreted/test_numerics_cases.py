@@ -1,0 +1,73 @@
+"""The shipped numerics cases on our backends, in Triton's interpreter: some always, all with -m slow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.numerics.judge import examine
+from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES, BackendUnderTest
+
+# One of each kind of trouble: what the others vary is a dtype, a size, a scale.
+ALWAYS = [
+    "decode-on-both-sides-of-every-tile-edge-float32",
+    "prefill-on-both-sides-of-every-tile-edge-bfloat16",
+    "mixed-batch-float16",
+    "one-long-decode-bfloat16",
+    "nothing-but-requests-without-new-tokens",
+    "heads-in-groups-num-kv-heads-4",
+    "a-group-of-more-heads-than-a-block-has-rows",
+    "head-size-80",
+    "sliding-window-33",
+    "both-directions-with-a-window-sliding-window-5",
+    "soft-cap-1.5-float16",
+    "alibi-float16",
+    "sinks-bfloat16",
+    "alibi-with-sinks-on-chunks",
+    "block-size-not-a-power-of-two-48",
+    "fp8-cache-with-every-feature-e4m3fnuz",
+    "fp8-cache-e4m3fn-float16",
+    "strided-tensors-head-size-80-bfloat16",
+    "cache-with-heads-before-slots-fp8",
+    "each-request-as-if-alone-bfloat16",
+    "mla-decode-on-both-sides-of-every-tile-edge-bfloat16",
+    "mla-prefill-of-a-context-chunk",
+    "mla-decode-of-each-request-as-if-alone",
+]
+# What the reference declines, each with a word of its reason. Nothing else may be declined.
+DECLINED = {
+    "mla-decode-with-few-heads-num-heads-1": "16 to 128",
+    "mla-decode-with-few-heads-num-heads-4": "16 to 128",
+    "mla-decode-with-few-heads-num-heads-8": "16 to 128",
+}
+CPU = torch.device("cpu")
+PAIRS = [
+    pytest.param(
+        backend,
+        case,
+        id=f"{backend.name} {case.id}",
+        marks=() if case.id in ALWAYS else (pytest.mark.slow,),
+    )
+    for backend in REFERENCES
+    for case in shipped()
+    if backend.takes(case) and not case.needs
+]
+
+
+@pytest.mark.parametrize(("backend", "case"), PAIRS)
+def test_a_case_is_right(backend: BackendUnderTest, case: Case) -> None:
+    solver = adapters.load(backend.spec)
+    assert isinstance(solver, type)
+    finding = examine(solver(), case, CPU)
+    if case.id in DECLINED:
+        assert finding.kind == "declined"
+        assert DECLINED[case.id] in finding.words
+    else:
+        assert finding.kind == "right", finding.words
+
+
+def test_every_name_is_a_case() -> None:
+    known = {case.id for case in shipped()}
+    assert sorted({*ALWAYS, *DECLINED} - known) == []

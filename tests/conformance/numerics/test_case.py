@@ -1,0 +1,116 @@
+"""Reading numerics cases: what is varied, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.conformance.numerics.case import Case, load, shipped
+from pytest_rocm_attn.errors import CaseError
+
+ROW = """
+[[case]]
+id = "a-case"
+why = "to catch it"
+kind = "attention"
+request = {{ num_heads = 4 }}
+lengths = [[1, 5], [0, 0]]
+{more}
+"""
+
+
+def read(tmp_path: Path, text: str) -> tuple[Case, ...]:
+    file = tmp_path / "cases.toml"
+    file.write_text(text)
+    return load(file)
+
+
+def test_a_row_becomes_a_case(tmp_path: Path) -> None:
+    (case,) = read(tmp_path, ROW.format(more=""))
+    assert (case.id, case.kind, case.lengths) == ("a-case", "attention", ((1, 5), (0, 0)))
+    assert case.request.num_heads == 4
+    assert case.level == "required"
+
+
+def test_every_combination_of_varied_values_is_a_case(tmp_path: Path) -> None:
+    more = 'vary = { dtype = ["float16", "float32"], causal = [true, false] }'
+    cases = read(tmp_path, ROW.format(more=more))
+    assert [case.id for case in cases] == [
+        "a-case-causal-float16",
+        "a-case-not-causal-float16",
+        "a-case-causal-float32",
+        "a-case-not-causal-float32",
+    ]
+    assert [case.request.dtype for case in cases] == ["float16", "float16", "float32", "float32"]
+    assert [case.causal for case in cases] == [True, False, True, False]
+
+
+def test_a_case_survives_the_way_to_the_worker(tmp_path: Path) -> None:
+    (case,) = read(tmp_path, ROW.format(more='fp8 = "e4m3fnuz"\nneeds = "gpu"'))
+    assert Case.from_json(case.to_json()) == case
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ('kinds = "x"', "kinds: unknown key"),
+        ('layout = "packed"', "layout"),
+        ("score = 0.0", "score: 0.0; it must be a positive number"),
+        ('vary = { colour = ["red"] }', "unexpected keyword argument 'colour'"),
+        ("vary = { block_size = [0] }", "block_size is 0"),
+        ('level = "soon"', "level"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(tmp_path: Path, more: str, words: str) -> None:
+    with pytest.raises(CaseError) as caught:
+        read(tmp_path, ROW.format(more=more))
+    message = str(caught.value)
+    assert words in message
+    assert "cases.toml: case 1 'a-case'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "lengths"),
+    [
+        ("attention", "[[3, 2]]"),
+        ("attention", "[[-1, 2]]"),
+        ("mla-decode", "[[2, 5]]"),
+        ("mla-prefill", "[[5, 2]]"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(tmp_path: Path, kind: str, lengths: str) -> None:
+    text = ROW.format(more="").replace('"attention"', f'"{kind}"')
+    with pytest.raises(CaseError, match="lengths"):
+        read(tmp_path, text.replace("[[1, 5], [0, 0]]", lengths))
+
+
+def test_an_id_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="there already"):
+        read(tmp_path, ROW.format(more="") * 2)
+
+
+def test_an_id_that_is_no_sentence_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="kebab-case"):
+        read(tmp_path, ROW.format(more="").replace("a-case", "A case"))
+
+
+def test_the_shipped_cases_are_unique_and_say_why() -> None:
+    cases = shipped()
+    assert len({case.id for case in cases}) == len(cases)
+    assert all(len(case.why) > 20 for case in cases)
+
+
+def test_the_shipped_cases_cover_what_the_issue_names() -> None:
+    cases = shipped()
+    requests = [case.request for case in cases]
+    assert {request.dtype for request in requests} == {"float16", "bfloat16", "float32"}
+    assert {case.layout for case in cases} == {"dense", "strided", "heads-first"}
+    assert {case.fp8 for case in cases} == {"e4m3fn", "e4m3fnuz"}
+    for feature in ("has_sink", "alibi", "sliding_window", "logits_soft_cap"):
+        assert any(getattr(request, feature) for request in requests)
+    lengths = {total for case in cases for _, total in case.lengths}
+    for edge in (16, 32, 64, 128):
+        assert {edge - 1, edge, edge + 1} <= lengths
+    assert {0, 1, 131072} <= lengths

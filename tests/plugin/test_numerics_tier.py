@@ -1,0 +1,147 @@
+"""`--rocm-attn-tier=numerics` as its user sees it: a right backend, wrong ones, and mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+TIER = ("--rocm-attn-conformance", "--rocm-attn-tier=numerics", "-p", "no:randomly")
+CASE = "chunked-prefill"
+
+# Plain torch, so that no kernel has to be interpreted. `exact` asks the oracle, as no backend would.
+BACKENDS = """
+import os
+from dataclasses import replace
+from pytest_rocm_attn.conformance.numerics.judge import reference_of
+
+class Right:
+    def attend(self, problem):
+        problem.out.copy_(reference_of(problem).out)
+
+class NoCausality(Right):
+    def attend(self, problem):
+        super().attend(problem)
+        problem.out.copy_(reference_of(replace(problem, causal=False)).out)
+
+class Crashes:
+    def attend(self, problem):
+        print("about to", flush=True)
+        raise RuntimeError("no such kernel")
+
+class Dies:
+    def attend(self, problem):
+        os.kill(os.getpid(), 11)
+
+class Declines:
+    def attend(self, problem):
+        raise NotImplementedError("only on Tuesdays")
+
+class OnlyMla:
+    def mla_decode(self, problem):
+        problem.out.zero_()
+"""
+
+
+def run(pytester: pytest.Pytester, backends: str, *more: str) -> pytest.RunResult:
+    pytester.makepyfile(ours=BACKENDS)
+    named = ",".join(f"{name}=ours.py:{name}" for name in backends.split())
+    return pytester.runpytest_subprocess(*TIER, f"--rocm-attn-backends={named}", *more)
+
+
+def node(backend: str, case: str = CASE) -> str:
+    return f"rocm-attn::numerics::{backend}::{case}"
+
+
+def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -> None:
+    names = ("Right", "NoCausality", "Crashes", "Dies", "Declines")
+    report = pytester.path / "report.json"
+    result = run(
+        pytester, " ".join(names), *map(node, names), f"--rocm-attn-report={report}", "-rs"
+    )
+    result.assert_outcomes(passed=1, failed=3, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "NoCausality computes chunked-prefill wrongly (evidence: interpreter): error * is *"
+            + " times its bound *, at out of request *, column *: got *, wanted *",
+            "*case  *head_size=64*; causal, dense layout; new of all tokens: 5 of 37, 16 of 48*",
+            "*again  pytest --rocm-attn-conformance *--rocm-attn-backends=*NoCausality=*"
+            + " --rocm-attn-tier=numerics rocm-attn::numerics::NoCausality::chunked-prefill",
+        ],
+        consecutive=False,
+    )
+    result.stdout.fnmatch_lines(["Crashes computes * raised RuntimeError: no such kernel"])
+    result.stdout.fnmatch_lines(["Dies computes * was killed by SIGSEGV*"])
+    result.stdout.fnmatch_lines(["SKIPPED * Declines declines: only on Tuesdays"])
+
+    rows = {
+        row["details"]["backend"]["name"]: row for row in json.loads(report.read_text())["rows"]
+    }
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "Right": "pass",
+        "NoCausality": "fail",
+        "Crashes": "crash",
+        "Dies": "crash",
+    }
+    assert {row["evidence"] for row in rows.values()} == {"interpreter"}
+    wrong = rows["NoCausality"]
+    assert (wrong["id"], wrong["tier"]) == (f"NoCausality::{CASE}", "numerics")
+    assert wrong["details"]["error_over_bound"] > 1
+    assert wrong["request"]["head_size"] == 64
+    assert 0 < rows["Right"]["details"]["error_over_bound"] <= 1
+
+
+def test_a_conftest_names_backends(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(ours=BACKENDS)
+    pytester.makeconftest(
+        "def pytest_rocm_attn_backends(config):\n    return {'OURS': 'ours.py:Right'}"
+    )
+    result = pytester.runpytest_subprocess(*TIER, "rocm-attn::numerics::OURS::sinks-float16")
+    result.assert_outcomes(passed=1)
+
+
+def test_a_declared_deviation_covers_a_case(pytester: pytest.Pytester) -> None:
+    file = pytester.path / "deviations.toml"
+    file.write_text(
+        '[[deviation]]\nmatch = ["NoCausality::*"]\nreason = "we know"\n'
+        'link = "https://example.org/1"\n'
+    )
+    result = run(pytester, "NoCausality", node("NoCausality"), f"--rocm-attn-deviations={file}")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["DEVIATION *chunked-prefill*"])
+    result = run(pytester, "NoCausality", f"--rocm-attn-deviations={file}", "rocm-attn::deviations")
+    result.assert_outcomes(passed=1)
+
+
+def test_all_of_one_backend_can_be_selected(pytester: pytest.Pytester) -> None:
+    args = ("--collect-only", "-q", "rocm-attn::numerics::TRITON_MLA")
+    result = pytester.runpytest_subprocess(*TIER, *args)
+    listed = [line for line in result.outlines if line.startswith("rocm-attn::")]
+    assert listed
+    assert all(line.startswith("rocm-attn::numerics::TRITON_MLA::") for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("nonsense", "'nonsense' is not of the form"),
+        ("a=m:x,a=m:y", "two backends are called 'a'"),
+    ],
+)
+def test_a_mistake_in_the_option_is_one_line(
+    pytester: pytest.Pytester, option: str, words: str
+) -> None:
+    result = pytester.runpytest_subprocess(*TIER, f"--rocm-attn-backends={option}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert words in result.stderr.str()
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+def test_a_backend_that_cannot_be_imported_fails_its_cases(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess(
+        *TIER, "--rocm-attn-backends=Gone=no_such_module:Gone", node("Gone")
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"]
+    )

@@ -89,10 +89,9 @@ class NumericsItem(ConformanceItem):
         )
 
     def _shortfall(self, finding: Finding) -> str:
-        return (
-            f"{self.backend.name} computes {self.case.id} wrongly (evidence: {self.evidence}):"
-            f" {finding.words}"
-        )
+        wrong = finding.kind == "wrong"
+        what = f"computes {self.case.id} wrongly" if wrong else f"breaks down on {self.case.id}"
+        return f"{self.backend.name} {what} (evidence: {self.evidence}): {finding.words}"
 
     def story(self) -> list[tuple[str, str]]:
         assert self.finding is not None

@@ -70,8 +70,8 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
         ],
         consecutive=False,
     )
-    result.stdout.fnmatch_lines(["Crashes computes * raised RuntimeError: no such kernel"])
-    result.stdout.fnmatch_lines(["Dies computes * was killed by SIGSEGV*"])
+    result.stdout.fnmatch_lines(["Crashes breaks down on * raised RuntimeError: no such kernel"])
+    result.stdout.fnmatch_lines(["Dies breaks down on * was killed by SIGSEGV*"])
     result.stdout.fnmatch_lines(["SKIPPED * Declines declines: only on Tuesdays"])
 
     rows = {

@@ -23,6 +23,10 @@ class Batch:
         max_query_len: the longest.
         max_seq_len: the longest request.
         causal: bottom-right aligned causality; False: every token sees the whole request.
+
+    Raises:
+        BackendInputError: shapes, dtypes or devices disagree. What the tensors hold is not looked at,
+            which would wait for the device: `check` does that.
     """
 
     query_start_loc: torch.Tensor
@@ -33,6 +37,39 @@ class Batch:
     max_query_len: int
     max_seq_len: int
     causal: bool = True
+
+    def __post_init__(self) -> None:
+        requests = self.seq_lens.shape[0] if self.seq_lens.ndim == 1 else -1
+        device = self.block_table.device
+        for name, tensor, dtype, shape in (
+            ("seq_lens", self.seq_lens, torch.int32, (requests,)),
+            ("query_start_loc", self.query_start_loc, torch.int32, (requests + 1,)),
+            (
+                "block_table",
+                self.block_table,
+                torch.int32,
+                (requests, *self.block_table.shape[1:2]),
+            ),
+            ("slot_mapping", self.slot_mapping, torch.int64, self.slot_mapping.shape[:1]),
+        ):
+            problem = ""
+            if tensor.dtype != dtype:
+                problem = f"is {tensor.dtype}, wanted {dtype}"
+            elif tensor.shape != shape or tensor.ndim != (2 if name == "block_table" else 1):
+                problem = f"has shape {tuple(tensor.shape)} for {max(requests, 0)} requests"
+            elif tensor.device != device:
+                problem = f"is on {tensor.device}, block_table on {device}"
+            elif tensor.numel() and tensor.stride(-1) != 1:
+                problem = (
+                    f"has stride {tensor.stride(-1)} in its last dimension, which must be dense"
+                )
+            if problem:
+                raise BackendInputError(f"batch: {name} {problem} (facts/backends.md 2.1)")
+        if not 0 <= self.min_query_len <= self.max_query_len:
+            raise BackendInputError(
+                f"batch: min_query_len {self.min_query_len} and max_query_len {self.max_query_len};"
+                " the first is the shorter, and neither is negative"
+            )
 
     @staticmethod
     def build(

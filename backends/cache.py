@@ -164,15 +164,15 @@ def reshape_and_cache(
     group = 16 // key_cache.element_size()
     # fmt: off
     problem = (
-        _mismatch("value", value, key, "key")
-        or _rows(key, slot_mapping)
+        (key.ndim != 3 and f"key has shape {tuple(key.shape)}; it is [tokens, KV heads, head size]")
+        or _mismatch("value", value, key, "key")
+        or _rows("key", key, slot_mapping) or _rows("value", value, slot_mapping)
         or _elsewhere(key, value=value, key_cache=key_cache, value_cache=value_cache,
                       slot_mapping=slot_mapping)
         or _cache_dtype(key, key_cache, fp8)
         or (key_cache.dtype != value_cache.dtype
             and f"value_cache is {value_cache.dtype}, key_cache is {key_cache.dtype}")
-        or (fp8 and (k_scale is None or v_scale is None)
-            and f"an fp8 cache ({key_cache.dtype}) needs k_scale and v_scale")
+        or (fp8 and (_scale("k_scale", k_scale, key) or _scale("v_scale", v_scale, key)))
     )
     # fmt: on
     if not problem:
@@ -181,8 +181,14 @@ def reshape_and_cache(
             ("key_cache", layout.key, key_cache),
             ("value_cache", layout.value, value_cache),
         ):
+            if len(axes) != cache.ndim:
+                problem = (
+                    f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants the axes"
+                    f" ({', '.join(axes)})"
+                )
+                break
             wanted = cache_shape(axes, cache.shape[0], _slots(cache, axes), heads, size, group)
-            if len(axes) != cache.ndim or tuple(cache.shape) != wanted:
+            if tuple(cache.shape) != wanted:
                 problem = (
                     f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants"
                     f" ({', '.join(axes)}) = {wanted} for keys of shape {tuple(key.shape)}"
@@ -239,12 +245,12 @@ def concat_and_cache_mla(
         f"kv_c is {kv_c.dtype} {tuple(kv_c.shape)}, k_pe {k_pe.dtype} {tuple(k_pe.shape)};"
         " both are [tokens, columns] of one dtype"
     ) or (
-        _rows(kv_c, slot_mapping) or _rows(k_pe, slot_mapping)
+        _rows("kv_c", kv_c, slot_mapping) or _rows("k_pe", k_pe, slot_mapping)
         or _elsewhere(kv_c, k_pe=k_pe, cache=cache, slot_mapping=slot_mapping)
         or _cache_dtype(kv_c, cache, fp8)
         or ((cache.ndim != 3 or cache.shape[2] != width or cache.stride(2) != 1)
             and f"cache has shape {tuple(cache.shape)}, wanted [blocks, block size, {width}]")
-        or (fp8 and scale is None and f"an fp8 cache ({cache.dtype}) needs a scale")
+        or (fp8 and _scale("scale", scale, kv_c))
     )
     # fmt: on
     if problem:
@@ -318,14 +324,25 @@ def _mismatch(name: str, tensor: torch.Tensor, other: torch.Tensor, wanted: str)
     return ""
 
 
-def _rows(tensor: torch.Tensor, slot_mapping: torch.Tensor) -> str:
+def _rows(name: str, tensor: torch.Tensor, slot_mapping: torch.Tensor) -> str:
     if slot_mapping.ndim != 1 or slot_mapping.dtype != torch.int64:
         return f"slot_mapping is {slot_mapping.dtype} {tuple(slot_mapping.shape)}; it is [tokens] int64"
     if tensor.shape[0] < slot_mapping.shape[0]:
-        return f"there are {tensor.shape[0]} rows for {slot_mapping.shape[0]} slots"
+        return f"{name} has {tensor.shape[0]} rows for {slot_mapping.shape[0]} slots"
     if tensor.stride(-1) != 1:
+        return f"the last dimension of {name} has stride {tensor.stride(-1)}; it must be dense"
+    if slot_mapping.numel() and slot_mapping.stride(0) != 1:
+        return f"slot_mapping has stride {slot_mapping.stride(0)}; it must be dense"
+    return ""
+
+
+def _scale(name: str, scale: torch.Tensor | None, rows: torch.Tensor) -> str:
+    if scale is None:
+        return f"{name} is missing; an fp8 cache needs it"
+    if scale.numel() != 1 or scale.dtype != torch.float32 or scale.device != rows.device:
         return (
-            f"the last dimension of the new rows has stride {tensor.stride(-1)}; it must be dense"
+            f"{name} is {scale.dtype} {tuple(scale.shape)} on {scale.device}; it is one float32 on"
+            f" {rows.device}"
         )
     return ""
 

@@ -96,8 +96,9 @@ class PagedLayer(abc.ABC):
         self.request = request
         self.device = device
         self.scale = scale
-        self.alibi_slopes = alibi_slopes
-        self.sinks = sinks
+        # Dense: kernels read one element a head. A copy is made once a layer, if at all.
+        self.alibi_slopes = None if alibi_slopes is None else alibi_slopes.contiguous()
+        self.sinks = None if sinks is None else sinks.contiguous()
         self.batch_invariant = batch_invariant
         self.dtype: torch.dtype = getattr(torch, request.dtype)
         self.target = target_of(device)
@@ -257,7 +258,7 @@ class PagedLayer(abc.ABC):
         # On the path of every call: look first, word the complaint afterwards.
         tokens = batch.slot_mapping.shape[0]
         for name, tensor in (("query", query), ("out", out)):
-            rows, *row = tensor.shape
+            rows, *row = tensor.shape or (0,)
             if row != self._row or rows < tokens or tensor.stride(-1) != 1:
                 raise BackendInputError(
                     f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted at least"
@@ -267,10 +268,14 @@ class PagedLayer(abc.ABC):
                 raise BackendInputError(
                     f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
                 )
-        if self.fp8 and (k_scale is None or v_scale is None):
+        if self.fp8:
+            self._check_scale("k_scale", k_scale)
+            self._check_scale("v_scale", v_scale)
+        if batch.max_seq_len > batch.block_table.shape[1] * self.block_size:
             raise BackendInputError(
-                f"{self.name}: {'v_scale' if v_scale is None else 'k_scale'} is missing; an fp8"
-                " cache needs both scales"
+                f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
+                f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
+                " (facts/backends.md 2.1)"
             )
         for name, given in (
             ("query", query),
@@ -284,3 +289,14 @@ class PagedLayer(abc.ABC):
                 raise BackendInputError(
                     f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
                 )
+
+    def _check_scale(self, name: str, scale: torch.Tensor | None) -> None:
+        if scale is None:
+            raise BackendInputError(
+                f"{self.name}: {name} is missing; an fp8 cache needs both scales"
+            )
+        if scale.numel() != 1 or scale.dtype != torch.float32:
+            raise BackendInputError(
+                f"{self.name}: {name} is {scale.dtype} {tuple(scale.shape)}; it is one float32 for the"
+                " whole cache (facts/backends.md 2.1)"
+            )

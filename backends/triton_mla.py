@@ -105,11 +105,17 @@ class TritonMLA:
         tokens, heads = batch.slot_mapping.shape[0], self.request.num_heads
         self._check("query", query, (tokens, heads, RANK + ROPE))
         self._check("out", out, (tokens, heads, RANK))
-        self._check("cache", cache, self.cache_shape(cache.shape[0]))
+        self._check("cache", cache, self.cache_shape(cache.shape[0] if cache.ndim else 0))
         if batch.block_table.device != self.device:
             raise BackendInputError(
                 f"TRITON_MLA: block_table is on {batch.block_table.device}, the layer is on"
                 f" {self.device}"
+            )
+        if batch.max_seq_len > batch.block_table.shape[1] * cache.shape[1]:
+            raise BackendInputError(
+                f"TRITON_MLA: a request has {batch.max_seq_len} tokens, block_table has"
+                f" {batch.block_table.shape[1]} blocks of {cache.shape[1]} for each"
+                " (facts/backends.md 2.1)"
             )
         if batch.max_query_len > 1 or not batch.causal:
             raise BackendLimitError(
@@ -186,10 +192,25 @@ class TritonMLA:
                 f"TRITON_MLA: query_start_loc has shape {tuple(query_start_loc.shape)}, key_start_loc"
                 f" {tuple(key_start_loc.shape)}"
             )
-        if lse is not None and (lse.shape != (heads, tokens) or lse.dtype != torch.float32):
+        for name, starts in (
+            ("query_start_loc", query_start_loc),
+            ("key_start_loc", key_start_loc),
+        ):
+            dense = starts.ndim == 1 and starts.numel() > 0 and starts.stride(0) == 1
+            if starts.dtype != torch.int32 or not dense or starts.device != self.device:
+                raise BackendInputError(
+                    f"TRITON_MLA: {name} is {starts.dtype} {tuple(starts.shape)} on {starts.device},"
+                    f" wanted dense int32 [requests + 1] on {self.device} (facts/backends.md 2.1)"
+                )
+        if lse is not None and (
+            lse.shape != (heads, tokens)
+            or lse.dtype != torch.float32
+            or lse.device != self.device
+            or lse.stride(1) != 1
+        ):
             raise BackendInputError(
-                f"TRITON_MLA: lse is {lse.dtype} {tuple(lse.shape)}, wanted float32"
-                f" {(heads, tokens)} (facts/backends.md 2.1)"
+                f"TRITON_MLA: lse is {lse.dtype} {tuple(lse.shape)} on {lse.device}, wanted float32"
+                f" {(heads, tokens)} on {self.device}, last dimension dense (facts/backends.md 2.1)"
             )
         if tokens == 0:
             return out

@@ -7,14 +7,16 @@ docs/contracts.md describes the format for people who write one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from pytest_rocm_attn.conformance.capabilities import table as capability_table
 from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
+from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import (
     ContractError,
     FlagError,
@@ -99,12 +101,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A named set of rows and the document they were written from."""
+    """A named set of rows and the document they were written from.
+
+    Beside its rows it may say, in ``[[capability]]`` entries, what each backend can do.
+    """
 
     id: str
     title: str
     source: str
     rows: tuple[Row, ...]
+    capabilities: tuple[capability_table.Promise, ...] = ()
 
 
 def shipped() -> tuple[str, ...]:
@@ -193,10 +199,9 @@ _CASE_FIELDS = {
     "note": "text",
 }
 _AITER = {True: Aiter.PRESENT, False: Aiter.ABSENT}
-_REQUEST_FIELDS = tuple(field.name for field in fields(Request))
-_MAY_BE_UNSET = tuple(field.name for field in fields(Request) if "None" in str(field.type))
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LONGEST_ID = 80
+_ENTRIES = ("case", "capability")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -205,42 +210,62 @@ _LONGEST_ID = 80
 def _load_folder(folder: Path) -> Contract:
     head_place = Place(ContractError, folder / "contract.toml")
     head = convert(read_toml(head_place)[1], _Head, _HEAD_FIELDS, head_place)
-    rows: dict[str, Row] = {}
+    entries = _Entries()
     for path in sorted(folder.glob("*.toml")):
         if path.name != head_place.file.name:
             place = Place(ContractError, path)
             table = read_toml(place)[1]
-            place.check_keys(table, ("case",), "")
-            for row in _rows(table, place):
-                _add(rows, row, place)
-    return _contract(head, rows, head_place)
+            place.check_keys(table, _ENTRIES, "")
+            entries.add(table, place)
+    return entries.contract(head, head_place)
 
 
 def _load_file(path: Path) -> Contract:
     place = Place(ContractError, path)
     table = read_toml(place)[1]
-    place.check_keys(table, ("case", *_HEAD_FIELDS), "")
-    given = {key: value for key, value in table.items() if key != "case"}
+    place.check_keys(table, (*_ENTRIES, *_HEAD_FIELDS), "")
+    given = {key: value for key, value in table.items() if key not in _ENTRIES}
     unnamed = {"id": path.stem, "title": path.stem, "source": path.name}
     head = convert(unnamed | given, _Head, _HEAD_FIELDS, place)
-    rows: dict[str, Row] = {}
-    for row in _rows(table, place):
-        _add(rows, row, place)
-    return _contract(head, rows, place)
+    entries = _Entries()
+    entries.add(table, place)
+    return entries.contract(head, place)
 
 
-def _contract(head: _Head, rows: Mapping[str, Row], place: Place) -> Contract:
-    if not rows:
-        place.fail("case", "the contract holds no rows", "write at least one [[case]]")
-    return Contract(head.id, head.title, head.source, tuple(rows.values()))
+class _Entries:
+    """The rows and capabilities of a contract, as its files are read; an id is taken once."""
 
+    def __init__(self) -> None:
+        self._rows: dict[str, Row] = {}
+        self._capabilities: dict[str, capability_table.Promise] = {}
 
-def _add(rows: dict[str, Row], row: Row, place: Place) -> None:
-    if row.id in rows:
-        place.within(f"row {row.id!r}").fail(
-            "id", f"is taken by another row, in {rows[row.id].file}", "give one of them another id"
+    def add(self, table: Mapping[str, Any], place: Place) -> None:
+        for row in _rows(table, place):
+            self._check_free(self._rows.get(row.id), "row", place.within(f"row {row.id!r}"))
+            self._rows[row.id] = row
+        for promise, here in capability_table.read(table, place):
+            _check_id(promise.id, here)
+            self._check_free(self._capabilities.get(promise.id), "capability", here)
+            self._capabilities[promise.id] = promise
+
+    def contract(self, head: _Head, place: Place) -> Contract:
+        if not self._rows:
+            place.fail("case", "the contract holds no rows", "write at least one [[case]]")
+        return Contract(
+            head.id,
+            head.title,
+            head.source,
+            tuple(self._rows.values()),
+            tuple(self._capabilities.values()),
         )
-    rows[row.id] = row
+
+    def _check_free(
+        self, taken: Row | capability_table.Promise | None, what: str, place: Place
+    ) -> None:
+        if taken is not None:
+            place.fail(
+                "id", f"is taken by another {what}, in {taken.file}", "give one of them another id"
+            )
 
 
 def _rows(table: Mapping[str, Any], place: Place) -> Iterator[Row]:
@@ -268,7 +293,7 @@ def _row(case: _Case, place: Place) -> Row:
         level=case.level,
         env=_env(case, expect, place),
         gpus=_gpus(case.platform, place),
-        request=_request(case.request, place),
+        request=request_from(case.request, place),
         expect=expect,
         file=str(place.file),
         note=case.note,
@@ -325,22 +350,6 @@ def _env(case: _Case, expect: ExpectBackend | ExpectRefusal, place: Place) -> di
                 place.fail(field, str(error), "correct the value, or expect a refusal")
         env[name] = text
     return env
-
-
-def _request(table: Mapping[str, object], place: Place) -> Request:
-    place.check_keys(table, _REQUEST_FIELDS, "request")
-    # TOML has no null: the text "unset" stands for None in the fields that may be None.
-    values = {
-        name: None if value == "unset" and name in _MAY_BE_UNSET else value
-        for name, value in table.items()
-    }
-    try:
-        return msgspec.convert(values, Request)
-    except msgspec.ValidationError as error:
-        # msgspec wraps a RequestError, too, whose text begins with "request: <field> is ...".
-        wrong, _, path = str(error).removeprefix("request: ").partition(" - at `$.")
-        field = path.rstrip("`") or wrong.partition(" ")[0]
-        place.fail(f"request.{field}", wrong, "correct the value")
 
 
 def _expect(expect: _Expect, place: Place) -> ExpectBackend | ExpectRefusal:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import itertools
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -63,6 +63,11 @@ class Tier(pytest.Collector, abc.ABC):
         None where the tier asks no selector.
         """
         return None
+
+    @classmethod
+    def header(cls, settings: Settings) -> list[str]:
+        """Return lines for the head of the run, such as why the tier has no items for it."""
+        return []
 
     @property
     def plugin(self) -> ConformancePlugin:
@@ -231,10 +236,7 @@ class DeviationItem(pytest.Item):
                 f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
                 f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
             )
-        cells = [
-            (cell.row.id, cell.gpu.gfx) for row in settings.contract.rows for cell in row.cells()
-        ]
-        if not any(self.entry.covers(*place) for place in itertools.chain(cells, self._items())):
+        if not any(self.entry.covers(*place) for place in self._items()):
             patterns = ", ".join(map(repr, self.entry.match))
             raise Shortfall(
                 f"{where}: {patterns} matches no row of contract {settings.contract.id}; delete the"
@@ -242,10 +244,13 @@ class DeviationItem(pytest.Item):
             )
 
     def _items(self) -> Iterator[tuple[str, str]]:
-        """Yield (id, GPU's name) of all items of all tiers, those that do not run here too."""
+        """Yield (id, GPU's name) of all items of all tiers on all GPUs, whichever run here."""
+        settings = self.plugin.settings
+        cells = tuple(cell for row in settings.contract.rows for cell in row.cells())
+        yield from ((cell.row.id, cell.gpu.gfx) for cell in cells)
         for tier in TIERS:
             with contextlib.suppress(pytest.UsageError):  # a tier that cannot run has no items
-                for name in tier_class(tier).names(self.plugin.settings):
+                for name in tier_class(tier).names(replace(settings, cells=cells)):
                     row_id, _, gfx = name.removesuffix("]").partition("[")
                     yield row_id, gfx
 

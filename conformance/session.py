@@ -113,6 +113,11 @@ class ConformancePlugin:
             f"rocm-attn: contract {contract.id}"
             + f" ({required} required and {len(contract.rows) - required} advisory rows)",
             f"rocm-attn: selector {subject.selector} ({where})",
+            *(
+                line
+                for tier in self.settings.tiers
+                for line in tier_class(tier).header(self.settings)
+            ),
         ]
         if machine := self.settings.machine:
             lines.append(

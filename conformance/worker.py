@@ -212,10 +212,16 @@ def _answer_under_one_environment(
 ) -> None:
     before = dict(os.environ)
     process = os.getpid()
-    for number, gfx, aiter, environ, fields in questions:
+    for number, gfx, aiter, environ, fields, kind, detail in questions:
         gpu, request = Gpu(gfx, Aiter(aiter)), Request(**fields)
         start = time.perf_counter()
-        outcome, told = ask_and_keep(adapter, request, environ, gpu)
+        told: object = None
+        if kind == "select":
+            outcome, told = ask_and_keep(adapter, request, environ, gpu)
+        else:
+            from pytest_rocm_attn.conformance.capabilities import asking
+
+            outcome = asking.ANSWERS[kind](adapter, request, environ, gpu, detail)
         seconds = time.perf_counter() - start
         trace = steps_of(told)
         if os.getpid() != process:

@@ -47,15 +47,33 @@ class WorkerError(RocmAttnError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request, put to the selector on one platform under one environment."""
+    """One request, put to the selector on one platform under one environment.
+
+    Args:
+        gpu: the platform.
+        environ: the variables that are set, as sorted pairs.
+        request: what the layer needs.
+        kind: "select" for which backend; the other kinds are those of capabilities/asking.py, and
+            are answered with Told, or as a selection is where there was none.
+        detail: what the kind needs to know beside, as text.
+    """
 
     gpu: Gpu
     environ: tuple[tuple[str, str], ...]
     request: Request
+    kind: str = "select"
+    detail: str = ""
 
     @classmethod
-    def of(cls, gpu: Gpu, environ: Mapping[str, str], request: Request) -> Question:
-        return cls(gpu, tuple(sorted(environ.items())), request)
+    def of(
+        cls,
+        gpu: Gpu,
+        environ: Mapping[str, str],
+        request: Request,
+        kind: str = "select",
+        detail: str = "",
+    ) -> Question:
+        return cls(gpu, tuple(sorted(environ.items())), request, kind, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -842,6 +860,8 @@ def _as_messages(remaining: Sequence[tuple[_Group, Question]]) -> list[dict[str,
                 question.gpu.aiter.value,
                 dict(question.environ),
                 question.request.non_default(),
+                question.kind,
+                question.detail,
             )
         )
     return messages

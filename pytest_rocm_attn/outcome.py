@@ -78,12 +78,23 @@ class Died:
         return f"the process was killed by {name} ({self.signal})"
 
 
-Outcome: TypeAlias = Selected | Unrecognised | Rejected | Crashed | TimedOut | Died
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The question was about more than a selection, and this is its answer, as plain data."""
+
+    data: dict[str, Any]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.data.items())
+
+
+Outcome: TypeAlias = Selected | Unrecognised | Rejected | Crashed | TimedOut | Died | Told
 
 REFUSALS = ("ValueError", "NotImplementedError", "RuntimeError", "AssertionError")
 
 _KINDS = {
-    kind.__name__: kind for kind in (Selected, Unrecognised, Rejected, Crashed, TimedOut, Died)
+    kind.__name__: kind
+    for kind in (Selected, Unrecognised, Rejected, Crashed, TimedOut, Died, Told)
 }
 
 

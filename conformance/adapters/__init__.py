@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pytest_rocm_attn.errors import SelectorError, nearest
 from pytest_rocm_attn.flags import Flags
@@ -19,7 +19,7 @@ from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.registry import CLASS_PATHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
@@ -40,6 +40,42 @@ class Adapter(Protocol):
 
     def refresh(self) -> bool:
         """Make the imported selector see the present os.environ; False when it cannot be done."""
+
+
+@runtime_checkable
+class Constructs(Protocol):
+    """An adapter that can also build what was selected."""
+
+    def construct(
+        self,
+        request: Request,
+        backend: str,
+        environ: Mapping[str, str],
+        gpu: Gpu,
+        *,
+        none_for_sinks: bool = False,
+    ) -> None:
+        """Import a backend and build its implementation for a request, on the CPU.
+
+        Whatever it raises is judged by the worker. With none_for_sinks, the layer passes
+        ``sinks=None`` as models do whose sinks are optional.
+        """
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """An adapter that knows what its fork's backend classes declare."""
+
+    def declare(self, backend: str, asked: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Import a backend, and return what its class declares, as plain data.
+
+        Args:
+            backend: its name in the fork's registry; KeyError where that has none.
+            asked: for each limit, the values to ask about.
+        """
+
+    def import_module(self, name: str) -> None:
+        """Import a module, named below the fork's package."""
 
 
 class CallableAdapter:
@@ -70,7 +106,37 @@ class CallableAdapter:
         return False
 
 
+class ConstructingAdapter(CallableAdapter):
+    """A selector object that also has ``construct``, taking by name some of: request, backend..."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        accepts: frozenset[str],
+        build: Callable[..., object],
+        spec: str,
+    ) -> None:
+        super().__init__(function, accepts)
+        self._build = build
+        self._build_accepts = _accepted(
+            build, spec, _OFFERED_TO_CONSTRUCT, "without a usable construct()"
+        )
+
+    def construct(
+        self,
+        request: Request,
+        backend: str,
+        environ: Mapping[str, str],
+        gpu: Gpu,
+        *,
+        none_for_sinks: bool = False,
+    ) -> None:
+        offered = {"request": request, "backend": backend, "environ": environ, "gpu": gpu}
+        self._build(**{name: offered[name] for name in self._build_accepts})
+
+
 _OFFERED = frozenset({"request", "flags", "environ", "gpu"})
+_OFFERED_TO_CONSTRUCT = frozenset({"request", "backend", "environ", "gpu"})
 
 
 def recognise(answer: object, class_paths: Mapping[str, str]) -> Selected | Unrecognised:
@@ -169,7 +235,11 @@ def adapt(found: object, spec: str) -> Adapter:
     if isinstance(found, type) and callable(getattr(found, "select", None)):
         found = _construct(found, spec)
     if callable(method := getattr(found, "select", None)):
-        adapter = CallableAdapter(method, _accepted(method, f"{spec}.select"))
+        accepted = _accepted(method, f"{spec}.select")
+        if callable(build := getattr(found, "construct", None)):
+            adapter: CallableAdapter = ConstructingAdapter(method, accepted, build, spec)
+        else:
+            adapter = CallableAdapter(method, accepted)
         if callable(getattr(found, "refresh", None)):
             adapter.refresh = found.refresh  # type: ignore[method-assign, attr-defined]
         return adapter
@@ -192,19 +262,24 @@ def _construct(cls: type, spec: str) -> object:
     return cls()
 
 
-def _accepted(function: Callable[..., object], spec: str) -> frozenset[str]:
+def _accepted(
+    function: Callable[..., object],
+    spec: str,
+    offered: frozenset[str] = _OFFERED,
+    what: str = "not a selector",
+) -> frozenset[str]:
     """Return which of the offered names the function takes."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise SelectorError(
-            f"selector {spec!r} has no readable signature; wrap it in a function that takes"
-            " request, environ and gpu"
+            f"selector {spec!r} has no readable signature; wrap it in a function that takes, by"
+            f" name, some of {', '.join(sorted(offered))}"
         ) from None
     accepted = frozenset(
         parameter.name
         for parameter in parameters
-        if parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name in _OFFERED
+        if parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name in offered
     )
     unknown = [
         parameter.name
@@ -214,11 +289,11 @@ def _accepted(function: Callable[..., object], spec: str) -> frozenset[str]:
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        accepted = _OFFERED
+        accepted = offered
     if unknown or not accepted:
         wants = f"it requires {', '.join(unknown)}" if unknown else "it takes none of these"
         raise SelectorError(
-            f"selector {spec!r} is not a selector: one takes, by name, some of request, flags,"
-            f" environ and gpu; {wants}"
+            f"selector {spec!r} is {what}: one takes, by name, some of"
+            f" {', '.join(sorted(offered))}; {wants}"
         )
     return accepted

@@ -22,6 +22,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import recognise, recognise_class_path
+from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import variable
 from pytest_rocm_attn.request import Request
@@ -44,7 +45,7 @@ def is_full_chain(found: object) -> bool:
     return {"head_size", "dtype", "kv_cache_dtype"} <= set(inspect.signature(found).parameters)
 
 
-class _Fork:
+class Fork:
     """The parts of a vLLM-like package that the adapters need, each looked up once."""
 
     def __init__(self, found: Any) -> None:
@@ -109,12 +110,13 @@ class _Fork:
     ) -> Iterator[None]:
         """Make a server configuration current that says what the row's environment says."""
         config = self.server_config
-        attention = type(config.attention_config)()
-        attention.backend = explicit
-        if hasattr(attention, "use_prefill_decode_attention") and PREFILL_DECODE in environ:
-            meant = variable(PREFILL_DECODE).parse(environ[PREFILL_DECODE])
-            attention.use_prefill_decode_attention = meant
-        config.attention_config = attention
+        if hasattr(config, "attention_config"):
+            attention = type(config.attention_config)()
+            attention.backend = explicit
+            if hasattr(attention, "use_prefill_decode_attention") and PREFILL_DECODE in environ:
+                meant = variable(PREFILL_DECODE).parse(environ[PREFILL_DECODE])
+                attention.use_prefill_decode_attention = meant
+            config.attention_config = attention
         config.cache_config.block_size = block_size
         if hasattr(config.cache_config, "user_specified_block_size"):
             config.cache_config.user_specified_block_size = block_size is not None
@@ -160,44 +162,44 @@ def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
     )
 
 
-class PlatformAdapter:
+class PlatformAdapter(Backends):
     """A platform class with ``get_attn_backend_cls``."""
 
     def __init__(self, platform: Any) -> None:
-        self._platform = platform
-        self._fork = _Fork(platform)
+        self._selector = platform
+        super().__init__(Fork(platform), platform.__module__)
         self._parameters = inspect.signature(platform.get_attn_backend_cls).parameters
 
     def select(
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
-        explicit = self._fork.explicit(environ)
+        explicit = self.fork.explicit(environ)
         values = _values(request) | {"selected_backend": explicit, "use_v1": True}
-        ask = self._platform.get_attn_backend_cls
+        ask = self._selector.get_attn_backend_cls
         if "attn_selector_config" in self._parameters:
-            config = self._fork.selector_config
+            config = self.fork.selector_config
             values["attn_selector_config"] = config(
                 **_matching(config, inspect.signature(config).parameters, values)
             )
-            with self._fork.configured(environ, explicit, request.block_size):
+            with self.fork.configured(environ, explicit, request.block_size):
                 answer = ask(**_matching(ask, self._parameters, values))
         else:
             answer = ask(**_matching(ask, self._parameters, values))
-        return recognise_class_path(answer, self._fork.class_paths)
+        return recognise_class_path(answer, self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
 
     def refresh(self) -> bool:
-        return self._fork.refresh()
+        return self.fork.refresh()
 
 
-class ChainAdapter:
+class ChainAdapter(Backends):
     """A ``get_attn_backend`` function: environment, cache, platform and class import together."""
 
     def __init__(self, function: Any) -> None:
         self._function = function
-        self._fork = _Fork(function)
+        super().__init__(Fork(function), None)
         self._parameters = inspect.signature(function).parameters
 
     def select(
@@ -205,13 +207,13 @@ class ChainAdapter:
     ) -> Selected | Unrecognised:
         arguments = _matching(self._function, self._parameters, _values(request))
         # Since that class exists, backend (and later block size) come from the server's config.
-        if self._fork.selector_config is not None:
-            explicit = self._fork.explicit(environ)
-            with self._fork.configured(environ, explicit, request.block_size):
+        if self.fork.selector_config is not None:
+            explicit = self.fork.explicit(environ)
+            with self.fork.configured(environ, explicit, request.block_size):
                 answer = self._function(**arguments)
         else:
             answer = self._function(**arguments)
-        return recognise(answer, self._fork.class_paths)
+        return recognise(answer, self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
@@ -221,7 +223,7 @@ class ChainAdapter:
         for value in vars(module).values():
             if callable(clear := getattr(value, "cache_clear", None)):
                 clear()
-        return self._fork.refresh()
+        return self.fork.refresh()
 
 
 def _ask_plainly(adapter: PlatformAdapter | ChainAdapter, gpu: Gpu) -> None:

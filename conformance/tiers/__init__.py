@@ -17,6 +17,7 @@ TIERS: dict[str, str] = {
     "documented": "pytest_rocm_attn.conformance.tiers.documented:DocumentedTier",
     "invariants": "pytest_rocm_attn.conformance.tiers.invariants:InvariantsTier",
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
+    "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",
 }
 DEFAULT_TIERS = ("documented",)
 

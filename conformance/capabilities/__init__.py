@@ -1,0 +1,4 @@
+"""Capabilities: what backends declare, what the contract promises of them, and whether they build.
+
+``construct`` and ``declarations`` run in the worker, beside the fork; the rest runs beside pytest.
+"""

@@ -1,0 +1,135 @@
+"""The worker's side of the questions that this tier asks, beside "select".
+
+    construct   select; then build what was selected, for that very request
+    declare     import one backend, and read what its class declares
+    import      import one module of the fork
+
+Each answers with Told, or with what the selection came to where nothing was selected. What the fork
+raises is an answer; what we ourselves cannot do is told as "ours", and is never the fork's fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.adapters import Constructs, Declares
+from pytest_rocm_attn.conformance.capabilities.construct import step_of
+from pytest_rocm_attn.errors import MockError, SelectorError
+from pytest_rocm_attn.gpu import Aiter
+from pytest_rocm_attn.outcome import Outcome, Selected, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_rocm_attn.conformance.adapters import Adapter
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+SINKS_IS_NONE = "sinks=None"  # detail of "construct": the layer passes that
+_LONGEST = 2000  # characters of a message or traceback
+# What differs from one run to the next: addresses, and the folder that the mock's packages lie in.
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+_MOCK_FOLDER = re.compile(r"/[^\s\"']*pytest-rocm-attn-mock-[^/\s]+(/tmp[^/\s]+)?")
+_STAND_INS = ("aiter", "amdsmi", "flash_attn")
+# What torch says where a tensor is to live on the GPU that is not there.
+_NEEDS_DEVICE = ("'CUDA' backend", "not compiled with CUDA", "No HIP GPUs", "no NVIDIA driver")
+
+
+def construct(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Select, then build. Told: "backend", "built", and where that is false what went wrong."""
+    from pytest_rocm_attn.conformance.worker import ask
+
+    optional_sinks = detail == SINKS_IS_NONE
+    if not isinstance(adapter, Constructs) or (
+        optional_sinks and not isinstance(adapter, Declares)
+    ):
+        return Told({"inapplicable": "the selector has no construct() (docs/adapters.md)"})
+    outcome = ask(adapter, request, environ, gpu)
+    if not isinstance(outcome, Selected):
+        return outcome
+    try:
+        adapter.construct(request, outcome.backend, environ, gpu, none_for_sinks=optional_sinks)
+    except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
+        return Told({"backend": outcome.backend, "built": False, **raised(error, gpu)})
+    return Told({"backend": outcome.backend, "built": True})
+
+
+def declare(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Import a backend, and read its class. Told: see vllm_backends.Backends.declare()."""
+    if not isinstance(adapter, Declares):
+        return Told({"inapplicable": "the selector's adapter knows no backend classes"})
+    asked = json.loads(detail)
+    try:
+        return Told(adapter.declare(asked["backend"], asked["values"]))
+    except KeyError as error:
+        if error.args == (asked["backend"],):
+            return Told({"inapplicable": f"the fork has no backend {asked['backend']}"})
+        return Told(raised(error, gpu))
+    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
+        return Told(raised(error, gpu))
+
+
+def import_module(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Import one module of the fork. Told: nothing, or what was raised."""
+    if not isinstance(adapter, Declares):
+        return Told({"inapplicable": "the selector's adapter knows no modules"})
+    try:
+        adapter.import_module(detail)
+    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
+        return Told(raised(error, gpu))
+    return Told({})
+
+
+ANSWERS: dict[str, Callable[[Adapter, Request, Mapping[str, str], Gpu, str], Outcome]] = {
+    "construct": construct,
+    "declare": declare,
+    "import": import_module,
+}
+
+
+def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
+    """Return an exception as plain data, the same in every process.
+
+    "deliberate" says that it is a refusal by its kind; "ours" that it is no doing of the fork's.
+    """
+    blame = _our_doing(error, gpu)
+    data: dict[str, Any] = {
+        "step": step_of(error),
+        "error": type(error).__name__,
+        "message": _lasting(blame or str(error))[:_LONGEST],
+        "deliberate": isinstance(
+            error, ValueError | NotImplementedError | RuntimeError | AssertionError
+        )
+        and not isinstance(error, RecursionError),
+        "traceback": _lasting("".join(traceback.format_exception(error)))[-_LONGEST:],
+    }
+    if blame:
+        data["ours"] = True
+    return data
+
+
+def _lasting(text: str) -> str:
+    return _MOCK_FOLDER.sub("(mock)", _ADDRESS.sub("0x...", text))
+
+
+def _our_doing(error: BaseException, gpu: Gpu) -> str:
+    """Return why an exception says nothing of the fork: what our stand-ins lack; "" when it does."""
+    for one in (error, error.__cause__):
+        if isinstance(one, MockError | SelectorError):
+            return str(one)
+    package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if package in _STAND_INS and gpu.aiter is Aiter.PRESENT:
+        # "from aiter import name" turns the mock's own error into an ImportError.
+        return f"{error}: the mocked platform's {package} lacks it; report that to pytest-rocm-attn"
+    if any(words in str(error) for words in _NEEDS_DEVICE):
+        return f"{error}: building needs a GPU, so nothing can be said without one"
+    return ""

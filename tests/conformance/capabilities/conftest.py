@@ -1,0 +1,233 @@
+"""A tiny fork of vLLM's shape, with backends that go wrong in the ways that backends do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SOURCES = {
+    "envs.py": "",
+    "config.py": """
+        import contextlib
+        class Cache:
+            block_size = 16
+            cache_dtype = "auto"
+        class VllmConfig:
+            model_config = None
+            def __init__(self):
+                self.cache_config = Cache()
+        current = None
+        @contextlib.contextmanager
+        def set_current_vllm_config(config):
+            global current
+            current = config
+            yield
+            current = None
+    """,
+    "attention/backends/registry.py": """
+        import enum, importlib
+        class AttentionBackendEnum(enum.Enum):
+            TRITON_ATTN = "good.GoodBackend"
+            ROCM_ATTN = "any_block.AnyBlockBackend"
+            ROCM_AITER_FA = "no_sinks.NoSinksBackend"
+            ROCM_AITER_UNIFIED_ATTN = "import_error.Backend"
+            FLEX_ATTENTION = "moods.MoodyBackend"
+            TRITON_MLA = "latent.LatentBackend"
+            ROCM_AITER_MLA = "latent.CountingBackend"
+            ROCM_AITER_MLA_SPARSE = "sparse.SparseBackend"
+            def get_path(self):
+                return "tinyfork.v1.attention.backends." + self.value
+            def get_class(self):
+                module, _, name = self.get_path().rpartition(".")
+                return getattr(importlib.import_module(module), name)
+    """,
+    "platforms/__init__.py": """
+        from tinyfork.platforms.rocm import RocmPlatform
+        current_platform = RocmPlatform()
+    """,
+    "platforms/rocm.py": """
+        import os
+        from tinyfork.attention.backends.registry import AttentionBackendEnum
+        class RocmPlatform:
+            @classmethod
+            def get_device_capability(cls):
+                return (9, 4)
+            @classmethod
+            def get_attn_backend_cls(cls, selected_backend, head_size, dtype, kv_cache_dtype,
+                                     block_size, use_mla, has_sink, use_sparse):
+                if selected_backend is not None:
+                    return selected_backend.get_path()
+                if head_size == 512:
+                    raise ValueError("no backend for head size 512")
+                names = AttentionBackendEnum
+                if use_sparse:
+                    return names.ROCM_AITER_MLA_SPARSE.get_path()
+                if use_mla:
+                    return names.TRITON_MLA.get_path()
+                if os.environ.get("VLLM_ROCM_USE_AITER") == "1":
+                    return names.ROCM_AITER_FA.get_path()
+                return names.TRITON_ATTN.get_path()
+    """,
+    "v1/attention/backends/abstract.py": """
+        from abc import ABC, abstractmethod
+        class MultipleOf:
+            def __init__(self, base):
+                self.base = base
+        class AttentionBackend(ABC):
+            @staticmethod
+            def get_supported_kernel_block_sizes():
+                return [MultipleOf(1)]
+            @classmethod
+            def supports_sink(cls):
+                return False
+            @classmethod
+            def get_name(cls):
+                return cls.name
+            @classmethod
+            def get_impl_cls(cls):
+                return cls.impl
+            @staticmethod
+            def get_builder_cls():
+                return object
+            @staticmethod
+            def get_kv_cache_shape(num_blocks, block_size, num_kv_heads, head_size,
+                                   cache_dtype_str="auto"):
+                if block_size % 16:
+                    raise ValueError("Block size must be a multiple of 16.")
+                return (2, num_blocks, block_size, num_kv_heads, head_size)
+            @staticmethod
+            def get_kv_cache_stride_order():
+                raise NotImplementedError
+        class AttentionImpl(ABC):
+            @abstractmethod
+            def __init__(self, num_heads, head_size, scale, num_kv_heads=None, alibi_slopes=None,
+                         sliding_window=None, kv_cache_dtype="auto", logits_soft_cap=None,
+                         attn_type="decoder", kv_sharing_target_layer_name=None): ...
+    """,
+    "v1/attention/backends/good.py": """
+        import torch
+        from tinyfork import config
+        from tinyfork.v1.attention.backends.abstract import *
+        class GoodImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
+                         sliding_window, kv_cache_dtype, logits_soft_cap=None,
+                         attn_type="decoder", kv_sharing_target_layer_name=None, sinks=None):
+                if head_size == 72:  # tell what came
+                    raise ValueError(repr((
+                        num_heads, scale == 72**-0.5, num_kv_heads, alibi_slopes and
+                        len(alibi_slopes), sliding_window, kv_cache_dtype, logits_soft_cap,
+                        attn_type, sinks is not None and tuple(sinks.shape),
+                        str(torch.get_default_dtype()), config.current.model_config.dtype ==
+                        torch.get_default_dtype(), config.current.cache_config.block_size)))
+        class GoodBackend(AttentionBackend):
+            name, impl = "TRITON_ATTN", GoodImpl
+            @staticmethod
+            def get_supported_kernel_block_sizes():
+                return [MultipleOf(16)]
+            @classmethod
+            def supports_sink(cls):
+                return True
+            @classmethod
+            def get_supported_head_sizes(cls):
+                return [64, 128]
+    """,
+    "v1/attention/backends/any_block.py": """
+        from tinyfork.v1.attention.backends.abstract import *
+        from tinyfork.v1.attention.backends.good import GoodImpl
+        class AnyBlockBackend(AttentionBackend):
+            name, impl = "ROCM_ATTN", GoodImpl
+    """,
+    "v1/attention/backends/no_sinks.py": """
+        from tinyfork.v1.attention.backends.abstract import *
+        class NoSinksImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
+                         sliding_window, kv_cache_dtype, logits_soft_cap=None,
+                         attn_type="decoder", kv_sharing_target_layer_name=None): ...
+        class NoSinksBackend(AttentionBackend):
+            name, impl = "FLASH_ATTN", NoSinksImpl
+            @staticmethod
+            def get_kv_cache_shape(num_blocks, block_size, num_kv_heads, head_size):
+                return (2, num_blocks, block_size, num_kv_heads, head_size)
+    """,
+    "v1/attention/backends/import_error.py": "import no_such_module",
+    "v1/attention/backends/moods.py": """
+        import os, time
+        from tinyfork.v1.attention.backends.abstract import *
+        class MoodyImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, *arguments, unheard_of=None, **more):
+                match head_size:
+                    case 32: raise SystemExit(3)
+                    case 64: os._exit(5)
+                    case 80: time.sleep(600)
+                    case 96: raise NotImplementedError("no head size 96")
+                    case 160: from aiter import no_such_name
+        class MoodyBackend(AttentionBackend):
+            name, impl = "FLEX_ATTENTION", MoodyImpl
+    """,
+    "v1/attention/backends/latent.py": """
+        from tinyfork.v1.attention.backends.abstract import *
+        class LatentImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
+                         sliding_window, kv_cache_dtype, logits_soft_cap, attn_type,
+                         kv_sharing_target_layer_name, unheard_of, **mla_args): ...
+        class LatentBackend(AttentionBackend):
+            name, impl = "TRITON_MLA", LatentImpl
+        class CountingImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
+                         sliding_window, kv_cache_dtype, logits_soft_cap, attn_type,
+                         kv_sharing_target_layer_name, **mla_args):
+                assert num_heads in (16, 128), f"only 16 or 128 heads, not {num_heads}"
+                assert mla_args["kv_b_proj"].weight.device.type == "meta"
+                assert mla_args["kv_lora_rank"] + mla_args["qk_rope_head_dim"] == head_size
+                assert num_kv_heads == 1
+            def decode(self):
+                mla_decode_fwd()
+        class CountingBackend(AttentionBackend):
+            name, impl = "ROCM_AITER_MLA", CountingImpl
+            @staticmethod
+            def get_supported_kernel_block_sizes():
+                return [16]
+    """,
+    "v1/attention/backends/sparse.py": """
+        from tinyfork.v1.attention.backends.abstract import *
+        class SparseImpl(AttentionImpl):
+            def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
+                         sliding_window, kv_cache_dtype, logits_soft_cap, attn_type,
+                         kv_sharing_target_layer_name, indexer=None, **mla_args):
+                assert indexer.topk_indices_buffer is not None
+            def decode(self):
+                ops.mla_decode_fwd()
+        class SparseBackend(AttentionBackend):
+            name, impl = "ROCM_AITER_MLA_SPARSE", SparseImpl
+            @staticmethod
+            def get_kv_cache_shape(num_blocks, block_size, num_kv_heads, head_size,
+                                   cache_dtype_str="auto"):
+                return (num_blocks, block_size, head_size)
+    """,
+    "v1/spec_decode/eagle.py": "import aiter",
+}
+
+
+@pytest.fixture(scope="session")
+def write_tiny_fork() -> Callable[[Path], str]:
+    """A function that writes the fork below a folder, and returns how its selector is named."""
+    import textwrap
+
+    def write(folder: Path) -> str:
+        for name, source in SOURCES.items():
+            path = folder / "tinyfork" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(source))
+            for parent in (path.parent, *path.parent.parents):
+                if parent == folder:
+                    break
+                if not (parent / "__init__.py").exists():
+                    (parent / "__init__.py").write_text("")
+        return "tinyfork.platforms.rocm:RocmPlatform"
+
+    return write

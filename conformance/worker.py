@@ -183,10 +183,21 @@ def answer_questions(
         for name in group["environ"]:
             os.environ.pop(name, None)  # set anew, so that they stand in the order of the group
         set_environment(base | group["environ"])
-        if message["refresh"]:
-            adapter.refresh()
-        _answer_under_one_environment(channel, adapter, group["questions"])
+        failure = _refresh(adapter)[1] if message["refresh"] else None
+        if failure is None:
+            _answer_under_one_environment(channel, adapter, group["questions"])
+            continue
+        for number, *_ in group["questions"]:
+            channel.send(answer=number, outcome=to_wire(failure), seconds=0.0, written=[], trace=[])
     channel.send(done=True)
+
+
+def _refresh(adapter: adapters.Adapter) -> tuple[bool, Crashed | None]:
+    """Return whether the adapter refreshed its selector, and how it failed, if it raised."""
+    try:
+        return bool(adapter.refresh()), None
+    except BaseException as error:  # noqa: BLE001  foreign code: a fork's own, or a user's adapter
+        return False, crashed(error)
 
 
 def serve_questions(
@@ -276,7 +287,7 @@ def platform_ready(channel: Channel, message: Mapping[str, Any]) -> adapters.Ada
         channel.send(
             ready=os.getpid(),
             reads=reads.values,
-            refreshes=bool(adapter.refresh()),
+            refreshes=_refresh(adapter)[0],
             neutral=neutral_modules(message["selector"]),
         )
         return adapter

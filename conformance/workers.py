@@ -458,13 +458,16 @@ class Pool:
 
     def _answer(self, gpu: Gpu, groups: list[_Group]) -> None:
         """Answer the questions of one platform; never leaves one without an answer."""
+        problem = "a lane of pytest-rocm-attn ended early, which is a bug of ours; please report it"
         try:
             self._answer_where_it_holds(gpu, groups)
         except (WorkerError, OSError, queue.Empty) as error:
+            problem = str(error)
+        finally:  # also where a bug of ours ends the lane: whoever waits must not wait for ever
             for question in (question for group in groups for question in group.questions):
                 future = self._futures[question]
                 if not future.done():
-                    future.set_exception(WorkerError(f"{error}{self._tail()}"))
+                    future.set_exception(WorkerError(f"{problem}{self._tail()}"))
 
     def _answer_where_it_holds(self, gpu: Gpu, groups: list[_Group]) -> None:
         """Ask each group in a process in which its environment holds, imports included."""

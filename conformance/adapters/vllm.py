@@ -134,10 +134,11 @@ class Fork:
         envs: Any = self.module("envs")
         if hasattr(envs, "disable_envs_cache"):
             envs.disable_envs_cache()
-        ops = self.module("_aiter_ops")
+        # Not imported for this: it may fail where aiter is broken, and a later import is a fresh one.
+        ops = sys.modules.get(f"{self.top}._aiter_ops")
         frozen = getattr(ops, "rocm_aiter_ops", None)
         if frozen is None:
-            return ops is None  # no such module: nothing is frozen at import
+            return ops is None  # not imported, or no such module: nothing is frozen
         if hasattr(frozen, "refresh_env_variables"):
             frozen.refresh_env_variables()
         else:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,9 @@ OVERRIDES = re.compile(
 )
 
 
-def run(release: str, tmp_path: Path) -> list[dict[str, object]]:
+def run(
+    release: str, tmp_path: Path, selector: str = "vllm.platforms.rocm:RocmPlatform"
+) -> list[dict[str, Any]]:
     folder = RELEASES / release
     if not folder.is_dir():
         pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
@@ -33,7 +36,7 @@ def run(release: str, tmp_path: Path) -> list[dict[str, object]]:
         [
             PYTHON,
             *("-m", "pytest", "-q", "--rocm-attn-conformance"),
-            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+            f"--rocm-attn-selector={selector}",
             f"--rocm-attn-report={report}",
         ],
         cwd=tmp_path,
@@ -41,7 +44,7 @@ def run(release: str, tmp_path: Path) -> list[dict[str, object]]:
         check=False,
         timeout=900,
     )
-    rows: list[dict[str, object]] = json.loads(report.read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads(report.read_text())["rows"]
     return rows
 
 
@@ -51,7 +54,7 @@ def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(tmp_path: Path)
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert failed
     assert all(BLOCK_SIZES.fullmatch(row) for row in failed)
-    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)  # type: ignore[index]
+    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)
 
 
 @pytest.mark.slow
@@ -60,4 +63,29 @@ def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(tmp_path: Path) ->
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert "explicit-triton-attn-wins-over-aiter" in failed
     assert all(BLOCK_SIZES.fullmatch(row) or OVERRIDES.fullmatch(row) for row in failed)
-    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)  # type: ignore[index]
+    assert not any(row["outcome"]["kind"] == "crashed" for row in rows)
+
+
+def chain(release: str) -> str:
+    """Where a release keeps get_attn_backend, which reads the environment itself and caches."""
+    later = (RELEASES / release / "vllm" / "v1" / "attention" / "selector.py").is_file()
+    return f"vllm.{'v1.' if later else ''}attention.selector:get_attn_backend"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", ["0.11.2", "0.12.0", "0.13.0", "0.18.1"])
+def test_the_full_chain_crashes_only_where_it_imports_an_aiter_that_is_not_whole(
+    release: str, tmp_path: Path
+) -> None:
+    rows = run(release, tmp_path, chain(release))
+    broken = [row for row in rows if row["outcome"]["kind"] in ("crashed", "died", "timedout")]
+    assert {row["gpu"]["aiter"] for row in broken} <= {"absent", "broken", "impostor"}
+    assert all(row["level"] == "advisory" for row in broken)
+    assert not any(row["outcome"]["kind"] == "died" for row in rows)
+
+
+@pytest.mark.slow
+def test_both_depths_of_vllm_0_12_0_fall_short_in_the_same_required_rows(tmp_path: Path) -> None:
+    depths = [run("0.12.0", tmp_path), run("0.12.0", tmp_path, chain("0.12.0"))]
+    short = [{(r["id"], str(r["gpu"])) for r in rows if r["verdict"] == "fail"} for rows in depths]
+    assert short[0] == short[1] != set()

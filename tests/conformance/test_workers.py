@@ -189,6 +189,7 @@ class FakeFork:
     [
         pytest.param('self.frozen = os.environ.get("VLLM_ROCM_USE_AITER")', False, id="honest"),
         pytest.param("pass", True, id="a refresh that does nothing"),
+        pytest.param("raise OSError('gone')", False, id="a refresh that raises"),
     ],
 )
 def test_a_refresh_is_relied_on_only_where_it_equals_a_fresh_import(

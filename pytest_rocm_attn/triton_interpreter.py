@@ -2,7 +2,8 @@
 
 The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits as uint16 and then
 multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
-nearest even. And it cannot use a loaded scalar as a loop bound on NumPy 2.4.
+nearest even. It has no name for the fp8 types of gfx942. And it cannot use a loaded scalar as a loop bound
+on NumPy 2.4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def repair() -> None:
-    """Make the interpreter compute with bfloat16 and with loaded loop bounds, once per process.
+    """Make the interpreter compute with bfloat16, fnuz fp8 and loaded loop bounds, once per process.
 
     Does nothing unless TRITON_INTERPRET is on, which Triton reads where a kernel is defined: set it
     before the first import of triton.
@@ -30,6 +31,7 @@ def repair() -> None:
         return
     builder.rocm_attn_repaired = True
     _accept_one_element_as_index(interpreter)
+    _name_the_fnuz_types(interpreter)
     _round_to_bfloat16(builder, interpreter.TensorHandle)
     _compute_in_float32(builder, interpreter.TensorHandle)
 
@@ -43,6 +45,24 @@ def _accept_one_element_as_index(interpreter: Any) -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_lang_tensor
+
+
+def _name_the_fnuz_types(interpreter: Any) -> None:
+    """Let e4m3fnuz and e5m2fnuz be a kernel's types: the interpreter computes with them, unnamed."""
+    patch = interpreter._patch_lang_core
+
+    def patch_lang_core(lang: Any, scope: Any) -> None:
+        patch(lang, scope)
+        to_ir = lang.dtype.to_ir
+
+        def new_to_ir(self: Any, builder: Any) -> Any:
+            if self.name in ("fp8e4b8", "fp8e5b16"):
+                return getattr(builder, f"get_{self.name}_ty")()
+            return to_ir(self, builder)
+
+        scope.set_attr(lang.dtype, "to_ir", new_to_ir)
+
+    interpreter._patch_lang_core = patch_lang_core
 
 
 def _round_to_bfloat16(builder: Any, handle: Any) -> None:

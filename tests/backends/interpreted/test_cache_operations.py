@@ -68,8 +68,8 @@ def test_new_rows_reach_their_slots_and_nothing_else_is_written(
     key, value = (normal(len(SLOTS) + 2, HEADS, size, seed=i).to(dtype) for i in (1, 2))
     slots = torch.tensor(SLOTS)
     got, wanted = caches(layout, dtype, size), caches(layout, dtype, size)
-    reshape_and_cache(key, value, *got, slots, layout)
-    reshape_and_cache_reference(key, value, *wanted, slots, layout)
+    reshape_and_cache(key, value, got[0], got[1], slots, layout)
+    reshape_and_cache_reference(key, value, wanted[0], wanted[1], slots, layout)
     for ours, theirs in zip(got, wanted, strict=True):
         assert torch.equal(raw(ours), raw(theirs))
         written = (raw(ours).view(dtype) != raw(poisoned((1,), dtype)).view(dtype)).sum()
@@ -86,9 +86,9 @@ def test_fp8_rows_are_quantised_to_the_bit(
     slots = torch.tensor(SLOTS)
     got, wanted = caches(layout, flavour, 64), caches(layout, flavour, 64)
     k, v = torch.tensor(0.3), torch.tensor(0.07)
-    reshape_and_cache(key, value, *got, slots, layout, k_scale=k, v_scale=v)
+    reshape_and_cache(key, value, got[0], got[1], slots, layout, k_scale=k, v_scale=v)
     reshape_and_cache_reference(
-        key, value, *wanted, slots, layout, k_scale=float(k), v_scale=float(v)
+        key, value, wanted[0], wanted[1], slots, layout, k_scale=float(k), v_scale=float(v)
     )
     for ours, theirs in zip(got, wanted, strict=True):
         assert torch.equal(raw(ours), raw(theirs))
@@ -122,12 +122,14 @@ def test_every_kind_of_number_is_quantised_as_torch_does(flavour: torch.dtype) -
 
 def test_a_strided_source_and_a_strided_cache() -> None:
     fused = normal(len(SLOTS), 3 * HEADS * 64).half()
-    key, value = (part.unflatten(1, (HEADS, 64)) for part in fused[:, HEADS * 64 :].chunk(2, dim=1))
+    key, value = (
+        part.view(len(SLOTS), HEADS, 64) for part in fused[:, HEADS * 64 :].chunk(2, dim=1)
+    )
     slots = torch.tensor(SLOTS)
     shape = (BLOCKS, 2, BLOCK_SIZE, HEADS, 64)
     got, wanted = poisoned(shape, torch.float16), poisoned(shape, torch.float16)
-    reshape_and_cache(key, value, *got.unbind(1), slots)
-    reshape_and_cache_reference(key, value, *wanted.unbind(1), slots, NHD)
+    reshape_and_cache(key, value, got[:, 0], got[:, 1], slots)
+    reshape_and_cache_reference(key, value, wanted[:, 0], wanted[:, 1], slots, NHD)
     assert torch.equal(raw(got), raw(wanted))
 
 
@@ -135,7 +137,7 @@ def test_a_strided_source_and_a_strided_cache() -> None:
 def test_no_slot_no_write(slots: list[int]) -> None:
     rows = normal(2, HEADS, 64).half()
     got = caches(NHD, torch.float16, 64)
-    reshape_and_cache(rows, rows, *got, torch.tensor(slots, dtype=torch.int64))
+    reshape_and_cache(rows, rows, got[0], got[1], torch.tensor(slots, dtype=torch.int64))
     assert all(torch.equal(raw(cache), torch.full_like(raw(cache), 0xA5)) for cache in got)
 
 
@@ -242,9 +244,9 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(what: str) -> 
     ],
 )
 def test_latent_rows_that_cannot_be_written_are_refused(
-    changes: dict[str, torch.Tensor], words: str
+    changes: dict[str, Any], words: str
 ) -> None:
-    given = {
+    given: dict[str, Any] = {
         "kv_c": normal(4, 512).half(),
         "k_pe": normal(4, 64).half(),
         "cache": poisoned((5, 16, 576), torch.float16),

@@ -81,6 +81,15 @@ def test_bfloat16_is_widened_exactly() -> None:
     assert torch.equal(target, source.float())
 
 
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e4m3fnuz], ids=str)
+def test_fp8_codes_are_widened_exactly(stored: torch.dtype) -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(stored)
+    finite = codes.float().isfinite()
+    target = torch.empty(256)
+    _cast_kernel[(1,)](codes, target, 256)
+    assert torch.equal(target[finite], codes.float()[finite])
+
+
 def test_a_product_of_bfloat16_matrices() -> None:
     a, b = numbers(256).bfloat16().reshape(16, 16), numbers(256, 1).bfloat16().reshape(16, 16)
     out = torch.empty(16, 16)

@@ -75,8 +75,8 @@ def render(changelog: Changelog, form: str, limit: int = 0) -> str:
     conditions = changelog.cover.conditions
     shown = conditions[: limit or len(conditions)]
     lines = markdown(changelog, shown) if form == "markdown" else _text(changelog, shown)
-    if rest := _rest(changelog, len(shown)):
-        lines += ["", rest]
+    if untold := rest(changelog, len(shown)):
+        lines += ["", untold]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -126,6 +126,7 @@ def data(changelog: Changelog) -> dict[str, Any]:
         "grid": {"name": changelog.grid.name, "digest": changelog.grid.digest},
         "cells": cover.cells,
         "differing": cover.differing,
+        "unanswered": cover.unanswered,
         "conditions": [_condition_data(changelog, condition) for condition in cover.conditions],
         "left": {
             "cells": cover.left,
@@ -211,15 +212,21 @@ def _detail(changelog: Changelog, condition: Condition) -> list[str]:
 
 def _counts(changelog: Changelog) -> str:
     cover = changelog.cover
-    if not cover.differing:
-        return f"no difference in {cover.cells:,} cells."
-    return (
-        f"{cover.differing:,} of {cover.cells:,} cells differ, under"
-        f" {len(cover.conditions):,} condition{'s' * (len(cover.conditions) != 1)}."
-    )
+    if cover.differing:
+        plural = "s" if len(cover.conditions) != 1 else ""
+        text = (
+            f"{cover.differing:,} of {cover.cells:,} cells differ, under"
+            f" {len(cover.conditions):,} condition{plural}."
+        )
+    else:
+        text = f"no difference in {cover.cells:,} cells."
+    if cover.unanswered:
+        text += f" {cover.unanswered:,} cells were not compared: the mocked platform had no answer."
+    return text
 
 
-def _rest(changelog: Changelog, shown: int) -> str:
+def rest(changelog: Changelog, shown: int) -> str:
+    """Return what the first so many conditions do not tell, counted; "" when they tell all."""
     cover = changelog.cover
     parts = []
     if hidden := cover.conditions[shown:]:
@@ -239,7 +246,7 @@ def _rest(changelog: Changelog, shown: int) -> str:
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is."""
     text = re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _code(text: str) -> str:

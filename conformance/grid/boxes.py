@@ -211,6 +211,7 @@ def cover(
     sizes: Sequence[int],
     labels: Mapping[Label, Cells],
     most: int = 200,
+    leading: Sequence[int] = (),
 ) -> tuple[list[tuple[Label, Box]], Cells]:
     """Return boxes whose union is every labelled cell, each inside one label, and what is left.
 
@@ -220,6 +221,8 @@ def cover(
             boxes do without it.
         labels: label -> the cells that it is true of. The order decides between equals.
         most: the number of boxes at which to stop; the cells still uncovered are then left.
+        leading: attributes that boxes always grow along first: they are told only where nothing
+            else tells cells apart.
 
     Returns:
         the (label, box) pairs, most telling first, and the cells left uncovered.
@@ -230,7 +233,8 @@ def cover(
     }
     left = list(map(union_of, zip(*labels.values(), strict=True)))
     bytes_of_one = sum(space.cells for space in spaces) // 8 + 1
-    orders = _orders(len(sizes), _WORK // (bytes_of_one * max(1, sum(sizes))))
+    free = [attribute for attribute in range(len(sizes)) if attribute not in leading]
+    orders = _orders(free, _WORK // (bytes_of_one * max(1, sum(sizes))))
     pool: dict[tuple[Label, Box], Cells] = {}
     chosen: dict[tuple[Label, Box], Cells] = {}
     tried: set[tuple[int, int, Label]] = set()
@@ -242,7 +246,7 @@ def cover(
                     continue
                 tried.add((number, cell, label))
                 for order in orders:
-                    box = grow(spaces, sizes, classes, forbidden[label], order)
+                    box = grow(spaces, sizes, classes, forbidden[label], (*leading, *order))
                     if (label, box) not in pool:
                         pool[label, box] = tuple(space.bits(box) for space in spaces)
         gains = {found: _common(cells, left) for found, cells in pool.items()}
@@ -269,13 +273,12 @@ def _common(cells: Cells, left: Sequence[int]) -> int:
     return sum(bits.bit_count() for bits in _open(cells, left))
 
 
-def _orders(attributes: int, most: int) -> list[tuple[int, ...]]:
+def _orders(natural: Sequence[int], most: int) -> list[tuple[int, ...]]:
     """Return orders of the attributes: all of a few; else such as vary in the first and the last."""
-    natural = range(attributes)
-    if attributes <= 4:
+    if len(natural) <= 4:
         return list(itertools.permutations(natural))
     orders = [tuple(natural)]
-    orders += [(first, *(a for a in natural if a != first)) for first in natural if first]
+    orders += [(first, *(a for a in natural if a != first)) for first in natural[1:]]
     pairs = list(itertools.permutations(natural, 2))
     wanted = min(_MOST, max(_FEWEST, most))
     step = max(1, len(pairs) // wanted)

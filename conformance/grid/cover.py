@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid import boxes
-from pytest_rocm_attn.conformance.grid.attributes import Attribute, Reduced, reduce
+from pytest_rocm_attn.conformance.grid.attributes import FAMILY, Attribute, Reduced, reduce
 from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, GFX, REQUEST
 from pytest_rocm_attn.conformance.grid.wording import EXPLICIT, Given, rank
+from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,8 +43,9 @@ class Table:
     """The outcome of each cell of a family.
 
     Attributes:
-        codes: one per cell, in mixed-radix order of the axes, the last axis fastest; a code beyond
-            the outcomes is a cell without an answer, which is compared with nothing.
+        codes: one per cell, in mixed-radix order of the axes, the last axis fastest. A code beyond
+            the outcomes is a cell without an answer, and so is one that the mocked platform could
+            not answer: they are compared with nothing.
         outcomes: what the codes stand for.
     """
 
@@ -105,10 +108,11 @@ class Cover:
 
     Attributes:
         conditions: the most important first.
-        cells: how many cells were compared.
+        cells: how many cells there are.
         differing: how many of them differ.
         left: how many differing cells no condition covers: 0 unless there are too many conditions.
         left_smallest: the smallest of these; None when there is none.
+        unanswered: how many cells have no answer on one side at least.
     """
 
     conditions: tuple[Condition, ...]
@@ -116,6 +120,7 @@ class Cover:
     differing: int
     left: int = 0
     left_smallest: Place | None = None
+    unanswered: int = 0
 
 
 def differences(families: Sequence[Compared], most: int = 200) -> Cover:
@@ -127,14 +132,16 @@ def differences(families: Sequence[Compared], most: int = 200) -> Cover:
     """
     coder = _Coder()
     coded = [coder.code(family) for family in families]
-    cells = sum(map(len, coded)) - coder.unanswered
+    cells = sum(map(len, coded))
     differing = sum(len(table) - table.count(0) for table in coded)
     if not differing:
-        return Cover((), cells, 0)
+        return Cover((), cells, 0, unanswered=coder.unanswered)
     attributes, reduced = reduce([(family.name, family.axes) for family in families], coded)
     labels = _labels(attributes, reduced, list(coder.numbers))
     spaces = [one.space for one in reduced]
-    found, left = boxes.cover(spaces, [len(one.classes) for one in attributes], labels, most)
+    sizes = [len(one.classes) for one in attributes]
+    by_family = [number for number, one in enumerate(attributes) if one.name == FAMILY]
+    found, left = boxes.cover(spaces, sizes, labels, most, leading=by_family)
     distances = [[_distances(axis) for axis in family.axes] for family in families]
     conditions = []
     for label, box in found:
@@ -143,7 +150,8 @@ def differences(families: Sequence[Compared], most: int = 200) -> Cover:
         overrides = _overrides(families, where, *label)
         conditions.append(Condition(where, *label, count, smallest, distance == 0, overrides))
     conditions.sort(key=_importance)
-    return Cover(tuple(conditions), cells, differing, *_rest(reduced, distances, left))
+    rest = _rest(reduced, distances, left)
+    return Cover(tuple(conditions), cells, differing, *rest, coder.unanswered)
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -163,7 +171,7 @@ class _Coder:
 
     def code(self, family: Compared) -> bytes:
         """Return a byte per cell."""
-        expected, got = ([behaviour(o) for o in t.outcomes] for t in (family.expected, family.got))
+        expected, got = ([_answer(o) for o in t.outcomes] for t in (family.expected, family.got))
         names, choices = _choices(family.axes)
         codes: dict[tuple[int, int, int], int] = {}
         counted = 0
@@ -174,10 +182,12 @@ class _Coder:
             key = (one, other, choice)
             code = codes.get(key)
             if code is None:
-                if one >= len(expected) or other >= len(got):
+                before = expected[one] if one < len(expected) else None
+                after = got[other] if other < len(got) else None
+                if before is None or after is None:
                     code = -1
                 else:
-                    code = self._number(expected[one], got[other], names[choice])
+                    code = self._number(before, after, names[choice])
                 codes[key] = code
             if code < 0:
                 counted += 1
@@ -199,6 +209,12 @@ class _Coder:
         if pair not in self.numbers and len(self.numbers) >= _MOST_PAIRS:
             pair = (VARIOUS, VARIOUS)
         return self.numbers.setdefault((pair[0], pair[1]), len(self.numbers) + 1)
+
+
+def _answer(outcome: Outcome) -> Behaviour | None:
+    """Return what the selector did; None where the mocked platform could not tell."""
+    unanswerable = isinstance(outcome, Crashed) and outcome.error == MockError.__name__
+    return None if unanswerable else behaviour(outcome)
 
 
 def _choices(axes: Sequence[Axis]) -> tuple[Sequence[Any], Iterable[int]]:

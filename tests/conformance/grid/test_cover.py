@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_rocm_attn import Request
 from pytest_rocm_attn.conformance.grid import boxes
+from pytest_rocm_attn.conformance.grid import cover as cover_module
 from pytest_rocm_attn.conformance.grid.cover import (
     THE_EXPLICIT_ONE,
     VARIOUS,
@@ -26,7 +27,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.grid.quotient import alike, take
 from pytest_rocm_attn.conformance.grid.space import Axis
 from pytest_rocm_attn.conformance.grid.wording import Given
-from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -296,7 +297,8 @@ def test_equal_questions_with_unequal_answers_are_told_apart_by_their_family() -
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
         return Selected(A), Selected(B if facts["family"] == "variables" else A)
 
-    assert sentences(rule) == [f"family variables: expected {A}, got {B}"]
+    assert all(f"family variables: expected {A}, got {B}" in each for each in sentences(rule))
+    check_exact([rule(facts) for _, _, facts in EVERY_CELL], cover_of(rule))
 
 
 def test_the_smallest_cell_has_the_fewest_variables_and_is_nearest_to_the_defaults() -> None:
@@ -362,7 +364,23 @@ def test_cells_without_an_answer_differ_in_nothing_and_are_not_counted() -> None
     half = [0xFFFF if n % 2 else code for n, code in enumerate(family.got.codes)]
     partly = Compared(family.name, family.axes, family.expected, Table(half, family.got.outcomes))
     cover = differences([partly])
-    assert (cover.cells, cover.differing) == (len(half) // 2, len(half) // 2)
+    assert (cover.cells, cover.unanswered) == (len(half), len(half) // 2)
+    assert cover.differing == len(half) // 2
+
+
+def test_cells_that_the_mocked_platform_cannot_answer_differ_in_nothing() -> None:
+    unanswerable = Crashed("MockError", "MockError: a tensor on device 'cuda'")
+    cover = cover_of(lambda _: (Selected(A), unanswerable))
+    assert cover == Cover((), len(EVERY_CELL), 0, unanswered=len(EVERY_CELL))
+    assert cover_of(lambda _: (Selected(A), Crashed("KeyError", ""))).differing == len(EVERY_CELL)
+
+
+def test_two_fields_that_refuse_are_two_sentences_and_no_list_of_families() -> None:
+    def rule(facts: Facts) -> tuple[Outcome, Outcome]:
+        differs = facts["block_size"] == 1 or facts.get(MLA) == "0"
+        return Selected(A), REFUSED if differs else Selected(A)
+
+    assert not any("family" in sentence for sentence in sentences(rule))
 
 
 def test_tables_of_another_size_are_refused() -> None:
@@ -372,19 +390,22 @@ def test_tables_of_another_size_are_refused() -> None:
         differences([short])
 
 
-def test_more_pairs_of_answers_than_a_byte_can_number_stay_covered_exactly() -> None:
-    requests = tuple(Request(head_size=n) for n in range(1, 261))
+def test_more_pairs_of_answers_than_a_byte_can_number_stay_covered_exactly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cover_module._MOST_PAIRS == 254  # 255 with VARIOUS, and 0 is no difference
+    monkeypatch.setattr(cover_module, "_MOST_PAIRS", 20)
+    requests = tuple(Request(head_size=n) for n in range(1, 31))
     axes = (Axis("gfx", ("gfx942",)), Axis(MASTER, (None, "1")), Axis("request", requests))
     pairs: list[tuple[Outcome, Outcome]] = [
         (Selected(A), Selected(f"B{n}") if flag else Selected(A))
         for flag in range(2)
-        for n in range(260)
+        for n in range(30)
     ]
-    cover = differences(compared(pairs, {"many": axes}), most=260)
-    assert (cover.left, cover.differing) == (0, 260)
-    told = [c for c in cover.conditions if c.got == VARIOUS]
-    assert sum(c.cells for c in told) == 260 - 254
-    assert sum(c.cells for c in cover.conditions) == 260
+    cover = differences(compared(pairs, {"many": axes}))
+    assert (cover.left, cover.differing) == (0, 30)
+    assert sum(c.cells for c in cover.conditions if c.got == VARIOUS) == 10
+    assert sum(c.cells for c in cover.conditions) == 30
 
 
 def test_a_million_cells_in_which_most_flags_say_nothing_come_down_to_one_sentence() -> None:

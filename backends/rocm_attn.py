@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 SOURCE = "facts/backends.md 3.2"
-HEAD_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
+HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)
 HIP_HEAD_SIZES, HIP_BLOCK_SIZES, HIP_MOST_TOKENS = (64, 128), (16, 32), 131072
 MATRIX_TARGETS = frozenset(target for shape in SHAPES for target in shape.targets)
 
@@ -134,12 +134,22 @@ class RocmAttention(TritonAttention):
         request = self.request
         return 2, blocks, self.block_size, request.num_kv_heads, request.head_size
 
-    def decode_refusal(self, max_seq_len: int) -> str:
-        """Return why this layer's decodes take the Triton kernel, or "" for the HIP kernel."""
+    def decode_refusal(self, max_seq_len: int, query: torch.Tensor, out: torch.Tensor) -> str:
+        """Return why a step's decodes take the Triton kernel, or "" for the HIP kernel."""
         target = self.target.name if self.target.name.startswith("gfx") else ""
-        if self._plain:  # the plain kernel runs anywhere; the other limits are the source's own
+        if self._plain:  # it runs on any GPU; the other limits are the source's own
             target = next(iter(MATRIX_TARGETS))
-        return decode_refusal(self.request, target, max_seq_len, self._flags)
+        reason = decode_refusal(self.request, target, max_seq_len, self._flags)
+        size = self.request.head_size
+        others = (
+            (self.device.type == "cpu" and self._library is None, "the CPU has no HIP kernels"),
+            ((query.stride(-2), out.stride(-2)) != (size, size), "heads that lie apart"),
+            (
+                query.stride(0) % 8 != 0 or query.data_ptr() % 16 != 0,
+                "query rows that are not aligned to 16 bytes",
+            ),
+        )
+        return reason or next((words for holds, words in others if holds), "")
 
     def _blocks(self, kv_cache: torch.Tensor) -> int:
         return kv_cache.shape[1]
@@ -159,11 +169,7 @@ class RocmAttention(TritonAttention):
 
     def _decode(self, step: Step) -> bool:
         query, out, batch = step.query, step.out, step.batch
-        reason = self.decode_refusal(batch.max_seq_len)
-        if not reason and (query.stride(-2), out.stride(-2)) != (self.request.head_size,) * 2:
-            reason = "query or output heads that do not lie side by side"
-        if not reason and (query.stride(0) % 8 or query.data_ptr() % 16):
-            reason = "query rows that are not aligned to 16 bytes"
+        reason = self.decode_refusal(batch.max_seq_len, query, out)
         library = None if reason else self._kernels()
         if library is None:
             self._tell(reason)

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_rocm_attn.backends.batch import Batch
+from pytest_rocm_attn.backends.rocm_aiter_fa import RocmAiterFlashAttention
+from pytest_rocm_attn.backends.rocm_aiter_mla import RocmAiterMLA
+from pytest_rocm_attn.backends.rocm_aiter_unified_attn import RocmAiterUnifiedAttention
+from pytest_rocm_attn.backends.rocm_attn import RocmAttention
 from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
-from pytest_rocm_attn.errors import BackendLimitError
+from pytest_rocm_attn.errors import AiterError, BackendLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_rocm_attn.backends.paged_layer import PagedLayer
     from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 
@@ -60,6 +65,93 @@ class TritonAttnInvariant(TritonAttn):
     batch_invariant = True
 
 
+class RocmAttn:
+    """ROCM_ATTN, which decodes by its HIP kernel on GPUs that have one and by Triton elsewhere."""
+
+    name = "ROCM_ATTN"
+    batch_invariant = False
+    rounds_cache = False
+    plain = False
+
+    def attend(self, problem: PagedAttention) -> None:
+        """Solve a problem of paged attention."""
+        fp8 = problem.key_cache.dtype.itemsize == 1
+        batch = _batch(problem)
+        with _refusals():
+            layer = RocmAttention(
+                problem.request,
+                problem.query.device,
+                scale=problem.scale,
+                alibi_slopes=problem.alibi_slopes,
+                sinks=problem.sinks,
+                fp8_dtype=problem.key_cache.dtype if fp8 else None,
+                plain=self.plain,
+            )
+            if self.plain:
+                self._insist_on_hip(layer, problem)
+            layer.forward(
+                problem.query,
+                _in_split_layout(layer, problem),
+                batch,
+                problem.out,
+                k_scale=problem.k_scale if fp8 else None,
+                v_scale=problem.v_scale if fp8 else None,
+                check=True,
+            )
+
+    def _insist_on_hip(self, layer: RocmAttention, problem: PagedAttention) -> None:
+        reason = layer.decode_refusal(problem.max_seq_len, problem.query, problem.out)
+        if not reason and 1 not in problem.query_lens:
+            reason = "no request decodes"
+        if reason:
+            raise BackendLimitError(f"ROCM_ATTN's HIP decode is not reached: {reason}")
+
+
+class RocmAttnPlainHip(RocmAttn):
+    """ROCM_ATTN with the HIP source's plain kernel: cases that it does not reach are declined."""
+
+    name = "ROCM_ATTN-plain-hip"
+    plain = True
+
+
+class RocmAiterUnifiedAttn:
+    """ROCM_AITER_UNIFIED_ATTN."""
+
+    name = "ROCM_AITER_UNIFIED_ATTN"
+    layer: type[PagedLayer] = RocmAiterUnifiedAttention
+    batch_invariant = False
+    rounds_cache = True
+
+    def attend(self, problem: PagedAttention) -> None:
+        """Solve a problem of paged attention."""
+        fp8 = problem.key_cache.dtype.itemsize == 1
+        with _refusals():
+            layer = self.layer(
+                problem.request,
+                problem.query.device,
+                scale=problem.scale,
+                alibi_slopes=problem.alibi_slopes,
+                sinks=problem.sinks,
+                fp8_dtype=problem.key_cache.dtype if fp8 else None,
+            )
+            layer.forward(
+                problem.query,
+                torch.stack([problem.key_cache, problem.value_cache]),
+                _batch(problem),
+                problem.out,
+                k_scale=problem.k_scale if fp8 else None,
+                v_scale=problem.v_scale if fp8 else None,
+                check=True,
+            )
+
+
+class RocmAiterFa(RocmAiterUnifiedAttn):
+    """ROCM_AITER_FA."""
+
+    name = "ROCM_AITER_FA"
+    layer = RocmAiterFlashAttention
+
+
 class TritonMla:
     """TRITON_MLA."""
 
@@ -76,19 +168,11 @@ class TritonMla:
 
     def mla_decode(self, problem: MlaDecode) -> None:
         """Solve a problem of absorbed decode."""
-        device, requests = problem.query.device, problem.query.shape[0]
-        batch = Batch(
-            query_start_loc=torch.arange(requests + 1, dtype=torch.int32, device=device),
-            seq_lens=problem.seq_lens,
-            block_table=problem.block_table,
-            slot_mapping=torch.full((requests,), -1, device=device),
-            min_query_len=1,
-            max_query_len=1,
-            max_seq_len=problem.max_seq_len,
-        )
         with _refusals():
             layer = self._layer(problem)
-            layer.decode(problem.query, problem.latent_cache, batch, problem.out, check=True)
+            layer.decode(
+                problem.query, problem.latent_cache, _decodes(problem), problem.out, check=True
+            )
 
     def mla_prefill(self, problem: MlaPrefill) -> None:
         """Solve a problem of materialised prefill."""
@@ -104,6 +188,27 @@ class TritonMla:
                 causal=problem.causal,
                 lse=problem.lse,
             )
+
+
+class RocmAiterMla:
+    """ROCM_AITER_MLA. Its prefill gives no log-sum-exp, so those cases are not put to it."""
+
+    name = "ROCM_AITER_MLA"
+    batch_invariant = False
+
+    def mla_decode(self, problem: MlaDecode) -> None:
+        """Solve a problem of absorbed decode."""
+        with _refusals():
+            layer = RocmAiterMLA(problem.request, problem.query.device, scale=problem.scale)
+            out = torch.empty_like(problem.out, memory_format=torch.contiguous_format)
+            layer.decode(
+                problem.query.contiguous(),
+                problem.latent_cache.contiguous(),
+                _decodes(problem),
+                out,
+                check=True,
+            )
+            problem.out.copy_(out)
 
 
 class TritonMlaInvariant(TritonMla):
@@ -127,9 +232,33 @@ def _batch(problem: PagedAttention) -> Batch:
     )
 
 
+def _decodes(problem: MlaDecode) -> Batch:
+    device, requests = problem.query.device, problem.query.shape[0]
+    return Batch(
+        query_start_loc=torch.arange(requests + 1, dtype=torch.int32, device=device),
+        seq_lens=problem.seq_lens,
+        block_table=problem.block_table,
+        slot_mapping=torch.full((requests,), -1, device=device),
+        min_query_len=1,
+        max_query_len=1,
+        max_seq_len=problem.max_seq_len,
+    )
+
+
+def _in_split_layout(layer: RocmAttention, problem: PagedAttention) -> torch.Tensor:
+    """Return the problem's cache as ROCM_ATTN keeps it: (2, blocks, block size, KV heads, D)."""
+    blocks, block_size, heads, size = problem.key_cache.shape
+    cache = problem.key_cache.new_empty(layer.cache_shape(blocks))
+    x = 16 // cache.element_size()
+    key = problem.key_cache.reshape(blocks, block_size, heads, size // x, x)
+    cache[0].view(blocks, heads, size // x, block_size, x).copy_(key.permute(0, 2, 3, 1, 4))
+    cache[1].view(blocks, heads, size, block_size).copy_(problem.value_cache.permute(0, 2, 3, 1))
+    return cache
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except BackendLimitError as error:
+    except (BackendLimitError, AiterError) as error:
         raise NotImplementedError(str(error)) from None

@@ -146,7 +146,7 @@ def _selector_from_hook(config: pytest.Config) -> str | None:
 def _backends(config: pytest.Config) -> tuple[subjects.BackendUnderTest, ...]:
     given = value_of(config, "rocm_attn_backends")
     named = subjects.parse(given) if given else subjects.from_hook(config)
-    return named or subjects.REFERENCES
+    return named or subjects.references()
 
 
 def _timeout(config: pytest.Config) -> float:

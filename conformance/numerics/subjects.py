@@ -41,11 +41,28 @@ REFERENCES = (
     BackendUnderTest(
         "TRITON_ATTN-batch-invariant", f"{_OURS}:TritonAttnInvariant", ("attention",), True
     ),
+    BackendUnderTest("ROCM_ATTN", f"{_OURS}:RocmAttn", ("attention",), False),
     BackendUnderTest("TRITON_MLA", f"{_OURS}:TritonMla", ("mla-decode", "mla-prefill"), False),
     BackendUnderTest(
         "TRITON_MLA-batch-invariant", f"{_OURS}:TritonMlaInvariant", ("mla-decode",), True
     ),
 )
+# Beside them where AMD's aiter is installed.
+OVER_AITER = (
+    BackendUnderTest(
+        "ROCM_AITER_UNIFIED_ATTN", f"{_OURS}:RocmAiterUnifiedAttn", ("attention",), False
+    ),
+    BackendUnderTest("ROCM_AITER_FA", f"{_OURS}:RocmAiterFa", ("attention",), False),
+    BackendUnderTest("ROCM_AITER_MLA", f"{_OURS}:RocmAiterMla", ("mla-decode",), False),
+)
+
+
+def references() -> tuple[BackendUnderTest, ...]:
+    """Return our own backends, as far as they can be run here."""
+    from pytest_rocm_attn.aiter_probe import probe
+    from pytest_rocm_attn.gpu import Aiter
+
+    return REFERENCES + (OVER_AITER if probe().state is Aiter.PRESENT else ())
 
 
 def parse(text: str) -> tuple[BackendUnderTest, ...]:

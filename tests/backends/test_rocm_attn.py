@@ -68,7 +68,7 @@ def test_one_aiter_switch_alone_leaves_the_hip_kernel() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"head_size": 80}, "head size 80"),
+        ({"head_size": 72}, "head size 72"),
         ({"block_size": 24}, "block size 24"),
         ({"kv_cache_dtype": "fp8_e5m2"}, "fp8_e5m2"),
         ({"attn_type": "encoder_only"}, "encoder_only"),

@@ -167,24 +167,24 @@ def _data(rows: Sequence[Record], cut: int) -> dict[str, Any]:
 def _texts(row: Record) -> tuple[str, ...]:
     expected, got = words.expected_words(row), words.got_words(row)
     told = f"expected {expected}, got {got}"
-    selection = row["evidence"] in ("", "pure", "mock")
+    untold = "" if row["request"] is not None else "Not about one decision, so there is none."
     return (
         *(row["tier"], row["id"], column(row), row["verdict"], row["level"], words.gpu_words(row)),
         *(words.flags_words(row), words.request_words(row), words.family(row), expected, got),
         *("" if row["message"] == told else row["message"], row["source"], row["evidence"]),
         *(f"{row['seconds']:.6f}" if row["seconds"] else "", ", ".join(row["environment_written"])),
-        *(row["again"], _tally(row), "" if selection else "This tier asks no selector."),
+        *(row["again"], _tally(row), untold),
     )
 
 
 def _tally(row: Record) -> str:
-    """Return which part of a slice's cells differs, to be shown in its square; "" elsewhere."""
-    counts = row["details"].get("cells")
-    if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
+    """Return how many of a slice's cells fall short, to be shown in its square; "" elsewhere."""
+    counts = row["details"].get("counts")
+    if not isinstance(counts, dict) or not isinstance(counts.get("cells"), int):
         return ""
-    total = sum(counts.values())
-    short = total - counts.get("pass", 0)
-    if not total:
+    total = counts["cells"]
+    short = sum(n for n in map(counts.get, ("required", "advisory")) if isinstance(n, int))
+    if not total or not short:
         return ""
     return f"{short:,}" if short < 10_000 else f"{short / total:.1%}"
 
@@ -196,10 +196,9 @@ def _details(row: Record) -> list[tuple[str, str]]:
 
 
 def _finding(finding: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a finding as (label, text), its condition first."""
-    rest = [(str(label), words.plain(value)) for label, value in finding.items() if value]
-    first = ("condition", words.plain(finding.get("condition") or "everywhere"))
-    return [first, *(pair for pair in rest if pair[0] != "condition")]
+    """Return a finding as (label, text), where its cells are first."""
+    where, facts = words.finding_words(finding)
+    return [("where", where), *facts]
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -193,17 +193,18 @@ def _facts(record: Record, where: str) -> Iterator[tuple[str, str]]:
     yield "source", code(record["source"])
     yield "evidence", code("" if record["evidence"] in ("pure", "mock") else record["evidence"])
     for label, text in words.details_words(record["details"]):
-        yield (label if re.fullmatch(r"[\w ]+", label, re.ASCII) else code(label)), code(text)
+        yield _label(label), code(text)
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
-    parts = [f"**{code(words.plain(finding.get('condition', '')))}**"]
-    if finding.get("cells") is not None:
-        parts.append(f"{words.plain(finding['cells'])} cells")
-    for label in ("expected", "got", "smallest", "again"):
-        if finding.get(label):
-            parts.append(f"{label} {code(words.plain(finding[label]))}")
-    return "; ".join(parts)
+    where, facts = words.finding_words(finding)
+    told = [f"{_label(label)} {code(text)}" for label, text in facts]
+    return "; ".join((f"**{code(where)}**", *told))
+
+
+def _label(text: str) -> str:
+    """Return one of our own field names as it is, and anything else as code."""
+    return text if re.fullmatch(r"[\w ]+", text, re.ASCII) else code(text)
 
 
 def code(text: str) -> str:

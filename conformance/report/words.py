@@ -125,6 +125,26 @@ def findings_of(record: Record) -> list[dict[str, Any]]:
     return [finding for finding in found if isinstance(finding, dict)]
 
 
+def finding_words(finding: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """Return where the cells of a finding are, and the rest as (label, text).
+
+    Expected and got stand at the front, the command at the end; what the words of another field
+    say already is left out.
+    """
+    told = {
+        name: value for name, value in finding.items() if value not in (None, "", [], {}, False)
+    }
+    where = told.pop("where", told.get("condition") or "everywhere")
+    told.pop("condition", None)
+    if "smallest_words" in told:
+        told["smallest"] = told.pop("smallest_words")
+    again = told.pop("again", "")
+    first = [(name, told.pop(name)) for name in ("cells", "expected", "got") if name in told]
+    facts = [*first, *told.items(), *([("again", again)] if again else [])]
+    labelled = [(name.replace("_", " "), plain(value)) for name, value in facts]
+    return plain(where), [(name, "yes" if text == "true" else text) for name, text in labelled]
+
+
 def plain(value: Any) -> str:
     """Return any JSON value in words: nested values on one line, text as it is."""
     if isinstance(value, str):

@@ -5,6 +5,9 @@ SGLang picks it per model and machine, before any layer exists, in get_default_a
 
 from types import SimpleNamespace
 
+# A worker imports this file, and with it the server, once for each platform, which is mocked by then.
+from sglang.srt.arg_groups.model_override_base import get_default_attn_backend
+
 # SGLang has one name for a backend and its MLA variant; contracts speak of vLLM's names.
 NAMES = {
     ("aiter", False): "ROCM_AITER_FA",
@@ -16,9 +19,6 @@ NAMES = {
 
 class DefaultAttentionBackend:
     def select(self, request, environ, gpu):
-        # Imported here: this runs in a worker, under the mocked platform and the row's environment.
-        from sglang.srt.arg_groups.model_override_base import get_default_attn_backend
-
         backend = get_default_attn_backend(
             _server_args(), use_mla_backend=request.use_mla, model_config=_model(request)
         )

@@ -111,7 +111,7 @@ def sample(record: Any, report: Any) -> dict[str, Any]:
         "again": "pytest smallest",
     }
     for gfx in GPUS:
-        details = {"cells": {"pass": 100_000, "fail": 18_432}, "findings": [finding]}
+        details = {"counts": {"cells": 118_432, "required": 18_432}, "findings": [finding]}
         rows.append(
             record(
                 id="ordinary",
@@ -296,7 +296,7 @@ def test_the_page_of_a_full_grid_is_small_and_opens_at_once(
                 for finding in findings
                 for part in range(10)
             ]
-            details = {"cells": {"pass": 900, "fail": 100}, "findings": of_slice}
+            details = {"counts": {"cells": 1_000, "required": 100}, "findings": of_slice}
             row = record(
                 id=f"family-{number}", tier="grid", gpu={"gfx": gfx, "aiter": "present"}, env=None
             )

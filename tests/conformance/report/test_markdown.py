@@ -99,20 +99,28 @@ def test_gpus_that_fall_short_alike_share_a_story(record: Any, report: Any) -> N
 
 def test_findings_of_a_grid_slice_are_listed(record: Any, report: Any) -> None:
     finding = {
-        "condition": "VLLM_ROCM_USE_AITER=1 and an explicit backend is given",
-        "cells": 18432,
+        "condition": "wherever A=1: expected the explicit one, got ROCM_AITER_FA",
+        "level": "required",
+        "theme": "",
+        "where": "wherever A=1",
         "expected": "the explicit one",
         "got": "ROCM_AITER_FA",
-        "smallest": {"env": {"A": "1"}},
+        "cells": 18432,
+        "smallest": 17,
+        "limits": {},
+        "declared": False,
         "again": "rocm-attn explain A=1",
+        "smallest_words": "A=1, a plain layer",
     }
-    details = {"cells": {"pass": 100000, "fail": 18432}, "findings": [finding]}
+    details = {"counts": {"cells": 118432, "required": 18432}, "findings": [finding]}
     text = markdown.render(
         report(record(tier="grid", env=None, request=None, verdict="fail", details=details))
     )
-    assert "- cells: `pass=100,000, fail=18,432`" in text
-    assert "**`VLLM_ROCM_USE_AITER=1 and an explicit backend is given`**; 18,432 cells" in text
-    assert '`{"env": {"A": "1"}}`' in text
+    assert "- counts: `cells=118,432, required=18,432`" in text
+    assert (
+        "- **`wherever A=1`**; cells `18,432`; expected `the explicit one`; got `ROCM_AITER_FA`;"
+        " level `required`; smallest `A=1, a plain layer`; again `rocm-attn explain A=1`\n"
+    ) in text
 
 
 def test_hostile_text_brings_no_markup(hostile: dict[str, Any]) -> None:

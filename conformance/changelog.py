@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.baseline import compared
 from pytest_rocm_attn.conformance.grid.cover import differences
+from pytest_rocm_attn.conformance.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, REQUEST
+from pytest_rocm_attn.gpu import Aiter
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +66,60 @@ class Changelog:
         return before, after
 
 
+@dataclass(frozen=True)
+class Default:
+    """A default that changed: what a plain layer gets with no variable set and aiter present.
+
+    Attributes:
+        kind: "an ordinary layer" or "an MLA layer".
+        before: the answer of the older recording.
+        after: of the newer one.
+        gpus: where.
+        everywhere: that is every GPU of the grid.
+    """
+
+    kind: str
+    before: str
+    after: str
+    gpus: tuple[str, ...]
+    everywhere: bool
+
+    def __str__(self) -> str:
+        where = "every GPU" if self.everywhere else ", ".join(self.gpus)
+        return (
+            f"The default of {self.kind}, with no variable set, changed from {self.before} to"
+            f" {self.after} on {where}."
+        )
+
+
+_PLAIN = (("an ordinary layer", Request()), ("an MLA layer", Request(use_mla=True)))
+
+
+def defaults(changelog: Changelog) -> list[Default]:
+    """Return the defaults that changed."""
+    found = []
+    for kind, request in _PLAIN:
+        for family in changelog.grid.families:
+            plain = {AITER: Aiter.PRESENT.value, REQUEST: request, ALSO: ()}
+            axes = family.axes
+            if all(plain.get(axis.name) in axis.values for axis in axes[1:]):
+                rest = [axis.values.index(plain.get(axis.name)) for axis in axes[1:]]
+                break
+        else:
+            continue
+        changed: dict[tuple[str, str], list[str]] = {}
+        for position, gfx in enumerate(axes[0].values):
+            number = family.number((position, *rest))
+            tables = (one.tables[family.name] for one in (changelog.before, changelog.after))
+            before, after = (str(behaviour(t.outcomes[t.codes[number]])) for t in tables)
+            if before != after:
+                changed.setdefault((before, after), []).append(str(gfx))
+        for (before, after), gpus in changed.items():
+            everywhere = len(gpus) == len(axes[0].values)
+            found.append(Default(kind, before, after, tuple(gpus), everywhere))
+    return found
+
+
 def render(changelog: Changelog, form: str, limit: int = 0) -> str:
     """Return a changelog as text, markdown or json.
 
@@ -81,7 +139,8 @@ def render(changelog: Changelog, form: str, limit: int = 0) -> str:
 
 
 def _text(changelog: Changelog, shown: Sequence[Condition]) -> list[str]:
-    lines = [f"{changelog.before} -> {changelog.after}: {_counts(changelog)}", ""]
+    lines = [f"{changelog.before} -> {changelog.after}: {_counts(changelog)}"]
+    lines += [*map(str, defaults(changelog)), ""]
     for number, condition in enumerate(shown, start=1):
         lines.append(f"{number}. {sentence(condition)}")
         lines += [f"   {line}" for line in _detail(changelog, condition)]
@@ -105,6 +164,7 @@ def markdown(
         "",
         _counts(changelog),
         "",
+        *(f"**{escaped(str(default))}**\n" for default in defaults(changelog)),
     ]
     for condition in shown:
         cells = f"{condition.cells:,} cells"
@@ -127,6 +187,7 @@ def data(changelog: Changelog) -> dict[str, Any]:
         "cells": cover.cells,
         "differing": cover.differing,
         "unanswered": cover.unanswered,
+        "defaults": [asdict(default) for default in defaults(changelog)],
         "conditions": [_condition_data(changelog, condition) for condition in cover.conditions],
         "left": {
             "cells": cover.left,

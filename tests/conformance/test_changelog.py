@@ -75,6 +75,10 @@ CHANGES = Changelog.between(baseline("1.0", old), baseline("2.0", new), GRID)
 def test_the_text_tells_the_default_first_and_every_change_in_one_line() -> None:
     lines = render(CHANGES, "text").splitlines()
     assert lines[0] == "vllm 1.0 -> vllm 2.0: 52 of 72 cells differ, under 4 conditions."
+    assert lines[1] == (
+        f"The default of an ordinary layer, with no variable set, changed from {A} to {B} on every"
+        " GPU."
+    )
     told = [line for line in lines if line[:1].isdigit()]
     assert told == [
         f"1. DEFAULT: no explicit backend and block_size 16: {A} -> {B}",
@@ -99,6 +103,15 @@ def test_the_json_holds_every_condition_with_its_smallest_cell() -> None:
     assert found["schema"] == 1
     assert (found["before"]["id"], found["after"]["id"]) == ("vllm-1.0", "vllm-2.0")
     assert (found["cells"], found["differing"], len(found["conditions"])) == (72, 52, 4)
+    assert found["defaults"] == [
+        {
+            "kind": "an ordinary layer",
+            "before": A,
+            "after": B,
+            "gpus": ["gfx90a", "gfx942"],
+            "everywhere": True,
+        }
+    ]
     first = found["conditions"][0]
     assert (first["before"], first["after"], first["default"]) == (A, B, True)
     assert first["where"][0] == {"name": CHOICE, "values": [None], "others": [A, B]}
@@ -118,6 +131,14 @@ def test_what_is_beyond_the_limit_is_counted(form: str) -> None:
     assert "DEFAULT" in text or "Default" in text
     assert "a refusal" not in text
     assert "3 further conditions of at most 24 cells each are not shown" in text
+
+
+def test_a_default_that_changed_on_some_gpus_names_them() -> None:
+    def partly(cell: Cell) -> Outcome:
+        return Selected(B) if cell.gpu.gfx == "gfx90a" and not cell.environ else old(cell)
+
+    text = render(Changelog.between(baseline("1.0", old), baseline("2.0", partly), GRID), "text")
+    assert f"changed from {A} to {B} on gfx90a.\n" in text
 
 
 def test_no_difference_is_said() -> None:

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 SOURCES = {
     "envs.py": "",
+    "_aiter_ops.py": """
+        import importlib.util
+        if importlib.util.find_spec("aiter"):
+            import aiter  # where that is broken, so is this
+        class rocm_aiter_ops:
+            @classmethod
+            def refresh_env_variables(cls): ...
+    """,
     "config.py": """
         import contextlib
         class Cache:

@@ -235,3 +235,9 @@ def test_a_module_is_imported_under_each_state_of_aiter(
 ) -> None:
     question = Question.of(Gpu("gfx942", state), {}, Request(), "import", "v1.spec_decode.eagle")
     assert bool(views.import_trouble(question, observe)) is fails
+
+
+def test_a_module_that_a_broken_aiter_breaks_does_not_end_the_worker(observe: Observe) -> None:
+    broken = Gpu("gfx942", Aiter.BROKEN)
+    question = views.construct_question(broken, {}, Request(head_size=64))
+    assert views.construction(question, observe).built

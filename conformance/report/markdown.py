@@ -95,7 +95,7 @@ def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
 
 def _host(report: Mapping[str, Any]) -> str:
     text = words.host_words(report)
-    return text if re.fullmatch(r"[\w ,;.]+", text, re.ASCII) else code(text)
+    return text if re.fullmatch(r"[\w ,;:.']+", text, re.ASCII) else code(text)
 
 
 def _add_matrix(page: _Page, short: Sequence[Record], columns: Sequence[str]) -> None:

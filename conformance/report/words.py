@@ -173,16 +173,33 @@ def subject_words(report: Mapping[str, Any]) -> str:
     return f"{name} ({' '.join(package)})" if package else name
 
 
+# What kernels' results rest on (design.md section 8).
+KERNEL_EVIDENCE = {
+    "oracle": "mathematics",
+    "interpreter": "Triton's interpreter on the CPU",
+    "launch": "compilation for the GPU, not execution",
+    "emulated": "AMD machine code executed on a CPU",
+    "cuda": "execution on an NVIDIA GPU",
+    "rocm": "execution on the AMD GPU itself",
+}
+
+
 def host_words(report: Mapping[str, Any]) -> str:
-    """Return on which evidence a report rests."""
+    """Return on which evidence a report rests: that of its selections, then that of its kernels."""
     host = report.get("host") or {}
-    kind = {
-        "mock": "on the CPU under a mocked ROCm platform; no AMD GPU was used",
-        "real": f"on a real AMD GPU, unmocked: {host.get('machine')}",
-        "pure": "a pure function on the CPU, no platform involved",
-    }.get(str(host.get("kind")), str(host.get("kind") or "unknown"))
-    python = f"; Python {host['python']}" if host.get("python") else ""
-    return f"{kind}{python}"
+    found = {row["evidence"] for row in report["rows"]}
+    kernels = [text for kind, text in KERNEL_EVIDENCE.items() if kind in found]
+    parts = [f"kernels: {', '.join(kernels)}"] if kernels else []
+    if not kernels or found - set(KERNEL_EVIDENCE):
+        kind = {
+            "mock": "on the CPU under a mocked ROCm platform; no AMD GPU was used",
+            "real": f"on a real AMD GPU, unmocked: {host.get('machine')}",
+            "pure": "a pure function on the CPU, no platform involved",
+        }.get(str(host.get("kind")), str(host.get("kind") or "unknown"))
+        parts.insert(0, kind)
+    if host.get("python"):
+        parts.append(f"Python {host['python']}")
+    return "; ".join(parts)
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -86,6 +86,18 @@ def test_the_head_says_what_was_tested_and_on_which_evidence(record: Any, report
     assert "1 crash, 1 pass" in page.texts["dd"]
 
 
+def test_kernels_that_were_interpreted_are_not_said_to_have_run_on_a_gpu(
+    record: Any, report: Any
+) -> None:
+    kernel = record(tier="numerics", gpu=None, evidence="interpreter", env=None)
+    (told,) = (t for t in Page(html_page.render(report(kernel))).texts["dd"] if "Python" in t)
+    assert told == "kernels: Triton's interpreter on the CPU; Python 3.11.7"
+    (told,) = (
+        t for t in Page(html_page.render(report(kernel, record()))).texts["dd"] if "Python" in t
+    )
+    assert told.startswith("on the CPU under a mocked ROCm platform; no AMD GPU was used; kernels:")
+
+
 def test_the_data_holds_each_cell_and_each_text_once(record: Any, report: Any) -> None:
     rows = [record(id=f"row-{number}", env={"A": "1"}) for number in range(9)]
     page = Page(html_page.render(report(*rows)))

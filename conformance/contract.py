@@ -7,7 +7,7 @@ docs/contracts.md describes the format for people who write one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Level: TypeAlias = Literal["required", "advisory"]
+GRID_FILE = "grid.toml"  # in a contract's folder: rules about the grid, read by grid/rules.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,14 @@ class Contract:
     """A named set of rows and the document they were written from.
 
     Beside its rows it may say, in ``[[capability]]`` entries, what each backend can do.
+
+    Args:
+        id: its name.
+        title: one line.
+        source: the document.
+        rows: the rows.
+        capabilities: what each backend can do.
+        folder: where its files lie; None for a contract of one file. Rules about the grid lie there.
     """
 
     id: str
@@ -111,6 +120,7 @@ class Contract:
     source: str
     rows: tuple[Row, ...]
     capabilities: tuple[capability_table.Promise, ...] = ()
+    folder: Path | None = None
 
 
 def shipped() -> tuple[str, ...]:
@@ -212,12 +222,12 @@ def _load_folder(folder: Path) -> Contract:
     head = convert(read_toml(head_place)[1], _Head, _HEAD_FIELDS, head_place)
     entries = _Entries()
     for path in sorted(folder.glob("*.toml")):
-        if path.name != head_place.file.name:
+        if path.name not in (head_place.file.name, GRID_FILE):
             place = Place(ContractError, path)
             table = read_toml(place)[1]
             place.check_keys(table, _ENTRIES, "")
             entries.add(table, place)
-    return entries.contract(head, head_place)
+    return replace(entries.contract(head, head_place), folder=folder)
 
 
 def _load_file(path: Path) -> Contract:

@@ -12,11 +12,12 @@ import pytest
 
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS, tier_class
 from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
-from pytest_rocm_attn.conformance.workers import WorkerError
+from pytest_rocm_attn.errors import RocmAttnError
+from pytest_rocm_attn.gpu import known_gpus
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.deviations import Deviation
@@ -69,6 +70,11 @@ class Tier(pytest.Collector, abc.ABC):
         """Return lines for the head of the run, such as why the tier has no items for it."""
         return []
 
+    @classmethod
+    def summary(cls, records: Sequence[Record]) -> list[str] | None:
+        """Return what a run came to in few lines, where a line for each item would say less."""
+        return None
+
     @property
     def plugin(self) -> ConformancePlugin:
         """The run that the tier is part of."""
@@ -109,6 +115,10 @@ class ConformanceItem(pytest.Item, abc.ABC):
     def questions(self) -> Iterable[Question]:
         """Return what the item is sure to ask the selector, so that it can be asked ahead."""
         return ()
+
+    def ahead(self) -> None:
+        """Start on what the item is sure to need and questions() does not say."""
+        return
 
     @abc.abstractmethod
     def judge(self) -> Judgement:
@@ -158,7 +168,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         if isinstance(excinfo.value, Shortfall):
             lines = [str(excinfo.value)]
             return "\n".join(lines + [f"{label:>9}  {text}" for label, text in self.story()])
-        if isinstance(excinfo.value, WorkerError):
+        if isinstance(excinfo.value, RocmAttnError):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
 
@@ -250,9 +260,10 @@ class DeviationItem(pytest.Item):
         yield from ((cell.row.id, cell.gpu.gfx) for cell in cells)
         for tier in TIERS:
             with contextlib.suppress(pytest.UsageError):  # a tier that cannot run has no items
-                for name in tier_class(tier).names(replace(settings, cells=cells)):
+                for name in tier_class(tier).names(replace(settings, cells=cells, gpus=())):
                     row_id, _, gfx = name.removesuffix("]").partition("[")
                     yield row_id, gfx
+        yield from _rules(settings)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):
@@ -261,6 +272,14 @@ class DeviationItem(pytest.Item):
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self.entry.file, self.entry.line - 1, f"deviation at line {self.entry.line}"
+
+
+def _rules(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (id, GPU's name) of the contract's rules about the grid, which an entry may name, too."""
+    from pytest_rocm_attn.conformance.settings import contract_rules
+
+    for rule in contract_rules(settings.contract):
+        yield from ((rule.id, gfx) for gfx in rule.gpus or known_gpus())
 
 
 def flags_words(env: Mapping[str, str]) -> str:

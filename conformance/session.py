@@ -6,7 +6,7 @@ the selector and reports, and each worker answers the cells that it is sent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
@@ -18,7 +18,7 @@ from pytest_rocm_attn.conformance.workers import Pool
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from pytest_rocm_attn.conformance.record import Record
     from pytest_rocm_attn.conformance.workers import Observation, Question
@@ -31,6 +31,16 @@ _STATUS = {  # verdict -> category, letter, word; the others are pytest's own
 }
 
 
+class Closing(Protocol):
+    """What a tier's items share."""
+
+    def close(self, *, kill: Callable[[], None]) -> None:
+        """Let go of everything; kill ends the processes of the selector under test."""
+
+
+T = TypeVar("T", bound=Closing)
+
+
 class ConformancePlugin:
     """One run of the matrix."""
 
@@ -40,6 +50,7 @@ class ConformancePlugin:
         self.records: list[Record] = []
         self.notes: list[str] = []
         self._pool: Pool | None = None
+        self._shared: dict[type, Closing] = {}
         self._report_error: str = ""
         self._ids = self._take_node_ids()
         declared = self.settings.deviations.entries if self.settings.deviations else ()
@@ -68,7 +79,16 @@ class ConformancePlugin:
     def command(self) -> list[str]:
         """The command that repeats this run, as far as it bears on the matrix."""
         words = ["pytest", "--rocm-attn-conformance"]
-        for name in ("selector", "backends", "contract", "deviations", "isolation", "timeout"):
+        for name in (
+            "selector",
+            "backends",
+            "contract",
+            "deviations",
+            "baseline",
+            "against",
+            "isolation",
+            "timeout",
+        ):
             if (value := self.config.getoption(f"rocm_attn_{name}")) is not None:
                 words.append(f"--rocm-attn-{name}={value}")
         return words
@@ -158,6 +178,9 @@ class ConformancePlugin:
                 if isinstance(item, ConformanceItem)
                 for question in item.questions()
             )
+            for item in session.items:
+                if isinstance(item, ConformanceItem):
+                    item.ahead()
 
     def observe(self, question: Question) -> Observation:
         """Return what came of a question; waits for it."""
@@ -170,6 +193,17 @@ class ConformancePlugin:
         if self._pool is None:
             self._pool = Pool(self.settings.subject)
         return self._pool
+
+    def shared(self, kind: type[T], make: Callable[[], T]) -> T:
+        """Return what all items of a tier share in this process, made when it is first asked for.
+
+        It is closed, with a function that ends the pool's processes, when the run ends.
+        """
+        if kind not in self._shared:
+            self._shared[kind] = make()
+        found = self._shared[kind]
+        assert isinstance(found, kind)
+        return found
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -221,6 +255,11 @@ class ConformancePlugin:
         self._close()
 
     def _close(self) -> None:
+        while self._shared:
+            self._shared.popitem()[1].close(kill=self._end_pool)
+        self._end_pool()
+
+    def _end_pool(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None

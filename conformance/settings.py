@@ -17,6 +17,7 @@ from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
 from pytest_rocm_attn.errors import (
+    BaselineError,
     ContractError,
     DeviationsError,
     ReportError,
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pytest_rocm_attn.conformance.baseline import Baseline
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
     from pytest_rocm_attn.conformance.effort import Effort
+    from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.machine import Machine
+
+
+DEFAULT_BUDGET = 1200.0  # seconds for the whole grid: a selector that takes 1 s a call ends, too
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,13 @@ class Settings:
         cells: rows times GPUs, as restricted by the options.
         deviations: what the fork declares; None when it has no file.
         tiers: which tiers run.
+        grid_rules: what the contract fixes about the grid, where that tier runs.
+        gpus: the targets that --rocm-attn-gpu names; empty for all.
+        against: the selector that the grid is compared with, where the user names one.
+        baseline: the recording that the grid is compared with, where the user names one.
+        grid_budget: seconds that the grid may take.
+        cell: the one cell of a slice that is to be asked, or None.
+        fresh: answers that an interrupted run left behind are not used.
         strict: whether advisory rows fail.
         reports: where the reports go.
         today: the day that deviations expire against.
@@ -60,6 +73,13 @@ class Settings:
     backends: tuple[subjects.BackendUnderTest, ...]
     deviations: Deviations | None
     tiers: tuple[str, ...]
+    grid_rules: tuple[Rule, ...]
+    gpus: tuple[str, ...]
+    against: Subject | None
+    baseline: Baseline | None
+    grid_budget: float
+    cell: int | None
+    fresh: bool
     strict: bool
     reports: tuple[Path, ...]
     today: datetime.date
@@ -82,10 +102,13 @@ def read(config: pytest.Config) -> Settings:
         the_contract = contract.load(value_of(config, "rocm_attn_contract") or "pr-26980")
         gpus = _gpus(value_of(config, "rocm_attn_gpu"))
         the_deviations = _deviations(config)
-    except (ContractError, DeviationsError, UnknownGpuError) as error:
+        tiers = _tiers(value_of(config, "rocm_attn_tier"))
+        grid_rules = contract_rules(the_contract) if "grid" in tiers else ()
+        the_baseline = _baseline(config)
+    except (BaselineError, ContractError, DeviationsError, UnknownGpuError) as error:
         raise pytest.UsageError(str(error)) from None
     subject = subject_of(config)
-    cells = _cells(the_contract, gpus)
+    cells = _cells(the_contract, gpus, needed="documented" in tiers)
     machine = _machine(config, subject, the_contract, gpus)
     if machine is not None:
         cells = tuple(cell for cell in cells if cell.gpu == machine.gpu)
@@ -100,12 +123,33 @@ def read(config: pytest.Config) -> Settings:
         cells=cells,
         backends=_backends(config),
         deviations=the_deviations,
-        tiers=_tiers(value_of(config, "rocm_attn_tier")),
+        tiers=tiers,
+        grid_rules=grid_rules,
+        gpus=tuple(gpu.gfx for gpu in gpus),
+        against=_against(config),
+        baseline=the_baseline,
+        grid_budget=_seconds(
+            config, "grid-budget", DEFAULT_BUDGET, "the seconds that the grid may take"
+        ),
+        cell=_cell(config),
+        fresh=bool(config.getoption("rocm_attn_fresh")),
         strict=bool(value_of(config, "rocm_attn_strict")),
         reports=_reports(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
         effort=effort.read(lambda name: value_of(config, f"rocm_attn_{name}")),
     )
+
+
+def contract_rules(the_contract: Contract) -> tuple[Rule, ...]:
+    """Return what a contract fixes about the grid.
+
+    Raises:
+        ContractError: its file holds a mistake.
+    """
+    from pytest_rocm_attn.conformance.grid import rules  # with the tables of the grid
+
+    folder = the_contract.folder
+    return rules.load(folder / contract.GRID_FILE) if folder is not None else ()
 
 
 def subject_of(config: pytest.Config) -> Subject:
@@ -115,6 +159,29 @@ def subject_of(config: pytest.Config) -> Subject:
         pytest.UsageError: an option that does not make sense, in one line.
     """
     spec = value_of(config, "rocm_attn_selector") or _selector_from_hook(config)
+    return _subject(config, spec)
+
+
+def _against(config: pytest.Config) -> Subject | None:
+    spec = value_of(config, "rocm_attn_against")
+    return _subject(config, spec) if spec else None
+
+
+def _baseline(config: pytest.Config) -> Baseline | None:
+    given = value_of(config, "rocm_attn_baseline")
+    if not given:
+        return None
+    if value_of(config, "rocm_attn_against"):
+        raise pytest.UsageError(
+            "--rocm-attn-baseline and --rocm-attn-against both say what the grid is compared with;"
+            " give one of them"
+        )
+    from pytest_rocm_attn.conformance import baseline  # with the tables of the grid
+
+    return baseline.load(given)
+
+
+def _subject(config: pytest.Config, spec: str | None) -> Subject:
     if not spec or spec == adapters.REFERENCE:
         # The reference is a pure function of its arguments: there is no platform to mock.
         return Subject(adapters.REFERENCE, pure=True, preload=(), timeout=_timeout(config))
@@ -150,30 +217,42 @@ def _backends(config: pytest.Config) -> tuple[subjects.BackendUnderTest, ...]:
 
 
 def _timeout(config: pytest.Config) -> float:
-    text = value_of(config, "rocm_attn_timeout") or "30"
+    return _seconds(config, "timeout", 30.0, "the seconds one selection may take")
+
+
+def _seconds(config: pytest.Config, name: str, default: float, meaning: str) -> float:
+    text = value_of(config, f"rocm_attn_{name.replace('-', '_')}") or str(default)
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise pytest.UsageError(
-            f"--rocm-attn-timeout={text!r} is not a time; give the seconds one selection may take"
-        )
+        raise pytest.UsageError(f"--rocm-attn-{name}={text!r} is not a time; give {meaning}")
     return seconds
+
+
+def _cell(config: pytest.Config) -> int | None:
+    text = config.getoption("rocm_attn_cell")
+    if text is None:
+        return None
+    if not str(text).isdecimal():
+        raise pytest.UsageError(f"--rocm-attn-cell={text!r} is not the number of a cell")
+    return int(text)
 
 
 def _gpus(text: str | None) -> tuple[Gpu, ...]:
     return tuple(Gpu(name.strip()) for name in (text or "").split(",") if name.strip())
 
 
-def _cells(the_contract: Contract, gpus: Sequence[Gpu]) -> tuple[Cell, ...]:
+def _cells(the_contract: Contract, gpus: Sequence[Gpu], *, needed: bool) -> tuple[Cell, ...]:
     cells = [cell for row in the_contract.rows for cell in row.cells()]
     # Platform by platform, so that the first are judged while the selector is being imported on
     # the next.
     order = {gfx: number for number, gfx in enumerate(known_gpus())}
     cells.sort(key=lambda cell: (order[cell.gpu.gfx], cell.gpu.aiter))
     covered = sorted({cell.gpu.gfx for cell in cells})
-    if missing := [gpu.gfx for gpu in gpus if gpu.gfx not in covered]:
+    missing = [gpu.gfx for gpu in gpus if gpu.gfx not in covered]
+    if missing and needed:
         raise pytest.UsageError(
             f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)};"
             f" it covers {', '.join(covered)}"

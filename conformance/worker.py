@@ -34,6 +34,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.grid.cells import answer_cells
 from pytest_rocm_attn.conformance.trace import steps_of
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.flags import VARIABLES
@@ -147,12 +148,18 @@ def ask_and_keep(
     """Return the outcome, and what was answered or raised, which may tell how it came about."""
     try:
         return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
-    except (MockError, SelectorError, RecursionError) as error:
-        return crashed(error), None  # ours or the interpreter's: no refusal, whatever its class
-    except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
-        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT]), error
     except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
-        return crashed(error), None
+        outcome = outcome_of(error)
+        return outcome, error if isinstance(outcome, Rejected) else None
+
+
+def outcome_of(error: BaseException) -> Rejected | Crashed:
+    """Return what an exception of the selector's comes to: a refusal, or a crash."""
+    if isinstance(error, MockError | SelectorError | RecursionError):
+        return crashed(error)  # ours or the interpreter's: no refusal, whatever its base class
+    if isinstance(error, ValueError | NotImplementedError | RuntimeError | AssertionError):
+        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
+    return crashed(error)
 
 
 def crashed(error: BaseException) -> Crashed:
@@ -213,6 +220,8 @@ def serve_questions(
             from pytest_rocm_attn.conformance import memory
 
             channel.send(remembered=memory.handle(message["memory"]), done=True)
+        elif "cells" in message:
+            answer_cells(channel, adapter, message, base)
         else:
             answer_questions(channel, adapter, message, base)
         message = channel.receive() if message.get("more") else None

@@ -29,7 +29,7 @@ from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut, from_wire
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_rocm_attn.conformance.trace import Step
     from pytest_rocm_attn.gpu import Gpu
@@ -274,7 +274,8 @@ class Pool:
     def __init__(self, subject: Subject, lanes: int = 0) -> None:
         self.subject = subject
         self.notes: list[str] = []
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        # Appended to, so that a process that cuts it leaves no hole where the others write on.
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  closed by close()
         self._futures: dict[Question, Future[Observation]] = {}
         self._waiting: dict[Gpu, dict[tuple[tuple[str, str], ...], _Group]] = {}
         self._only_gpu: Gpu | None = None  # stands for all, where the selector is pure
@@ -383,6 +384,47 @@ class Pool:
             if not isinstance(opened, _Platform):
                 return opened
             return Interview(self, opened, opened.process.fork())
+
+    @contextlib.contextmanager
+    def bulk(self, gpu: Gpu, sample: Sequence[Question]) -> Iterator[Bulk | Outcome]:
+        """Claim one platform, to be asked very many questions there.
+
+        Args:
+            gpu: the platform.
+            sample: questions there, to find out with how one environment may follow another; in
+                environments that differ.
+
+        Yields:
+            What asks; or what the import came to, where it came to the same under three of the
+            sample's environments.
+        """
+        groups: dict[tuple[tuple[str, str], ...], _Group] = {}
+        for question in sample:
+            group = groups.setdefault(question.environ, _Group(dict(question.environ)))
+            group.questions.append(question)
+        with self._claimed(gpu):
+            failures: list[Outcome] = []
+            platform = self._find(gpu)
+            for group in list(groups.values())[:3]:
+                platform = platform or self._fitting_or_failure(gpu, group, failures)
+            if platform is None and len(set(failures)) == 1:
+                yield failures[0]
+                return
+            trust = _Trust.NONE
+            if self.subject.pure:
+                trust = _Trust.IN_PLACE
+            elif platform is not None and platform.refreshes:
+                trust = self._trust_in_refreshing(platform, list(groups.values()))
+            yield Bulk(self, gpu, platform, trust)
+
+    def _fitting_or_failure(
+        self, gpu: Gpu, group: _Group, failures: list[Outcome]
+    ) -> _Platform | None:
+        opened = self._fitting(gpu, group) or self._open_and_keep(gpu, group)
+        if isinstance(opened, _Platform):
+            return opened
+        failures.append(opened)
+        return None
 
     @contextlib.contextmanager
     def _claimed(self, gpu: Gpu) -> Iterator[None]:
@@ -846,6 +888,96 @@ class Interview:
         self.over = True
         self._platform.interviews -= 1
         self._pool._interviews.remove(self)
+
+
+class Bulk:
+    """One platform, claimed by Pool.bulk. Has many cells asked at a time; see grid/cells.py.
+
+    Attributes:
+        in_place: one process may answer for all environments, one after the other; else each needs
+            one of its own.
+    """
+
+    def __init__(self, pool: Pool, gpu: Gpu, platform: _Platform | None, trust: _Trust) -> None:
+        self._pool = pool
+        self._gpu = gpu
+        self._platform = platform
+        self._trust = trust
+        self.in_place = trust is _Trust.IN_PLACE
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The variables that an import of the selector reads, where each needs one of its own."""
+        if self._trust is not _Trust.NONE or self._platform is None:
+            return frozenset()
+        return frozenset(self._platform.reads)
+
+    def ask(
+        self,
+        cells: Mapping[str, Any],
+        environ: Mapping[str, str] | None,
+        *,
+        heard: Callable[[dict[str, Any]], None],
+        stuck: Callable[[], bool],
+    ) -> Outcome | None:
+        """Have cells asked, in a process of their own where there is fork.
+
+        Args:
+            cells: what grid.cells.answer_cells takes.
+            environ: the one environment that the cells are in; None where in_place.
+            heard: is given each message that the process sends on the way.
+            stuck: is asked ten times a second whether it is to be killed.
+
+        Returns:
+            What became of the process, or of the import, before it had done all; else None.
+        """
+        platform = self._platform if environ is None else self._holding(environ)
+        if not isinstance(platform, _Platform):
+            return platform
+        pool = self._pool
+        process = platform.process.fork() if pool.subject.fork else platform.process
+        refresh = platform.refreshes and not pool.subject.pure
+        process.send(unset=list(platform.environ), refresh=refresh, cells=cells)
+        failure: Outcome | None = None
+        while True:
+            try:
+                message = process.receive(0.1)
+            except queue.Empty:
+                if not stuck():
+                    continue
+                process.end(kill=True)
+                failure = TimedOut(pool.subject.timeout)
+                break
+            if message is None:
+                failure = process.end(kill=False) or Died(None, 0)
+                break
+            heard(message)
+            if "done" in message:
+                if pool.subject.fork:
+                    process.end(kill=False)
+                return None
+        if not pool.subject.fork:
+            reopened = pool._open(platform.gpu, platform.environ, prepare=True)
+            if not isinstance(reopened, _Platform):
+                raise WorkerError(f"the selector's process could not be restarted: {reopened}")
+            platform.process = reopened.process
+        return failure
+
+    def _holding(self, environ: Mapping[str, str]) -> _Platform | Outcome:
+        """Return a platform that an environment holds in, imports included."""
+        if self._platform is not None and self._trust is not _Trust.NONE:
+            return self._platform
+        group = _Group(dict(environ))
+        return self._pool._fitting(self._gpu, group) or self._pool._open_and_keep(self._gpu, group)
+
+    def release(self) -> None:
+        """End the platform's processes: nothing more will be asked there."""
+        pool = self._pool
+        with pool._changed:
+            mine = [p for p in pool._platforms if p.gpu == self._gpu and not p.interviews]
+            pool._platforms = [p for p in pool._platforms if p not in mine]
+        for platform in mine:
+            pool._end(platform)
 
 
 def _as_messages(remaining: Sequence[tuple[_Group, Question]]) -> list[dict[str, Any]]:

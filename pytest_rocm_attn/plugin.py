@@ -46,6 +46,13 @@ _OPTIONS = (
     ("budget", "SECONDS", "invariants: time that one search may take (default: 60)"),
     ("example", "JSON", "invariants: try this one example, as a report gives it, and no other"),
     ("timeout", "SECONDS", "time that one selection may take (default: 30)"),
+    ("baseline", "ID|FILE", "recording that the grid is compared with, such as vllm-0.18.1"),
+    (
+        "against",
+        "MODULE:OBJECT",
+        "selector that the grid is compared with (default: the reference)",
+    ),
+    ("grid-budget", "SECONDS", "time that the grid may take (default: 1200)"),
     ("isolation", "fork|process", "how workers start (default: fork, where there is fork)"),
     ("mock", "GFX[,aiter]", "mock a ROCm platform for the whole run, before conftest files load"),
 )
@@ -71,10 +78,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--rocm-attn-{name}", metavar=metavar, default=None, help=text)
-        parser.addini(f"rocm_attn_{name}", text, default=None)
+        parser.addini(f"rocm_attn_{name.replace('-', '_')}", text, default=None)
     text = "write a report: .json, .html or .md by its suffix; may be given several times"
     group.addoption("--rocm-attn-report", metavar="FILE", action="append", help=text)
     parser.addini("rocm_attn_report", text, type="linelist", default=[])
+    text = "ask one cell of the named slice of the grid, by its number"
+    group.addoption("--rocm-attn-cell", metavar="N", default=None, help=text)
+    text = "ask again what an interrupted run of the grid has answered"
+    group.addoption("--rocm-attn-fresh", action="store_true", help=text)
     text = "advisory rows fail as required ones do"
     group.addoption("--rocm-attn-strict", action="store_const", const=True, help=text)
     parser.addini("rocm_attn_strict", text, type="bool", default=False)

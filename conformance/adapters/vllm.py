@@ -89,17 +89,31 @@ class Fork:
         return getattr(module, "AttentionSelectorConfig", None)
 
     @functools.cached_property
+    def new_selector_config(self) -> _Call:
+        """What makes one of them from the values that its fields ask for."""
+        return _Call(self.selector_config)
+
+    @functools.cached_property
     def server_config(self) -> Any:
         """A default server configuration; later releases read it during selection."""
         return importlib.import_module(f"{self.top}.config").VllmConfig()
+
+    @functools.cached_property
+    def set_current_config(self) -> Any:
+        """The context manager that makes a server configuration the current one."""
+        return importlib.import_module(f"{self.top}.config").set_current_vllm_config
+
+    @functools.cached_property
+    def envs(self) -> Any:
+        """The module that reads the environment, or None."""
+        return self.module("envs")
 
     def explicit(self, environ: Mapping[str, str]) -> Any:
         """Return the enum member that the environment names, by the fork's own rule, or None."""
         if EXPLICIT not in environ:
             return None
-        envs = self.module("envs")
-        if EXPLICIT in getattr(envs, "environment_variables", ()):
-            return self.registry[getattr(envs, EXPLICIT)]
+        if EXPLICIT in getattr(self.envs, "environment_variables", ()):
+            return self.registry[getattr(self.envs, EXPLICIT)]
         # The variable is gone (vLLM 0.16.0 on). What it held is an option of the server now, which
         # a row's environment stands for.
         return self.registry[environ[EXPLICIT]]
@@ -109,7 +123,7 @@ class Fork:
         self, environ: Mapping[str, str], explicit: Any, block_size: int | None
     ) -> Iterator[None]:
         """Make a server configuration current that says what the row's environment says."""
-        config = self.server_config
+        config, set_current = self.server_config, self.set_current_config
         if hasattr(config, "attention_config"):
             attention = type(config.attention_config)()
             attention.backend = explicit
@@ -120,8 +134,7 @@ class Fork:
         config.cache_config.block_size = block_size
         if hasattr(config.cache_config, "user_specified_block_size"):
             config.cache_config.user_specified_block_size = block_size is not None
-        package = importlib.import_module(f"{self.top}.config")
-        with package.set_current_vllm_config(config):
+        with set_current(config):
             yield
 
     def refresh(self) -> bool:
@@ -131,9 +144,8 @@ class Fork:
         environment rules themselves are live until a server enables their cache. The worker checks
         the result against a fresh import before it relies on it.
         """
-        envs: Any = self.module("envs")
-        if hasattr(envs, "disable_envs_cache"):
-            envs.disable_envs_cache()
+        if hasattr(self.envs, "disable_envs_cache"):
+            self.envs.disable_envs_cache()
         # Not imported for this: it may fail where aiter is broken, and a later import is a fresh one.
         ops = sys.modules.get(f"{self.top}._aiter_ops")
         frozen = getattr(ops, "rocm_aiter_ops", None)
@@ -143,7 +155,7 @@ class Fork:
             frozen.refresh_env_variables()
         else:
             for attribute, name in _frozen_attributes(frozen):
-                setattr(frozen, attribute, getattr(envs, name))
+                setattr(frozen, attribute, getattr(self.envs, name))
         return True
 
 
@@ -167,25 +179,22 @@ class PlatformAdapter(Backends):
     """A platform class with ``get_attn_backend_cls``."""
 
     def __init__(self, platform: Any) -> None:
-        self._selector = platform
         super().__init__(Fork(platform), platform.__module__)
-        self._parameters = inspect.signature(platform.get_attn_backend_cls).parameters
+        self._ask = _Call(
+            platform.get_attn_backend_cls, "selected_backend", "use_v1", "attn_selector_config"
+        )
 
     def select(
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
         explicit = self.fork.explicit(environ)
-        values = _values(request) | {"selected_backend": explicit, "use_v1": True}
-        ask = self._selector.get_attn_backend_cls
-        if "attn_selector_config" in self._parameters:
-            config = self.fork.selector_config
-            values["attn_selector_config"] = config(
-                **_matching(config, inspect.signature(config).parameters, values)
-            )
+        values = {**_request_values(request), "selected_backend": explicit, "use_v1": True}
+        if "attn_selector_config" in self._ask.parameters:
+            values["attn_selector_config"] = self.fork.new_selector_config(values)
             with self.fork.configured(environ, explicit, request.block_size):
-                answer = ask(**_matching(ask, self._parameters, values))
+                answer = self._ask(values)
         else:
-            answer = ask(**_matching(ask, self._parameters, values))
+            answer = self._ask(values)
         return recognise_class_path(answer, self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
@@ -199,28 +208,28 @@ class ChainAdapter(Backends):
     """A ``get_attn_backend`` function: environment, cache, platform and class import together."""
 
     def __init__(self, function: Any) -> None:
-        self._function = function
         super().__init__(Fork(function), None)
-        self._parameters = inspect.signature(function).parameters
+        self._ask = _Call(function)
+        self._module = function.__module__
 
     def select(
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
-        arguments = _matching(self._function, self._parameters, _values(request))
+        values = _request_values(request)
         # Since that class exists, backend (and later block size) come from the server's config.
         if self.fork.selector_config is not None:
             explicit = self.fork.explicit(environ)
             with self.fork.configured(environ, explicit, request.block_size):
-                answer = self._function(**arguments)
+                answer = self._ask(values)
         else:
-            answer = self._function(**arguments)
+            answer = self._ask(values)
         return recognise(answer, self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
 
     def refresh(self) -> bool:
-        module = sys.modules[self._function.__module__]
+        module = sys.modules[self._module]
         for value in vars(module).values():
             if callable(clear := getattr(value, "cache_clear", None)):
                 clear()
@@ -235,8 +244,9 @@ def _ask_plainly(adapter: PlatformAdapter | ChainAdapter, gpu: Gpu) -> None:
             adapter.select(request, {}, gpu)
 
 
-def _values(request: Request) -> dict[str, Any]:
-    """Return every value that a selector's parameter or configuration field may ask for."""
+@functools.lru_cache(maxsize=1024)  # a grid asks the same few hundred requests a million times
+def _request_values(request: Request) -> Mapping[str, Any]:
+    """Return every value that a selector's parameter or configuration field may ask a request for."""
     import torch
 
     return {
@@ -254,26 +264,45 @@ def _values(request: Request) -> dict[str, Any]:
     }
 
 
-def _matching(
-    function: Callable[..., object],
-    parameters: Mapping[str, inspect.Parameter],
-    values: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the values that the parameters ask for, by name.
+# The names of those values, known without torch.
+_REQUEST_VALUES = (
+    *("head_size", "dtype", "kv_cache_dtype", "block_size", "use_mla", "has_sink", "use_sparse"),
+    *("use_mm_prefix", "attn_type", "has_sliding_window", "num_heads"),
+)
 
-    Raises:
-        SelectorError: a parameter without default is none that a request can fill.
+
+class _Call:
+    """A function, and which of its parameters can be filled: looked up once, not per call.
+
+    Args:
+        function: what is called.
+        more: names of values that the caller gives beside those of a request.
     """
-    unknown = [
-        name
-        for name, parameter in parameters.items()
-        if name not in values
-        and parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if unknown:
-        raise SelectorError(
-            f"{getattr(function, '__qualname__', function)} requires {', '.join(unknown)}, which no"
-            " known calling convention of vLLM has; write an adapter class, see docs/adapters.md"
+
+    def __init__(self, function: Callable[..., Any], *more: str) -> None:
+        self._function = function
+        parameters = inspect.signature(function).parameters
+        self.parameters = frozenset(parameters)
+        filled = {*_REQUEST_VALUES, *more}
+        self._names = tuple(name for name in parameters if name in filled)
+        self._unknown = tuple(
+            name
+            for name, parameter in parameters.items()
+            if name not in filled
+            and parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         )
-    return {name: values[name] for name in parameters if name in values}
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        """Call the function with the values that its parameters ask for, by name.
+
+        Raises:
+            SelectorError: a parameter without default is none that can be filled.
+        """
+        if self._unknown:
+            raise SelectorError(
+                f"{getattr(self._function, '__qualname__', self._function)} requires"
+                f" {', '.join(self._unknown)}, which no known calling convention of vLLM has;"
+                " write an adapter class, see docs/adapters.md"
+            )
+        return self._function(**{name: values[name] for name in self._names})

@@ -142,15 +142,15 @@ def differences(families: Sequence[Compared], most: int = 200) -> Cover:
     sizes = [len(one.classes) for one in attributes]
     by_family = [number for number, one in enumerate(attributes) if one.name == FAMILY]
     found, left = boxes.cover(spaces, sizes, labels, most, leading=by_family)
-    distances = [[_distances(axis) for axis in family.axes] for family in families]
+    steps = [[distances(axis) for axis in family.axes] for family in families]
     conditions = []
     for label, box in found:
-        count, smallest, distance = _within(reduced, distances, box)
+        count, smallest, distance = _within(reduced, steps, box)
         where = _constraints(attributes, reduced, box)
         overrides = _overrides(families, where, *label)
         conditions.append(Condition(where, *label, count, smallest, distance == 0, overrides))
     conditions.sort(key=_importance)
-    rest = _rest(reduced, distances, left)
+    rest = _rest(reduced, steps, left)
     return Cover(tuple(conditions), cells, differing, *rest, coder.unanswered)
 
 
@@ -312,7 +312,7 @@ def _occurring(reduced: Sequence[Reduced], box: boxes.Box, attribute: int, size:
     return found
 
 
-def _distances(axis: Axis) -> list[int]:
+def distances(axis: Axis) -> list[int]:
     """Return how far each value of an axis is from the default, which is 0.
 
     A variable that is set counts more than anything in the order of values.

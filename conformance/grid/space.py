@@ -31,7 +31,7 @@ Assignments: TypeAlias = tuple[tuple[str, str], ...]
 Value: TypeAlias = "str | None | Assignments | Request"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Axis:
     """One dimension of a family.
 
@@ -44,7 +44,7 @@ class Axis:
     name: str
     values: tuple[Value, ...]
 
-    @property
+    @functools.cached_property
     def facets(self) -> dict[str, tuple[Any, ...]]:
         """What tells its values apart: name of a property -> that property of each value.
 

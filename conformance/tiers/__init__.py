@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Name of the tier, as --rocm-attn-tier takes it -> where its collector is.
 TIERS: dict[str, str] = {
     "documented": "pytest_rocm_attn.conformance.tiers.documented:DocumentedTier",
+    "grid": "pytest_rocm_attn.conformance.tiers.grid:GridTier",
     "invariants": "pytest_rocm_attn.conformance.tiers.invariants:InvariantsTier",
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",

@@ -1,0 +1,180 @@
+"""Answers of an interrupted run, kept in pytest's cache so that the next run goes on from there.
+
+A file per part, under a name that depends on everything an answer may depend on: the grid, this
+tool, the Python that runs, the selector's own source, every installed distribution, the variables
+of the shell. Whatever of these changes, the answers are not found. A file that is damaged, or that
+does not fit, counts as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import zlib
+from array import array
+from base64 import b85decode, b85encode
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.grid.cells import UNANSWERED
+from pytest_rocm_attn.conformance.grid.evaluate import PartTable
+from pytest_rocm_attn.conformance.worker import neutral_environment
+from pytest_rocm_attn.outcome import from_wire, to_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_rocm_attn.conformance.grid.evaluate import Part
+    from pytest_rocm_attn.conformance.workers import Subject
+
+_SCHEMA = 1
+_MOST_FILES = 20_000  # of a selector whose source is larger, nothing is kept
+# Variables that bear on what a selector answers or on what is imported; a shell holds many others.
+_PREFIXES = (
+    *("VLLM_", "SGLANG_", "AITER_", "ROCM_", "HIP_", "HSA_", "TRITON_", "TORCH", "PYTORCH_"),
+    *("PYTHONPATH", "FLASH_ATTENTION_", "LD_"),
+)
+
+
+class Cache:
+    """What one selector answered so far.
+
+    Args:
+        folder: where the files lie; it is made when something is kept.
+        key: what the answers depend on, as fingerprint() gives it.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder / key
+
+    def load(self, part: Part) -> PartTable | None:
+        """Return what is kept of a part, or None."""
+        try:
+            data = json.loads(self._file(part).read_text())
+            if data["schema"] != _SCHEMA:
+                return None
+            codes = array("H", zlib.decompress(b85decode(data["codes"])))
+            table = PartTable(codes, [from_wire(wire) for wire in data["outcomes"]])
+            fits = all(code == UNANSWERED or code < len(table.outcomes) for code in set(codes))
+        except (OSError, ValueError, KeyError, TypeError, zlib.error):
+            return None
+        if len(codes) != part.cells or not fits:
+            return None
+        table.seconds = data["seconds"]
+        table.written = set(data["written"])
+        return table
+
+    def save(self, part: Part, table: PartTable) -> None:
+        """Keep what there is of a part. Where it cannot be kept, the next run asks again."""
+        if table.unanswered == len(table.codes):
+            return
+        data = {
+            "schema": _SCHEMA,
+            "codes": b85encode(zlib.compress(table.codes.tobytes())).decode(),
+            "outcomes": [to_wire(outcome) for outcome in table.outcomes],
+            "seconds": table.seconds,
+            "written": sorted(table.written),
+        }
+        file = self._file(part)
+        partial = file.with_name(f"{file.name}.{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(data))
+            partial.replace(file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def drop(self, part: Part) -> None:
+        """Keep nothing of a part any more."""
+        try:
+            self._file(part).unlink(missing_ok=True)
+            self._folder.rmdir()
+        except OSError:
+            return  # not empty, or gone already
+
+    def _file(self, part: Part) -> Path:
+        return self._folder / f"{part.id}.json"
+
+
+def fingerprint(subject: Subject, grid: str) -> str | None:
+    """Return what a selector's answers depend on, as hexadecimal; None where that is not known.
+
+    Args:
+        subject: the selector, and how it is run.
+        grid: the grid's digest.
+    """
+    source = _source_digest(subject.selector)
+    own = _source_digest("pytest_rocm_attn:")
+    if source is None or own is None:
+        return None
+    installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
+    shell = neutral_environment(os.environ)
+    parts = {
+        "schema": _SCHEMA,
+        "grid": grid,
+        "selector": subject.selector,
+        "pure": subject.pure,
+        "fork": subject.fork,
+        "timeout": subject.timeout,
+        "source": source,
+        "tool": own,
+        "installed": installed,
+        "python": sys.version,
+        "path": sys.path,
+        "shell": {n: text for n, text in sorted(shell.items()) if n.startswith(_PREFIXES)},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _source_digest(selector: str) -> str | None:
+    """Return a digest of all source that belongs to a selector: its package, or its folder."""
+    place = selector.rpartition(":")[0]
+    digest = hashlib.sha256()
+    count = 0
+    for root in _roots(place):
+        for path in _sources(root):
+            count += 1
+            if count > _MOST_FILES:
+                return None
+            try:
+                content = path.read_bytes()
+            except OSError:
+                return None
+            digest.update(f"{path}:{len(content)}:".encode())
+            digest.update(content)
+    return digest.hexdigest() if count else None
+
+
+def _roots(place: str) -> list[Path]:
+    if place.endswith(".py"):
+        return [Path(place).resolve().parent]
+    top = place.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if top == "pytest_rocm_attn":
+        for name in ("pytest_rocm_attn.backends", "pytest_rocm_attn.conformance"):
+            inner = importlib.util.find_spec(name)
+            roots += [Path(f) for f in (inner.submodule_search_locations if inner else None) or ()]
+    if not roots and spec.origin:
+        # A module beside others, which it may import.
+        roots = [Path(spec.origin).parent]
+    return list(dict.fromkeys(roots))
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+        for name in sorted(files):
+            if name.endswith((".py", ".so", ".toml", ".json")):
+                yield Path(folder) / name

@@ -1,0 +1,159 @@
+"""All slices' findings together: at most ten conditions, from the records that reports read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.grid.findings import in_order, limit_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_rocm_attn.conformance.record import Record
+
+MOST = 10
+_COUNTS = ("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory")
+
+
+@dataclass
+class Together:
+    """Findings of several slices that say the same.
+
+    Attributes:
+        finding: the first of them, as plain data.
+        cells: how many in all.
+        gpus: where they were found.
+        more: how many other conditions it stands for.
+        limits: those of all of them.
+    """
+
+    finding: dict[str, Any]
+    cells: int = 0
+    gpus: set[str] = field(default_factory=set)
+    more: int = 0
+    limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def add(self, finding: dict[str, Any], gfx: str) -> None:
+        self.cells += finding["cells"]
+        self.gpus.add(gfx)
+        for backend, of_backend in finding["limits"].items():
+            for name, values in of_backend.items():
+                mine = self.limits.setdefault(backend, {}).setdefault(name, [])
+                mine[:] = in_order({*mine, *values})
+
+    def words(self, gpus: Sequence[str]) -> str:
+        """Return the condition, what was expected, what was got, and how often."""
+        found = self.finding
+        where = limit_words(found["theme"], self.limits) if found["theme"] else found["where"]
+        if self.more:
+            where += f" (and {self.more} more condition{'s' if self.more > 1 else ''})"
+        elif len(self.gpus) < len(gpus):
+            where += f" on {', '.join(gfx for gfx in gpus if gfx in self.gpus)}"
+        return (
+            f"{where}: expected {found['expected']}, got {found['got']}; {self.cells:,} cells"
+            f"; smallest: {found['smallest_words']}"
+        )
+
+
+def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
+    """Return the findings of these records, as few as asked for, the most important first.
+
+    Findings that say the same in several slices are one. Where that is not few enough, those with
+    the same answers are one, and tell the largest and how many more there are.
+    """
+    found = _merge(
+        records,
+        lambda f: (
+            f["declared"],
+            f["level"],
+            f["rule"],
+            f["theme"] or f["where"],
+            f["expected"],
+            f["got"],
+        ),
+    )
+    for coarser in (
+        lambda f: (f["declared"], f["level"], f["rule"], f["theme"], f["expected"], f["got"]),
+        lambda f: (f["declared"], f["level"], f["rule"], f["theme"], bool(f["theme"]) or f["got"]),
+        lambda f: (f["declared"], f["level"], bool(f["theme"]) and f["theme"]),
+        lambda f: (f["declared"], f["level"]),
+    ):
+        if len(found) <= most:
+            break
+        found = _coarsen(found, coarser)
+    return found
+
+
+def _merge(records: Iterable[Record], key: Any) -> list[Together]:
+    groups: dict[Any, Together] = {}
+    for record in records:
+        for finding in record["details"].get("findings", ()):
+            group = groups.setdefault(key(finding), Together(finding))
+            group.add(finding, record["gpu"]["gfx"] if record["gpu"] else "")
+    return sorted(groups.values(), key=_importance)
+
+
+def _coarsen(found: Sequence[Together], key: Any) -> list[Together]:
+    groups: dict[Any, Together] = {}
+    for one in found:  # the most important first: it speaks for its group
+        name = key(one.finding)
+        if name not in groups:
+            groups[name] = one
+            continue
+        group = groups[name]
+        group.cells += one.cells
+        group.gpus |= one.gpus
+        if group.finding["theme"] != one.finding["theme"] or not one.finding["theme"]:
+            group.more += 1 + one.more
+        else:
+            group.add({"cells": 0, "limits": one.limits}, next(iter(one.gpus)))
+    return sorted(groups.values(), key=_importance)
+
+
+def _importance(one: Together) -> tuple[Any, ...]:
+    found = one.finding
+    replaced = found["expected"].startswith("the explicit one")
+    return (
+        found["level"] != "required",
+        found["declared"],
+        bool(found["theme"]),
+        not replaced,
+        -one.cells,
+        found["where"],
+    )
+
+
+def lines(records: Sequence[Record]) -> list[str]:
+    """Return the summary of a run, a line each."""
+    found = together(records)
+    gpus = list(dict.fromkeys(record["gpu"]["gfx"] for record in records if record["gpu"]))
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update({name: record["details"]["counts"][name] for name in _COUNTS})
+    answered = counts["cells"] - counts["unanswered"] - counts["unanswerable"]
+    first = (
+        f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
+        f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
+        f" {counts['required']:,} differ where that fails, {counts['advisory']:,} where it is shown,"
+        f" in {len(found)} conditions"
+    )
+    told = [first]
+    if counts["unanswered"]:
+        told.append(
+            f"{counts['unanswered']:,} cells were not reached within the budget and say nothing;"
+            " run again to go on from there, or raise --rocm-attn-grid-budget"
+        )
+    if counts["unanswerable"]:
+        told.append(
+            f"{counts['unanswerable']:,} cells need more than the mocked platform and say nothing"
+        )
+    for number, one in enumerate(found, start=1):
+        finding = one.finding
+        level = "declared" if finding["declared"] else finding["level"]
+        told += [
+            f"{number}. {level} {finding['rule']}: {one.words(gpus)}",
+            f"   {finding['again']}",
+        ]
+    return told

@@ -1,0 +1,275 @@
+"""The grid tier: every flag, explicit choice, GPU and state of aiter, slice by slice."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.grid import run as grid_run
+from pytest_rocm_attn.conformance.grid import summary
+from pytest_rocm_attn.conformance.items import ConformanceItem, Tier, flags_words, request_words
+from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
+from pytest_rocm_attn.conformance.workers import Question, Subject
+from pytest_rocm_attn.errors import RocmAttnError
+from pytest_rocm_attn.gpu import Gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_rocm_attn.conformance.deviations import Deviation
+    from pytest_rocm_attn.conformance.grid.findings import Finding
+    from pytest_rocm_attn.conformance.grid.judge import Answers, Judged
+    from pytest_rocm_attn.conformance.grid.space import Cell, Slice
+    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.settings import Settings
+
+
+class NoSuchCellError(RocmAttnError, IndexError):
+    """A slice has no cell of the number that was asked for."""
+
+
+class GridTier(Tier):
+    """Node id ``rocm-attn::grid``."""
+
+    @classmethod
+    def names(cls, settings: Settings) -> list[str]:
+        return [part.id for part in grid_run.slices(settings)]
+
+    @classmethod
+    def first_question(cls, settings: Settings) -> Question | None:
+        found = grid_run.slices(settings)
+        if not found:
+            return None
+        cell = found[0].cell(0)
+        return Question.of(cell.gpu, cell.environ, cell.request)
+
+    @classmethod
+    def summary(cls, records: Sequence[Record]) -> list[str]:
+        return summary.lines(records)
+
+    def collect(self) -> Iterator[SliceItem]:
+        for part in grid_run.slices(self.plugin.settings):
+            yield SliceItem.of(self, part.id, part=part)
+
+    @property
+    def run(self) -> grid_run.Run:
+        """Both selectors' evaluations, started when first needed."""
+        return self.plugin.shared(grid_run.Run, lambda: grid_run.Run(self.plugin, _reference()))
+
+
+def _reference() -> Subject:
+    return Subject(adapters.REFERENCE, pure=True, preload=())
+
+
+class SliceItem(ConformanceItem):
+    """One family on one GPU: node id ``rocm-attn::grid::mla[gfx942]``."""
+
+    parent: GridTier
+
+    def __init__(self, *, part: Slice, **kwargs: Any) -> None:
+        super().__init__(row_id=part.family.name, level="required", gpu=Gpu(part.gfx), **kwargs)
+        self.part = part
+        self.judged: Judged | None = None
+        self._answers: tuple[Answers, Answers | None] | None = None
+
+    def ahead(self) -> None:
+        if self.plugin.settings.cell is None:
+            self.parent.run.submit([self.part])
+
+    def judge(self) -> Judgement:
+        cell = self.plugin.settings.cell
+        if cell is not None and cell >= self.part.cells:
+            raise NoSuchCellError(
+                f"--rocm-attn-cell={cell}: slice {self.part.id} has the cells 0 to"
+                f" {self.part.cells - 1}; name the slice that the number belongs to"
+            )
+        if cell is None:
+            self.judged, got, other = self.parent.run.judge(self.part)
+        else:
+            self.judged, got, other = self.parent.run.judge_cell(self.part, cell)
+        self._answers = got, other
+        for finding in self.judged.findings:
+            finding.declared = self._declared(finding) is not None
+            finding.again = self.reproduce_cell(finding.smallest)
+        return self._judgement(self.judged, single=cell is not None)
+
+    def _judgement(self, judged: Judged, *, single: bool) -> Judgement:
+        strict = self.plugin.settings.strict
+        required = [f for f in judged.findings if f.level == "required" or strict]
+        open_ones = [finding for finding in required if not finding.declared]
+        if open_ones:
+            crashed = any(finding.got.startswith(_NO_ANSWER) for finding in open_ones)
+            return Judgement(
+                Verdict.CRASH if crashed else Verdict.FAIL,
+                _words(sum(f.cells for f in open_ones), judged.cells, open_ones),
+            )
+        if judged.unanswered and not single:
+            return Judgement(
+                Verdict.FAIL,
+                f"{judged.unanswered:,} of {judged.cells:,} cells were not reached within"
+                f" --rocm-attn-grid-budget={self.plugin.settings.grid_budget:g}; nothing is said about them",
+            )
+        stale = [] if single else self._stale(judged)
+        if stale:
+            entry = stale[0]
+            return Judgement(
+                Verdict.STALE,
+                f"no cell falls short, but {entry.file}:{entry.line} declares a deviation"
+                f" ({entry.reason}); delete that entry or narrow its match",
+            )
+        if required:
+            reasons = {e.reason for f in required if (e := self._declared(f)) is not None}
+            words = _words(sum(f.cells for f in required), judged.cells, required)
+            return Judgement(Verdict.DEVIATION, f"{words} (declared: {'; '.join(sorted(reasons))})")
+        if judged.findings:
+            advisory = judged.findings
+            return Judgement(
+                Verdict.ADVISORY, _words(sum(f.cells for f in advisory), judged.cells, advisory)
+            )
+        return Judgement(Verdict.PASS)
+
+    # --- deviations -------------------------------------------------------------------------------
+
+    def _entries(self) -> Sequence[Deviation]:
+        settings = self.plugin.settings
+        entries = settings.deviations.entries if settings.deviations else ()
+        return [entry for entry in entries if not entry.expired(settings.today)]
+
+    def _declared(self, finding: Finding) -> Deviation | None:
+        """Return the entry that covers a finding: by its rule, or by the slice."""
+        for entry in self._entries():
+            if any(entry.covers(name, self.part.gfx) for name in (finding.rule, self.row_id)):
+                return entry
+        return None
+
+    def _stale(self, judged: Judged) -> list[Deviation]:
+        """Return the entries about this slice, or a rule that decides some of it, that cover nothing."""
+        names = (self.row_id, *judged.rules)
+        used = {id(self._declared(finding)) for finding in judged.findings}
+        return [
+            entry
+            for entry in self._entries()
+            if id(entry) not in used and any(entry.covers(name, self.part.gfx) for name in names)
+        ]
+
+    # --- words ------------------------------------------------------------------------------------
+
+    def reproduce_cell(self, number: int) -> str:
+        """Return the command that asks one cell alone and judges it."""
+        words = [*self.plugin.command, "--rocm-attn-tier=grid", f"--rocm-attn-cell={number}"]
+        return shlex.join([*words, self.nodeid])
+
+    def story(self) -> list[tuple[str, str]]:
+        assert self.judged is not None
+        number = self.plugin.settings.cell
+        record = self.record()
+        story = [("verdict", record["verdict"])]
+        if number is not None:
+            cell = self.part.cell(number)
+            story += [
+                ("flags", flags_words(cell.environ)),
+                ("gpu", f"{cell.gpu.gfx}, aiter {cell.gpu.aiter}"),
+                ("request", request_words(cell.request)),
+            ]
+        story += [("expected", record["expect"]["words"]), ("got", record["outcome"]["words"])]
+        story.append(("source", record["source"]))
+        for finding in self.judged.findings[:_SHOWN]:
+            story += [(finding.level, f"{finding.rule}: {finding}; {finding.cells:,} cells")]
+            if number is None:
+                story += [("smallest", _cell_words(self.part.cell(finding.smallest)))]
+                story += [("again", finding.again)]
+        if len(self.judged.findings) > _SHOWN:
+            story.append(
+                ("and", f"{len(self.judged.findings) - _SHOWN} more conditions, in a report")
+            )
+        return story
+
+    def fields(self) -> dict[str, Any]:
+        assert self.judged is not None
+        assert self._answers is not None
+        number = self.plugin.settings.cell
+        states = ", ".join(str(value) for value in self.part.axes[0].values)
+        judged = asdict(self.judged)
+        counts = {name: judged[name] for name in _COUNTS}
+        fields: dict[str, Any] = {
+            "gpu": {"gfx": self.part.gfx, "aiter": states},
+            "expect": {"words": self._expected_words()},
+            "outcome": {"kind": "grid", "words": _outcome_words(self.judged)},
+            "source": self.plugin.settings.contract.source,
+            "details": {
+                "title": self.part.family.title,
+                "counts": counts,
+                "findings": [
+                    finding.data()
+                    | {"smallest_words": _cell_words(self.part.cell(finding.smallest))}
+                    for finding in self.judged.findings
+                ],
+            },
+        }
+        if self._standard:
+            fields["source"] = self._standard
+        if number is None:
+            seconds, written = self.parent.run.timing(self.part)
+            return fields | {"seconds": round(seconds, 3), "environment_written": written}
+        cell = self.part.cell(number)
+        got, other = (grid_run.outcome_at(answers, number) for answers in self._answers)
+        if other is not None:
+            fields["details"]["compared_with"] = str(other)
+        return fields | {
+            "gpu": {"gfx": cell.gpu.gfx, "aiter": cell.gpu.aiter.value},
+            "env": cell.environ,
+            "request": asdict(cell.request),
+            "expect": {"words": self._expected_at(other)},
+            "outcome": {"kind": type(got).__name__.lower(), "words": str(got)},
+        }
+
+    @property
+    def _standard(self) -> str:
+        """What the user named to compare with, or ""."""
+        settings = self.plugin.settings
+        if settings.baseline is not None:
+            return settings.baseline.id
+        return settings.against.selector if settings.against is not None else ""
+
+    def _expected_words(self) -> str:
+        settings = self.plugin.settings
+        if self._standard:
+            return f"what {self._standard} answers"
+        beyond = " and, beyond it, what the reference answers" if not settings.subject.pure else ""
+        return f"what contract {settings.contract.id} fixes{beyond}"
+
+    def _expected_at(self, other: object) -> str:
+        assert self.judged is not None
+        if self.judged.findings:
+            return self.judged.findings[0].expected
+        return self._expected_words() if other is None else str(other)
+
+
+_COUNTS = (
+    *("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory"),
+    "crashed",
+)
+_NO_ANSWER = ("a crash", "no answer", "the end of its process", "an answer that names")
+_SHOWN = 10  # conditions in a failure's text
+
+
+def _words(cells: int, of: int, findings: Sequence[Finding]) -> str:
+    more = f" (and {len(findings) - 1} more conditions)" if len(findings) > 1 else ""
+    return f"{cells:,} of {of:,} cells fall short: {findings[0]}{more}"
+
+
+def _outcome_words(judged: Judged) -> str:
+    answered = judged.cells - judged.unanswered - judged.unanswerable
+    return (
+        f"{answered:,} of {judged.cells:,} cells answered; {judged.required:,} differ where that"
+        f" fails, {judged.advisory:,} where it is shown"
+    )
+
+
+def _cell_words(cell: Cell) -> str:
+    return (
+        f"{flags_words(cell.environ)}; {cell.gpu.gfx}, aiter {cell.gpu.aiter};"
+        f" {request_words(cell.request)}"
+    )

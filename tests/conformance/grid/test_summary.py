@@ -1,0 +1,86 @@
+"""The summary of a run: findings of many slices as few conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_rocm_attn.conformance.grid.summary import lines, together
+
+COUNTS = dict.fromkeys(
+    ("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory"), 0
+)
+
+
+def record(gfx: str, *findings: dict[str, Any], **counts: int) -> Any:
+    details = {"findings": list(findings), "counts": COUNTS | counts}
+    return {"gpu": {"gfx": gfx, "aiter": "present"}, "details": details}
+
+
+def finding(where: str, cells: int = 1, **fields: Any) -> dict[str, Any]:
+    return {
+        "level": "required",
+        "rule": "r",
+        "theme": "",
+        "where": where,
+        "expected": "X",
+        "got": "Y",
+        "cells": cells,
+        "limits": {},
+        "declared": False,
+        "again": "pytest ...",
+        "smallest_words": "none set",
+    } | fields
+
+
+def limit(theme: str, cells: int = 1, **limits: dict[str, list[str]]) -> dict[str, Any]:
+    return finding("", cells, theme=theme, limits=limits, level="advisory", got="the backend")
+
+
+def test_what_several_slices_say_is_said_once_with_the_gpus() -> None:
+    records = [
+        record("gfx942", finding("A=1", 2)),
+        record("gfx1201", finding("A=1", 3)),
+        record("gfx950"),
+    ]
+    (one,) = together(records)
+    assert one.words(["gfx942", "gfx950", "gfx1201"]) == (
+        "A=1 on gfx942, gfx1201: expected X, got Y; 5 cells; smallest: none set"
+    )
+    assert one.words(["gfx942", "gfx1201"]).startswith("A=1: expected X")
+
+
+def test_limits_of_one_theme_are_one_sentence() -> None:
+    records = [
+        record("gfx942", limit("block sizes", FA={"block_size": ["8"]})),
+        record(
+            "gfx942", limit("block sizes", FA={"block_size": ["1"]}, MLA={"block_size": ["64"]})
+        ),
+    ]
+    (one,) = together(records)
+    assert one.words(["gfx942"]).startswith(
+        "block sizes: FA with block_size 1 or 8; MLA with block_size 64: expected X"
+    )
+
+
+def test_there_are_at_most_ten_and_no_cell_is_lost() -> None:
+    findings = [finding(f"N={n}", n, got=f"Y{n % 7}", rule=f"r{n % 2}") for n in range(1, 60)]
+    findings += [limit(f"theme {n}", FA={"x": [str(n)]}) for n in range(9)]
+    records = [record("gfx942", *findings)]
+    for most in (10, 2, 60):
+        found = together(records, most)
+        assert len(found) <= most
+        assert sum(one.cells for one in found) == sum(f["cells"] for f in findings)
+        assert found[0].finding["level"] == "required"
+
+
+def test_required_findings_come_first_and_overridden_choices_before_others() -> None:
+    first = finding("C", 1, expected="the explicit one")
+    records = [record("gfx942", limit("t", 99, FA={"x": ["1"]}), finding("B", 50), first)]
+    assert [one.finding["where"] for one in together(records)] == ["C", "B", ""]
+
+
+def test_what_was_not_reached_is_said() -> None:
+    told = lines([record("gfx942", cells=10, unanswered=4, unanswerable=1)])
+    assert told[0].startswith("5 of 10 cells answered in 1 slices")
+    assert "4 cells were not reached" in told[1]
+    assert "1 cells need more than the mocked platform" in told[2]

@@ -216,14 +216,14 @@ def test_what_one_cell_does_is_its_own_outcome_and_costs_no_other(
 ) -> None:
     names = (None, "hang", "die", "leave", "crash", "exit", "fork", "print", "read", "write")
     of = family(*names, flags=(None,))
-    outcomes = evaluate(DAMAGE.replace("{refreshes}", refreshes), of, timeout=2.0)
+    outcomes = evaluate(DAMAGE.replace("{refreshes}", refreshes), of, timeout=5.0)
     found = {name: outcomes[3 * place : 3 * place + 3] for place, name in enumerate(names)}
     for name, (before, damaged, after) in found.items():
         assert before == after == Selected("TRITON_ATTN"), name
         if name in _SURVIVED:
             assert damaged == Selected("TRITON_ATTN"), name
     own = {name: of_name[1] for name, of_name in found.items()}
-    assert own["hang"] == TimedOut(2.0)
+    assert own["hang"] == TimedOut(5.0)
     assert own["die"] == Died(9)
     assert own["leave"] == Died(None, 5)
     assert isinstance(own["crash"], Crashed)

@@ -53,6 +53,13 @@ class Asker:
                 self._answers[question] = seen
         return self._tallied([self._answers[question] for question in questions])
 
+    def warm(self, *gpus: Gpu) -> None:
+        """Have the selector imported on platforms before a search, whose time it is no part of."""
+        for gpu in gpus:
+            self._answers_in_place(gpu)
+            self(Question.of(gpu, {}, Request()))
+        self.start_tally()
+
     def start_tally(self) -> None:
         """Start to note whether any answer was a selection or a refusal; see only_failures."""
         self._answered = False

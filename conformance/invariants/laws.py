@@ -47,7 +47,16 @@ CONTRACT_NAMES = (
     "TRITON_MLA",
     "ROCM_AITER_MLA",
 )
-OTHER_NAMES = tuple(name for name in CLASS_PATHS if name not in CONTRACT_NAMES)
+# What stands for a name of the other kind of layer, so that half of the cases are not thrown away.
+_OF_THE_OTHER_KIND = {
+    "TRITON_MLA": "TRITON_ATTN",
+    "ROCM_AITER_MLA": "ROCM_AITER_FA",
+    "TRITON_ATTN": "TRITON_MLA",
+    "ROCM_ATTN": "TRITON_MLA",
+    "FLEX_ATTENTION": "TRITON_MLA",
+    "ROCM_AITER_UNIFIED_ATTN": "ROCM_AITER_MLA",
+    "ROCM_AITER_FA": "ROCM_AITER_MLA",
+}
 _STATES = st.sampled_from((Aiter.PRESENT, Aiter.PRESENT, Aiter.ABSENT))
 
 
@@ -91,6 +100,24 @@ def _is_aiters(backend: str) -> bool:
 
 def _flags(environ: dict[str, str]) -> str:
     return " ".join(f"{name}={text!r}" for name, text in environ.items()) or "nothing set"
+
+
+def _promised(case: Case) -> bool:
+    """Whether the contract names the backend for layers of this kind; else Q18, Q19 are silent."""
+    named = case.environ[NAMED]
+    return named in CONTRACT_NAMES and _is_latent(named) is case.request.use_mla
+
+
+def _named_for_its_kind(gfx: str) -> SearchStrategy[Case]:
+    case = _cases(gfx, draw.environments(named=CONTRACT_NAMES), draw.requests(sparse=False))
+    return case.map(_with_a_name_of_its_kind)
+
+
+def _with_a_name_of_its_kind(case: Case) -> Case:
+    if _promised(case):
+        return case
+    named = _OF_THE_OTHER_KIND[case.environ[NAMED]]
+    return replace(case, environ=case.environ | {NAMED: named})
 
 
 # --- an explicit choice ---------------------------------------------------------------------------
@@ -237,7 +264,8 @@ _SPOKEN = {*CLASS_PATHS, *(path.rpartition(".")[2] for path in CLASS_PATHS.value
 _REASON = re.compile(
     r"block[ _-]?size|head[ _-]?(size|count|dim|s\b)|dtype|cache|sink|sparse|MLA|gfx|arch|aiter|ROCm"
     r"|platform|GPU|device|attention type|attn_type|encoder|decoder|window|alibi|soft[ _-]?cap"
-    r"|prefix|install|compute capability|require|import",
+    r"|prefix|install|compute capability|require|import"
+    r"|invalid value|valid (option|value|name|backend)s|unknown|registered",
     re.IGNORECASE,
 )
 
@@ -301,9 +329,7 @@ LAWS: tuple[Law, ...] = (
         "required",
         f"{_CONTRACT} G1, G3, I2, R8",
         "the named backend, or a refusal",
-        lambda gfx: _cases(
-            gfx, draw.environments(named=CONTRACT_NAMES), draw.requests(sparse=False)
-        ),
+        _named_for_its_kind,
         _taken_or_refused,
     ),
     Law(
@@ -311,9 +337,7 @@ LAWS: tuple[Law, ...] = (
         "required",
         f"{_CONTRACT} G1, G3, I1, I2",
         "the same as without any flag",
-        lambda gfx: _cases(
-            gfx, draw.environments(named=CONTRACT_NAMES), draw.requests(sparse=False)
-        ),
+        _named_for_its_kind,
         _as_without_flags,
     ),
     Law(
@@ -327,9 +351,11 @@ LAWS: tuple[Law, ...] = (
     Law(
         "a-backend-beyond-the-contract-is-taken-or-refused-never-replaced",
         "advisory",
-        f"{_CONTRACT} Q18; {_RULES} 1",
+        f"{_CONTRACT} Q18, Q19; {_RULES} 1",
         "the named backend, or a refusal",
-        lambda gfx: _cases(gfx, draw.environments(named=OTHER_NAMES), draw.requests(sparse=False)),
+        lambda gfx: _cases(
+            gfx, draw.environments(named=tuple(CLASS_PATHS)), draw.requests(sparse=False)
+        ).filter(lambda case: not _promised(case)),
         _taken_or_refused,
     ),
     Law(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.effort import Effort
     from pytest_rocm_attn.conformance.invariants.asking import Asker
     from pytest_rocm_attn.conformance.invariants.law import Ask
+    from pytest_rocm_attn.outcome import Outcome
 
 _STEPS = 8  # of one sequence: rules of the machine that are run
 _SHRINKING = 150  # sequences that are tried for a smaller one
@@ -106,7 +107,18 @@ class SequenceLaw:
         machine = hypothesis.seed(seed)(_machine(self, Gpu(gfx), asker, search))
         options = hypothesis.settings(options, stateful_step_count=_STEPS)
         search.run(lambda: stateful.run_state_machine_as_test(machine, settings=options))
+        if search.found is not None:
+            steps, broken = search.found
+            search.found = self._without_idle_steps(steps, asker), broken
         return search
+
+    def _without_idle_steps(self, steps: Steps, asker: Asker) -> Steps:
+        """Leave out every selection before the last without which the last is stale all the same."""
+        for number in reversed(range(len(steps.selections) - 1)):
+            selections = steps.selections[:number] + steps.selections[number + 1 :]
+            if self._replay(shorter := Steps(steps.gpu, selections), asker, asker) is not None:
+                steps = shorter
+        return steps
 
     def case_of(self, gfx: str, data: Mapping[str, Any]) -> Steps:
         """Return the example that --rocm-attn-example gives."""
@@ -114,6 +126,19 @@ class SequenceLaw:
 
     def attempt(self, case: Steps, asker: Asker, ask: Ask) -> Broken | None:
         """Replay a sequence; compare its last answer with a clean process's, and name the cause."""
+        replayed = self._replay(case, asker, ask)
+        if replayed is None:
+            return None
+        answers, fresh = replayed
+        return Broken(
+            f"{_told(case, [str(answer) for answer in answers])}; a new process answers {fresh}"
+            f"; {remembered.in_words(asker, case.questions, fresh)}",
+            case.questions[-1],
+            answers[-1],
+        )
+
+    def _replay(self, case: Steps, asker: Asker, ask: Ask) -> tuple[list[Outcome], Outcome] | None:
+        """Return the answers, and what the last should be; None where it is that."""
         interview = asker.interview(case.gpu, dict(case.selections[0][0]))
         if not isinstance(interview, Interview):
             return None  # it cannot be imported: every-legal-question-is-answered tells
@@ -124,15 +149,9 @@ class SequenceLaw:
         if len(seen) < len(case.questions):
             return None  # its process ended before: the same law tells
         (fresh,) = ask(case.questions[-1])
-        stale = seen[-1].outcome
-        if behaviour(stale) == behaviour(fresh.outcome):
+        if behaviour(seen[-1].outcome) == behaviour(fresh.outcome):
             return None
-        return Broken(
-            f"{_told(case, [str(s.outcome) for s in seen])}; a new process answers {fresh.outcome}"
-            f"; {remembered.in_words(asker, case.questions, fresh.outcome)}",
-            case.questions[-1],
-            stale,
-        )
+        return [answer.outcome for answer in seen], fresh.outcome
 
 
 def _told(case: Steps, answers: list[str]) -> str:

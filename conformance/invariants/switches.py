@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.invariants.law import Ask
 
-_REQUESTS = (Request(), Request(has_sink=True), Request(use_mla=True))
+# Layers that backends differ in: where the first of a release's candidates serves one, a switch that
+# only adds another candidate shows on the next.
+_REQUESTS = (
+    Request(),
+    Request(use_mla=True),
+    Request(has_sink=True),
+    Request(head_size=80),
+    Request(block_size=544),
+    Request(kv_cache_dtype="fp8"),
+    Request(attn_type="encoder_only"),
+    Request(attn_type="encoder_decoder"),
+    Request(alibi=True),
+    Request(use_mm_prefix=True),
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class SwitchLaw:
 
 
 def questions(gpus: Iterable[Gpu]) -> list[Question]:
-    """Return every combination of switches, at their default or not, for a few plain requests."""
+    """Return every combination of switches, at their default or not, for requests of every kind."""
     texts = {law.name: "0" if variable(law.name).default else "1" for law in SWITCH_LAWS}
     subsets = [
         names for count in range(len(texts) + 1) for names in itertools.combinations(texts, count)

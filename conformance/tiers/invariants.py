@@ -21,7 +21,7 @@ from pytest_rocm_attn.conformance.record import outcome_fields
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
 from pytest_rocm_attn.conformance.workers import Question
 from pytest_rocm_attn.errors import RocmAttnError
-from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Died, TimedOut
 from pytest_rocm_attn.request import Request
 
@@ -172,6 +172,7 @@ class LawItem(_Item):
         if effort.example is not None:
             case: Any = self.law.case_of(self.gpu.gfx, effort.example)
             return self._told(case, self.law.attempt(case, self.asker, self.asker.certain), 1)
+        self.asker.warm(self.gpu, Gpu(self.gpu.gfx, Aiter.ABSENT))
         search = self.law.search(self.gpu.gfx, self.asker, effort)
         if search.found is not None:
             case, _ = search.found
@@ -230,6 +231,7 @@ class SwitchItem(_Item):
 
     def look(self) -> tuple[str, bool, bool]:
         gpus = _gpus(self.plugin.settings)
+        self.asker.warm(*gpus)
         end = time.monotonic() + self.plugin.settings.effort.budget
         found = self.law.change(gpus, self.asker, is_over=lambda: time.monotonic() > end)
         if found.change is not None:

@@ -335,7 +335,10 @@ def test_a_name_that_is_neither_id_nor_path_gets_the_shipped_ids_and_the_nearest
     with pytest.raises(ContractError) as caught:
         contract.load("pr-26890")
     message = str(caught.value)
-    assert "no contract 'pr-26890'. Did you mean 'pr-26980'? Shipped: pr-26980" in message
+    assert (
+        "no contract 'pr-26890'. Did you mean 'pr-26980'? Shipped: known-regressions, pr-26980"
+        in message
+    )
     assert "give the path" in message
 
 

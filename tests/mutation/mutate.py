@@ -94,9 +94,9 @@ class Mutant:
 def mutants_of(module: str, tree: ast.Module) -> Iterator[Mutant]:
     """Yield every mutant of one module, with a name that does not depend on line numbers."""
     seen: Counter[str] = Counter()
-    for scope, parent, field, index, node in _places(tree, ()):
-        for change in _changes(parent, field, node):
-            before, after = _text(node), "(nothing)" if change is None else _text(change)
+    for scope, parent, field, index, node in places(tree, ()):
+        for change in changes(parent, field, node):
+            before, after = text_of(node), "(nothing)" if change is None else text_of(change)
             name = f"{module.rpartition('.')[2]} {'.'.join(scope)}: {before} -> {after}"
             seen[name] += 1
             if seen[name] > 1:
@@ -104,7 +104,7 @@ def mutants_of(module: str, tree: ast.Module) -> Iterator[Mutant]:
             yield Mutant(name, module, parent, field, index, change)
 
 
-def _places(
+def places(
     node: ast.AST, scope: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], ast.AST, str, int | None, ast.AST]]:
     """Yield every node with where it hangs; not annotations, docstrings, imports for typing."""
@@ -122,7 +122,7 @@ def _places(
                 target = child.targets[0] if isinstance(child, ast.Assign) else child.target
                 inner = (ast.unparse(target),)
             yield inner, node, field, index, child
-            yield from _places(child, inner)
+            yield from places(child, inner)
 
 
 def _is_docstring(node: ast.AST) -> bool:
@@ -139,7 +139,8 @@ def _is_for_typing(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def _changes(parent: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST | None]:
+def changes(parent: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST | None]:
+    """Yield what could stand in a node's place; None takes it out of its list."""
     match node:
         case ast.Compare(left, [operator], right):
             for other in _COMPARE.get(type(operator), ()):
@@ -186,7 +187,8 @@ def _in_text(parent: ast.AST) -> bool:
     return isinstance(parent, (ast.JoinedStr, ast.FormattedValue))
 
 
-def _text(node: ast.AST) -> str:
+def text_of(node: ast.AST) -> str:
+    """Return a node as source, cut in the middle where it is long."""
     text = " ".join(ast.unparse(ast.fix_missing_locations(node)).split())
     return text if len(text) <= 100 else f"{text[:60]}...{text[-37:]}"
 

@@ -17,6 +17,7 @@ from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
+    from pytest_rocm_attn.backends.launch_config import Target
     from pytest_rocm_attn.request import Request
 
 
@@ -101,7 +102,7 @@ class PagedLayer(abc.ABC):
         self.sinks = None if sinks is None else sinks.contiguous()
         self.batch_invariant = batch_invariant
         self.dtype: torch.dtype = getattr(torch, request.dtype)
-        self.target = target_of(device)
+        self.target = self._target(device)
         fnuz = "gfx94" in self.target.name
         platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
         is_fp8 = request.kv_cache_dtype.startswith("fp8")
@@ -111,6 +112,10 @@ class PagedLayer(abc.ABC):
         self.block_size = request.block_size or 16
         self.group = request.num_heads // request.num_kv_heads
         self._prepare()
+
+    def _target(self, device: torch.device) -> Target:
+        """Return what the layer's kernels run on."""
+        return target_of(device)
 
     def _prepare(self) -> None:
         """Choose, or refuse, what the backend launches. Called once, after the checks."""

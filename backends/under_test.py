@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_rocm_attn.backends.batch import Batch
+from pytest_rocm_attn.backends.flex_attention import FlexAttention
 from pytest_rocm_attn.backends.rocm_aiter_fa import RocmAiterFlashAttention
 from pytest_rocm_attn.backends.rocm_aiter_mla import RocmAiterMLA
 from pytest_rocm_attn.backends.rocm_aiter_unified_attn import RocmAiterUnifiedAttention
@@ -112,6 +113,31 @@ class RocmAttnPlainHip(RocmAttn):
 
     name = "ROCM_ATTN-plain-hip"
     plain = True
+
+
+class FlexAttn:
+    """FLEX_ATTENTION."""
+
+    name = "FLEX_ATTENTION"
+    batch_invariant = False
+
+    def attend(self, problem: PagedAttention) -> None:
+        """Solve a problem of paged attention."""
+        with _refusals():
+            layer = FlexAttention(
+                problem.request,
+                problem.query.device,
+                scale=problem.scale,
+                alibi_slopes=problem.alibi_slopes,
+                sinks=problem.sinks,
+            )
+            layer.forward(
+                problem.query,
+                torch.stack([problem.key_cache, problem.value_cache]),
+                _batch(problem),
+                problem.out,
+                check=True,
+            )
 
 
 class RocmAiterUnifiedAttn:

@@ -42,6 +42,7 @@ REFERENCES = (
         "TRITON_ATTN-batch-invariant", f"{_OURS}:TritonAttnInvariant", ("attention",), True
     ),
     BackendUnderTest("ROCM_ATTN", f"{_OURS}:RocmAttn", ("attention",), False),
+    BackendUnderTest("FLEX_ATTENTION", f"{_OURS}:FlexAttn", ("attention",), False),
     BackendUnderTest("TRITON_MLA", f"{_OURS}:TritonMla", ("mla-decode", "mla-prefill"), False),
     BackendUnderTest(
         "TRITON_MLA-batch-invariant", f"{_OURS}:TritonMlaInvariant", ("mla-decode",), True

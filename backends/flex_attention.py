@@ -1,0 +1,116 @@
+"""FLEX_ATTENTION: torch's flex_attention over the paged cache, the requests' keys as one sequence.
+
+Contract: facts/backends.md 3.5. Compiled on a GPU; on the CPU torch's own unfused form runs. Sinks, which vLLM
+0.12.0's constructor ignores without a word, are refused.
+
+The keys of each request are gathered by its block table, padded to the longest request, and laid end to end. A
+query sees a key of its own request that causality and window let it see. Padding is cleared on the way: cache
+slots that hold no token may hold NaN, and torch multiplies masked values by 0, which does not remove a NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from pytest_rocm_attn.backends.launch_config import INTERPRETER, target_of
+from pytest_rocm_attn.backends.paged_layer import Step
+from pytest_rocm_attn.backends.rocm_aiter_unified_attn import SplitHalves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_rocm_attn.backends.launch_config import Target
+    from pytest_rocm_attn.request import Request
+
+
+class FlexAttention(SplitHalves):
+    """One attention layer of FLEX_ATTENTION. Arguments and errors: PagedLayer.
+
+    Any head size and block size; it claims no batch invariance.
+    """
+
+    name = "FLEX_ATTENTION"
+    source = "facts/backends.md 3.5"
+
+    @classmethod
+    def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
+        cache = ("auto", request.dtype)
+        kind = request.attn_type
+        return (
+            (request.use_mla or request.use_sparse, "MLA or sparse attention: use an MLA backend"),
+            (
+                request.kv_cache_dtype not in cache,
+                f"kv_cache_dtype {request.kv_cache_dtype!r}: it must be one of {', '.join(cache)}",
+            ),
+            (kind not in ("decoder", "encoder_only"), f"{kind} attention"),
+            (request.alibi, "ALiBi"),
+            (
+                request.logits_soft_cap is not None,
+                f"a logits soft cap; got {request.logits_soft_cap}",
+            ),
+            (request.has_sink, "attention sinks (has_sink)"),
+            (request.use_mm_prefix, "a bidirectional multimodal prefix"),
+        )
+
+    def _target(self, device: torch.device) -> Target:
+        # torch runs it on any CPU: Triton need not interpret there.
+        return INTERPRETER if device.type == "cpu" else target_of(device)
+
+    def _forward(self, step: Step) -> None:
+        batch, device = step.batch, self.device
+        tokens, requests = batch.slot_mapping.shape[0], batch.seq_lens.shape[0]
+        blocks = -(-batch.max_seq_len // self.block_size)
+        length = blocks * self.block_size  # keys that each request is padded to
+        token = torch.arange(tokens, device=device)
+        ends = batch.query_start_loc[1:].long()
+        real = token < ends[-1]
+        owner = torch.searchsorted(ends, token, right=True).clamp(max=requests - 1)
+        # Positions in the request, bottom-right aligned: its last token is its last key.
+        position = token - ends[owner] + batch.seq_lens[owner]
+        held = torch.arange(length, device=device) < batch.seq_lens[:, None]
+
+        def gathered(cache: torch.Tensor) -> torch.Tensor:
+            """Return [1, KV heads, requests * length, D], zeros where there is no token."""
+            table = batch.block_table[:, :blocks].long()
+            used = torch.arange(blocks, device=device) * self.block_size < batch.seq_lens[:, None]
+            rows = cache[torch.where(used, table, 0)].reshape(requests, length, *cache.shape[2:])
+            rows = rows.masked_fill(~held[:, :, None, None], 0.0)
+            return rows.flatten(0, 1).transpose(0, 1)[None]
+
+        window, causal = self.request.sliding_window, batch.causal
+
+        def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            distance = position[q] - k % length
+            seen = (owner[q] == k // length) & held.flatten()[k]
+            if causal:
+                seen = seen & (distance >= 0)
+            if window is not None:
+                seen = seen & (distance.abs() < window)
+            return seen
+
+        mask = create_block_mask(sees, None, None, tokens, requests * length, device=str(device))
+        with warnings.catch_warnings():
+            # On the CPU it is not compiled, and torch says so; that is what is wanted there.
+            warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+            result = _attention(device.type)(
+                step.query[:tokens].transpose(0, 1)[None],
+                gathered(step.key_cache),
+                gathered(step.value_cache),
+                block_mask=mask,
+                scale=self.scale,
+                enable_gqa=self.group > 1,
+            )
+        out = step.out[:tokens]
+        out.copy_(torch.where(real[:, None, None], result[0].transpose(0, 1), out))
+
+
+@functools.cache
+def _attention(device_type: str) -> Callable[..., torch.Tensor]:
+    """Return flex_attention, compiled where there is a GPU to compile it for."""
+    attention: Any = flex_attention
+    return attention if device_type == "cpu" else torch.compile(attention, dynamic=True)

@@ -198,17 +198,9 @@ _SPARSE_ENVIRONMENTS = (_BY_DEFAULT, _AITER_ON, *_named("ROCM_AITER_MLA_SPARSE")
 
 
 def cases(gpus: Iterable[str]) -> Iterator[Case]:
-    """Return all cases on these targets, platform by platform.
-
-    An aiter that is absent is met on every target; one that is broken, or the impostor, where aiter
-    is made for the target and where it is not, once each.
-    """
-    targets = [Gpu(gfx) for gfx in gpus]
-    kinds = {gpu.is_gfx9: gpu.gfx for gpu in reversed(targets)}
-    for gfx in (gpu.gfx for gpu in targets):
+    """Return all cases on these targets, platform by platform."""
+    for gfx in gpus:
         for state in Aiter:
-            if state in (Aiter.BROKEN, Aiter.IMPOSTOR) and gfx not in kinds.values():
-                continue
             for family, environment in _pairs(whole=state is Aiter.PRESENT):
                 yield Case(family, environment, Gpu(gfx, state))
 

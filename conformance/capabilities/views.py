@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.capabilities.asking import SINKS_IS_NONE
 from pytest_rocm_attn.conformance.capabilities.declarations import INHERITED
 from pytest_rocm_attn.conformance.workers import Question, WorkerError
-from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Told
+from pytest_rocm_attn.outcome import Died, Rejected, Selected, TimedOut, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -169,8 +169,3 @@ def _ours(told: Told) -> dict[str, Any]:
 def _error(data: Mapping[str, Any]) -> str:
     first = str(data["message"]).strip().partition("\n")[0]
     return f"{data['error']}: {first}" if first else str(data["error"])
-
-
-def crash_words(outcome: Outcome) -> str:
-    """Return what a selection came to that neither selected nor refused."""
-    return str(outcome) if isinstance(outcome, Crashed | TimedOut | Died) else f"{outcome}"

@@ -103,18 +103,6 @@ MUTANTS = [
         ("is not selected", "kv_cache_dtype not supported"),
     ),
     (
-        "cap-hybrid-block-refused",
-        "0.18.1",
-        """
-        from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
-        TritonAttentionBackend.supports_block_size = classmethod(
-            lambda cls, size: size in (None, 16, 32, 64, 128, 256)
-        )
-        """,
-        "triton-attn-takes-blocks-that-are-multiples-of-16",
-        ("is not selected", "block_size not supported", "block_size=544"),
-    ),
-    (
         "itf-kv-cache-shape-arg",
         "0.18.1",
         """

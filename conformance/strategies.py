@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
+from pytest_rocm_attn.conformance.numerics.case import Case
 from pytest_rocm_attn.flags import VARIABLES, Kind
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
@@ -189,3 +190,64 @@ def ordinary_requests() -> SearchStrategy[Request]:
 def plain_requests() -> SearchStrategy[Request]:
     """Return requests that every backend of their kind serves."""
     return _requests(_ORDINARY, _LATENT, wild=st.just(False))
+
+
+# --- numerics: layers and batches ------------------------------------------------------------------
+
+
+def attention_cases() -> SearchStrategy[Case]:
+    """Return numerics cases over a paged cache: any batch of a few short requests, any features.
+
+    Small enough for Triton's interpreter. Lengths gather at the edges of tiles and blocks.
+    """
+    edges = st.sampled_from((1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65))
+    total = st.one_of(edges, st.integers(0, 80))
+    # Decode, no new tokens, all new, or a chunk.
+    share = st.sampled_from((1, 0, -1, 5, 20))
+
+    def lengths(pair: tuple[int, int]) -> tuple[int, int]:
+        total, new = pair
+        return (total if new < 0 else min(new, total), total)
+
+    heads = st.sampled_from(((2, 1), (1, 1), (4, 2), (6, 2), (3, 3), (17, 1)))
+    layer = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(("float16", "bfloat16", "float32")),
+            "head_size": st.sampled_from((64, 32, 80, 33, 128)),
+            "block_size": st.sampled_from((16, 32, 48)),
+            "kv_cache_dtype": _mostly("auto", "fp8"),
+            "sliding_window": st.one_of(st.none(), st.integers(1, 70)),
+            "logits_soft_cap": st.sampled_from((None, 30.0, 2.0)),
+            "alibi": _mostly(False, True),
+            "has_sink": _mostly(False, True),
+        }
+    )
+
+    def case(
+        of_heads: tuple[int, int],
+        fields: dict[str, Any],
+        batch: list[tuple[int, int]],
+        causal: bool,
+        layout: Any,
+        fp8: Any,
+    ) -> Case:
+        return Case(
+            id="drawn",
+            why="drawn by hypothesis",
+            kind="attention",
+            request=Request(num_heads=of_heads[0], num_kv_heads=of_heads[1], **fields),
+            lengths=tuple(batch),
+            causal=causal,
+            layout=layout,
+            fp8=fp8,
+        )
+
+    return st.builds(
+        case,
+        heads,
+        layer,
+        st.lists(st.tuples(total, share).map(lengths), min_size=1, max_size=4),
+        _mostly(True, False),
+        st.sampled_from(("dense", "strided", "heads-first")),
+        st.sampled_from(("e4m3fn", "e4m3fnuz")),
+    )

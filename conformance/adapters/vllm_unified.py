@@ -71,6 +71,10 @@ class UnifiedAttention:
             "alibi_slopes": problem.alibi_slopes,
             "sinks": problem.sinks,
         }
+        if "kv_quant_mode" in self.parameters and problem.key_cache.dtype.itemsize == 1:
+            # Later releases no longer tell from the dtype of the cache; the default is of their enum.
+            modes = type(self.parameters["kv_quant_mode"].default)
+            offered["kv_quant_mode"] = modes.FP8_PER_TENSOR
         if not problem.causal:
             raise NotImplementedError("attention that is not causal")
         self.function(**{name: value for name, value in offered.items() if name in self.parameters})

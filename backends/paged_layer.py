@@ -74,6 +74,8 @@ class PagedLayer(abc.ABC):
         batch_invariant: bool = False,
     ) -> None:
         self.refuse(request)
+        if device.type == "cuda" and device.index is None:  # tensors say which one they are on
+            device = torch.device("cuda", torch.cuda.current_device())
         if scale <= 0:
             raise BackendLimitError(
                 f"{self.name} takes a positive scale, got {scale}: its kernel"

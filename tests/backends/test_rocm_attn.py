@@ -80,3 +80,11 @@ def test_what_the_backend_does_not_do_is_refused(fields: dict[str, object], word
         RocmAttention(Request(**fields), torch.device("cpu"), scale=0.1)  # type: ignore[arg-type]
     assert str(error.value).startswith("ROCM_ATTN does not support")
     assert "facts/backends.md 3.2" in str(error.value)
+
+
+@pytest.mark.mock_rocm("gfx942")
+def test_a_device_without_a_number_is_the_current_one(mock_rocm: object) -> None:
+    """Tensors on it say cuda:0, which must not read as another device."""
+    layer = RocmAttention(Request(), torch.device("cuda"), scale=0.1)
+    assert layer.device == torch.device("cuda", 0)
+    assert layer.target.name == "gfx942"

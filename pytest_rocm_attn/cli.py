@@ -102,6 +102,27 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("targets", metavar="OUT", nargs="+", help="FILE.html, FILE.md")
     report.set_defaults(command=_report)
 
+    record = commands.add_parser(
+        "record",
+        help="record a selector's answers over the whole grid, as a baseline",
+        description="Ask a selector every cell of the grid, under mocked GPUs, and write a baseline"
+        " that runs and other baselines are compared with.",
+    )
+    record.add_argument("selector", metavar="SELECTOR", help="module:object or file.py:object")
+    record.add_argument("--output", metavar="FILE.json", type=Path, required=True)
+    record.add_argument("--force", action="store_true", help="replace FILE.json")
+    record.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=30.0, help="of one answer; default: 30"
+    )
+    record.add_argument(
+        "--source",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="what the checksum is taken of, such as the wheel; default: the selector's file",
+    )
+    record.set_defaults(command=_record)
+
     diff = commands.add_parser(
         "diff",
         help="print what changed from one baseline to another",
@@ -297,6 +318,13 @@ def _report(arguments: argparse.Namespace) -> int:
     for target in arguments.targets:
         output.check(Path(target), target)
     output.write(map(Path, arguments.targets), saved.load(arguments.source))
+    return OK
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance import recording_command
+
+    recording_command.run(arguments)
     return OK
 
 

@@ -1,0 +1,69 @@
+"""The shipped baselines: which there are, and what the changelogs between them say."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.cli import main
+from pytest_rocm_attn.conformance.baseline import load, shipped
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_releases_are_shipped_each_well_under_200_kb() -> None:
+    releases = ("0.11.2", "0.12.0", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
+    assert shipped() == tuple(f"vllm-{release}" for release in releases)
+    for name in shipped():
+        assert (ROOT / "conformance" / "baselines" / f"{name}.json").stat().st_size < 100_000
+
+
+def test_each_names_the_wheel_and_the_file_that_were_recorded() -> None:
+    for name in shipped():
+        found = load(name)
+        assert (found.distribution, f"vllm-{found.version}") == ("vllm", name)
+        wheel, selector = sorted(found.sources, key=lambda source: not source.endswith(".whl"))
+        assert wheel.startswith(f"{name}-")
+        assert selector == "vllm/platforms/rocm.py"
+        for checksum in found.sources.values():
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", checksum)
+
+
+def test_the_changed_default_between_0_18_1_and_0_22_1_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["diff", "vllm-0.18.1", "vllm-0.22.1", "--limit", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("vllm 0.18.1 -> vllm 0.22.1: ")
+    assert lines[1] == (
+        "The default of an ordinary layer, with no variable set, changed from TRITON_ATTN to"
+        " ROCM_ATTN on every GPU."
+    )
+    assert lines[3].startswith("1. DEFAULT: ")
+    assert lines[3].endswith(": TRITON_ATTN -> ROCM_ATTN")
+
+
+def test_pr_26980_is_in_the_changelog_as_explicit_choices_that_were_overridden(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["diff", "vllm-0.12.0", "vllm-0.11.2", "--limit", "0"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()]
+    assert any("VLLM_ROCM_USE_AITER=1" in line and "-> ROCM_AITER_FA" in line for line in told)
+
+
+def test_the_changelog_page_is_of_these_baselines() -> None:
+    folder = ROOT / "conformance" / "baselines"
+    content = b"".join((folder / f"{name}.json").read_bytes() for name in shipped())
+    page = (ROOT / "docs" / "behaviour-changelog.md").read_text("utf-8")
+    assert f"recordings {hashlib.sha256(content).hexdigest()[:16]}" in page
+
+
+@pytest.mark.slow
+def test_the_changelog_page_is_as_generated() -> None:
+    script = str(ROOT / "tools" / "behaviour_changelog.py")
+    subprocess.run([sys.executable, script, "--check"], check=True, timeout=1800)

@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+Cell: TypeAlias = tuple[str, str, str]  # row id, gfx or "", tier
+
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
@@ -29,7 +31,8 @@ class Deviation:
 
     Args:
         match: patterns with * and ?. One with a bracket is matched against a cell's id,
-            "row-id[gfx]", any other against the row's id. Brackets are literal.
+            "row-id[gfx]", any other against the row's id; "tier::" before it names the tier, which
+            is any one else. Brackets are literal.
         reason: why the fork deviates.
         link: where that is discussed.
         until: the last day on which the entry holds, or None.
@@ -44,9 +47,9 @@ class Deviation:
     file: str
     line: int
 
-    def covers(self, row_id: str, gfx: str) -> bool:
-        """Say whether the entry is about this row on this target."""
-        return any(_matches(pattern, row_id, gfx) for pattern in self.match)
+    def covers(self, row_id: str, gfx: str, tier: str = "documented") -> bool:
+        """Say whether the entry is about this row of a tier on this target, "" for none."""
+        return any(_matches(pattern, row_id, gfx, tier) for pattern in self.match)
 
     def expired(self, today: date) -> bool:
         """Say whether the entry no longer holds: today is after its last day."""
@@ -59,20 +62,20 @@ class Deviations:
 
     entries: tuple[Deviation, ...] = ()
 
-    def find(self, row_id: str, gfx: str) -> Deviation | None:
+    def find(self, row_id: str, gfx: str, tier: str = "documented") -> Deviation | None:
         """Return the first entry that covers the cell, or None."""
-        return next((entry for entry in self.entries if entry.covers(row_id, gfx)), None)
+        return next((entry for entry in self.entries if entry.covers(row_id, gfx, tier)), None)
 
-    def unused(self, cells: Iterable[tuple[str, str]]) -> tuple[Deviation, ...]:
-        """Return the entries that speak for none of these (row id, gfx) cells.
+    def unused(self, cells: Iterable[Cell]) -> tuple[Deviation, ...]:
+        """Return the entries that speak for none of these cells.
 
         Of an entry with several patterns, those that are in use are left out of its ``match``, so
         that one dead pattern does not hide behind a live one.
         """
         used: set[str] = set()
-        for row_id, gfx in cells:
-            if entry := self.find(row_id, gfx):
-                used.update(p for p in entry.match if _matches(p, row_id, gfx))
+        for row_id, gfx, tier in cells:
+            if entry := self.find(row_id, gfx, tier):
+                used.update(p for p in entry.match if _matches(p, row_id, gfx, tier))
         # A pattern stands in one entry only: the loader refuses one that an earlier one covers.
         dead = ((e, tuple(p for p in e.match if p not in used)) for e in self.entries)
         return tuple(replace(entry, match=patterns) for entry, patterns in dead if patterns)
@@ -114,7 +117,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 _FIELDS = {
     "match": "a pattern over row ids such as 'explicit-*' or 'explicit-*[gfx942]', or a list",
-    "reason": "why the fork deviates, as text",
+    "reason": "why the fork deviates, as text (a draft leaves that to you)",
     "link": "an http(s) URL, or an issue such as 'ROCm/vllm#958', '#958' or 'SWDEV-1234'",
     "until": "a date without quotes, such as 2027-01-31",
 }
@@ -161,13 +164,15 @@ def _is_toml(text: str) -> bool:
 # --- patterns -------------------------------------------------------------------------------------
 
 
-def _matches(pattern: str, row_id: str, gfx: str) -> bool:
+def _matches(pattern: str, row_id: str, gfx: str, tier: str) -> bool:
     # [[] is fnmatch's way to write a literal bracket.
-    return fnmatchcase(f"{row_id}[{gfx}]", _cell_pattern(pattern).replace("[", "[[]"))
+    return fnmatchcase(f"{tier}::{row_id}[{gfx}]", _cell_pattern(pattern).replace("[", "[[]"))
 
 
 def _cell_pattern(pattern: str) -> str:
-    return pattern if "[" in pattern else f"{pattern}[*]"
+    """Return the pattern over whole ids, "tier::row-id[gfx]", that a shorter one stands for."""
+    tier = "" if "::" in pattern else "*::"
+    return f"{tier}{pattern}" if "[" in pattern else f"{tier}{pattern}[*]"
 
 
 def _check_shadows(entries: Iterable[Deviation], place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.contract import Level
-    from pytest_rocm_attn.conformance.deviations import Deviation
+    from pytest_rocm_attn.conformance.deviations import Deviation, Deviations
     from pytest_rocm_attn.conformance.record import Record
     from pytest_rocm_attn.conformance.session import ConformancePlugin
     from pytest_rocm_attn.conformance.settings import Settings
@@ -143,7 +144,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         """What the fork declares about this item."""
         settings = self.plugin.settings
         for entry in settings.deviations.entries if settings.deviations else ():
-            covers = entry.covers(self.row_id, self.gpu.gfx if self.gpu else "")
+            covers = entry.covers(self.row_id, self.gpu.gfx if self.gpu else "", self.parent.name)
             if covers and not entry.expired(settings.today):
                 return entry
         return None
@@ -224,19 +225,41 @@ class Declared(pytest.Collector):
     parent: Matrix
 
     def collect(self) -> Iterator[DeviationItem]:
+        for entry in self._declared.entries:
+            yield DeviationItem.from_parent(self, name=f"line-{entry.line}", entry=entry)
+
+    @property
+    def _declared(self) -> Deviations:
         declared = self.parent.plugin.settings.deviations
         assert declared is not None
-        for entry in declared.entries:
-            yield DeviationItem.from_parent(self, name=f"line-{entry.line}", entry=entry)
+        return declared
+
+    @functools.cached_property
+    def dead(self) -> dict[int, tuple[str, ...]]:
+        """Line of an entry -> those of its patterns that speak for no item at all."""
+        return {entry.line: entry.match for entry in self._declared.unused(self._items())}
+
+    def _items(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (id, GPU's name, tier) of all items of all tiers on all GPUs, whichever run here."""
+        settings = self.parent.plugin.settings
+        cells = tuple(cell for row in settings.contract.rows for cell in row.cells())
+        for tier in TIERS:
+            with contextlib.suppress(pytest.UsageError):  # a tier that cannot run has no items
+                for name in tier_class(tier).names(replace(settings, cells=cells, gpus=())):
+                    row_id, _, gfx = name.removesuffix("]").partition("[")
+                    yield row_id, gfx, tier
+        yield from _rules(settings)
 
 
 class DeviationItem(pytest.Item):
     """One entry of the deviations file: fails when it has expired, or matches no row."""
 
+    parent: Declared
+
     def __init__(self, *, entry: Deviation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.plugin: ConformancePlugin = self.parent.parent.plugin  # type: ignore[union-attr]
+        self.plugin: ConformancePlugin = self.parent.parent.plugin
 
     def runtest(self) -> None:
         settings = self.plugin.settings
@@ -246,24 +269,13 @@ class DeviationItem(pytest.Item):
                 f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
                 f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
             )
-        if not any(self.entry.covers(*place) for place in self._items()):
-            patterns = ", ".join(map(repr, self.entry.match))
+        if dead := self.parent.dead.get(self.entry.line):
+            patterns = ", ".join(map(repr, dead))
+            what = "the entry" if dead == self.entry.match else "that pattern"
             raise Shortfall(
-                f"{where}: {patterns} matches no row of contract {settings.contract.id}; delete the"
-                " entry, or correct its match"
+                f"{where}: {patterns} matches no row of contract {settings.contract.id} nor item of"
+                f" another tier that no earlier entry speaks for; delete {what}, or correct it"
             )
-
-    def _items(self) -> Iterator[tuple[str, str]]:
-        """Yield (id, GPU's name) of all items of all tiers on all GPUs, whichever run here."""
-        settings = self.plugin.settings
-        cells = tuple(cell for row in settings.contract.rows for cell in row.cells())
-        yield from ((cell.row.id, cell.gpu.gfx) for cell in cells)
-        for tier in TIERS:
-            with contextlib.suppress(pytest.UsageError):  # a tier that cannot run has no items
-                for name in tier_class(tier).names(replace(settings, cells=cells, gpus=())):
-                    row_id, _, gfx = name.removesuffix("]").partition("[")
-                    yield row_id, gfx
-        yield from _rules(settings)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):
@@ -274,12 +286,12 @@ class DeviationItem(pytest.Item):
         return self.entry.file, self.entry.line - 1, f"deviation at line {self.entry.line}"
 
 
-def _rules(settings: Settings) -> Iterator[tuple[str, str]]:
+def _rules(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Yield (id, GPU's name) of the contract's rules about the grid, which an entry may name, too."""
     from pytest_rocm_attn.conformance.settings import contract_rules
 
     for rule in contract_rules(settings.contract):
-        yield from ((rule.id, gfx) for gfx in rule.gpus or known_gpus())
+        yield from ((rule.id, gfx, "grid") for gfx in rule.gpus or known_gpus())
 
 
 def flags_words(env: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_rocm_attn.conformance import settings as settings_module
 from pytest_rocm_attn.conformance.items import ROOT, ConformanceItem, Matrix
-from pytest_rocm_attn.conformance.report import json_file, output, terminal
+from pytest_rocm_attn.conformance.report import draft, json_file, output, terminal
 from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.conformance.workers import Pool
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
@@ -139,6 +139,9 @@ class ConformancePlugin:
                 for line in tier_class(tier).header(self.settings)
             ),
         ]
+        if declared := self.settings.deviations:
+            files = ", ".join(dict.fromkeys(entry.file for entry in declared.entries)) or "empty"
+            lines.append(f"rocm-attn: {len(declared.entries)} declared deviations ({files})")
         if machine := self.settings.machine:
             lines.append(
                 f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} cells"
@@ -231,10 +234,13 @@ class ConformancePlugin:
         if self._pool is not None:
             self.notes.extend(self._pool.notes)
         self._close()
-        if self._is_worker or not self.settings.reports:
+        if self._is_worker:
             return
         try:
-            output.write(self.settings.reports, json_file.content(self))
+            if self.settings.draft is not None and not self.config.getoption("collectonly"):
+                output.write_draft(self.settings.draft, draft.render(self.records))
+            if self.settings.reports:
+                output.write(self.settings.reports, json_file.content(self))
         except ReportError as error:
             self._report_error = str(error)
             if session.exitstatus == pytest.ExitCode.OK:
@@ -250,6 +256,11 @@ class ConformancePlugin:
             return
         for path in self.settings.reports:
             terminalreporter.write_line(f"report: {path}")
+        if self.settings.draft is not None:
+            terminalreporter.write_line(
+                f"draft of deviations, whose reasons and links are yours to fill in:"
+                f" {self.settings.draft}"
+            )
 
     def pytest_unconfigure(self) -> None:
         self._close()

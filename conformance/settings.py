@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import inspect
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.machine import Machine
 
+DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
+
 
 DEFAULT_BUDGET = 1200.0  # seconds for the whole grid: a selector that takes 1 s a call ends, too
 
@@ -62,6 +65,7 @@ class Settings:
         fresh: answers that an interrupted run left behind are not used.
         strict: whether advisory rows fail.
         reports: where the reports go.
+        draft: where a draft of deviations goes, or None.
         today: the day that deviations expire against.
         effort: how hard the searching tiers look.
     """
@@ -82,6 +86,7 @@ class Settings:
     fresh: bool
     strict: bool
     reports: tuple[Path, ...]
+    draft: Path | None
     today: datetime.date
     effort: Effort
 
@@ -135,6 +140,7 @@ def read(config: pytest.Config) -> Settings:
         fresh=bool(config.getoption("rocm_attn_fresh")),
         strict=bool(value_of(config, "rocm_attn_strict")),
         reports=_reports(config),
+        draft=_draft(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
         effort=effort.read(lambda name: value_of(config, f"rocm_attn_{name}")),
     )
@@ -279,9 +285,27 @@ def _machine(
 
 def _deviations(config: pytest.Config) -> Deviations | None:
     given = value_of(config, "rocm_attn_deviations")
+    if given is not None:  # empty: none, not even the default one
+        return deviations.load(config.invocation_params.dir / given) if given else None
+    usual = config.rootpath / DEVIATIONS_FILE
+    return deviations.load(usual) if usual.exists() else None
+
+
+def _draft(config: pytest.Config) -> Path | None:
+    """Return where a draft of deviations is to go. It never replaces a file."""
+    given = value_of(config, "rocm_attn_deviations_draft")
     if not given:
         return None
-    return deviations.load(config.invocation_params.dir / given)
+    path: Path = config.invocation_params.dir / given
+    if path.exists():
+        raise pytest.UsageError(
+            f"--rocm-attn-deviations-draft={given}: {path} exists already; name a new file"
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise pytest.UsageError(
+            f"--rocm-attn-deviations-draft={given}: {path.parent} is no folder to write to"
+        )
+    return path
 
 
 def _tiers(text: str | None) -> tuple[str, ...]:

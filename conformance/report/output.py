@@ -61,6 +61,21 @@ def write(paths: Iterable[Path], report: Report) -> None:
         raise ReportError("; ".join(troubles) + _rescue(json_file.render(report)))
 
 
+def write_draft(path: Path, text: str) -> None:
+    """Write a new file that a person will go on editing.
+
+    Raises:
+        ReportError: it is there already, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ReportError(
+            f"draft {path} cannot be written: {error.strerror or error}; run again with another path"
+        ) from None
+
+
 def _replace(path: Path, text: str) -> None:
     path = Path(os.path.realpath(path))  # the link stays, what it points to is written
     if path.exists() and not path.is_file():

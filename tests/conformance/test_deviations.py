@@ -99,7 +99,34 @@ def test_an_entry_without_a_last_day_never_expires() -> None:
     assert not deviation("row").expired(date.max)
 
 
-CELLS = [("one", "gfx942"), ("one", "gfx90a"), ("two", "gfx942")]
+@pytest.mark.parametrize(
+    ("pattern", "tier", "covered"),
+    [
+        ("documented::row-*", "documented", True),
+        ("documented::row-*", "grid", False),
+        ("grid::row-a[gfx942]", "grid", True),
+        ("grid::row-a[gfx90a]", "grid", False),
+        ("*::row-a", "grid", True),
+        ("row-a", "grid", True),
+        ("row-a[gfx942]", "documented", True),
+        ("gr??::*", "grid", True),
+    ],
+)
+def test_a_pattern_names_a_tier_or_speaks_for_all(pattern: str, tier: str, covered: bool) -> None:
+    assert deviation(pattern).covers("row-a", "gfx942", tier) is covered
+
+
+def test_a_pattern_for_one_tier_does_not_shadow_another_tiers(tmp_path: Path) -> None:
+    entry = '[[deviation]]\nmatch = "{}"\nreason = "r"\nlink = "#1"\n'
+    load_text(tmp_path, entry.format("grid::row") + entry.format("documented::row"))
+    with pytest.raises(DeviationsError, match="can never apply"):
+        load_text(tmp_path, entry.format("row") + entry.format("documented::row[gfx942]"))
+
+
+CELLS = [
+    (name, gfx, "documented")
+    for name, gfx in (("one", "gfx942"), ("one", "gfx90a"), ("two", "gfx942"))
+]
 
 
 def test_entries_that_speak_for_no_cell_are_unused() -> None:
@@ -307,7 +334,7 @@ def test_the_documented_patterns_speak_for_rows_of_the_shipped_contract(tmp_path
     page = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     rows = contract.load("pr-26980").rows
-    cells = [(cell.row.id, cell.gpu.gfx) for row in rows for cell in row.cells()]
+    cells = [(cell.row.id, cell.gpu.gfx, "documented") for row in rows for cell in row.cells()]
     assert load_text(tmp_path, text).unused(cells) == ()
 
 

@@ -121,6 +121,63 @@ def test_a_declared_deviation_passes_and_an_unused_one_fails(
     result.stdout.fnmatch_lines(["*dev.toml:5: 'no-such-row' matches no row of contract mini*"])
 
 
+ENTRY = '[[deviation]]\nmatch = "{}"\nreason = "ours"\nlink = "#1"\n'
+
+
+def test_the_usual_file_in_the_root_folder_is_found_unless_switched_off(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    text = ENTRY.format("documented::aiter-is-ignored[gfx942]")
+    (pytester.path / "rocm-attn-deviations.toml").write_text(text)
+    result = run()
+    assert result.parseoutcomes() == {"passed": 3, "deviation": 1, "advisory": 1}
+    result.stdout.fnmatch_lines(["rocm-attn: 1 declared deviations (*rocm-attn-deviations.toml)"])
+    assert run("--rocm-attn-deviations=").parseoutcomes()["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (ENTRY.format("triton-is-the-default"), "d.toml:1 declares a deviation for it"),
+        (ENTRY.format("grid::aiter-is-ignored"), "d.toml:1: 'grid::aiter-is-ignored' matches no"),
+        (ENTRY.format("aiter-is-ignored") + "until = 2020-01-31\n", "d.toml:1: * expired on 2020"),
+    ],
+    ids=["stale", "unused", "expired"],
+)
+def test_an_entry_that_holds_no_longer_fails_and_says_which_line_to_delete(
+    run: Run, pytester: pytest.Pytester, entry: str, words: str
+) -> None:
+    (pytester.path / "d.toml").write_text(entry)
+    result = run("--rocm-attn-deviations=d.toml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"*{words}*"])
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
+    run: Run, pytester: pytest.Pytester, options: list[str]
+) -> None:
+    draft = pytester.path / "draft.toml"
+    assert run("--rocm-attn-deviations-draft=draft.toml", *options).ret == 1
+    text = draft.read_text()
+    assert 'match  = "documented::aiter-is-ignored"' in text
+    assert "# expected TRITON_ATTN, got ROCM_AITER_FA" in text
+    assert text.count("[[deviation]]") == 1  # neither what passed nor what is advisory
+
+    refused = run("--rocm-attn-deviations=draft.toml")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(
+        ["ERROR: *draft.toml: entry 1 (line 5): reason: is empty; say why*"]
+    )
+
+    filled = text.replace('reason = ""', 'reason = "ours"').replace('link   = ""', 'link = "#1"')
+    draft.write_text(filled)
+    assert run("--rocm-attn-deviations=draft.toml").ret == pytest.ExitCode.OK
+    again = run("--rocm-attn-deviations-draft=draft.toml")
+    assert again.ret == pytest.ExitCode.USAGE_ERROR
+    assert draft.read_text() == filled
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

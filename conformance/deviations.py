@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from pytest_rocm_attn.conformance.tiers import TIERS
 from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 from pytest_rocm_attn.errors import DeviationsError
 
@@ -171,7 +172,8 @@ def _matches(pattern: str, row_id: str, gfx: str, tier: str) -> bool:
 
 def _cell_pattern(pattern: str) -> str:
     """Return the pattern over whole ids, "tier::row-id[gfx]", that a shorter one stands for."""
-    tier = "" if "::" in pattern else "*::"
+    head, colons, _ = pattern.partition("::")  # a row's id may hold "::" too
+    tier = "" if colons and any(fnmatchcase(name, head) for name in TIERS) else "*::"
     return f"{tier}{pattern}" if "[" in pattern else f"{tier}{pattern}[*]"
 
 

@@ -103,22 +103,30 @@ def test_an_entry_without_a_last_day_never_expires() -> None:
     ("pattern", "tier", "covered"),
     [
         ("documented::row-*", "documented", True),
-        ("documented::row-*", "grid", False),
-        ("grid::row-a[gfx942]", "grid", True),
-        ("grid::row-a[gfx90a]", "grid", False),
-        ("*::row-a", "grid", True),
-        ("row-a", "grid", True),
+        ("documented::row-*", "numerics", False),
+        ("numerics::row-a[gfx942]", "numerics", True),
+        ("numerics::row-a[gfx90a]", "numerics", False),
+        ("*::row-a", "numerics", True),
+        ("row-a", "numerics", True),
+        ("BACKEND::row-a", "numerics", False),
+        ("num*::row-a", "documented", False),
         ("row-a[gfx942]", "documented", True),
-        ("gr??::*", "grid", True),
+        ("num*::*", "numerics", True),
     ],
 )
 def test_a_pattern_names_a_tier_or_speaks_for_all(pattern: str, tier: str, covered: bool) -> None:
     assert deviation(pattern).covers("row-a", "gfx942", tier) is covered
 
 
+def test_two_colons_after_anything_but_a_tier_belong_to_the_rows_id() -> None:
+    assert deviation("BACKEND::*").covers("BACKEND::case", "", "numerics")
+    assert deviation("numerics::BACKEND::*").covers("BACKEND::case", "", "numerics")
+    assert not deviation("documented::BACKEND::*").covers("BACKEND::case", "", "numerics")
+
+
 def test_a_pattern_for_one_tier_does_not_shadow_another_tiers(tmp_path: Path) -> None:
     entry = '[[deviation]]\nmatch = "{}"\nreason = "r"\nlink = "#1"\n'
-    load_text(tmp_path, entry.format("grid::row") + entry.format("documented::row"))
+    load_text(tmp_path, entry.format("numerics::row") + entry.format("documented::row"))
     with pytest.raises(DeviationsError, match="can never apply"):
         load_text(tmp_path, entry.format("row") + entry.format("documented::row[gfx942]"))
 

@@ -140,7 +140,9 @@ class SliceItem(ConformanceItem):
     def _declared(self, finding: Finding) -> Deviation | None:
         """Return the entry that covers a finding: by its rule, or by the slice."""
         for entry in self._entries():
-            if any(entry.covers(name, self.part.gfx) for name in (finding.rule, self.row_id)):
+            if any(
+                entry.covers(name, self.part.gfx, "grid") for name in (finding.rule, self.row_id)
+            ):
                 return entry
         return None
 
@@ -151,7 +153,8 @@ class SliceItem(ConformanceItem):
         return [
             entry
             for entry in self._entries()
-            if id(entry) not in used and any(entry.covers(name, self.part.gfx) for name in names)
+            if id(entry) not in used
+            and any(entry.covers(name, self.part.gfx, "grid") for name in names)
         ]
 
     # --- words ------------------------------------------------------------------------------------

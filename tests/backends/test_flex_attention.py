@@ -16,8 +16,21 @@ from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 from pytest_rocm_attn.request import Request
 
 CPU = torch.device("cpu")
+ALWAYS = [
+    "decode-on-both-sides-of-every-tile-edge-float32",
+    "mixed-batch-bfloat16",
+    "nothing-but-requests-without-new-tokens",
+    "heads-in-groups-num-kv-heads-4",
+    "sliding-window-33",
+    "both-directions-with-a-window-sliding-window-5",
+    "block-size-not-a-power-of-two-48",
+    "sinks-bfloat16",
+    "alibi-float16",
+    "soft-cap-1.5-float16",
+    "fp8-cache-e4m3fn-float16",
+]
 CASES = [
-    pytest.param(case, id=case.id)
+    pytest.param(case, id=case.id, marks=() if case.id in ALWAYS else (pytest.mark.slow,))
     for case in shipped()
     if case.kind == "attention" and not case.needs and not case.batch_invariant
 ]
@@ -42,6 +55,10 @@ def _one_thread() -> Any:
 def test_a_case_is_right_or_refused(case: Case) -> None:
     finding = examine(FlexAttn(), case, CPU)
     assert finding.kind == ("right" if claims(case) else "declined"), finding.words
+
+
+def test_every_name_is_a_case() -> None:
+    assert sorted(set(ALWAYS) - {case.id for case in shipped()}) == []
 
 
 def layer(**fields: Any) -> FlexAttention:

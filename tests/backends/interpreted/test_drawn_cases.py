@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 FEW = settings(
-    max_examples=10,
+    max_examples=6,
     derandomize=True,
     database=None,
     deadline=None,

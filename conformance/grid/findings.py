@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid import cover
+from pytest_rocm_attn.conformance.grid.design import CHOICE
 from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, REQUEST
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.outcome import (
@@ -29,6 +30,7 @@ from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from pytest_rocm_attn.conformance.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.grid.space import Family, Slice
@@ -82,6 +84,8 @@ class Finding:
         cells: how many they are.
         smallest: the number, in the slice, of the one nearest to the defaults.
         limits: of a limit: backend -> field -> the values it is about, all in words.
+        given: of what the environment decides: the parts of the condition.
+        named: of what the environment decides: the backends that these cells name.
         declared: the fork's deviations file has an entry for it.
         again: the command that asks the smallest cell alone.
     """
@@ -95,6 +99,8 @@ class Finding:
     cells: int
     smallest: int
     limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    given: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
     declared: bool = False
     again: str = ""
 
@@ -163,8 +169,9 @@ def _limits(
     told: dict[tuple[str, bool], list[int]] = defaultdict(list)
     limits: dict[tuple[str, bool], dict[str, dict[str, list[str]]]] = defaultdict(dict)
     for (backend, taken), of_backend in apart.items():
-        for point in of_backend.keys() - fine[backend]:
-            reason = _reason(of, where, point, set(of_backend), fine[backend])
+        pure = of_backend.keys() - fine[backend]  # there, whatever the environment is
+        for point in pure:
+            reason = _reason(of, where, point, pure, fine[backend])
             if reason is not None:
                 theme, name, value = reason
                 told[theme, taken] += of_backend[point]
@@ -194,7 +201,7 @@ def _limits(
 
 
 def _reason(
-    of: Slice, where: Sequence[_Point], point: int, apart: set[int], fine: set[int]
+    of: Slice, where: Sequence[_Point], point: int, apart: AbstractSet[int], fine: AbstractSet[int]
 ) -> tuple[str, str, str] | None:
     """Return what decides a limit at one point: theme, field and value in words; else None."""
     aiter, also, request = where[point]
@@ -219,6 +226,11 @@ def _reason(
     if not departures:
         return None
     requests: Sequence[Any] = axes[REQUEST].values
+    kind = {name: getattr(asked, name) for name in _KIND_FIELDS}
+    plain = next((n for n, each in enumerate(requests) if each == Request(**kind)), None)
+    usual = aiter if present is None else present
+    if plain is not None and where.index((usual, 0, plain)) in apart:
+        return None  # a plain layer is treated alike: the departure is not what decides
     served = [requests[where[p][2]] for p in fine]
     refused = [requests[where[p][2]] for p in apart]
     enough = [
@@ -364,6 +376,14 @@ def _conditions(
             str(condition.got),
             condition.cells,
             of.family.number((0, *condition.smallest.coordinates)),
+            given=[str(given) for given in condition.where],
+            named=[
+                name
+                for given in condition.where
+                if given.name == CHOICE
+                for name in given.values
+                if name is not None
+            ],
         )
         for condition in covered.conditions
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.grid.findings import in_order, limit_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_rocm_attn.conformance.record import Record
 
@@ -26,6 +26,8 @@ class Together:
         cells: how many in all.
         gpus: where they were found.
         more: how many other conditions it stands for.
+        named: the backends that their cells name.
+        given: the parts that all of them have in common.
         limits: those of all of them.
     """
 
@@ -34,10 +36,29 @@ class Together:
     gpus: set[str] = field(default_factory=set)
     more: int = 0
     limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+
+    @property
+    def given(self) -> list[str]:
+        return self._given if self._given is not None else list(self.finding["given"])
+
+    _given: list[str] | None = None
+
+    def take(self, other: Together) -> None:
+        """Stand for another one's cells as well."""
+        self.cells += other.cells
+        self.gpus |= other.gpus
+        self.named |= other.named
+        if self.finding["theme"] and self.finding["theme"] == other.finding["theme"]:
+            self.add({"cells": 0, "limits": other.limits}, next(iter(other.gpus)))
+        else:
+            self._given = [part for part in self.given if part in other.given]
+            self.more += 1 + other.more
 
     def add(self, finding: dict[str, Any], gfx: str) -> None:
         self.cells += finding["cells"]
         self.gpus.add(gfx)
+        self.named.update(finding.get("named", ()))
         for backend, of_backend in finding["limits"].items():
             for name, values in of_backend.items():
                 mine = self.limits.setdefault(backend, {}).setdefault(name, [])
@@ -48,7 +69,8 @@ class Together:
         found = self.finding
         where = limit_words(found["theme"], self.limits) if found["theme"] else found["where"]
         if self.more:
-            where += f" (and {self.more} more condition{'s' if self.more > 1 else ''})"
+            common = " and ".join(self.given) if not found["theme"] else ""
+            where = f"{common or where} ({self.more + 1} conditions)"
         elif len(self.gpus) < len(gpus):
             where += f" on {', '.join(gfx for gfx in gpus if gfx in self.gpus)}"
         return (
@@ -61,29 +83,32 @@ def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
     """Return the findings of these records, as few as asked for, the most important first.
 
     Findings that say the same in several slices are one. Where that is not few enough, those with
-    the same answers are one, and tell the largest and how many more there are.
+    the same answers become one that says what they have in common, and then whatever is alike;
+    what is only shown before what fails.
     """
     found = _merge(
         records,
-        lambda f: (
-            f["declared"],
-            f["level"],
-            f["rule"],
-            f["theme"] or f["where"],
-            f["expected"],
-            f["got"],
-        ),
+        lambda f: (f["declared"], f["level"], f["rule"], _of(f), f["expected"], f["got"]),
     )
-    for coarser in (
-        lambda f: (f["declared"], f["level"], f["rule"], f["theme"], f["expected"], f["got"]),
-        lambda f: (f["declared"], f["level"], f["rule"], f["theme"], bool(f["theme"]) or f["got"]),
-        lambda f: (f["declared"], f["level"], bool(f["theme"]) and f["theme"]),
-        lambda f: (f["declared"], f["level"]),
-    ):
-        if len(found) <= most:
-            break
-        found = _coarsen(found, coarser)
-    return found
+    for level in ("advisory", "required"):
+        for key in _COARSER:
+            if len(found) <= most:
+                return found
+            found = _coarsen(found, key, level)
+    return _coarsen(found, lambda f: (), "") if len(found) > most else found
+
+
+def _of(finding: dict[str, Any]) -> str:
+    return str(finding["theme"] or finding["where"])
+
+
+_COARSER: tuple[Callable[[dict[str, Any]], Any], ...] = (
+    lambda f: (f["declared"], f["rule"], f["theme"], f["expected"], f["got"]),
+    lambda f: (f["declared"], f["rule"], f["theme"], f["got"]),
+    lambda f: (f["declared"], f["rule"], f["theme"]),
+    lambda f: (f["declared"], f["rule"]),
+    lambda f: (),
+)
 
 
 def _merge(records: Iterable[Record], key: Any) -> list[Together]:
@@ -95,20 +120,16 @@ def _merge(records: Iterable[Record], key: Any) -> list[Together]:
     return sorted(groups.values(), key=_importance)
 
 
-def _coarsen(found: Sequence[Together], key: Any) -> list[Together]:
+def _coarsen(found: Sequence[Together], key: Any, level: str) -> list[Together]:
+    """Let those of a level with the same key be one; of any level where level is ""."""
     groups: dict[Any, Together] = {}
     for one in found:  # the most important first: it speaks for its group
-        name = key(one.finding)
-        if name not in groups:
-            groups[name] = one
-            continue
-        group = groups[name]
-        group.cells += one.cells
-        group.gpus |= one.gpus
-        if group.finding["theme"] != one.finding["theme"] or not one.finding["theme"]:
-            group.more += 1 + one.more
+        mine = not level or one.finding["level"] == level
+        name = ("together", key(one.finding)) if mine else ("alone", id(one))
+        if name in groups:
+            groups[name].take(one)
         else:
-            group.add({"cells": 0, "limits": one.limits}, next(iter(one.gpus)))
+            groups[name] = one
     return sorted(groups.values(), key=_importance)
 
 
@@ -120,6 +141,8 @@ def _importance(one: Together) -> tuple[Any, ...]:
         found["declared"],
         bool(found["theme"]),
         not replaced,
+        # What overrides every name is worse than what overrides one.
+        -len(one.named) if replaced else 0,
         -one.cells,
         found["where"],
     )

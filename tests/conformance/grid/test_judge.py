@@ -149,6 +149,17 @@ def test_what_a_selector_refuses_though_it_should_not_is_told_by_what_it_is() ->
     }
 
 
+def test_a_limit_is_not_read_into_what_a_plain_layer_gets_as_well() -> None:
+    def no_fa(cell: Cell) -> Outcome:
+        fa = plain(cell) == Selected("ROCM_AITER_FA")
+        return Rejected("ValueError", "no") if fa else plain(cell)
+
+    for finding in compare(plain, no_fa).findings:
+        assert finding.theme == ""
+        assert "block_size" not in finding.where
+        assert "has_sink" not in finding.where
+
+
 NAMED = Rule(
     "named-wins",
     "s",

@@ -26,6 +26,8 @@ def finding(where: str, cells: int = 1, **fields: Any) -> dict[str, Any]:
         "got": "Y",
         "cells": cells,
         "limits": {},
+        "given": where.split(" and "),
+        "named": [],
         "declared": False,
         "again": "pytest ...",
         "smallest_words": "none set",
@@ -73,10 +75,30 @@ def test_there_are_at_most_ten_and_no_cell_is_lost() -> None:
         assert found[0].finding["level"] == "required"
 
 
+def test_conditions_with_the_same_answers_say_what_they_have_in_common() -> None:
+    findings = [finding(f"A=1 and B={n}", n) for n in range(1, 12)]
+    (one,) = together([record("gfx942", *findings)])
+    assert one.words(["gfx942"]).startswith("A=1 (11 conditions): expected X, got Y; 66 cells")
+
+
+def test_what_is_only_shown_is_put_together_before_what_fails() -> None:
+    failing = [finding(f"F={n}") for n in range(8)]
+    shown = [finding(f"S={n}", level="advisory") for n in range(8)]
+    found = together([record("gfx942", *failing, *shown)])
+    assert [one.more for one in found] == [0] * 8 + [7]
+
+
 def test_required_findings_come_first_and_overridden_choices_before_others() -> None:
     first = finding("C", 1, expected="the explicit one")
     records = [record("gfx942", limit("t", 99, FA={"x": ["1"]}), finding("B", 50), first)]
     assert [one.finding["where"] for one in together(records)] == ["C", "B", ""]
+
+
+def test_what_overrides_more_names_comes_first() -> None:
+    one = finding("A", 99, expected="the explicit one", named=["X"])
+    both = finding("B", 1, expected="the explicit one", named=["X", "Y"])
+    found = together([record("gfx942", one, both)])
+    assert [each.finding["where"] for each in found] == ["B", "A"]
 
 
 def test_what_was_not_reached_is_said() -> None:

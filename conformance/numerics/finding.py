@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Finding:
         ratio: the largest error over its bound; infinite for what is NaN or was not written.
         seconds: how long the backend took.
         traceback: of a crash.
+        launches: the kernels that were launched, as their records' as_json(); the launch tier's.
     """
 
     kind: str
@@ -22,3 +24,4 @@ class Finding:
     ratio: float = 0.0
     seconds: float = 0.0
     traceback: str = ""
+    launches: tuple[dict[str, Any], ...] = ()

@@ -31,11 +31,16 @@ class Lane:
     Args:
         spec: ``module:object`` or ``file.py:object`` of the backend under test.
         timeout: seconds that one case may take.
+        worker: module of the process.
+        arguments: what it is given after the spec.
     """
 
-    def __init__(self, spec: str, timeout: float) -> None:
+    def __init__(
+        self, spec: str, timeout: float, *, worker: str = WORKER, arguments: tuple[str, ...] = ()
+    ) -> None:
         self.spec = spec
         self.timeout = timeout
+        self._command = [sys.executable, "-m", worker, spec, *arguments]
         self.evidence = ""
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -60,7 +65,7 @@ class Lane:
 
     def _start(self) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, self.spec],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output,

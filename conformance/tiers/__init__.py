@@ -17,9 +17,11 @@ TIERS: dict[str, str] = {
     "documented": "pytest_rocm_attn.conformance.tiers.documented:DocumentedTier",
     "grid": "pytest_rocm_attn.conformance.tiers.grid:GridTier",
     "invariants": "pytest_rocm_attn.conformance.tiers.invariants:InvariantsTier",
+    "launch": "pytest_rocm_attn.conformance.tiers.launch:LaunchTier",
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",
 }
+KERNEL_TIERS = frozenset({"launch", "numerics"})  # about kernels: they ask no contract
 DEFAULT_TIERS = ("documented",)
 
 

@@ -1,0 +1,146 @@
+"""The launch tier: every shape family, on every backend under test, for every target.
+
+docs/launch-tier.md says what is promised and how to bring a backend along.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.numerics.case import Case, load
+from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
+from pytest_rocm_attn.errors import BackendUnderTestError
+from pytest_rocm_attn.gpu import Gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_rocm_attn.conformance.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.numerics.subjects import BackendUnderTest
+    from pytest_rocm_attn.conformance.settings import Settings
+
+# Where --rocm-attn-gpu names none: what vLLM-style servers ship for (hardware.toml, docker_archs).
+TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
+WORKER = "pytest_rocm_attn.conformance.launch.worker"
+OPEN_LANES = 2  # each is a process that holds torch and a compiler
+SLOWNESS = 20  # compiling a family may take this many times as long as one selection
+_LANES = pytest.StashKey[dict[tuple[str, str], Lane]]()
+
+
+def _close(lanes: dict[tuple[str, str], Lane]) -> None:
+    for lane in lanes.values():
+        lane.close()
+
+
+def shipped() -> tuple[Case, ...]:
+    """Return the shape families that this distribution carries."""
+    folder = Path(str(files("pytest_rocm_attn.conformance.launch"))) / "families"
+    return tuple(case for file in sorted(folder.glob("*.toml")) for case in load(file))
+
+
+class LaunchTier(Tier):
+    """Node id ``rocm-attn::launch``."""
+
+    @classmethod
+    def names(cls, settings: Settings) -> list[str]:
+        return [_name(*triple) for triple in _triples(settings)]
+
+    def collect(self) -> Iterator[LaunchItem]:
+        for backend, case, gpu in _triples(self.plugin.settings):
+            yield LaunchItem.of(
+                self, _name(backend, case, gpu), backend=backend, case=case, gpu=gpu
+            )
+
+
+def _triples(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case, Gpu]]:
+    families = shipped()
+    gpus = settings.gpus or tuple(Gpu(gfx) for gfx in TARGETS)
+    for backend in settings.backends:
+        for gpu in gpus:  # one process after another
+            yield from ((backend, case, gpu) for case in families if backend.takes(case))
+
+
+def _name(backend: BackendUnderTest, case: Case, gpu: Gpu) -> str:
+    return f"{backend.name}::{case.id}[{gpu.gfx}]"
+
+
+class LaunchItem(ConformanceItem):
+    """One family for one target: node id ``rocm-attn::launch::TRITON_ATTN::decode[gfx942]``."""
+
+    gpu: Gpu
+
+    def __init__(self, *, backend: BackendUnderTest, case: Case, gpu: Gpu, **kwargs: Any) -> None:
+        row_id = f"{backend.name}::{case.id}"
+        super().__init__(row_id=row_id, level=case.level, gpu=gpu, **kwargs)
+        self.backend = backend
+        self.case = case
+        self.finding: Finding | None = None
+
+    @property
+    def lane(self) -> Lane:
+        """The process that the backend launches in for this item's target."""
+        if _LANES not in self.config.stash:
+            self.config.stash[_LANES] = {}
+            self.config.add_cleanup(functools.partial(_close, self.config.stash[_LANES]))
+        lanes = self.config.stash[_LANES]
+        key = (self.backend.name, self.gpu.gfx)
+        lane = lanes.pop(key, None)
+        if lane is None:
+            while len(lanes) >= OPEN_LANES:
+                lanes.pop(next(iter(lanes))).close()
+            timeout = SLOWNESS * self.plugin.settings.subject.timeout
+            lane = Lane(self.backend.spec, timeout, worker=WORKER, arguments=(self.gpu.gfx,))
+        lanes[key] = lane  # the last in order is the last used
+        return lane
+
+    def judge(self) -> Judgement:
+        try:
+            self.finding = self.lane.ask(self.case)
+        except BackendUnderTestError as error:
+            pytest.fail(str(error), pytrace=False)
+        if self.finding.kind == "declined":
+            pytest.skip(f"{self.backend.name} declines: {self.finding.words}")
+        shortfall = ""
+        if self.finding.kind != "right":
+            shortfall = (
+                f"{self.backend.name} for {self.gpu.gfx}, {self.case.id}: {self.finding.words}"
+            )
+        return verdict_on(
+            shortfall,
+            self.level,
+            crashed=self.finding.kind == "crashed",
+            deviation=self.deviation,
+            strict=self.plugin.settings.strict,
+        )
+
+    def story(self) -> list[tuple[str, str]]:
+        assert self.finding is not None
+        story = super().story()
+        story.insert(1, ("family", self.case.words))
+        if self.finding.traceback:
+            story.append(("traceback", "\n" + self.finding.traceback))
+        return story
+
+    def fields(self) -> dict[str, Any]:
+        assert self.finding is not None
+        return {
+            "evidence": "launch",
+            "request": asdict(self.case.request),
+            "expect": {"words": "compiles, fits, no spill on CDNA, uses matrix instructions"},
+            "outcome": {"kind": self.finding.kind, "words": self.finding.words},
+            "source": self.case.why,
+            "seconds": round(self.finding.seconds, 6),
+            "details": {
+                "backend": {"name": self.backend.name, "spec": self.backend.spec},
+                "case": self.case.to_json(),
+                "launches": list(self.finding.launches),
+            },
+        }

@@ -38,7 +38,7 @@ def examine(backend: Any, case: Case, gpu: Gpu) -> Finding:
     start = time.perf_counter()
     error: Exception | None = None
     trace = ""
-    with dry_launch() as launches:
+    with dry_launch(gpu) as launches:
         try:
             solve(problem)
         except NotImplementedError as refusal:

@@ -111,7 +111,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
         ),
         # pages_ahead: else the tile's keys are asked for only when the tile before is done.
         "latent": (
-            Tile(64, 64, 8, 4, loops=False, saturating=1),
+            Tile(64, 64, 8, 3, loops=False, saturating=1),
             Tile(64, 32, 8, 3, loops=False, pages_ahead=True, saturating=1),
             Tile(32, 64, 8, 3, loops=False, pages_ahead=True, saturating=1),
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),

@@ -97,7 +97,7 @@ class RocmAttn:
                 problem.out,
                 k_scale=problem.k_scale if fp8 else None,
                 v_scale=problem.v_scale if fp8 else None,
-                check=True,
+                check=_readable(problem.query),
             )
 
     def _insist_on_hip(self, layer: RocmAttention, problem: PagedAttention) -> None:
@@ -167,7 +167,7 @@ class RocmAiterUnifiedAttn:
                 problem.out,
                 k_scale=problem.k_scale if fp8 else None,
                 v_scale=problem.v_scale if fp8 else None,
-                check=True,
+                check=_readable(problem.query),
             )
 
 
@@ -236,7 +236,7 @@ class RocmAiterMla:
                 problem.latent_cache.contiguous(),
                 _decodes(problem),
                 out,
-                check=True,
+                check=_readable(problem.query),
             )
             problem.out.copy_(out)
 

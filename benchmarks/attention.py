@@ -34,6 +34,7 @@ from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.request import Request
 
 BLOCK = 16
+LAYERS = 32  # a model calls its layers in a row
 NOTE = (
     "bf16, paged cache with block size 16, blocks in random order, 32 query and 8 KV heads of 128"
     " unless MLA; CUDA-graph replays, medians. A peer's cell gives its time and that time over ours, on"
@@ -202,7 +203,7 @@ def contiguous_microseconds(length: int, device: torch.device) -> float:
         )
 
 
-def host_microseconds(device: torch.device) -> dict[str, float]:
+def host_microseconds(device: torch.device) -> dict[str, tuple[float, float]]:
     """Return the host's time for one eager call: without and with segments, and the cache write."""
     times = {}
     for name, lengths in (("1 launch", [(1, 64)] * 64), ("2 launches", [(1, 4096)])):
@@ -217,21 +218,24 @@ def host_microseconds(device: torch.device) -> dict[str, float]:
     return times
 
 
-def _eager(speed: Speed, device: torch.device) -> float:
+def _eager(speed: Speed, device: torch.device) -> tuple[float, float]:
     case = prepare(speed, device)
     return _host(lambda: case.call(0))
 
 
-def _host(call: Callable[[], Any]) -> float:
+def _host(call: Callable[[], Any]) -> tuple[float, float]:
+    """Return the host's time for one of LAYERS calls in a row, and for one alone on an idle GPU."""
     for _ in range(20):
         call()
-    times = []
-    for _ in range(200):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e6)
-    return statistics.median(times)
+    bursts, alone = [], []
+    for times, count in ((bursts, LAYERS), (alone, 1)):
+        for _ in range(100):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            times.append((time.perf_counter() - start) * 1e6 / count)
+    return statistics.median(bursts), statistics.median(alone)
 
 
 LENGTHS = (
@@ -448,8 +452,10 @@ def main(arguments: Sequence[str]) -> int:
     print(f"torch {torch.__version__}, Triton {triton.__version__}. {NOTE}\n")
     table(device, peers)
     print("\nHost time of one eager call, metadata in place (at most 60 us):\n")
-    for name, taken in host_microseconds(device).items():
-        print(f"- {name}: {taken:.1f} us")
+    print(f"| call | one of {LAYERS} in a row, us | one alone, after the GPU fell idle, us |")
+    print("| --- | ---: | ---: |")
+    for name, (burst, alone) in host_microseconds(device).items():
+        print(f"| {name} | {burst:.1f} | {alone:.1f} |")
     print(flush=True)
     return 1 if options.check and check(device) else 0
 

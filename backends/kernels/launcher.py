@@ -2,7 +2,7 @@
 
 `kernel[grid](...)` binds, describes and looks up every argument on each call, which takes longer than
 many a decode step. A Launcher does that once per combination that Triton tells apart and then hands
-the addresses to the compiled kernel itself (`compiled[grid](...)`, Triton's own second way to launch).
+the addresses to the compiled kernel itself, as Triton's `compiled[grid](...)` does.
 
 What it remembers is keyed by no less than what Triton compiles for: dtype and address modulo 16 of
 every tensor (on AMD also whether its storage is within 2 GiB, which decides over buffer
@@ -77,8 +77,9 @@ class Launcher:
             self._driver = driver
             self._is_amd = driver.get_current_target().backend == "hip"
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        device = driver.get_current_device()
         key = (
-            driver.get_current_device(),
+            device,
             num_warps,
             num_stages,
             scalars,
@@ -101,8 +102,23 @@ class Launcher:
             self._compiled[key] = self._launch(
                 grid, (*tensors, *arguments), num_warps, num_stages, options
             )
-        else:
+            return
+        runtime = triton.knobs.runtime
+        if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:
             compiled[grid](*addresses, *arguments)
+            return
+        # What compiled[grid] does when no profiler listens, less what it prepares for one.
+        compiled.run(
+            *grid,
+            driver.get_current_stream(device),
+            compiled.function,
+            compiled.packed_metadata,
+            None,
+            None,
+            None,
+            *addresses,
+            *arguments,
+        )
 
     def _launch(
         self,

@@ -21,7 +21,6 @@ TIERS: dict[str, str] = {
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",
 }
-KERNEL_TIERS = frozenset({"launch", "numerics"})  # about kernels: they ask no contract
 DEFAULT_TIERS = ("documented",)
 
 

@@ -63,7 +63,7 @@ class LaunchTier(Tier):
 
 def _triples(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case, Gpu]]:
     families = shipped()
-    gpus = settings.gpus or tuple(Gpu(gfx) for gfx in TARGETS)
+    gpus = tuple(Gpu(gfx) for gfx in settings.gpus or TARGETS)
     for backend in settings.backends:
         # Of the shipped backends, those that are Triton alone: ROCM_ATTN builds HIP at first use.
         if backend in REFERENCES and not backend.name.startswith("TRITON_"):

@@ -67,6 +67,8 @@ def test_ctrl_c_reports_the_rows_done_so_far(tmp_path: Path, options: list[str])
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a process group of its own, as a shell gives a command
+        # A job in the background of a script, CI's too, inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     output, passed = "", 0

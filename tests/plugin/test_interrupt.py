@@ -31,6 +31,12 @@ def select(environ):
         time.sleep(600)
     return environ["VLLM_ATTENTION_BACKEND"]
 """
+# pytest, but for the SIGINT that a job in the background of a script, CI's too, inherits ignored.
+HEARING = """
+import signal, sys, pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(pytest.main())
+"""
 
 
 def still_running(token: str) -> list[str]:
@@ -56,7 +62,7 @@ def test_ctrl_c_reports_the_rows_done_so_far(tmp_path: Path, options: list[str])
     token = uuid.uuid4().hex
     run = subprocess.Popen(
         [
-            *(sys.executable, "-m", "pytest", "-v", "-p", "no:randomly", "-p", "no:cacheprovider"),
+            *(sys.executable, "-c", HEARING, "-v", "-p", "no:randomly", "-p", "no:cacheprovider"),
             *("--rocm-attn-conformance", "--rocm-attn-contract=contract.toml"),
             *("--rocm-attn-selector=selector.py:select", "--rocm-attn-timeout=300"),
             *("--rocm-attn-report=report.json", *options),
@@ -67,8 +73,6 @@ def test_ctrl_c_reports_the_rows_done_so_far(tmp_path: Path, options: list[str])
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a process group of its own, as a shell gives a command
-        # A job in the background of a script, CI's too, inherits an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     output, passed = "", 0

@@ -449,12 +449,9 @@ class Pool:
                 future.cancel()
             self._changed.notify_all()
         for popen in self._popen:
-            with contextlib.suppress(ProcessLookupError):
-                if self.subject.fork:
-                    os.killpg(popen.pid, signal.SIGKILL)  # with all that it forked
-                else:
-                    popen.kill()
-            popen.wait()
+            if popen.returncode is None:  # else its number may be another's by now
+                _kill(popen)
+                popen.wait()
         for thread in self._threads:
             thread.join()
         for platform in self._platforms:
@@ -663,7 +660,7 @@ class Pool:
         popen = subprocess.Popen(
             [sys.executable, "-c", launch],
             stderr=self._log,
-            start_new_session=self.subject.fork,  # Ctrl-C is ours to handle
+            start_new_session=True,  # Ctrl-C is ours to handle; what it forks ends with it
             **options,
         )
         self._popen.append(popen)
@@ -1002,6 +999,15 @@ def _as_messages(remaining: Sequence[tuple[_Group, Question]]) -> list[dict[str,
     return messages
 
 
+def _kill(popen: subprocess.Popen[bytes]) -> None:
+    """Kill a process that we started, with all that it forked."""
+    if not hasattr(os, "killpg"):
+        popen.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: only zombies are left
+        os.killpg(popen.pid, signal.SIGKILL)
+
+
 class _PipeProcess(_Conversation):
     """A process of its own for one platform and environment, where fork is not to be had."""
 
@@ -1012,10 +1018,11 @@ class _PipeProcess(_Conversation):
 
     def end(self, *, kill: bool) -> Died | None:
         if kill:
-            self._popen.kill()
+            _kill(self._popen)
         with contextlib.suppress(OSError):
             self._write.close()  # the end of its questions
         code = self._popen.wait()
+        _kill(self._popen)  # what it forked, which may go on
         self.close()
         if code < 0:
             return Died(-code)

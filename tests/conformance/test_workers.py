@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,32 +16,52 @@ from pytest_rocm_attn.conformance.workers import Pool, Question, Subject
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from pytest_rocm_attn.conformance.workers import Observation
 
-    Ask = Callable[..., list[Observation]]
-
 ENV = "VLLM_ATTENTION_BACKEND"
+
+
+class Ask:
+    """Runs a selector's source on some environments, and returns what came of each."""
+
+    def __init__(self, folder: Path, *, fork: bool) -> None:
+        self._folder = folder
+        self._fork = fork
+        self._pools: list[Pool] = []
+
+    def __call__(
+        self, source: str, *environs: dict[str, str], timeout: float = 20.0
+    ) -> list[Observation]:
+        path = self._folder / "selector.py"
+        path.write_text(textwrap.dedent(source))
+        subject = Subject(f"{path}:select", preload=(), timeout=timeout, fork=self._fork)
+        self._pools.append(Pool(subject, lanes=1))
+        questions = [Question.of(Gpu("gfx942"), environ, Request()) for environ in environs]
+        return [future.result(timeout=120) for future in self._pools[-1].submit(questions)]
+
+    def close(self) -> None:
+        while self._pools:
+            self._pools.pop().close()
 
 
 @pytest.fixture(params=[True, False], ids=["forked", "own process"])
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ask]:
     """A function that runs a selector's source on some environments and returns what came."""
-    pools: list[Pool] = []
+    ask = Ask(tmp_path, fork=request.param)
+    yield ask
+    ask.close()
 
-    def run(source: str, *environs: dict[str, str], timeout: float = 20.0) -> list[Observation]:
-        path = tmp_path / "selector.py"
-        path.write_text(textwrap.dedent(source))
-        subject = Subject(f"{path}:select", preload=(), timeout=timeout, fork=request.param)
-        pools.append(Pool(subject, lanes=1))
-        questions = [Question.of(Gpu("gfx942"), environ, Request()) for environ in environs]
-        return [future.result(timeout=120) for future in pools[-1].submit(questions)]
 
-    yield run
-    for pool in pools:
-        pool.close()
+def processes_with(token: str) -> list[str]:
+    """Return the command lines of living processes that have the token in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if f"ROCM_ATTN_TOKEN={token}".encode() in entry.read_bytes():
+                found.append((entry.parent / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def test_a_crash_a_death_and_a_hang_are_outcomes_of_their_own_question_only(ask: Ask) -> None:
@@ -237,3 +261,103 @@ def test_a_process_that_is_used_again_forgets_the_environment_before(
     finally:
         pool.close()
     assert outcomes == [Selected("TRITON_ATTN"), Selected("ROCM_ATTN"), Selected("TRITON_ATTN")]
+
+
+UNRULY = """
+import os, sys, time
+def select(environ):
+    what = environ["VLLM_ATTENTION_BACKEND"]
+    match what:
+        case "fork and return": os.fork()
+        case "fork and raise":
+            if os.fork() == 0: raise ValueError("this is the child")
+        case "fork and exit":
+            if os.fork() == 0: sys.exit(4)
+        case "fork and loop":
+            if os.fork() == 0: time.sleep(600)
+        case "fork, then die":
+            if os.fork() == 0: time.sleep(600)
+            os.kill(os.getpid(), 9)
+        case "fork, then hang":
+            os.fork()
+            time.sleep(600)
+        case "print":
+            for stream in (sys.stdout, sys.stderr):
+                stream.write("x" * 79 + "\\n")
+                stream.write("y" * 1_000_000)
+                stream.flush()
+            os.write(1, b'{"done": true}\\n')
+        case "close the streams":
+            for descriptor in (0, 1, 2): os.close(descriptor)
+        case "ask": input("which backend? ")
+        case "read": assert sys.stdin.read() == ""
+        case "read bytes": assert os.read(0, 10) == b""
+        case "slow": time.sleep(float(environ["SECONDS"]))
+        case _: return what
+    return "TRITON_ATTN"
+"""
+
+
+def test_an_unruly_selector_answers_for_itself_only_and_leaves_no_process(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = f"{os.getpid()}-{time.monotonic()}"
+    monkeypatch.setenv("ROCM_ATTN_TOKEN", token)
+    expected = {
+        "ROCM_ATTN": Selected("ROCM_ATTN"),
+        "fork and return": Selected("TRITON_ATTN"),
+        "fork and raise": Selected("TRITON_ATTN"),
+        "fork and exit": Selected("TRITON_ATTN"),
+        "fork and loop": Selected("TRITON_ATTN"),
+        "fork, then die": Died(9),
+        "fork, then hang": TimedOut(3.0),
+        "print": Selected("TRITON_ATTN"),
+        "ask": "EOFError",
+        "read": Selected("TRITON_ATTN"),
+        "read bytes": Selected("TRITON_ATTN"),
+        "close the streams": Selected("TRITON_ATTN"),
+        "FLEX_ATTENTION": Selected("FLEX_ATTENTION"),
+    }
+    came = [seen.outcome for seen in ask(UNRULY, *({ENV: what} for what in expected), timeout=3.0)]
+    assert (
+        dict(
+            zip(
+                expected,
+                [out.error if isinstance(out, Crashed) else out for out in came],
+                strict=True,
+            )
+        )
+        == expected
+    )
+    ask.close()
+    assert not processes_with(token)
+
+
+def test_a_selector_that_forks_when_it_is_imported_is_asked_once(ask: Ask) -> None:
+    outcomes = ask(
+        """
+        import os, time
+        if os.fork() == 0 and os.environ.get("VLLM_ATTENTION_BACKEND"):
+            time.sleep(600)
+        def select(environ):
+            return environ.get("VLLM_ATTENTION_BACKEND", "TRITON_ATTN")
+        """,
+        {},
+        {ENV: "ROCM_ATTN"},
+        {ENV: "FLEX_ATTENTION"},
+    )
+    assert [seen.outcome for seen in outcomes] == [
+        Selected("TRITON_ATTN"),
+        Selected("ROCM_ATTN"),
+        Selected("FLEX_ATTENTION"),
+    ]
+
+
+@pytest.mark.parametrize("seconds", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_slow_selector_is_waited_for_within_the_limit_of_each_answer(
+    ask: Ask, seconds: float
+) -> None:
+    environs = [{ENV: "slow", "SECONDS": str(seconds), "N": str(n)} for n in range(6)]
+    for observation in ask(UNRULY, *environs, timeout=seconds * 5):
+        assert observation.outcome == Selected("TRITON_ATTN")
+        assert observation.seconds >= seconds

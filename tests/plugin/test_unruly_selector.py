@@ -1,0 +1,115 @@
+"""A selector that misbehaves in every row: each row is judged for itself, and the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SELECTOR = """
+import os, sys, time
+
+def select(request):
+    match WHAT[request.head_size // 16]:
+        case "CRASH": import no_such_module
+        case "EXIT": sys.exit(3)
+        case "LEAVE": os._exit(5)
+        case "KILL": os.kill(os.getpid(), 9)
+        case "HANG": time.sleep(600)
+        case "FORK": os.fork()
+        case "FORK_AND_LOOP":
+            if os.fork() == 0: time.sleep(600)
+        case "FORK_AND_KILL":
+            if os.fork() == 0: time.sleep(600)
+            os.kill(os.getpid(), 9)
+        case "PRINT":
+            print("out" * 350_000)
+            print("err" * 350_000, file=sys.stderr)
+        case "ASK": input("which? ")
+        case "READ": sys.stdin.read()
+        case "SLOW": time.sleep(0.2)
+        case "WRITE": os.environ["LEFT_BEHIND"] = "1"
+        case "NONE": return None
+        case "WRONG": return "ROCM_ATTN"
+    return "TRITON_ATTN"
+"""
+# What the selector does in each row, in order; the row's verdict; words that say how it came to it.
+ROWS = [
+    ("CRASH", "crash", "ModuleNotFoundError"),
+    ("EXIT", "crash", "SystemExit"),
+    ("LEAVE", "crash", "exited with status 5"),
+    ("KILL", "crash", "SIGKILL"),
+    ("HANG", "crash", "4"),
+    ("FORK", "pass", ""),
+    ("FORK_AND_LOOP", "pass", ""),
+    ("FORK_AND_KILL", "crash", "SIGKILL"),
+    ("PRINT", "pass", ""),
+    ("ASK", "crash", "EOFError"),
+    ("READ", "pass", ""),
+    ("SLOW", "pass", ""),
+    ("NONE", "fail", "None"),
+    ("WRONG", "fail", "ROCM_ATTN"),
+    ("WRITE", "pass", ""),
+    ("WELL_BEHAVED", "pass", ""),
+]
+ROW = """
+[[case]]
+id = "{id}"
+source = "s"
+level = "required"
+platform = {{ gfx = "gfx942" }}
+request = {{ head_size = {head_size} }}
+expect = {{ backend = "TRITON_ATTN" }}
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+def test_every_row_of_an_unruly_selector_gets_its_own_verdict(
+    tmp_path: Path, options: list[str]
+) -> None:
+    head = 'id = "unruly"\ntitle = "t"\nsource = "this test"\n'
+    rows = [
+        ROW.format(id=what.lower().replace("_", "-"), head_size=16 * number)
+        for number, (what, _, _) in enumerate(ROWS, 1)
+    ]
+    (tmp_path / "contract.toml").write_text(head + "".join(rows))
+    (tmp_path / "selector.py").write_text(
+        f"WHAT = {[None, *(what for what, _, _ in ROWS)]}\n{SELECTOR}"
+    )
+    token = f"{os.getpid()}-{time.monotonic()}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir=."),
+            *("--rocm-attn-conformance", "--rocm-attn-contract=contract.toml"),
+            *("--rocm-attn-selector=selector.py:select", "--rocm-attn-timeout=4"),
+            *("--rocm-attn-report=report.json", *options),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"ROCM_ATTN_TOKEN": token},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, output
+    report = json.loads((tmp_path / "report.json").read_text())
+    told = {row["request"]["head_size"] // 16: row for row in report["rows"]}
+    assert [(what, told[n]["verdict"]) for n, (what, _, _) in enumerate(ROWS, 1)] == [
+        (what, verdict) for what, verdict, _ in ROWS
+    ]
+    for number, (_, _, words) in enumerate(ROWS, 1):
+        assert words in told[number]["message"]
+    assert f"{len(ROWS)} of {len(ROWS)} cells answered" in output
+    assert "INTERNALERROR" not in output
+    assert "LEFT_BEHIND" in output  # what it writes to the environment is reported
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            assert token.encode() not in entry.read_bytes(), entry
+        except OSError:
+            continue  # it has ended, or is another user's

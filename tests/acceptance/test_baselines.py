@@ -1,8 +1,13 @@
-"""The shipped baselines: which there are, and what the changelogs between them say."""
+"""The shipped baselines: what they say, and that recording again gives the same bytes.
+
+The slow ones need unpacked releases in ROCM_ATTN_VLLM_DIR (default /work/vllm), with SHA256SUMS, and
+a Python with vLLM's light dependencies in ROCM_ATTN_PYTHON.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +19,12 @@ from pytest_rocm_attn.cli import main
 from pytest_rocm_attn.conformance.baseline import load, shipped
 
 ROOT = Path(__file__).parent.parent.parent
+RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 
 def test_the_releases_are_shipped_each_well_under_200_kb() -> None:
-    releases = ("0.11.2", "0.12.0", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
+    releases = ("0.11.2", "0.12.0", "0.13.0", "0.14.1", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
     assert shipped() == tuple(f"vllm-{release}" for release in releases)
     for name in shipped():
         assert (ROOT / "conformance" / "baselines" / f"{name}.json").stat().st_size < 100_000
@@ -67,3 +74,20 @@ def test_the_changelog_page_is_of_these_baselines() -> None:
 def test_the_changelog_page_is_as_generated() -> None:
     script = str(ROOT / "tools" / "behaviour_changelog.py")
     subprocess.run([sys.executable, script, "--check"], check=True, timeout=1800)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_recording_a_release_again_gives_the_same_bytes(seed: str, tmp_path: Path) -> None:
+    if not (RELEASES / "0.12.0").is_dir():
+        pytest.skip(f"vLLM 0.12.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    script = str(ROOT / "tools" / "record_baselines.py")
+    subprocess.run(
+        [PYTHON, script, "0.12.0", "--releases", str(RELEASES), "--output", str(tmp_path)],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        cwd=tmp_path,
+        check=True,
+        timeout=3600,
+    )
+    again = (tmp_path / "vllm-0.12.0.json").read_bytes()
+    assert again == (ROOT / "conformance" / "baselines" / "vllm-0.12.0.json").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import Gpu, Request
-from pytest_rocm_attn.conformance import adapters, contract
+from pytest_rocm_attn.cli import main
+from pytest_rocm_attn.conformance import adapters, baseline, contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,8 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 GUIDES = sorted(HOWTO.glob("*.md"))
 SGLANG = Path(os.environ.get("ROCM_ATTN_SGLANG_DIR", "/work/sglang/0.5.23"))
 SGLANG_PYTHON = os.environ.get("ROCM_ATTN_SGLANG_PYTHON", "/work/sglang/venv/bin/python")
-VLLM = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.12.0"
+RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+VLLM = RELEASES / "0.12.0"
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 
@@ -147,3 +150,79 @@ def test_the_tests_that_the_guide_shows_pass_or_say_what_is_missing(
     assert counts.get("passed", 0) >= 2
     assert counts["passed"] + counts.get("skipped", 0) == 3
     assert "failed" not in counts
+
+
+# --- upgrade-baseline.md ----------------------------------------------------------------------------
+
+UPGRADE = "upgrade-baseline.md"
+
+
+def upgrade_commands() -> list[list[str]]:
+    """Return the commands of the guide, as words; the first line of each block."""
+    lines = [block.splitlines()[0].removeprefix("$ ") for block in blocks(UPGRADE, "console")]
+    return [shlex.split(line.partition(" | ")[0]) for line in lines]
+
+
+def test_what_the_guide_shows_of_a_diff_is_what_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command, *told = blocks(UPGRADE, "console")[1].splitlines()
+    assert command.endswith(" | head -n 2")
+    assert len(told) == 2
+    assert main(upgrade_commands()[1][1:]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == told
+
+
+def test_the_guide_names_shipped_baselines_and_a_command_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = set(re.findall(r"vllm-\d[\d.]*\d", (HOWTO / UPGRADE).read_text()))
+    assert named == {"vllm-0.18.1", "vllm-0.22.1"}
+    assert named <= set(baseline.shipped())
+    python, option, module, *words = upgrade_commands()[3]
+    assert (python, option, module) == ("python", "-m", "pytest_rocm_attn")
+    (tmp_path / words[-1]).touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2  # understood, and refused before the work: the file is there
+    assert "is there already; --force replaces it" in capsys.readouterr().err
+    assert upgrade_commands()[4][-1] == words[-1]
+
+
+def run_the_guides_slice(folder: Path, release: str, judged_by: str) -> tuple[int, str, str]:
+    """Run one slice as the guide says; return the exit code, the verdict and what was printed."""
+    if not (RELEASES / release).is_dir():
+        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    (ini,) = blocks(UPGRADE, "ini")
+    (folder / "pytest.ini").write_text(ini.replace("vllm-0.18.1", judged_by))
+    whole_grid, _, one_slice, *_ = upgrade_commands()
+    assert one_slice[:-1] == whole_grid
+    done = subprocess.run(
+        [PYTHON, *one_slice[1:], "--rocm-attn-report=report.json"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(RELEASES / release)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    (row,) = json.loads((folder / "report.json").read_text())["rows"]
+    assert row["details"]["counts"]["compared"] == row["details"]["counts"]["cells"] > 0
+    return done.returncode, row["verdict"], done.stdout
+
+
+@pytest.mark.slow
+def test_an_unmodified_release_is_green_by_its_own_baseline(tmp_path: Path) -> None:
+    assert run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.18.1")[:2] == (0, "pass")
+
+
+@pytest.mark.slow
+def test_what_a_fork_keeps_fails_until_it_is_declared_and_is_stale_once_given_up(
+    tmp_path: Path,
+) -> None:
+    code, verdict, told = run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.22.1")
+    assert (code, verdict) == (1, "fail")
+    assert "ROCM_ATTN with has_sink: expected a refusal, got the backend" in told
+    (declared,) = blocks(UPGRADE, "toml")
+    (tmp_path / "rocm-attn-deviations.toml").write_text(declared)
+    assert run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.22.1")[:2] == (0, "deviation")
+    assert run_the_guides_slice(tmp_path, "0.22.1", "vllm-0.22.1")[:2] == (1, "stale")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -224,3 +225,63 @@ def test_a_selector_class_in_the_conftest_is_found_through_the_hook(
 ) -> None:
     pytester.makeconftest(ADAPTER)
     assert run().parseoutcomes() == {"passed": 4}
+
+
+def test_last_failed_runs_the_failed_row_alone_under_xdist_too(run: Run) -> None:
+    run("-n", "2")
+    assert run("-n", "2", "--lf").parseoutcomes() == {"failed": 1}
+
+
+def test_exitfirst_stops_at_the_first_row_that_fails(run: Run) -> None:
+    result = run("-x", "--rocm-attn-strict")
+    assert result.parseoutcomes()["failed"] == 1  # of the two that fail otherwise
+    result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcomes", "words"),
+    [
+        ("return 'TRITON_ATTN'", {"passed": 3, "advisory": 1}, "got TRITON_ATTN"),
+        (
+            "return enum.Enum('E', 'TRITON_ATTN').TRITON_ATTN",
+            {"passed": 3, "advisory": 1},
+            "got TRITON_ATTN",
+        ),
+        (
+            "return 'vllm.v1.attention.backends.triton_attn.TritonAttentionBackend'",
+            {"passed": 3, "advisory": 1},
+            "got TRITON_ATTN",
+        ),
+        ("return None", {"failed": 3, "advisory": 1}, "None"),
+        (
+            "return 'vllm.v1.attention.backends.triton_attn.Nope'",
+            {"failed": 3, "advisory": 1},
+            "'vllm.v1.attention.backends.triton_attn.Nope'",
+        ),
+        ("raise ImportError('no module aiter')", {"failed": 3, "advisory": 1}, "ImportError"),
+    ],
+    ids=["name", "enum", "class path", "None", "wrong class path", "ImportError"],
+)
+def test_an_answer_of_any_kind_is_judged_for_what_it_is(
+    run: Run, pytester: pytest.Pytester, answer: str, outcomes: dict[str, int], words: str
+) -> None:
+    pytester.makepyfile(selector=f"import enum\ndef select(request):\n    {answer}\n")
+    result = run("--rocm-attn-selector=selector.py:select")
+    assert result.parseoutcomes() == outcomes
+    result.stdout.fnmatch_lines([f"*ADVISORY*fp16-is-flex*{words}*"])
+
+
+def test_a_selector_that_writes_to_the_environment_is_reported(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        selector="""
+        import os
+        def select(request):
+            os.environ["LEFT_BEHIND"] = "1"
+            return "TRITON_ATTN"
+        """
+    )
+    result = run("--rocm-attn-selector=selector.py:select")
+    result.stdout.fnmatch_lines(["*LEFT_BEHIND*"])
+    assert "LEFT_BEHIND" not in os.environ

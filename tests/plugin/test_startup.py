@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -38,3 +39,39 @@ def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_one(): pass")
     result = pytester.runpytest_subprocess("-p", "no:rocm_attn", "-p", "no:randomly")
     result.assert_outcomes(passed=1)
+
+
+def test_a_normal_run_looks_the_same_with_the_plugin_and_without(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("def test_one(): pass\ndef test_two(): assert False")
+    told = []
+    for options in ([], ["-p", "no:rocm_attn"]):
+        result = pytester.runpytest_subprocess("-p", "no:randomly", *options)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        lines = [line for line in result.outlines if not line.startswith("plugins: ")]
+        told.append([re.sub(r"\d+\.\d\ds", "", line) for line in lines])
+    assert told[0] == told[1]
+
+
+def test_our_markers_pass_strict_markers_and_are_unknown_without_the_plugin(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.rocm
+        def test_any(): pass
+        @pytest.mark.rocm_gpu("gfx942", "gfx950")
+        def test_one_of_two(): pass
+        @pytest.mark.aiter
+        def test_with_aiter(): pass
+        """
+    )
+    strict = ["--strict-markers", "--collect-only", "-q"]
+    result = pytester.runpytest_subprocess(*strict)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["3 tests collected*"])
+    without = pytester.runpytest_subprocess(*strict, "-p", "no:rocm_attn")
+    assert without.ret == pytest.ExitCode.INTERRUPTED
+    without.stdout.fnmatch_lines(["*'rocm' not found in `markers` configuration option*"])

@@ -68,7 +68,13 @@ expect = {{ backend = "TRITON_ATTN" }}
 """
 
 
-@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="one process"),
+        pytest.param(["-n", "2"], marks=pytest.mark.slow, id="xdist"),
+    ],
+)
 def test_every_row_of_an_unruly_selector_gets_its_own_verdict(
     tmp_path: Path, options: list[str]
 ) -> None:

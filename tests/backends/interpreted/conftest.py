@@ -98,7 +98,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if IN_PLACE or FOLDER not in item.path.parents:  # pytest calls this for every folder's items
         return None
     config = item.config
@@ -111,6 +111,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     for report in interpreter.run(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What the item before this one left set up for this folder's sake goes, unless the next needs it.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 

@@ -155,7 +155,13 @@ def test_variables_are_set_in_the_order_of_the_question(make_pool: MakePool) -> 
     ]
 
 
-@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+@pytest.mark.parametrize(
+    "fork",
+    [
+        pytest.param(True, id="forked"),
+        pytest.param(False, id="own process", marks=pytest.mark.slow),  # a process a question
+    ],
+)
 @pytest.mark.parametrize(
     ("source", "in_place"),
     [

@@ -22,7 +22,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.grid.space import Slice
@@ -72,7 +72,8 @@ class Judged:
         required: how many differ where that fails.
         advisory: how many differ where that is shown.
         crashed: how many of the required ones are no answer at all.
-        findings: the differences.
+        findings: the differences; a cell may be under several.
+        differing: (level, rule) -> how many cells differ so, each counted once.
         rules: the rules that decide some of its cells.
     """
 
@@ -85,7 +86,12 @@ class Judged:
     advisory: int = 0
     crashed: int = 0
     findings: list[Finding] = field(default_factory=list)
+    differing: Counter[tuple[str, str]] = field(default_factory=Counter)
     rules: tuple[str, ...] = ()
+
+    def cells_of(self, findings: Iterable[Finding]) -> int:
+        """Return how many cells are under some findings; they are all, or none, of each rule's."""
+        return sum(self.differing[key] for key in {(f.level, f.rule) for f in findings})
 
 
 def judge(of: Slice, got: Answers, other: Answers | None, standard: Standard) -> Judged:
@@ -113,6 +119,7 @@ def judge(of: Slice, got: Answers, other: Answers | None, standard: Standard) ->
         judged.decided += count if rule else 0
         judged.compared += count if other is not None else 0
         if isinstance(difference, Difference):
+            judged.differing[difference.level, difference.rule] += count
             if difference.level == "required":
                 judged.required += count
                 judged.crashed += count if difference.got.kind not in ANSWERS else 0

@@ -103,7 +103,7 @@ class SliceItem(ConformanceItem):
             crashed = any(finding.got.startswith(_NO_ANSWER) for finding in open_ones)
             return Judgement(
                 Verdict.CRASH if crashed else Verdict.FAIL,
-                _words(sum(f.cells for f in open_ones), judged.cells, open_ones),
+                _words(judged, open_ones),
             )
         if judged.unanswered and not single:
             return Judgement(
@@ -121,13 +121,11 @@ class SliceItem(ConformanceItem):
             )
         if required:
             reasons = {e.reason for f in required if (e := self._declared(f)) is not None}
-            words = _words(sum(f.cells for f in required), judged.cells, required)
+            words = _words(judged, required)
             return Judgement(Verdict.DEVIATION, f"{words} (declared: {'; '.join(sorted(reasons))})")
         if judged.findings:
             advisory = judged.findings
-            return Judgement(
-                Verdict.ADVISORY, _words(sum(f.cells for f in advisory), judged.cells, advisory)
-            )
+            return Judgement(Verdict.ADVISORY, _words(judged, advisory))
         return Judgement(Verdict.PASS)
 
     # --- deviations -------------------------------------------------------------------------------
@@ -258,9 +256,10 @@ _NO_ANSWER = ("a crash", "no answer", "the end of its process", "an answer that 
 _SHOWN = 10  # conditions in a failure's text
 
 
-def _words(cells: int, of: int, findings: Sequence[Finding]) -> str:
+def _words(judged: Judged, findings: Sequence[Finding]) -> str:
     more = f" (and {len(findings) - 1} more conditions)" if len(findings) > 1 else ""
-    return f"{cells:,} of {of:,} cells fall short: {findings[0]}{more}"
+    cells = judged.cells_of(findings)
+    return f"{cells:,} of {judged.cells:,} cells fall short: {findings[0]}{more}"
 
 
 def _outcome_words(judged: Judged) -> str:

@@ -123,6 +123,34 @@ def test_a_deviation_covers_a_rule_or_a_slice(
     assert row["verdict"] == verdict
 
 
+def test_a_cell_under_several_conditions_is_counted_once(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        other_selector="""
+        class Other:
+            def select(self, request, environ, gpu):
+                names = "VLLM_ROCM_USE_AITER", "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+                on = any(environ.get(name) == "1" for name in names)
+                return "ROCM_ATTN" if on else "TRITON_ATTN"
+
+            def refresh(self):
+                return True
+
+        class Plain(Other):
+            def select(self, request, environ, gpu):
+                return "TRITON_ATTN"
+
+        other, plain = Other(), Plain()
+        """
+    )
+    run("--rocm-attn-against=other_selector.py:plain", SLICE, selector="other_selector.py:other")
+    (row,) = report(pytester)["rows"]
+    differing = row["details"]["counts"]["required"]
+    assert sum(finding["cells"] for finding in row["details"]["findings"]) > differing > 0
+    assert row["message"].startswith(f"{differing:,} of 2,688 cells fall short: ")
+
+
 def test_a_deviation_that_covers_nothing_any_more_is_stale(
     run: Run, pytester: pytest.Pytester
 ) -> None:

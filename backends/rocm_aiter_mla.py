@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_rocm_attn.backends.aiter_api import FLASH_ATTN_VARLEN, MLA_DECODE
-from pytest_rocm_attn.backends.cache import concat_and_cache_mla
 from pytest_rocm_attn.backends.launch_config import target_of
-from pytest_rocm_attn.backends.triton_mla import NOPE, RANK, ROPE, VALUE
-from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
+from pytest_rocm_attn.backends.mla_layer import RANK, ROPE, MlaLayer
+from pytest_rocm_attn.errors import BackendLimitError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.request import Request
 
-SOURCE = "facts/backends.md 4.3"
 HEADS = (16, 128)  # query heads per rank that aiter's kernel has at vLLM 0.12.0's pin
 
 
-class RocmAiterMLA:
+class RocmAiterMLA(MlaLayer):
     """One MLA layer on ROCM_AITER_MLA.
 
     Any block size: aiter's kernel gets pages of one token, and each block of the cache is that many
@@ -40,74 +38,38 @@ class RocmAiterMLA:
     """
 
     name = "ROCM_AITER_MLA"
+    source = "facts/backends.md 4.3"
+    contiguous = True
 
     def __init__(self, request: Request, device: torch.device, *, scale: float) -> None:
-        refuse(request)
-        if scale <= 0:
-            raise BackendLimitError(f"ROCM_AITER_MLA takes a positive scale, got {scale}")
-        target = target_of(device).name
+        super().__init__(request, device, scale=scale)
+        target = target_of(self.device).name
         if target.startswith("gfx") and target not in ("gfx942", "gfx950"):
             raise BackendLimitError(
                 f"ROCM_AITER_MLA does not support {target}: aiter has its kernel for gfx942 and"
-                f" gfx950 ({SOURCE})"
+                f" gfx950 ({self.source})"
             )
         for function in (MLA_DECODE, FLASH_ATTN_VARLEN):
             function.find(self.name)
-        self.request = request
-        self.device = device
-        self.scale = scale
-        self.dtype: torch.dtype = getattr(torch, request.dtype)
-        self.block_size = request.block_size or 16
 
-    def cache_shape(self, blocks: int) -> tuple[int, int, int]:
-        """Return the shape of the latent cache: (blocks, block size, 576)."""
-        return blocks, self.block_size, RANK + ROPE
+    @classmethod
+    def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
+        heads = request.num_heads
+        return (
+            (request.dtype != "bfloat16", f"dtype {request.dtype}: it must be bfloat16"),
+            (heads not in HEADS, f"{heads} query heads: it must be one of {HEADS}"),
+            *super()._refusals(request),
+        )
 
-    def write_cache(
-        self, kv_c: torch.Tensor, k_pe: torch.Tensor, cache: torch.Tensor, batch: Batch
+    def _decode(
+        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
     ) -> None:
-        """Write the step's latent rows, [tokens, 512] and [tokens, 64], to their slots.
-
-        Raises:
-            BackendInputError: see `concat_and_cache_mla`.
-        """
-        concat_and_cache_mla(kv_c, k_pe, cache, batch.slot_mapping)
-
-    def decode(
-        self,
-        query: torch.Tensor,
-        cache: torch.Tensor,
-        batch: Batch,
-        out: torch.Tensor,
-        *,
-        check: bool = False,
-    ) -> torch.Tensor:
-        """Absorbed decode, one token a request.
-
-        Args:
-            query: [requests, heads, 576] contiguous: the absorbed query, then its rope part.
-            cache: as `cache_shape` says, contiguous.
-            batch: the step's metadata, every query length 1.
-            out: [requests, heads, 512] contiguous.
-            check: also check slots and block table, which reads the device.
-        Returns: out.
-
-        Raises:
-            BackendInputError: shapes, dtypes or devices disagree; nothing is called or written.
-        """
-        requests, heads = batch.seq_lens.shape[0], self.request.num_heads
-        self._check("query", query, (requests, heads, RANK + ROPE))
-        self._check("out", out, (requests, heads, RANK))
-        self._check("cache", cache, self.cache_shape(cache.shape[0]))
-        if (batch.min_query_len, batch.max_query_len) != (1, 1) and requests:
+        tokens, requests = len(batch.slot_mapping), len(batch.seq_lens)
+        if tokens != requests:
             raise BackendLimitError(
-                f"ROCM_AITER_MLA decodes one token a request, got {batch.min_query_len} to"
-                f" {batch.max_query_len} ({SOURCE}); use prefill"
+                f"ROCM_AITER_MLA decodes one token a request, got {tokens} for {requests} requests"
+                f" ({self.source}); leave out the requests that have none"
             )
-        if check:
-            batch.check(cache.shape[0], self.block_size)
-        if requests == 0:
-            return out
         starts, pages = self._pages(batch)
         ones = torch.ones(requests, dtype=torch.int32, device=self.device)
         MLA_DECODE.call(
@@ -125,7 +87,6 @@ class RocmAiterMLA:
             sm_scale=self.scale,
             logit_cap=0.0,
         )
-        return out
 
     def prefill(
         self,
@@ -143,7 +104,7 @@ class RocmAiterMLA:
         """Attention over materialised keys and values of a ragged batch.
 
         Args:
-            query: [query tokens, heads, 192].
+            query: [query tokens, heads, 192], contiguous, as all others.
             key: [key tokens, heads, 192].
             value: [key tokens, heads, 128].
             out: [query tokens, heads, 128].
@@ -155,12 +116,8 @@ class RocmAiterMLA:
         Raises:
             BackendInputError: shapes, dtypes or devices disagree; nothing is called or written.
         """
-        heads, tokens, keys = self.request.num_heads, query.shape[0], key.shape[0]
-        self._check("query", query, (tokens, heads, NOPE + ROPE))
-        self._check("key", key, (keys, heads, NOPE + ROPE))
-        self._check("value", value, (keys, heads, VALUE))
-        self._check("out", out, (tokens, heads, VALUE))
-        if tokens == 0:
+        self._check_prefill(query, key, value, out, query_start_loc, key_start_loc)
+        if len(query) == 0:
             return out
         out.copy_(
             FLASH_ATTN_VARLEN.call(
@@ -188,41 +145,3 @@ class RocmAiterMLA:
         slots = slots + position % self.block_size
         used = position[None, :] < batch.seq_lens[:, None]
         return starts, slots[used].to(torch.int32)
-
-    def _check(self, name: str, tensor: torch.Tensor, wanted: tuple[int, ...]) -> None:
-        problem = ""
-        if tuple(tensor.shape) != wanted or not tensor.is_contiguous():
-            problem = f"has shape {tuple(tensor.shape)}, wanted {wanted}, contiguous"
-        elif tensor.dtype != self.dtype:
-            problem = f"is {tensor.dtype}, the layer's dtype is {self.dtype}"
-        elif tensor.device != self.device:
-            problem = f"is on {tensor.device}, the layer is on {self.device}"
-        if problem:
-            raise BackendInputError(f"ROCM_AITER_MLA: {name} {problem} ({SOURCE})")
-
-
-def refuse(request: Request) -> None:
-    """Check a request against what ROCM_AITER_MLA does.
-
-    Raises:
-        BackendLimitError: it asks for more; the message names value, limit and source.
-    """
-    heads = request.num_heads
-    refusals = (
-        (not request.use_mla or request.use_sparse, "anything but dense MLA"),
-        (request.dtype != "bfloat16", f"dtype {request.dtype}: it must be bfloat16"),
-        (request.head_size != RANK + ROPE, f"head size {request.head_size}: it must be 576"),
-        (heads not in HEADS, f"{heads} query heads: it must be one of {HEADS}"),
-        (
-            request.kv_cache_dtype not in ("auto", request.dtype),
-            f"kv_cache_dtype {request.kv_cache_dtype!r}: it must be 'auto'",
-        ),
-        (request.attn_type != "decoder", f"{request.attn_type} attention"),
-        (request.alibi, "ALiBi"),
-        (request.has_sink, "sinks"),
-        (request.sliding_window is not None, f"a sliding window of {request.sliding_window}"),
-        (request.logits_soft_cap is not None, f"a soft cap of {request.logits_soft_cap}"),
-    )
-    for refused, what in refusals:
-        if refused:
-            raise BackendLimitError(f"ROCM_AITER_MLA does not support {what} ({SOURCE})")

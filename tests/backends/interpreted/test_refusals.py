@@ -74,7 +74,7 @@ MLA_LIMITS: dict[str, tuple[dict[str, Any], str]] = {
     "head size": ({"head_size": 320}, "head size 320: it must be 576"),
     "few heads": ({"num_heads": 8}, "8 heads: it must be 16 to 128"),
     "many heads": ({"num_heads": 256}, "256 heads: it must be 16 to 128"),
-    "cache dtype": ({"kv_cache_dtype": "fp8"}, "'fp8' cache"),
+    "cache dtype": ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype 'fp8'"),
     "alibi": ({"alibi": True}, "ALiBi"),
     "sinks": ({"has_sink": True}, "sinks"),
     "window": ({"sliding_window": 9}, "a sliding window of 9"),

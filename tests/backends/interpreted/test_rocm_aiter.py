@@ -416,12 +416,68 @@ def test_mla_refuses_what_it_does_not_do(fields: dict[str, Any], words: str) -> 
         mla(**fields)
 
 
-def test_mla_refuses_tensors_that_do_not_fit_before_any_call() -> None:
+def bf16(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bfloat16)
+
+
+def ints(*values: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.tensor(values, dtype=dtype)
+
+
+MLA_STEPS: dict[str, tuple[dict[str, Any], str]] = {
+    "query heads": ({"query": bf16(1, 8, 576)}, "query has shape (1, 8, 576)"),
+    "strided query": ({"query": bf16(1, 32, 576)[:, ::2]}, "wanted (1, 16, 576), contiguous"),
+    "cache dimensions": ({"cache": bf16()}, "cache has shape ()"),
+    "two tokens": ({"batch": ([2], [4], 2)}, "decodes one token a request, causally; got 2 tokens"),
+    "no token": ({"batch": ([1, 0], [4, 4], 1)}, "one token a request, got 1 for 2 requests"),
+    "narrow table": (
+        {"batch": ([1], [17], 1)},
+        "a request has 17 tokens, block_table has 1 blocks",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MLA_STEPS)
+def test_mla_refuses_a_decode_that_does_not_fit_before_any_call(what: str) -> None:
+    changes, words = MLA_STEPS[what]
     layer = mla()
-    batch = Batch.build([1], [4], torch.zeros(1, 1, dtype=torch.int32), torch.tensor([-1]))
-    cache = torch.zeros(layer.cache_shape(1), dtype=torch.bfloat16)
-    out = torch.full((1, 16, 512), torch.nan, dtype=torch.bfloat16)
-    with pytest.raises(BackendInputError, match=r"query has shape \(1, 8, 576\)"):
-        layer.decode(torch.zeros(1, 8, 576, dtype=torch.bfloat16), cache, batch, out)
+    query_lens, seq_lens, tokens = changes.get("batch", ([1], [4], 1))
+    table = torch.zeros(len(query_lens), 1, dtype=torch.int32)
+    batch = Batch.build(query_lens, seq_lens, table, torch.full((tokens,), -1))
+    out = torch.full((tokens, 16, 512), torch.nan, dtype=torch.bfloat16)
+    query = changes.get("query", bf16(tokens, 16, 576))
+    with pytest.raises((BackendInputError, BackendLimitError)) as caught:
+        layer.decode(query, changes.get("cache", bf16(*layer.cache_shape(1))), batch, out)
+    assert words in str(caught.value)
     assert out.isnan().all()
+    assert CALLS == []
+
+
+MLA_PREFILLS: dict[str, tuple[dict[str, Any], str]] = {
+    "value rows": ({"value": bf16(8, 16, 128)}, "value has shape (8, 16, 128)"),
+    "starts": ({"key_start_loc": ints(0, 9, 9)}, "query_start_loc has shape (2,)"),
+    "starts of 64 bits": (
+        {"key_start_loc": ints(0, 9, dtype=torch.int64)},
+        "key_start_loc is torch.int64",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MLA_PREFILLS)
+def test_mla_refuses_a_prefill_that_does_not_fit_before_any_call(what: str) -> None:
+    changes, words = MLA_PREFILLS[what]
+    given: dict[str, Any] = {
+        "query": bf16(5, 16, 192),
+        "key": bf16(9, 16, 192),
+        "value": bf16(9, 16, 128),
+        "out": torch.full((5, 16, 128), torch.nan, dtype=torch.bfloat16),
+        "query_start_loc": ints(0, 5),
+        "key_start_loc": ints(0, 9),
+        "max_query_len": 5,
+        "max_key_len": 9,
+    } | changes
+    with pytest.raises(BackendInputError) as caught:
+        mla().prefill(**given)
+    assert words in str(caught.value)
+    assert given["out"].isnan().all()
     assert CALLS == []

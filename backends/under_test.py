@@ -7,7 +7,8 @@ NotImplementedError is the tier's word for "does not claim this"; the layers' ow
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,129 +23,26 @@ from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.errors import AiterError, BackendLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_rocm_attn.backends.paged_layer import PagedLayer
     from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 
-class TritonAttn:
-    """TRITON_ATTN."""
+class _OverPagedCache:
+    """A backend over a paged cache of keys and values, by its layer.
 
-    name = "TRITON_ATTN"
-    batch_invariant = False
-    rounds_cache = False  # the scales stay in float32
+    Attributes:
+        name: as reports call it.
+        layer: what solves a problem.
+        options: what the layer is made with beside what the problem says.
+        batch_invariant: it promises that a request's result does not depend on the others.
+        rounds_cache: it rounds a dequantised fp8 cache to the model's dtype.
+    """
 
-    def attend(self, problem: PagedAttention) -> None:
-        """Solve a problem of paged attention."""
-        fp8 = problem.key_cache.dtype.itemsize == 1
-        with _refusals():
-            layer = TritonAttention(
-                problem.request,
-                problem.query.device,
-                scale=problem.scale,
-                alibi_slopes=problem.alibi_slopes,
-                sinks=problem.sinks,
-                fp8_dtype=problem.key_cache.dtype if fp8 else None,
-                batch_invariant=self.batch_invariant,
-            )
-            layer.forward(
-                problem.query,
-                problem.kv_cache,
-                _batch(problem),
-                problem.out,
-                k_scale=problem.k_scale if fp8 else None,
-                v_scale=problem.v_scale if fp8 else None,
-                check=_readable(problem.query),
-            )
-
-
-class TritonAttnInvariant(TritonAttn):
-    """TRITON_ATTN with its promise that a request's result does not depend on the others."""
-
-    name = "TRITON_ATTN-batch-invariant"
-    batch_invariant = True
-
-
-class RocmAttn:
-    """ROCM_ATTN, which decodes by its HIP kernel on GPUs that have one and by Triton elsewhere."""
-
-    name = "ROCM_ATTN"
-    batch_invariant = False
-    rounds_cache = False
-    plain = False
-
-    def attend(self, problem: PagedAttention) -> None:
-        """Solve a problem of paged attention."""
-        fp8 = problem.key_cache.dtype.itemsize == 1
-        batch = _batch(problem)
-        with _refusals():
-            layer = RocmAttention(
-                problem.request,
-                problem.query.device,
-                scale=problem.scale,
-                alibi_slopes=problem.alibi_slopes,
-                sinks=problem.sinks,
-                fp8_dtype=problem.key_cache.dtype if fp8 else None,
-                plain=self.plain,
-            )
-            if self.plain:
-                self._insist_on_hip(layer, problem)
-            layer.forward(
-                problem.query,
-                _in_split_layout(layer, problem),
-                batch,
-                problem.out,
-                k_scale=problem.k_scale if fp8 else None,
-                v_scale=problem.v_scale if fp8 else None,
-                check=_readable(problem.query),
-            )
-
-    def _insist_on_hip(self, layer: RocmAttention, problem: PagedAttention) -> None:
-        reason = layer.decode_refusal(problem.max_seq_len, problem.query, problem.out)
-        if not reason and 1 not in problem.query_lens:
-            reason = "no request decodes"
-        if reason:
-            raise BackendLimitError(f"ROCM_ATTN's HIP decode is not reached: {reason}")
-
-
-class RocmAttnPlainHip(RocmAttn):
-    """ROCM_ATTN with the HIP source's plain kernel: cases that it does not reach are declined."""
-
-    name = "ROCM_ATTN-plain-hip"
-    plain = True
-
-
-class FlexAttn:
-    """FLEX_ATTENTION."""
-
-    name = "FLEX_ATTENTION"
-    batch_invariant = False
-
-    def attend(self, problem: PagedAttention) -> None:
-        """Solve a problem of paged attention."""
-        with _refusals():
-            layer = FlexAttention(
-                problem.request,
-                problem.query.device,
-                scale=problem.scale,
-                alibi_slopes=problem.alibi_slopes,
-                sinks=problem.sinks,
-            )
-            layer.forward(
-                problem.query,
-                torch.stack([problem.key_cache, problem.value_cache]),
-                _batch(problem),
-                problem.out,
-                check=True,
-            )
-
-
-class RocmAiterUnifiedAttn:
-    """ROCM_AITER_UNIFIED_ATTN."""
-
-    name = "ROCM_AITER_UNIFIED_ATTN"
-    layer: type[PagedLayer] = RocmAiterUnifiedAttention
+    name: str
+    layer: type[PagedLayer]
+    options: Mapping[str, Any] = MappingProxyType({})
     batch_invariant = False
     rounds_cache = True
 
@@ -159,10 +57,13 @@ class RocmAiterUnifiedAttn:
                 alibi_slopes=problem.alibi_slopes,
                 sinks=problem.sinks,
                 fp8_dtype=problem.key_cache.dtype if fp8 else None,
+                batch_invariant=self.batch_invariant,
+                **self.options,
             )
+            self._insist(layer, problem)
             layer.forward(
                 problem.query,
-                torch.stack([problem.key_cache, problem.value_cache]),
+                self._cache(layer, problem),
                 _batch(problem),
                 problem.out,
                 k_scale=problem.k_scale if fp8 else None,
@@ -170,8 +71,73 @@ class RocmAiterUnifiedAttn:
                 check=_readable(problem.query),
             )
 
+    def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
+        """Decline a problem that does not reach what this backend is there to test."""
 
-class RocmAiterFa(RocmAiterUnifiedAttn):
+    def _cache(self, layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
+        """Return the problem's cache as the layer keeps it."""
+        return torch.stack([problem.key_cache, problem.value_cache])
+
+
+class TritonAttn(_OverPagedCache):
+    """TRITON_ATTN."""
+
+    name = "TRITON_ATTN"
+    layer = TritonAttention
+    rounds_cache = False  # the scales stay in float32
+
+    def _cache(self, layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
+        return problem.kv_cache
+
+
+class TritonAttnInvariant(TritonAttn):
+    """TRITON_ATTN with its promise that a request's result does not depend on the others."""
+
+    name = "TRITON_ATTN-batch-invariant"
+    batch_invariant = True
+
+
+class RocmAttn(_OverPagedCache):
+    """ROCM_ATTN, which decodes by its HIP kernel on GPUs that have one and by Triton elsewhere."""
+
+    name = "ROCM_ATTN"
+    layer = RocmAttention
+    rounds_cache = False
+
+    def _cache(self, layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
+        return _in_split_layout(layer, problem)
+
+
+class RocmAttnPlainHip(RocmAttn):
+    """ROCM_ATTN with the HIP source's plain kernel: cases that it does not reach are declined."""
+
+    name = "ROCM_ATTN-plain-hip"
+    options: Mapping[str, Any] = MappingProxyType({"plain": True})
+
+    def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
+        assert isinstance(layer, RocmAttention)
+        reason = layer.decode_refusal(problem.max_seq_len, problem.query, problem.out)
+        if not reason and 1 not in problem.query_lens:
+            reason = "no request decodes"
+        if reason:
+            raise BackendLimitError(f"ROCM_ATTN's HIP decode is not reached: {reason}")
+
+
+class FlexAttn(_OverPagedCache):
+    """FLEX_ATTENTION."""
+
+    name = "FLEX_ATTENTION"
+    layer = FlexAttention
+
+
+class RocmAiterUnifiedAttn(_OverPagedCache):
+    """ROCM_AITER_UNIFIED_ATTN."""
+
+    name = "ROCM_AITER_UNIFIED_ATTN"
+    layer = RocmAiterUnifiedAttention
+
+
+class RocmAiterFa(_OverPagedCache):
     """ROCM_AITER_FA."""
 
     name = "ROCM_AITER_FA"
@@ -280,7 +246,7 @@ def _decodes(problem: MlaDecode) -> Batch:
     )
 
 
-def _in_split_layout(layer: RocmAttention, problem: PagedAttention) -> torch.Tensor:
+def _in_split_layout(layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
     """Return the problem's cache as ROCM_ATTN keeps it: (2, blocks, block size, KV heads, D)."""
     blocks, block_size, heads, size = problem.key_cache.shape
     cache = problem.key_cache.new_empty(layer.cache_shape(blocks))

@@ -14,6 +14,7 @@ import torch
 
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.flex_attention import FlexAttention
+from pytest_rocm_attn.backends.hip.build import library
 from pytest_rocm_attn.backends.rocm_aiter_fa import RocmAiterFlashAttention
 from pytest_rocm_attn.backends.rocm_aiter_mla import RocmAiterMLA
 from pytest_rocm_attn.backends.rocm_aiter_unified_attn import RocmAiterUnifiedAttention
@@ -21,6 +22,7 @@ from pytest_rocm_attn.backends.rocm_attn import RocmAttention
 from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.errors import AiterError, BackendLimitError
+from pytest_rocm_attn.flags import Flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,6 +38,8 @@ class _OverPagedCache:
         name: as reports call it.
         layer: what solves a problem.
         options: what the layer is made with beside what the problem says.
+        graphs: it may be captured as a CUDA or HIP graph.
+        checked: it looks at slots and block table, which reads the device.
         batch_invariant: it promises that a request's result does not depend on the others.
         rounds_cache: it rounds a dequantised fp8 cache to the model's dtype.
     """
@@ -43,6 +47,8 @@ class _OverPagedCache:
     name: str
     layer: type[PagedLayer]
     options: Mapping[str, Any] = MappingProxyType({})
+    graphs = False
+    checked = True
     batch_invariant = False
     rounds_cache = True
 
@@ -68,7 +74,7 @@ class _OverPagedCache:
                 problem.out,
                 k_scale=problem.k_scale if fp8 else None,
                 v_scale=problem.v_scale if fp8 else None,
-                check=_readable(problem.query),
+                check=self.checked and _readable(problem.query),
             )
 
     def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
@@ -84,6 +90,7 @@ class TritonAttn(_OverPagedCache):
 
     name = "TRITON_ATTN"
     layer = TritonAttention
+    graphs = True
     rounds_cache = False  # the scales stay in float32
 
     def _cache(self, layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
@@ -102,17 +109,20 @@ class RocmAttn(_OverPagedCache):
 
     name = "ROCM_ATTN"
     layer = RocmAttention
+    graphs = True
     rounds_cache = False
 
     def _cache(self, layer: PagedLayer, problem: PagedAttention) -> torch.Tensor:
         return _in_split_layout(layer, problem)
 
 
-class RocmAttnPlainHip(RocmAttn):
-    """ROCM_ATTN with the HIP source's plain kernel: cases that it does not reach are declined."""
+class RocmAttnHip(RocmAttn):
+    """ROCM_ATTN with its HIP decode or not at all: cases that it does not reach are declined.
 
-    name = "ROCM_ATTN-plain-hip"
-    options: Mapping[str, Any] = MappingProxyType({"plain": True})
+    Where the kernel cannot be built, the compiler's error is the outcome.
+    """
+
+    name = "ROCM_ATTN-hip"
 
     def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
         assert isinstance(layer, RocmAttention)
@@ -121,6 +131,23 @@ class RocmAttnPlainHip(RocmAttn):
             reason = "no request decodes"
         if reason:
             raise BackendLimitError(f"ROCM_ATTN's HIP decode is not reached: {reason}")
+        library()  # HipBuildError where the layer would fall back to Triton
+
+
+class RocmAttnPlainHip(RocmAttnHip):
+    """ROCM_ATTN with the HIP source's plain kernel, which runs on NVIDIA's GPUs too."""
+
+    name = "ROCM_ATTN-plain-hip"
+    options: Mapping[str, Any] = MappingProxyType({"plain": True})
+
+
+class RocmAttnTriton(RocmAttn):
+    """ROCM_ATTN with the HIP kernel switched off: its decodes take Triton's as well."""
+
+    name = "ROCM_ATTN-triton"
+    options: Mapping[str, Any] = MappingProxyType(
+        {"flags": Flags({"VLLM_ROCM_CUSTOM_PAGED_ATTN": "0"})}
+    )
 
 
 class FlexAttn(_OverPagedCache):
@@ -135,12 +162,13 @@ class RocmAiterUnifiedAttn(_OverPagedCache):
 
     name = "ROCM_AITER_UNIFIED_ATTN"
     layer = RocmAiterUnifiedAttention
+    graphs = True
 
 
 class RocmAiterFa(_OverPagedCache):
     """ROCM_AITER_FA."""
 
-    name = "ROCM_AITER_FA"
+    name = "ROCM_AITER_FA"  # which routes by lengths that it reads from the device
     layer = RocmAiterFlashAttention
 
 
@@ -148,6 +176,8 @@ class TritonMla:
     """TRITON_MLA."""
 
     name = "TRITON_MLA"
+    graphs = True
+    checked = True
     batch_invariant = False
 
     def _layer(self, problem: MlaDecode | MlaPrefill) -> TritonMLA:
@@ -167,7 +197,7 @@ class TritonMla:
                 problem.latent_cache,
                 _decodes(problem),
                 problem.out,
-                check=_readable(problem.query),
+                check=self.checked and _readable(problem.query),
             )
 
     def mla_prefill(self, problem: MlaPrefill) -> None:
@@ -190,6 +220,8 @@ class RocmAiterMla:
     """ROCM_AITER_MLA. Its prefill gives no log-sum-exp, so those cases are not put to it."""
 
     name = "ROCM_AITER_MLA"
+    graphs = False  # lists its pages by lengths that it reads from the device
+    checked = True
     batch_invariant = False
 
     def mla_decode(self, problem: MlaDecode) -> None:
@@ -202,7 +234,7 @@ class RocmAiterMla:
                 problem.latent_cache.contiguous(),
                 _decodes(problem),
                 out,
-                check=_readable(problem.query),
+                check=self.checked and _readable(problem.query),
             )
             problem.out.copy_(out)
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import pytest
 
@@ -99,6 +99,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.level: Level = level
         self.gpu = gpu
         self.judgement: Judgement | None = None
+        self.declined: dict[str, str] | None = None
         self.add_marker(level)
         self.extra_keyword_matches.add(level)
         if gpu is not None:
@@ -148,6 +149,24 @@ class ConformanceItem(pytest.Item, abc.ABC):
             if covers and not entry.expired(settings.today):
                 return entry
         return None
+
+    def decline(self, backend: str, evidence: str, words: str) -> NoReturn:
+        """Skip the item as one that the backend under test does not claim; the report counts it.
+
+        Args:
+            backend: its name.
+            evidence: the kind that the result would have been.
+            words: the backend's reason.
+        """
+        self.declined = {
+            "id": self.row_id,
+            "tier": self.parent.name,
+            "gfx": self.gpu.gfx if self.gpu else "",
+            "backend": backend,
+            "evidence": evidence,
+            "reason": words,
+        }
+        pytest.skip(f"{backend} declines: {words}")
 
     def runtest(self) -> None:
         self.judgement = self.judge()

@@ -48,6 +48,7 @@ class ConformancePlugin:
         self.config = config
         self.settings = settings_module.read(config)
         self.records: list[Record] = []
+        self.declined: list[dict[str, str]] = []
         self.notes: list[str] = []
         self._pool: Pool | None = None
         self._shared: dict[type, Closing] = {}
@@ -213,8 +214,11 @@ class ConformancePlugin:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if isinstance(item, ConformanceItem) and call.when == "call" and item.judgement is not None:
-            report.rocm_attn = item.record()  # type: ignore[attr-defined]
+        if isinstance(item, ConformanceItem) and call.when == "call":
+            if item.judgement is not None:
+                report.rocm_attn = item.record()  # type: ignore[attr-defined]
+            elif item.declined is not None:
+                report.rocm_attn_declined = item.declined  # type: ignore[attr-defined]
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -223,9 +227,12 @@ class ConformancePlugin:
         return _STATUS.get(record["verdict"]) if record else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        record = getattr(report, "rocm_attn", None)
-        if record is not None and report.when == "call":
+        if report.when != "call":
+            return
+        if record := getattr(report, "rocm_attn", None):
             self.records.append(record)
+        if declined := getattr(report, "rocm_attn_declined", None):
+            self.declined.append(declined)
 
     # --- reporting -------------------------------------------------------------------------------
 

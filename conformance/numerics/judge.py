@@ -47,7 +47,7 @@ def examine(backend: Any, case: Case, device: torch.device) -> Finding:
     finding = _solve(solve, built)
     seconds = time.perf_counter() - start
     if finding is None:
-        finding = _foreign_writes(built) or _compare(backend, case, built.problem)
+        finding = foreign_writes(built) or compare(backend, case, built.problem)
     if finding.kind == "right" and case.batch_invariant:
         finding = _alone(solve, case, device, built.problem) or finding
     return Finding(finding.kind, finding.words, finding.ratio, seconds, finding.traceback)
@@ -71,7 +71,8 @@ def _solve(solve: Any, built: Built) -> Finding | None:
     return None
 
 
-def _foreign_writes(built: Built) -> Finding | None:
+def foreign_writes(built: Built) -> Finding | None:
+    """Return what a backend wrote to beside its output, if it did."""
     for guard in built.guards:
         if guard.written():
             where = "around out" if guard.writable is not None else "which is an input"
@@ -79,7 +80,8 @@ def _foreign_writes(built: Built) -> Finding | None:
     return None
 
 
-def _compare(backend: Any, case: Case, problem: Problem) -> Finding:
+def compare(backend: Any, case: Case, problem: Problem) -> Finding:
+    """Compare what a backend wrote with the oracle's answer to the same tensors."""
     bounds = importlib.import_module(BOUNDS)
     reference = reference_of(problem)
     dtype = getattr(torch, case.request.dtype)

@@ -42,6 +42,7 @@ class Lane:
         self.timeout = timeout
         self._command = [sys.executable, "-m", worker, spec, *arguments]
         self.evidence = ""
+        self.device: dict[str, str] = {}  # what it runs on, as host.describe() tells
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # The backend's own output; its end goes into the message when the worker dies.
@@ -85,6 +86,7 @@ class Lane:
             self.close()
             raise BackendUnderTestError(f"backend {self.spec} cannot be imported: {hello['error']}")
         self.evidence = hello["evidence"]
+        self.device = hello.get("device", {})
         return self._process
 
     def _answer(self, timeout: float) -> dict[str, Any] | Finding:

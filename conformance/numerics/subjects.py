@@ -21,12 +21,15 @@ class BackendUnderTest:
         spec: ``module:object`` or ``file.py:object``, imported in a worker process.
         kinds: the kinds of case to give it; empty for all, of which it declines what it lacks.
         invariant: whether it gets the batch-invariance cases, or nothing but them; None: all.
+        compiled: what the launch tier imports in spec's place, where a backend's host code would do
+            there what no dry launch can; "" where it has no Triton kernel of its own; None: spec.
     """
 
     name: str
     spec: str
     kinds: tuple[str, ...] = ()
     invariant: bool | None = None
+    compiled: str | None = None
 
     def takes(self, case: Case) -> bool:
         """Whether the case is put to the backend at all."""
@@ -41,8 +44,15 @@ REFERENCES = (
     BackendUnderTest(
         "TRITON_ATTN-batch-invariant", f"{_OURS}:TritonAttnInvariant", ("attention",), True
     ),
-    BackendUnderTest("ROCM_ATTN", f"{_OURS}:RocmAttn", ("attention",), False),
-    BackendUnderTest("FLEX_ATTENTION", f"{_OURS}:FlexAttn", ("attention",), False),
+    BackendUnderTest(
+        "ROCM_ATTN",
+        f"{_OURS}:RocmAttn",
+        ("attention",),
+        False,
+        compiled=f"{_OURS}:RocmAttnTriton",  # its HIP decode is built by another compiler
+    ),
+    # torch.compile makes its kernels, for a GPU that is there.
+    BackendUnderTest("FLEX_ATTENTION", f"{_OURS}:FlexAttn", ("attention",), False, compiled=""),
     BackendUnderTest("TRITON_MLA", f"{_OURS}:TritonMla", ("mla-decode", "mla-prefill"), False),
     BackendUnderTest(
         "TRITON_MLA-batch-invariant", f"{_OURS}:TritonMlaInvariant", ("mla-decode",), True
@@ -50,11 +60,18 @@ REFERENCES = (
 )
 # Beside them where AMD's aiter is installed.
 OVER_AITER = (
+    # aiter's kernels, or its assembly: docs/launch-tables/generate.py compiles the former.
     BackendUnderTest(
-        "ROCM_AITER_UNIFIED_ATTN", f"{_OURS}:RocmAiterUnifiedAttn", ("attention",), False
+        "ROCM_AITER_UNIFIED_ATTN",
+        f"{_OURS}:RocmAiterUnifiedAttn",
+        ("attention",),
+        False,
+        compiled="",
     ),
-    BackendUnderTest("ROCM_AITER_FA", f"{_OURS}:RocmAiterFa", ("attention",), False),
-    BackendUnderTest("ROCM_AITER_MLA", f"{_OURS}:RocmAiterMla", ("mla-decode",), False),
+    BackendUnderTest("ROCM_AITER_FA", f"{_OURS}:RocmAiterFa", ("attention",), False, compiled=""),
+    BackendUnderTest(
+        "ROCM_AITER_MLA", f"{_OURS}:RocmAiterMla", ("mla-decode",), False, compiled=""
+    ),
 )
 
 

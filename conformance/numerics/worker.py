@@ -2,7 +2,8 @@
 
 A process of its own, because Triton decides at its import whether it interprets kernels on the CPU,
 and because a kernel that reads out of bounds may take its process down. Run as a module with a
-backend's name; the protocol has the standard output to itself, and the backend's own goes to stderr.
+backend's name, and that of a check where it is not examine(); the protocol has the standard output to
+itself, and the backend's own goes to stderr.
 """
 
 from __future__ import annotations
@@ -26,21 +27,40 @@ def main() -> None:
 
     try:
         backend, device, evidence = _start(sys.argv[1])
+        check = _check(sys.argv[2] if len(sys.argv) > 2 else "examine")
     except Exception as error:  # noqa: BLE001  foreign code: its import may raise anything
         words = f"{type(error).__name__}: {error}"
         say({"error": words, "traceback": traceback.format_exc()})
         return
-    say({"evidence": evidence, "name": getattr(backend, "name", None)})
+    from pytest_rocm_attn.conformance.host import describe
     from pytest_rocm_attn.conformance.numerics.case import Case
     from pytest_rocm_attn.conformance.numerics.finding import Finding
-    from pytest_rocm_attn.conformance.numerics.judge import examine
 
+    name = getattr(backend, "name", None)
+    say({"evidence": evidence, "name": name, "device": describe(device)})
     for line in sys.stdin:
         case = Case.from_json(json.loads(line))
         if case.needs == "gpu" and evidence == "interpreter":
             say(asdict(Finding("declined", "too large for Triton's interpreter: it needs a GPU")))
         else:
-            say(asdict(examine(backend, case, device)))
+            say(asdict(check(backend, case, device)))
+
+
+def _check(name: str) -> Any:
+    """Return what is done with each case: (backend, case, device) -> Finding.
+
+    Raises:
+        ValueError: there is no such check.
+    """
+    if name == "examine":
+        from pytest_rocm_attn.conformance.numerics.judge import examine
+
+        return examine
+    if name == "replay":
+        from pytest_rocm_attn.conformance.numerics.replay import examine_replayed
+
+        return examine_replayed
+    raise ValueError(f"no check named {name!r}; there are examine and replay")
 
 
 def _start(spec: str) -> tuple[Any, Any, str]:

@@ -18,7 +18,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import column
-from pytest_rocm_attn.conformance.report import words
+from pytest_rocm_attn.conformance.report import evidence, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.record import Record
 
 LIMIT = 4_500_000  # bytes of the page
+_MOST_BACKENDS = 100  # of the table by evidence
 _CUTS = (20_000, 4_000, 1_000, 250)  # characters of one text, the first that fits
 _FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")
 _FIELDS = (
@@ -70,12 +71,14 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     }
     # $-substitution never looks into what it puts in, so no text can break out of its place.
     template = string.Template(_asset("page.html"))
-    size = len(template.substitute(page, notes="", data="").encode())
+    fixed = template.substitute(page, evidence=_evidence(report), notes="", data="")
+    size = len(fixed.encode())
     notes = [words.cut(str(note), 2_000) for note in (report.get("notes") or ())[:50]]
     data, left_out = _fitting(report["rows"], limit - size - sum(len(n) * 6 + 99 for n in notes))
     notes += left_out
     return template.substitute(
         page,
+        evidence=_evidence(report),
         notes="".join(f'<p class="note">{_escaped(note)}</p>' for note in notes),
         data=data,
     )
@@ -89,8 +92,30 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Selector", words.subject_words(report)),
         ("Contract", ": ".join(titles)),
         ("Evidence", words.host_words(report)),
+        ("Devices", "; ".join(words.device_words(report))),
         ("Totals", ", ".join(f"{counts[v]:,} {v}" for v in words.VERDICTS if counts[v])),
     ]
+
+
+def _evidence(report: Mapping[str, Any]) -> str:
+    """Return the table of backends by evidence as a section; "" where no kernel was tried."""
+    table = evidence.table(report["rows"], report.get("declined") or ())
+    if not table:
+        return ""
+    heads = "".join(f'<th scope="col">{kind}</th>' for kind in evidence.COLUMNS)
+    lines = (
+        f'<tr><th scope="row">{_escaped(name)}</th>'
+        + "".join(f"<td>{text}</td>" for text in cells)
+        + "</tr>"
+        for name, cells in table[:_MOST_BACKENDS]
+    )
+    meanings = "; ".join(f"{kind}: {words.KERNEL_EVIDENCE[kind]}" for kind in evidence.COLUMNS)
+    return (
+        '<section aria-labelledby="evidence-title"><h2 id="evidence-title">Backends by evidence</h2>'
+        '<div class="evidence" tabindex="0" role="region" aria-labelledby="evidence-title"><table>'
+        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"<p>{_escaped(meanings)}.</p></section>"
+    )
 
 
 def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:

@@ -8,11 +8,13 @@ from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance import host
 from pytest_rocm_attn.conformance.record import sort_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from pytest_rocm_attn.conformance.record import Record
     from pytest_rocm_attn.conformance.session import ConformancePlugin
 
 SCHEMA = 1
@@ -26,29 +28,71 @@ def render(report: Mapping[str, Any]) -> str:
 def content(run: ConformancePlugin) -> dict[str, Any]:
     """Return the report as plain data."""
     settings = run.settings
-    rows = sorted(run.records, key=sort_key)
-    counts = Counter(row["verdict"] for row in rows)
-    return {
-        "schema": SCHEMA,
-        "tool": {"name": "pytest-rocm-attn", "version": tool_version()},
-        "contract": {
+    return of_rows(
+        run.records,
+        kind=settings.subject.evidence,
+        machine=str(settings.machine) if settings.machine else None,
+        planned=run.planned,
+        declined=run.declined,
+        notes=run.notes,
+        contract={
             "id": settings.contract.id,
             "title": settings.contract.title,
             "source": settings.contract.source,
         },
-        "selector": selector_record(settings.subject.selector),
+        selector=selector_record(settings.subject.selector),
+    )
+
+
+def of_rows(
+    records: Iterable[Record],
+    *,
+    kind: str,
+    machine: str | None,
+    planned: int,
+    declined: Iterable[dict[str, str]] = (),
+    notes: Iterable[str] = (),
+    **head: Any,
+) -> dict[str, Any]:
+    """Return a report of these rows.
+
+    Args:
+        records: what the items told.
+        kind: on what selections ran: "mock", "pure", or "real" for this machine's own GPU.
+        machine: that GPU.
+        planned: how many items were selected.
+        declined: what backends declined.
+        notes: for the reader.
+        head: what was under test: contract and selector.
+    """
+    rows = sorted(records, key=sort_key)
+    counts = Counter(row["verdict"] for row in rows)
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "pytest-rocm-attn", "version": tool_version()},
+        **head,
         "host": {
-            "kind": settings.subject.evidence,
-            "machine": str(settings.machine) if settings.machine else None,
+            "kind": kind,
+            "machine": machine,
             "gpus": sorted({row["gpu"]["gfx"] for row in rows if row["gpu"]}),
+            "real_gpus": host.gpus(),
+            "devices": host.devices_of(row["details"] for row in rows),
+            "libraries": host.libraries(),
             "python": platform.python_version(),
             "system": platform.system(),
         },
-        "cells_selected": run.planned,
-        "rows": rows,
+        "cells_selected": planned,
+        "rows": [_without_device(row) for row in rows],
+        "declined": sorted(declined, key=lambda entry: sorted(entry.items())),
         "totals": dict(sorted(counts.items())),
-        "notes": sorted(run.notes),
+        "notes": sorted(notes),
     }
+
+
+def _without_device(row: Record) -> Record:
+    """Return a row without the device, which stands once, in the head."""
+    details = {name: value for name, value in row["details"].items() if name != "device"}
+    return {**row, "details": details}
 
 
 def selector_record(spec: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import column
-from pytest_rocm_attn.conformance.report import words
+from pytest_rocm_attn.conformance.report import evidence, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +38,11 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     page.add(_head(report, rows))
     short = [row for row in rows if row["verdict"] != "pass"]
     columns = words.columns_of(short)
+    if table := evidence.table(rows, report.get("declined") or ()):
+        page.add(_evidence(table))
+    for device in words.device_words(report):
+        page.add(f"- Kernels ran on {code(device)}.\n")
+    page.add("\n")
     if short:
         page.add("## Where it falls short\n\n")
         _add_matrix(page, short, columns)
@@ -91,6 +96,14 @@ def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
         numbers = [f"{counts.total():,}", *(f"{counts[verdict]:,}" for verdict in present)]
         lines.append(f"| {cell(tier)} | " + " | ".join(numbers) + " |")
     return "\n".join(lines) + "\n\n"
+
+
+def _evidence(table: Sequence[tuple[str, Sequence[str]]]) -> str:
+    lines = ["## Backends by evidence", "", f"| backend | {' | '.join(evidence.COLUMNS)} |"]
+    lines.append("| --- |" + " --- |" * len(evidence.COLUMNS))
+    lines += (f"| {cell(name)} | {' | '.join(cells)} |" for name, cells in table)
+    meanings = (f"*{kind}*: {words.KERNEL_EVIDENCE[kind]}" for kind in evidence.COLUMNS)
+    return "\n".join([*lines, "", f"{'; '.join(meanings)}.", "", ""])
 
 
 def _host(report: Mapping[str, Any]) -> str:

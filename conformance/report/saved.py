@@ -41,6 +41,17 @@ class _Row(msgspec.Struct):
     details: dict[str, Any] = {}
 
 
+class _Declined(msgspec.Struct):
+    """What a backend under test does not claim; further keys are let pass."""
+
+    id: str
+    tier: str
+    backend: str
+    evidence: str = ""
+    gfx: str = ""
+    reason: str = ""
+
+
 class _Report(msgspec.Struct):
     rows: list[_Row]
     tool: dict[str, Any] = {}
@@ -48,6 +59,7 @@ class _Report(msgspec.Struct):
     selector: dict[str, Any] = {}
     host: dict[str, Any] = {}
     cells_selected: int | None = None
+    declined: list[_Declined] = []
     notes: list[str] = []
 
 

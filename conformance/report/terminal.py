@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance import host
 from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.conformance.report import evidence, words
 from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
@@ -63,6 +65,7 @@ def write(out: pytest.TerminalReporter, run: ConformancePlugin) -> None:
     for record in sorted(short, key=lambda r: list(SYMBOLS).index(r["verdict"])):
         out.write(record["verdict"].upper().ljust(10), **_COLOURS[record["verdict"]])
         out.write_line(printable(line_of(record)))
+    _write_evidence(out, records, run.declined)
     written = sorted({name for record in records for name in record["environment_written"]})
     if written:
         rows = sum(bool(record["environment_written"]) for record in records)
@@ -98,6 +101,23 @@ def _write_matrix(out: pytest.TerminalReporter, records: Sequence[Record]) -> No
             symbol = SYMBOLS[verdict] if verdict else " "
             out.write(symbol.center(len(name)) + "  ", **(_COLOURS[verdict] if verdict else {}))
         out.write_line(row)
+
+
+def _write_evidence(
+    out: pytest.TerminalReporter, records: Sequence[Record], declined: Sequence[dict[str, str]]
+) -> None:
+    """Write which backend's kernels were tried on which kind of evidence."""
+    table = evidence.table(records, declined)
+    if not table:
+        return
+    out.section("backends by evidence", sep="-")
+    lines = [("", list(evidence.COLUMNS)), *table]
+    widths = [max(map(len, cells)) for cells in zip(*([n, *c] for n, c in lines), strict=True)]
+    for name, cells in lines:
+        shown = (text.ljust(width) for text, width in zip([name, *cells], widths, strict=True))
+        out.write_line(printable("  ".join(shown).rstrip()))
+    for device in host.devices_of(record["details"] for record in records):
+        out.write_line(printable(f"on {words.device_words({'host': {'devices': [device]}})[0]}"))
 
 
 def _severity(verdict: str) -> int:

@@ -202,13 +202,29 @@ def host_words(report: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def device_words(report: Mapping[str, Any]) -> list[str]:
+    """Return each device that kernels ran on, and the libraries that ran them."""
+    found = (report.get("host") or {}).get("devices") or []
+    return [_device(device) for device in found if isinstance(device, dict)]
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    name, arch = device.get("name", "unknown"), device.get("arch")
+    rest = [f"{key} {value}" for key, value in device.items() if key not in ("name", "arch")]
+    return ", ".join([f"{name} ({arch})" if arch else str(name), *rest])
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """Return the result in one line."""
     rows: Sequence[Record] = report["rows"]
     failing = sum(row["verdict"] in FAILING for row in rows)
     cells = f"{len(rows):,} cell{'' if len(rows) == 1 else 's'}"
     selected = report.get("cells_selected", len(rows))
-    unanswered = f" ({selected - len(rows):,} more were not run)" if selected > len(rows) else ""
+    declined = len(report.get("declined") or ())
+    rest = [f"{declined:,} more were declined"] if declined else []
+    if (missing := selected - len(rows) - declined) > 0:
+        rest.append(f"{missing:,} more were not run")
+    unanswered = f" ({', '.join(rest)})" if rest else ""
     if not rows:
         return "no cell was answered" + unanswered
     if not failing:

@@ -16,7 +16,6 @@ import pytest
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.numerics.case import Case, load
 from pytest_rocm_attn.conformance.numerics.lane import Lane
-from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Gpu
@@ -65,8 +64,7 @@ def _triples(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case, Gpu]]
     families = shipped()
     gpus = tuple(Gpu(gfx) for gfx in settings.gpus or TARGETS)
     for backend in settings.backends:
-        # Of the shipped backends, those that are Triton alone: ROCM_ATTN builds HIP at first use.
-        if backend in REFERENCES and not backend.name.startswith("TRITON_"):
+        if backend.compiled == "":
             continue
         for gpu in gpus:  # one process after another
             yield from ((backend, case, gpu) for case in families if backend.takes(case))
@@ -101,7 +99,8 @@ class LaunchItem(ConformanceItem):
             while len(lanes) >= OPEN_LANES:
                 lanes.pop(next(iter(lanes))).close()
             timeout = SLOWNESS * self.plugin.settings.subject.timeout
-            lane = Lane(self.backend.spec, timeout, worker=WORKER, arguments=(self.gpu.gfx,))
+            spec = self.backend.compiled or self.backend.spec
+            lane = Lane(spec, timeout, worker=WORKER, arguments=(self.gpu.gfx,))
         lanes[key] = lane  # the last in order is the last used
         return lane
 
@@ -111,7 +110,7 @@ class LaunchItem(ConformanceItem):
         except BackendUnderTestError as error:
             pytest.fail(str(error), pytrace=False)
         if self.finding.kind == "declined":
-            pytest.skip(f"{self.backend.name} declines: {self.finding.words}")
+            self.decline(self.backend.name, "launch", self.finding.words)
         shortfall = ""
         if self.finding.kind != "right":
             shortfall = (

@@ -78,7 +78,7 @@ class NumericsItem(ConformanceItem):
             pytest.fail(str(error), pytrace=False)
         self.evidence = self.lane.evidence
         if self.finding.kind == "declined":
-            pytest.skip(f"{self.backend.name} declines: {self.finding.words}")
+            self.decline(self.backend.name, self.evidence, self.finding.words)
         shortfall = "" if self.finding.kind == "right" else self._shortfall(self.finding)
         return verdict_on(
             shortfall,
@@ -115,5 +115,6 @@ class NumericsItem(ConformanceItem):
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
                 "case": self.case.to_json(),
                 "error_over_bound": ratio if math.isfinite(ratio) else None,
+                "device": self.lane.device,
             },
         }

@@ -74,9 +74,8 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["Dies breaks down on * was killed by SIGSEGV*"])
     result.stdout.fnmatch_lines(["SKIPPED * Declines declines: only on Tuesdays"])
 
-    rows = {
-        row["details"]["backend"]["name"]: row for row in json.loads(report.read_text())["rows"]
-    }
+    written = json.loads(report.read_text())
+    rows = {row["details"]["backend"]["name"]: row for row in written["rows"]}
     assert {name: row["verdict"] for name, row in rows.items()} == {
         "Right": "pass",
         "NoCausality": "fail",
@@ -89,6 +88,17 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
     assert wrong["details"]["error_over_bound"] > 1
     assert wrong["request"]["head_size"] == 64
     assert 0 < rows["Right"]["details"]["error_over_bound"] <= 1
+
+    (declined,) = written["declined"]
+    assert (declined["backend"], declined["evidence"]) == ("Declines", "interpreter")
+    assert declined["reason"] == "only on Tuesdays"
+    (device,) = written["host"]["devices"]
+    assert device["name"] == "CPU"
+    assert device["torch"]
+    assert written["host"]["libraries"]["torch"].startswith(device["torch"])
+    result.stdout.fnmatch_lines(
+        ["*interpreter *launch *emulated *cuda *rocm", "NoCausality *1 fail *not tried*"]
+    )
 
 
 def test_a_conftest_names_backends(pytester: pytest.Pytester) -> None:

@@ -49,3 +49,14 @@ def test_a_forks_kernel_that_does_not_fit_is_named_on_each_target(
     (row,) = json.loads((pytester.path / "report.json").read_text())["rows"]
     assert (row["tier"], row["evidence"], row["gpu"]["gfx"]) == ("launch", "launch", "gfx1151")
     assert row["verdict"] == "fail"
+
+
+def test_the_shipped_backends_with_triton_kernels_of_their_own_are_tried(
+    pytester: pytest.Pytester,
+) -> None:
+    result = pytester.runpytest_inprocess(
+        *("--rocm-attn-conformance", "--rocm-attn-tier=launch", "--collect-only", "-q")
+    )
+    names = [line.split("::")[2] for line in result.outlines if line.startswith("rocm-attn::")]
+    assert set(names) == {"TRITON_ATTN", "ROCM_ATTN", "TRITON_MLA"}
+    assert names.count("ROCM_ATTN") == names.count("TRITON_ATTN") > 100

@@ -41,8 +41,8 @@ print((time.process_time() - start) / calls)
 """
 
 
-def proportional_memory() -> int:
-    """Return the bytes of this process and all below it, shared pages counted once (Linux)."""
+def proportional_memory(root: int) -> int:
+    """Return the bytes of a process and all below it, shared pages counted once (Linux)."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -50,7 +50,7 @@ def proportional_memory() -> int:
         except OSError:
             continue  # it has ended
         children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    total, open_ones = 0, [os.getpid()]
+    total, open_ones = 0, [root]
     while open_ones:
         process = open_ones.pop()
         open_ones += children.get(process, [])
@@ -72,7 +72,7 @@ def main() -> None:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(1.0):
-            peak = max(peak, proportional_memory())
+            peak = max(peak, proportional_memory(os.getpid()))
 
     watcher = threading.Thread(target=watch)
     with tempfile.TemporaryDirectory() as folder:

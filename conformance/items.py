@@ -76,6 +76,11 @@ class Tier(pytest.Collector, abc.ABC):
         """Return what a run came to in few lines, where a line for each item would say less."""
         return None
 
+    @classmethod
+    def when_interrupted(cls, settings: Settings) -> list[str]:
+        """Return what is to be noted of a run of several processes that was interrupted."""
+        return []
+
     @property
     def plugin(self) -> ConformancePlugin:
         """The run that the tier is part of."""

@@ -6,6 +6,7 @@ the selector and reports, and each worker answers the cells that it is sent.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
@@ -49,7 +50,8 @@ class ConformancePlugin:
         self.settings = settings_module.read(config)
         self.records: list[Record] = []
         self.declined: list[dict[str, str]] = []
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._counted: Counter[str] = Counter()
         self._pool: Pool | None = None
         self._shared: dict[type, Closing] = {}
         self._report_error: str = ""
@@ -107,6 +109,25 @@ class ConformancePlugin:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["rocm_attn_ids"] = self._ids
+
+    # --- notes -----------------------------------------------------------------------------------
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the run as a whole, of all its processes; each once, in order."""
+        told = [text.format(f"{number:,}") for text, number in self._counted.items()]
+        return sorted({*self._notes, *told})
+
+    def count(self, note: str, number: int) -> None:
+        """Make a note about a number, which stands for {} in it and is added up over processes."""
+        self._counted[note] += number
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the notes of an xdist worker that has ended; of one that was killed there are none."""
+        told = getattr(node, "workeroutput", {})
+        self._notes += told.get("rocm_attn_notes", [])
+        self._counted.update(told.get("rocm_attn_counted", {}))
 
     # --- collection ------------------------------------------------------------------------------
 
@@ -239,10 +260,17 @@ class ConformancePlugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._pool is not None:
-            self.notes.extend(self._pool.notes)
+            self._notes += self._pool.notes
         self._close()
         if self._is_worker:
+            output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]
+            output_to_controller["rocm_attn_notes"] = self._notes
+            output_to_controller["rocm_attn_counted"] = dict(self._counted)
             return
+        if self._is_controller and session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            # What its workers have to say of it does not come any more.
+            for tier in self.settings.tiers:
+                self._notes += tier_class(tier).when_interrupted(self.settings)
         try:
             if self.settings.draft is not None and not self.config.getoption("collectonly"):
                 output.write_draft(self.settings.draft, draft.render(self.records))

@@ -27,7 +27,8 @@ from pytest_rocm_attn.conformance.worker import neutral_environment
 from pytest_rocm_attn.outcome import from_wire, to_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from pytest_rocm_attn.conformance.grid.evaluate import Part
     from pytest_rocm_attn.conformance.workers import Subject
@@ -102,15 +103,17 @@ class Cache:
         return self._folder / f"{part.id}.json"
 
 
-def fingerprint(subject: Subject, grid: str) -> str | None:
+def fingerprint(subject: Subject, grid: str, apart: Iterable[Path] = ()) -> str | None:
     """Return what a selector's answers depend on, as hexadecimal; None where that is not known.
 
     Args:
         subject: the selector, and how it is run.
         grid: the grid's digest.
+        apart: files that are no source, wherever they lie, such as this run's own reports.
     """
-    source = _source_digest(subject.selector)
-    own = _source_digest("pytest_rocm_attn:")
+    no_source = {path.resolve() for path in apart}
+    source = _source_digest(subject.selector, no_source)
+    own = _source_digest("pytest_rocm_attn:", no_source)
     if source is None or own is None:
         return None
     installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
@@ -132,13 +135,15 @@ def fingerprint(subject: Subject, grid: str) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _source_digest(selector: str) -> str | None:
+def _source_digest(selector: str, apart: AbstractSet[Path]) -> str | None:
     """Return a digest of all source that belongs to a selector: its package, or its folder."""
     place = selector.rpartition(":")[0]
     digest = hashlib.sha256()
     count = 0
     for root in _roots(place):
         for path in _sources(root):
+            if path.resolve() in apart:
+                continue
             count += 1
             if count > _MOST_FILES:
                 return None

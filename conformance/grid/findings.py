@@ -83,6 +83,7 @@ class Finding:
         got: in words.
         cells: how many they are.
         smallest: the number, in the slice, of the one nearest to the defaults.
+        distance: how far that is from them, which tells the smallest of several slices.
         limits: of a limit: backend -> field -> the values it is about, all in words.
         given: of what the environment decides: the parts of the condition.
         named: of what the environment decides: the backends that these cells name.
@@ -98,6 +99,7 @@ class Finding:
     got: str
     cells: int
     smallest: int
+    distance: int
     limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     given: list[str] = field(default_factory=list)
     named: list[str] = field(default_factory=list)
@@ -162,7 +164,7 @@ def _limits(
                 fine[difference.name].add(point)
         elif label in numbers:
             kinds = difference.expected.kind, difference.got.kind
-            if kinds == ("Rejected", "Selected"):
+            if kinds == ("Rejected", "Selected") and difference.wanted in ("", REFUSAL):
                 apart[difference.got.name, True][point] += of_key
             elif kinds == ("Selected", "Rejected"):
                 apart[difference.expected.name, False][point] += of_key
@@ -191,13 +193,19 @@ def _limits(
                 REFUSAL if taken else "the backend",
                 "the backend" if taken else REFUSAL,
                 len(of_theme),
-                min(of_theme, key=lambda cell: (distances[cell], cell)),
+                *_nearest(distances, of_theme),
                 _sorted_limits(limits[theme, taken]),
             ),
             of_theme,
         )
         for (theme, taken), of_theme in sorted(told.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _nearest(distances: Sequence[int], cells: Iterable[int]) -> tuple[int, int]:
+    """Return the cell nearest to the defaults, and how far it is."""
+    found = min(cells, key=lambda cell: (distances[cell], cell))
+    return found, distances[found]
 
 
 def _reason(
@@ -245,6 +253,8 @@ def _reason(
         )
         return _FIELD_THEME.get(name, name), name, _word(departures[name])
     name = next(iter(departures))
+    if len(departures) == 1:  # the backend serves it where the kind of request is another one
+        return _FIELD_THEME.get(name, name), name, _word(departures[name])
     words = " and ".join(f"{each} {_word(value)}" for each, value in departures.items())
     return _FIELD_THEME.get(name, name), "together", words
 
@@ -351,11 +361,11 @@ def _conditions(
     expected: list[Outcome] = [Unrecognised("")]
     got: list[Outcome] = [Unrecognised("")]
     wanted: dict[tuple[str, str], str] = {}
-    for difference in differences:
+    for number, difference in enumerate(differences):
         if isinstance(difference, Difference):
             expected.append(_stand_in(difference.expected))
             got.append(_stand_in(difference.got))
-            if difference.wanted:
+            if difference.wanted and number in numbers:
                 for answer in (difference.expected, cover.THE_EXPLICIT_ONE):
                     wanted[str(answer), str(difference.got)] = difference.wanted
         else:
@@ -375,7 +385,7 @@ def _conditions(
             wanted.get((str(condition.expected), str(condition.got)), str(condition.expected)),
             str(condition.got),
             condition.cells,
-            of.family.number((0, *condition.smallest.coordinates)),
+            *_place(of, condition.smallest),
             given=[str(given) for given in condition.where],
             named=[
                 name
@@ -397,10 +407,16 @@ def _conditions(
                 "various answers",
                 "others",
                 covered.left,
-                of.family.number((0, *covered.left_smallest.coordinates)),
+                *_place(of, covered.left_smallest),
             )
         )
     return found
+
+
+def _place(of: Slice, place: cover.Place) -> tuple[int, int]:
+    """Return the number of a cell of a slice, and how far it is from the defaults."""
+    number = of.family.number((0, *place.coordinates))
+    return number, _distances(of.family)[number]
 
 
 def _stand_in(answer: Behaviour) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from array import array
 from pathlib import Path
@@ -107,13 +108,14 @@ class Run:
             side.close(kill)
         if counts.parts_done < counts.parts:
             kept = "run again to go on from there" if self._subject.cache else "nothing was kept"
-            self._plugin.notes.append(
-                f"grid: interrupted with {counts.answered:,} cells answered; {kept}"
+            self._plugin.count(
+                f"grid: interrupted with {{}} cells answered; {kept}", counts.answered
             )
         elif counts.from_cache:
-            self._plugin.notes.append(
-                f"grid: {counts.from_cache:,} cells were answered by an earlier run that did not"
-                " finish; --rocm-attn-fresh asks them again"
+            self._plugin.count(
+                "grid: {} cells were answered by an earlier run that did not finish;"
+                " --rocm-attn-fresh asks them again",
+                counts.from_cache,
             )
 
 
@@ -212,21 +214,34 @@ class _Side:
 
 def _cache(plugin: ConformancePlugin, subject: Subject) -> cache.Cache | None:
     kept = getattr(plugin.config, "cache", None)  # there is none under -p no:cacheprovider
-    if kept is None or plugin.settings.fresh:
+    settings = plugin.settings
+    if kept is None or settings.fresh:
         return None
-    key = cache.fingerprint(subject, standard().digest)
+    declared = settings.deviations.entries if settings.deviations is not None else ()
+    apart = [*settings.reports, *(Path(entry.file) for entry in declared)]
+    if settings.draft is not None:
+        apart.append(settings.draft)
+    key = cache.fingerprint(subject, standard().digest, apart)
     return cache.Cache(Path(kept.mkdir("rocm-attn-grid")), key) if key else None
 
 
 class _Progress:
-    """How far it is, to the right of what pytest writes; on a terminal only, and not under -q."""
+    """How far it is, to the right of what pytest writes; on a terminal only, and not under -q.
+
+    Made before an item runs: while one does, pytest catches what is written to its own stdout, so
+    the terminal is held by another descriptor.
+    """
 
     def __init__(self, config: pytest.Config, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self._closed = threading.Event()
         self._writer = config.get_terminal_writer()
+        self._terminal: int | None = None
         self._thread: threading.Thread | None = None
         if self._writer.hasmarkup and config.get_verbosity() >= 0 and not is_worker(config):
+            with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+                self._terminal = os.dup(self._writer._file.fileno())
+        if self._terminal is not None:
             self._thread = threading.Thread(target=self._show, daemon=True)
             self._thread.start()
 
@@ -244,16 +259,18 @@ class _Progress:
 
     def _write(self, text: str) -> None:
         """Write after the cursor and take it back, so that pytest goes on where it was."""
+        assert self._terminal is not None
         room = self._writer.fullwidth - self._writer.width_of_current_line - 1
-        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-            # Past the writer's own method, which would count it into the width of the line.
-            self._writer._file.write(f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8")
-            self._writer._file.flush()
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(self._terminal, f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8".encode())
 
     def close(self) -> None:
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
 
 
 def is_worker(config: pytest.Config) -> bool:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid.findings import in_order, limit_words
+from pytest_rocm_attn.conformance.record import sort_key
+from pytest_rocm_attn.gpu import known_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.record import Record
 
@@ -23,6 +25,7 @@ class Together:
 
     Attributes:
         finding: the first of them, as plain data.
+        smallest: the one whose smallest cell is nearest to the defaults, of all of them.
         cells: how many in all.
         gpus: where they were found.
         more: how many other conditions it stands for.
@@ -32,6 +35,7 @@ class Together:
     """
 
     finding: dict[str, Any]
+    smallest: dict[str, Any]
     cells: int = 0
     gpus: set[str] = field(default_factory=set)
     more: int = 0
@@ -49,8 +53,9 @@ class Together:
         self.cells += other.cells
         self.gpus |= other.gpus
         self.named |= other.named
+        self.smallest = min(self.smallest, other.smallest, key=_distance)
         if self.finding["theme"] and self.finding["theme"] == other.finding["theme"]:
-            self.add({"cells": 0, "limits": other.limits}, next(iter(other.gpus)))
+            self._add_limits(other.limits)
         else:
             self._given = [part for part in self.given if part in other.given]
             self.more += 1 + other.more
@@ -58,8 +63,12 @@ class Together:
     def add(self, finding: dict[str, Any], gfx: str) -> None:
         self.cells += finding["cells"]
         self.gpus.add(gfx)
+        self.smallest = min(self.smallest, finding, key=_distance)
         self.named.update(finding.get("named", ()))
-        for backend, of_backend in finding["limits"].items():
+        self._add_limits(finding["limits"])
+
+    def _add_limits(self, limits: Mapping[str, Mapping[str, Iterable[str]]]) -> None:
+        for backend, of_backend in limits.items():
             for name, values in of_backend.items():
                 mine = self.limits.setdefault(backend, {}).setdefault(name, [])
                 mine[:] = in_order({*mine, *values})
@@ -75,7 +84,7 @@ class Together:
             where += f" on {', '.join(gfx for gfx in gpus if gfx in self.gpus)}"
         return (
             f"{where}: expected {found['expected']}, got {found['got']}; {self.cells:,} cells"
-            f"; smallest: {found['smallest_words']}"
+            f"; smallest: {self.smallest['smallest_words']}"
         )
 
 
@@ -98,6 +107,11 @@ def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
     return _coarsen(found, lambda f: (), "") if len(found) > most else found
 
 
+def _distance(finding: Mapping[str, Any]) -> tuple[int, str]:
+    """Sort key: how far a finding's smallest cell is from the defaults."""
+    return finding["distance"], finding["smallest_words"]
+
+
 def _of(finding: dict[str, Any]) -> str:
     return str(finding["theme"] or finding["where"])
 
@@ -113,9 +127,9 @@ _COARSER: tuple[Callable[[dict[str, Any]], Any], ...] = (
 
 def _merge(records: Iterable[Record], key: Any) -> list[Together]:
     groups: dict[Any, Together] = {}
-    for record in records:
+    for record in sorted(records, key=sort_key):  # whatever order they were run in
         for finding in record["details"].get("findings", ()):
-            group = groups.setdefault(key(finding), Together(finding))
+            group = groups.setdefault(key(finding), Together(finding, finding))
             group.add(finding, record["gpu"]["gfx"] if record["gpu"] else "")
     return sorted(groups.values(), key=_importance)
 
@@ -151,7 +165,8 @@ def _importance(one: Together) -> tuple[Any, ...]:
 def lines(records: Sequence[Record]) -> list[str]:
     """Return the summary of a run, a line each."""
     found = together(records)
-    gpus = list(dict.fromkeys(record["gpu"]["gfx"] for record in records if record["gpu"]))
+    found_on = {record["gpu"]["gfx"] for record in records if record["gpu"]}
+    gpus = [gfx for gfx in known_gpus() if gfx in found_on]
     counts: Counter[str] = Counter()
     for record in records:
         counts.update({name: record["details"]["counts"][name] for name in _COUNTS})
@@ -177,6 +192,6 @@ def lines(records: Sequence[Record]) -> list[str]:
         level = "declared" if finding["declared"] else finding["level"]
         told += [
             f"{number}. {level} {finding['rule']}: {one.words(gpus)}",
-            f"   {finding['again']}",
+            f"   {one.smallest['again']}",
         ]
     return told

@@ -49,6 +49,12 @@ class GridTier(Tier):
     def summary(cls, records: Sequence[Record]) -> list[str]:
         return summary.lines(records)
 
+    @classmethod
+    def when_interrupted(cls, settings: Settings) -> list[str]:
+        kept = "run again to go on from the answers that were kept"
+        kept = "nothing was kept" if settings.fresh else kept
+        return [f"grid: interrupted; {kept}"]
+
     def collect(self) -> Iterator[SliceItem]:
         for part in grid_run.slices(self.plugin.settings):
             yield SliceItem.of(self, part.id, part=part)

@@ -1,68 +1,149 @@
-"""The grid against unmodified vLLM releases (docs/grid.md). Slow; see test_real_vllm.py for where."""
+"""The grid against unmodified vLLM releases (docs/grid.md). Slow; see test_real_vllm.py for where.
+
+One run of each release is looked at by several tests: its findings, what it cost, its reports.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import resource
+import runpy
 import subprocess
 import sys
+import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+CELLS = 1_169_864
+
+pytestmark = pytest.mark.slow
 
 
-def run(release: str, tmp_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the report's rows, and the conditions that the terminal ends with."""
-    folder = RELEASES / release
-    if not folder.is_dir():
-        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
-    report = tmp_path / "report.json"
-    result = subprocess.run(
-        [
-            *(PYTHON, "-m", "pytest", "-q", "--tb=no", "--rocm-attn-conformance"),
-            "--rocm-attn-tier=grid",
-            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
-            f"--rocm-attn-report={report}",
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(folder)},
-        check=False,
-        timeout=2400,
-        capture_output=True,
-        text=True,
-    )
-    conditions = [line for line in result.stdout.splitlines() if re.match(r"\d+\. ", line)]
-    return json.loads(report.read_text())["rows"], conditions
+@dataclass(frozen=True)
+class GridRun:
+    """What a run of the grid left.
+
+    Attributes:
+        folder: has report.json, report.html and report.md.
+        output: what the terminal showed.
+        peak: bytes of all its processes together at most, pages that they share counted once.
+        cpu: seconds of CPU of all its processes.
+    """
+
+    folder: Path
+    output: str
+    peak: int
+    cpu: float
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads((self.folder / "report.json").read_text())["rows"]
+        return rows
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions that the terminal ends with."""
+        return [line for line in self.output.splitlines() if re.match(r"\d+\. ", line)]
+
+    def count(self, name: str) -> int:
+        """Return a count of cells over all slices."""
+        return sum(row["details"]["counts"][name] for row in self.rows)
+
+    def broken_rules(self) -> set[str]:
+        """Return the rules that differ where that fails."""
+        findings = [finding for row in self.rows for finding in row["details"]["findings"]]
+        return {finding["rule"] for finding in findings if finding["level"] == "required"}
 
 
-@pytest.mark.slow
-def test_vllm_0_12_0_breaks_one_rule_and_differs_in_at_most_ten_conditions(tmp_path: Path) -> None:
-    rows, conditions = run("0.12.0", tmp_path)
-    counts = [row["details"]["counts"] for row in rows]
-    assert sum(count["cells"] for count in counts) >= 1_000_000
-    assert sum(count["unanswered"] + count["unanswerable"] for count in counts) == 0
-    broken = {
-        finding["rule"]
-        for row in rows
-        for finding in row["details"]["findings"]
-        if finding["level"] == "required"
-    }
-    assert broken == {"triton-mla-needs-block-size-16"}
-    assert 1 <= len(conditions) <= 10
-    assert "TRITON_MLA with block_size 2, 8 or 15" in conditions[0]
+@pytest.fixture(scope="module")
+def grid_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], GridRun]:
+    """A function that runs the whole grid on a release, once in this module."""
+    memory_of = runpy.run_path(str(ROOT / "benchmarks" / "grid.py"))["proportional_memory"]
+
+    @functools.cache
+    def run(release: str) -> GridRun:
+        source = RELEASES / release
+        if not source.is_dir():
+            pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+        folder = tmp_path_factory.mktemp(f"vllm-{release}")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = subprocess.Popen(
+            [
+                *(PYTHON, "-m", "pytest", "-q", "--tb=no", "--rocm-attn-conformance"),
+                "--rocm-attn-tier=grid",
+                "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+                *(f"--rocm-attn-report=report.{suffix}" for suffix in ("json", "html", "md")),
+            ],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(source)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        peak = 0
+        ended = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not ended.wait(0.5):
+                peak = max(peak, memory_of(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            output, _ = process.communicate(timeout=2400)
+        finally:
+            process.kill()
+            ended.set()
+            watcher.join()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        sys.stdout.write(f"vLLM {release}: {peak / 1e6:.0f} MB, {cpu:.0f} s of CPU\n{output}")
+        return GridRun(folder, output, peak, cpu)
+
+    return run
 
 
-@pytest.mark.slow
-def test_vllm_0_11_2_lets_aiter_override_the_explicit_choice_before_all_else(
-    tmp_path: Path,
+def test_vllm_0_12_0_breaks_one_rule_and_differs_in_at_most_ten_conditions(
+    grid_run: Callable[[str], GridRun],
 ) -> None:
-    _, conditions = run("0.11.2", tmp_path)
-    assert len(conditions) <= 10
-    assert "VLLM_ROCM_USE_AITER=1" in conditions[0]
-    assert "expected the explicit one" in conditions[0]
-    assert "got ROCM_AITER_FA" in conditions[0]
+    run = grid_run("0.12.0")
+    assert run.count("cells") == CELLS
+    assert run.count("unanswered") + run.count("unanswerable") == 0
+    assert run.broken_rules() == {"triton-mla-needs-block-size-16"}
+    assert 1 <= len(run.conditions) <= 10
+    assert "TRITON_MLA with block_size 2, 8 or 15" in run.conditions[0]
+    assert all(len(condition) < 600 for condition in run.conditions)  # to be read by people
+
+
+def test_vllm_0_11_2_lets_aiter_override_the_explicit_choice_before_all_else(
+    grid_run: Callable[[str], GridRun],
+) -> None:
+    run = grid_run("0.11.2")
+    assert run.count("cells") == CELLS
+    assert run.count("unanswered") + run.count("unanswerable") == 0
+    assert 1 <= len(run.conditions) <= 10
+    assert "VLLM_ROCM_USE_AITER=1" in run.conditions[0]
+    assert "expected the explicit one" in run.conditions[0]
+    assert "got ROCM_AITER_FA" in run.conditions[0]
+
+
+@pytest.mark.parametrize("release", ["0.11.2", "0.12.0"])
+def test_a_million_cells_fit_in_2_gb_and_in_five_minutes_of_two_cores(
+    grid_run: Callable[[str], GridRun], release: str
+) -> None:
+    run = grid_run(release)
+    assert 50e6 < run.peak < 2e9  # less than 50 MB would mean that nobody looked
+    assert run.cpu < 2 * 300  # CPU time, which a busy machine does not stretch

@@ -103,6 +103,18 @@ def test_the_fingerprint_depends_on_whatever_an_answer_depends_on(
     assert fingerprint(subject, "grid") != first
 
 
+def test_what_a_run_writes_beside_the_selector_is_no_source_of_it(tmp_path: Path) -> None:
+    (tmp_path / "selector.py").write_text("def select(request): ...")
+    report, rules = tmp_path / "report.json", tmp_path / "rules.json"
+    rules.write_text("{}")
+    subject = Subject(f"{tmp_path}/selector.py:select", preload=())
+    first = fingerprint(subject, "grid", [report])
+    report.write_text("{}")
+    assert fingerprint(subject, "grid", [report]) == first
+    rules.write_text("[]")
+    assert fingerprint(subject, "grid", [report]) != first
+
+
 def test_nothing_is_kept_of_a_selector_whose_source_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,3 +206,52 @@ def test_every_differing_cell_is_in_a_finding() -> None:
     differing = sum(odd(of.cell(n)) != plain(of.cell(n)) for n in range(of.cells))
     assert judged.required == differing
     assert sum(finding.cells for finding in judged.findings) >= differing
+
+
+NO_FA = Rule("never-fa", "s", "required", Expect(never=("ROCM_AITER_FA",)), (), {}, (), (), {})
+
+
+def test_each_finding_tells_what_its_own_rule_expects() -> None:
+    def other(cell: Cell) -> Outcome:
+        return Rejected("ValueError", "no") if NAME in cell.environ else Selected("ROCM_ATTN")
+
+    judged = compare(lambda cell: Selected("ROCM_AITER_FA"), other, rules=(NO_FA,))
+    assert {(f.rule, f.expected, f.got) for f in judged.findings} == {
+        ("never-fa", "anything but ROCM_AITER_FA", "ROCM_AITER_FA"),
+        ("the-other", "a refusal", "ROCM_AITER_FA"),
+    }
+
+
+def test_a_rule_that_would_take_other_backends_expects_no_refusal() -> None:
+    def with_sinks(cell: Cell) -> Outcome:
+        fa = cell.request.has_sink and NAME not in cell.environ
+        return Selected("ROCM_AITER_FA" if fa else "TRITON_ATTN")
+
+    judged = compare(with_sinks, None, rules=(NO_FA,))
+    (finding,) = judged.findings
+    assert (finding.theme, finding.expected) == ("", "anything but ROCM_AITER_FA")
+    assert finding.where.endswith("has_sink")
+
+
+def test_a_value_that_one_kind_of_request_is_served_with_is_told_as_any_other() -> None:
+    def no_sinks_but_for_mla(cell: Cell) -> Outcome:
+        asked = cell.request
+        fa = plain(cell) == Selected("ROCM_AITER_FA")
+        return Rejected("E", "") if fa and asked.has_sink and not asked.use_mla else plain(cell)
+
+    family = Family(
+        "small",
+        "",
+        (
+            Axis("gfx", ("gfx942",)),
+            Axis("aiter", ("present",)),
+            Axis(NAME, (None, "ROCM_AITER_FA")),
+            Axis("request", (PLAIN, SINKS, Request(use_mla=True, has_sink=True))),
+        ),
+    )
+    of = next(family.slices())
+    judged = judge(
+        of, answers(of, plain), answers(of, no_sinks_but_for_mla), Standard("s", "advisory")
+    )
+    (finding,) = judged.findings
+    assert finding.limits == {"ROCM_AITER_FA": {"has_sink": ["yes"]}}

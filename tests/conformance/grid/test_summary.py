@@ -13,7 +13,13 @@ COUNTS = dict.fromkeys(
 
 def record(gfx: str, *findings: dict[str, Any], **counts: int) -> Any:
     details = {"findings": list(findings), "counts": COUNTS | counts}
-    return {"gpu": {"gfx": gfx, "aiter": "present"}, "details": details}
+    return {
+        "tier": "grid",
+        "id": "family",
+        "gpu": {"gfx": gfx, "aiter": "present"},
+        "evidence": "mock",
+        "details": details,
+    }
 
 
 def finding(where: str, cells: int = 1, **fields: Any) -> dict[str, Any]:
@@ -30,6 +36,7 @@ def finding(where: str, cells: int = 1, **fields: Any) -> dict[str, Any]:
         "named": [],
         "declared": False,
         "again": "pytest ...",
+        "distance": 0,
         "smallest_words": "none set",
     } | fields
 
@@ -106,3 +113,23 @@ def test_what_was_not_reached_is_said() -> None:
     assert told[0].startswith("5 of 10 cells answered in 1 slices")
     assert "4 cells were not reached" in told[1]
     assert "1 cells need more than the mocked platform" in told[2]
+
+
+def test_the_smallest_cell_of_all_slices_is_told_with_the_command_that_asks_it() -> None:
+    far = finding("A=1", distance=200, smallest_words="A=1 B=1", again="pytest far")
+    near = finding("A=1", distance=100, smallest_words="A=1", again="pytest near")
+    other = finding("C=1 and A=1", distance=100, smallest_words="A=1", again="pytest other")
+    records = [record("gfx90a", far, other), record("gfx942", near)]
+    told = lines(records)
+    assert told[1].endswith("; smallest: A=1")
+    assert told[2] == "   pytest near"
+    (one,) = together(records, 1)
+    assert one.smallest in (near, other)
+
+
+def test_the_order_in_which_slices_were_run_changes_nothing() -> None:
+    records = [
+        record(gfx, *(finding(f"{gfx}={n}", n, got=f"Y{n % 3}") for n in range(1, 9)))
+        for gfx in ("gfx90a", "gfx942", "gfx1201")
+    ]
+    assert lines(records) == lines(records[::-1]) == lines([records[1], records[0], records[2]])

@@ -35,8 +35,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.grid.cells import answer_cells
+from pytest_rocm_attn.conformance.refusal import is_refusal
 from pytest_rocm_attn.conformance.trace import steps_of
-from pytest_rocm_attn.errors import MockError, SelectorError
+from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, to_wire
@@ -176,9 +177,7 @@ def ask_and_keep(
 
 def outcome_of(error: BaseException) -> Rejected | Crashed:
     """Return what an exception of the selector's comes to: a refusal, or a crash."""
-    if isinstance(error, MockError | SelectorError | RecursionError):
-        return crashed(error)  # ours or the interpreter's: no refusal, whatever its base class
-    if isinstance(error, ValueError | NotImplementedError | RuntimeError | AssertionError):
+    if is_refusal(error):
         return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
     return crashed(error)
 

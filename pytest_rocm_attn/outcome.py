@@ -28,7 +28,10 @@ class Unrecognised:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The selector refused on purpose: ValueError, NotImplementedError, RuntimeError, AssertionError."""
+    """The selector refused on purpose: ValueError, NotImplementedError, RuntimeError, AssertionError.
+
+    Which of these are a crash instead, says conformance/refusal.py.
+    """
 
     error: str
     message: str

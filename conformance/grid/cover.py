@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 THE_EXPLICIT_ONE = Behaviour("Selected", "the explicit one")
 VARIOUS = Behaviour("Various")
 _MOST_PAIRS = 254
-_USUAL_GPU = "gfx942"
+USUAL_GPU = "gfx942"
 
 Pair = tuple[Behaviour, Behaviour]
 
@@ -320,7 +320,7 @@ def distances(axis: Axis) -> list[int]:
     weights = []
     for position, value in enumerate(axis.values):
         if axis.name == GFX:
-            weights.append(0 if value == _USUAL_GPU else 1 + position)
+            weights.append(0 if value == USUAL_GPU else 1 + position)
         elif axis.name == REQUEST:
             weights.append(100 * len(value.non_default()) + position * bool(value.non_default()))  # type: ignore[union-attr]
         elif axis.name == AITER:

@@ -122,6 +122,8 @@ class Evaluator:
         only: the one platform that can be asked, where nothing is mocked; None for all.
         load: returns what is known of a part already, or None.
         save: is given each part when it is left, complete or not.
+        all_at_once: every slice of a platform is submitted together, so that what has imported the
+            selector there is not needed when they are done; else the pool keeps some of these.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Evaluator:
         only: Gpu | None = None,
         load: Callable[[Part], PartTable | None] = lambda part: None,
         save: Callable[[Part, PartTable], None] = lambda part, table: None,
+        all_at_once: bool = True,
     ) -> None:
         self.counts = Counts()
         self._cells = cells
@@ -142,6 +145,7 @@ class Evaluator:
         self._only = only
         self._load = load
         self._save = save
+        self._all_at_once = all_at_once
         self._start = time.monotonic()
         self._begun = 0  # cells of all parts that were begun, or known, so far
         self._futures: dict[Part, Future[PartTable]] = {}
@@ -254,7 +258,8 @@ class Evaluator:
                 if self._closed and table.unanswered:
                     return
                 self._resolve(part, table)
-            bulk.release()
+            if self._all_at_once:
+                bulk.release()
 
     def _resolve(self, part: Part, table: PartTable) -> None:
         self.counts.parts_done += 1

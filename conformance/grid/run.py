@@ -171,6 +171,7 @@ class _Side:
             cells=cells,
             load=self._load,
             save=self._save,
+            all_at_once=not workers,
         )
 
     def _load(self, part: Part) -> PartTable | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.grid.cover import USUAL_GPU
 from pytest_rocm_attn.conformance.grid.findings import in_order, limit_words
 from pytest_rocm_attn.conformance.record import sort_key
 from pytest_rocm_attn.gpu import known_gpus
@@ -107,9 +108,10 @@ def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
     return _coarsen(found, lambda f: (), "") if len(found) > most else found
 
 
-def _distance(finding: Mapping[str, Any]) -> tuple[int, str]:
-    """Sort key: how far a finding's smallest cell is from the defaults."""
-    return finding["distance"], finding["smallest_words"]
+def _distance(finding: Mapping[str, Any]) -> tuple[int, bool, str]:
+    """Sort key: how far a finding's smallest cell is from the defaults, on the usual GPU first."""
+    words = finding["smallest_words"]
+    return finding["distance"], f" {USUAL_GPU}," not in words, words
 
 
 def _of(finding: dict[str, Any]) -> str:

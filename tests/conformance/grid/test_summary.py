@@ -127,6 +127,15 @@ def test_the_smallest_cell_of_all_slices_is_told_with_the_command_that_asks_it()
     assert one.smallest in (near, other)
 
 
+def test_of_cells_that_are_equally_small_the_one_on_the_usual_gpu_is_told() -> None:
+    records = [
+        record(gfx, finding("A=1", smallest_words=f"A=1; {gfx}, aiter present; a plain layer"))
+        for gfx in ("gfx1030", "gfx942", "gfx90a")
+    ]
+    (one,) = together(records)
+    assert "; gfx942," in one.smallest["smallest_words"]
+
+
 def test_the_order_in_which_slices_were_run_changes_nothing() -> None:
     records = [
         record(gfx, *(finding(f"{gfx}={n}", n, got=f"Y{n % 3}") for n in range(1, 9)))

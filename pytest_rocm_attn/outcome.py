@@ -93,8 +93,6 @@ class Told:
 
 Outcome: TypeAlias = Selected | Unrecognised | Rejected | Crashed | TimedOut | Died | Told
 
-REFUSALS = ("ValueError", "NotImplementedError", "RuntimeError", "AssertionError")
-
 _KINDS = {
     kind.__name__: kind
     for kind in (Selected, Unrecognised, Rejected, Crashed, TimedOut, Died, Told)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ class Batch:
         max_query_len: the longest.
         max_seq_len: the longest request.
         causal: bottom-right aligned causality; False: every token sees the whole request.
+        plans: what layers work out for this step, for the layers after them; theirs alone.
 
     Raises:
         BackendInputError: shapes, dtypes or devices disagree. What the tensors hold is not looked at,
@@ -37,6 +39,7 @@ class Batch:
     max_query_len: int
     max_seq_len: int
     causal: bool = True
+    plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         requests = self.seq_lens.shape[0] if self.seq_lens.ndim == 1 else -1

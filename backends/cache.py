@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_rocm_attn.errors import BackendInputError
 
+if TYPE_CHECKING:
+    from pytest_rocm_attn.backends.kernels.launcher import Launch
+
 # Largest finite magnitude: quantisation saturates there.
 FP8_MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
 FP8_BIAS = {torch.float8_e4m3fn: 7, torch.float8_e4m3fnuz: 8}
+MOST_REMEMBERED = 256  # plans: one for each number of tokens, in a serving process
+_plans: dict[Any, Launch] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,40 @@ def reshape_and_cache(
     Raises:
         BackendInputError: shapes, dtypes or devices disagree; nothing is written.
     """
+    # Writes that lie the same are checked and planned once: a model writes a cache a layer.
+    written = (key, value, key_cache, value_cache, slot_mapping)
+    alike = (layout, *[(x.shape, x.stride(), x.dtype, x.device) for x in written])
+    launch = _plans.get(alike)
+    if launch is None:
+        launch = _plan_write(*written, layout)
+        if launch is None:  # no tokens
+            return
+        if len(_plans) >= MOST_REMEMBERED:
+            _plans.clear()
+        _plans[alike] = launch
+    if key_cache.dtype in FP8_BIAS:
+        problem = _scale("k_scale", k_scale, key) or _scale("v_scale", v_scale, key)
+        if problem:
+            raise BackendInputError(f"reshape_and_cache: {problem}; nothing was written")
+        key_cache, value_cache = key_cache.view(torch.uint8), value_cache.view(torch.uint8)
+    else:
+        k_scale = v_scale = None
+    launch(key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale)
+
+
+def _plan_write(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    layout: Layout,
+) -> Launch | None:
+    """Return what writes tensors that lie as these do; None when there is nothing to write.
+
+    Raises:
+        BackendInputError: shapes, dtypes or devices disagree.
+    """
     fp8 = FP8_BIAS.get(key_cache.dtype, 0)
     group = 16 // key_cache.element_size()
     # fmt: off
@@ -172,49 +212,51 @@ def reshape_and_cache(
         or _cache_dtype(key, key_cache, fp8)
         or (key_cache.dtype != value_cache.dtype
             and f"value_cache is {value_cache.dtype}, key_cache is {key_cache.dtype}")
-        or (fp8 and (_scale("k_scale", k_scale, key) or _scale("v_scale", v_scale, key)))
+        or _layout("key_cache", key_cache, layout.key, layout, key, group)
+        or _layout("value_cache", value_cache, layout.value, layout, key, group)
+        or (_slots(key_cache, layout.key) != _slots(value_cache, layout.value)
+            and "key_cache and value_cache have different block sizes")
     )
     # fmt: on
-    if not problem:
-        _, heads, size = key.shape
-        for name, axes, cache in (
-            ("key_cache", layout.key, key_cache),
-            ("value_cache", layout.value, value_cache),
-        ):
-            if len(axes) != cache.ndim:
-                problem = (
-                    f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants the axes"
-                    f" ({', '.join(axes)})"
-                )
-                break
-            wanted = cache_shape(axes, cache.shape[0], _slots(cache, axes), heads, size, group)
-            if tuple(cache.shape) != wanted:
-                problem = (
-                    f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants"
-                    f" ({', '.join(axes)}) = {wanted} for keys of shape {tuple(key.shape)}"
-                )
-                break
-        else:
-            if _slots(key_cache, layout.key) != _slots(value_cache, layout.value):
-                problem = "key_cache and value_cache have different block sizes"
     if problem:
         raise BackendInputError(f"reshape_and_cache: {problem}; nothing was written")
-    from pytest_rocm_attn.backends.kernels.cache import launch_reshape_and_cache
+    if slot_mapping.shape[0] == 0:
+        return None
+    from pytest_rocm_attn.backends.kernels.cache import plan_reshape_and_cache
 
-    launch_reshape_and_cache(
+    return plan_reshape_and_cache(
         key,
         value,
-        _bytes(key_cache),
-        _bytes(value_cache),
-        slot_mapping,
+        slot_mapping.shape[0],
         block_size=_slots(key_cache, layout.key),
         key_strides=_kernel_strides(key_cache.stride(), layout.key, group),
         value_strides=_kernel_strides(value_cache.stride(), layout.value, group),
         group=group,
-        k_scale=k_scale if fp8 else None,
-        v_scale=v_scale if fp8 else None,
         fp8=fp8,
     )
+
+
+def _layout(
+    name: str,
+    cache: torch.Tensor,
+    axes: tuple[str, ...],
+    layout: Layout,
+    key: torch.Tensor,
+    group: int,
+) -> str:
+    if len(axes) != cache.ndim:
+        return (
+            f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants the axes"
+            f" ({', '.join(axes)})"
+        )
+    _, heads, size = key.shape
+    wanted = cache_shape(axes, cache.shape[0], _slots(cache, axes), heads, size, group)
+    if tuple(cache.shape) != wanted:
+        return (
+            f"{name} has shape {tuple(cache.shape)}; layout {layout.name} wants"
+            f" ({', '.join(axes)}) = {wanted} for keys of shape {tuple(key.shape)}"
+        )
+    return ""
 
 
 def concat_and_cache_mla(
@@ -255,11 +297,13 @@ def concat_and_cache_mla(
     # fmt: on
     if problem:
         raise BackendInputError(f"concat_and_cache_mla: {problem}; nothing was written")
-    from pytest_rocm_attn.backends.kernels.cache import launch_concat_and_cache_mla
+    tokens = slot_mapping.shape[0]
+    if tokens == 0:
+        return
+    from pytest_rocm_attn.backends.kernels.cache import plan_concat_and_cache_mla
 
-    launch_concat_and_cache_mla(
-        kv_c, k_pe, _bytes(cache), slot_mapping, scale=scale if fp8 else None, fp8=fp8
-    )
+    launch = plan_concat_and_cache_mla(kv_c, k_pe, cache, tokens, fp8=fp8)
+    launch(kv_c, k_pe, _bytes(cache), slot_mapping, scale if fp8 else None)
 
 
 def check_slots(slot_mapping: torch.Tensor, blocks: int, block_size: int) -> None:

@@ -6,11 +6,12 @@ Dimensions, cache and call: facts/backends.md 4.1.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_rocm_attn.backends.cache import concat_and_cache_mla
+from pytest_rocm_attn.backends.plans import described, kind_of
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
 if TYPE_CHECKING:
@@ -47,12 +48,24 @@ class MlaLayer(abc.ABC):
         self.scale = scale
         self.dtype: torch.dtype = getattr(torch, request.dtype)
         self.block_size = request.block_size or 16
+        self._kind = kind_of(self.name, request, device, scale)
 
     @abc.abstractmethod
     def _decode(
-        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
+        self,
+        query: torch.Tensor,
+        cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        plans: dict[Any, Any],
     ) -> None:
-        """Compute a checked step that has tokens; write out."""
+        """Compute a checked step that has tokens; write out.
+
+        Args:
+            query, cache, batch, out: as `decode` was given them.
+            plans: the backend's own notes on how: kept for further layers of this kind in the step,
+                whose tensors lie the same.
+        """
 
     @classmethod
     def refuse(cls, request: Request) -> None:
@@ -120,6 +133,21 @@ class MlaLayer(abc.ABC):
             BackendInputError: shapes, dtypes or devices disagree; nothing is launched or written.
             BackendLimitError: a request has more tokens than one, or is not causal.
         """
+        # Alike: layers of one kind, with tensors that lie the same. What holds for one holds for all.
+        alike = (self._kind, *described(query), *described(cache), *described(out))
+        plans = batch.plans.get(alike)
+        if plans is None:
+            self._check_decode(query, cache, batch, out)
+            plans = batch.plans[alike] = {}
+        if check:
+            batch.check(cache.shape[0], self.block_size)
+        if batch.max_query_len:
+            self._decode(query, cache, batch, out, plans)
+        return out
+
+    def _check_decode(
+        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
+    ) -> None:
         tokens, heads = batch.slot_mapping.shape[0], self.request.num_heads
         self._check("query", query, (tokens, heads, RANK + ROPE))
         self._check("out", out, (tokens, heads, RANK))
@@ -140,11 +168,6 @@ class MlaLayer(abc.ABC):
                 f"{self.name} decodes one token a request, causally; got {batch.max_query_len} tokens"
                 f" ({self.source}: reorder threshold 1); use prefill"
             )
-        if check:
-            batch.check(cache.shape[0], self.block_size)
-        if tokens:
-            self._decode(query, cache, batch, out)
-        return out
 
     def _check_prefill(
         self,

@@ -6,13 +6,14 @@ Metadata, shapes and meanings: facts/backends.md 2.1.
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
 from pytest_rocm_attn.backends.launch_config import target_of
+from pytest_rocm_attn.backends.plans import described, kind_of
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Step:
         key_cache, value_cache: in the backend's layout, dtype of the model or the fp8 type.
         batch: the step's metadata.
         k_scale, v_scale: float32 scalars where the cache is fp8.
+        plans: the backend's own notes on how to compute it: kept for further layers of this kind in
+            the step, whose tensors lie the same.
     """
 
     query: torch.Tensor
@@ -39,6 +42,7 @@ class Step:
     out: torch.Tensor
     k_scale: torch.Tensor | None
     v_scale: torch.Tensor | None
+    plans: dict[Any, Any] = field(default_factory=dict)
 
 
 class PagedLayer(abc.ABC):
@@ -114,6 +118,9 @@ class PagedLayer(abc.ABC):
         self.block_size = request.block_size or 16
         self.group = request.num_heads // request.num_kv_heads
         self._prepare()
+        self._kind = kind_of(
+            self.name, request, device, scale, self.target, self.cache_dtype, batch_invariant
+        )
 
     def _target(self, device: torch.device) -> Target:
         """Return what the layer's kernels run on."""
@@ -218,8 +225,16 @@ class PagedLayer(abc.ABC):
         Raises:
             BackendInputError: shapes, dtypes or devices disagree; nothing is launched or written.
         """
-        self._check_cache(kv_cache)
-        self._check(query, kv_cache, batch, out, k_scale, v_scale)
+        # Alike: layers of one kind, with tensors that lie the same. What holds for one holds for all.
+        alike = (self._kind, *described(query), *described(kv_cache), *described(out))
+        plans = batch.plans.get(alike)
+        if plans is None:
+            self._check_cache(kv_cache)
+            self._check(query, kv_cache, batch, out)
+            plans = batch.plans[alike] = {}
+        if self.fp8:
+            self._check_scale("k_scale", k_scale)
+            self._check_scale("v_scale", v_scale)
         if check:
             batch.check(self._blocks(kv_cache), self.block_size)
         if batch.max_query_len == 0:
@@ -227,7 +242,7 @@ class PagedLayer(abc.ABC):
         if self.fp8 and kv_cache.dtype is torch.uint8:
             kv_cache = kv_cache.view(self.cache_dtype)
         key_cache, value_cache = self._halves(kv_cache)
-        self._forward(Step(query, key_cache, value_cache, batch, out, k_scale, v_scale))
+        self._forward(Step(query, key_cache, value_cache, batch, out, k_scale, v_scale, plans))
         return out
 
     def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -259,10 +274,7 @@ class PagedLayer(abc.ABC):
         kv_cache: torch.Tensor,
         batch: Batch,
         out: torch.Tensor,
-        k_scale: torch.Tensor | None,
-        v_scale: torch.Tensor | None,
     ) -> None:
-        # On the path of every call: look first, word the complaint afterwards.
         tokens = batch.slot_mapping.shape[0]
         for name, tensor in (("query", query), ("out", out)):
             rows, *row = tensor.shape or (0,)
@@ -275,9 +287,6 @@ class PagedLayer(abc.ABC):
                 raise BackendInputError(
                     f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
                 )
-        if self.fp8:
-            self._check_scale("k_scale", k_scale)
-            self._check_scale("v_scale", v_scale)
         if batch.max_seq_len > batch.block_table.shape[1] * self.block_size:
             raise BackendInputError(
                 f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
@@ -289,13 +298,14 @@ class PagedLayer(abc.ABC):
             ("kv_cache", kv_cache),
             ("out", out),
             ("block_table", batch.block_table),
-            ("k_scale", k_scale),
-            ("v_scale", v_scale),
         ):
-            if given is not None and given.device != self.device:
-                raise BackendInputError(
-                    f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
-                )
+            self._check_device(name, given)
+
+    def _check_device(self, name: str, given: torch.Tensor) -> None:
+        if given.device != self.device:
+            raise BackendInputError(
+                f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
+            )
 
     def _check_scale(self, name: str, scale: torch.Tensor | None) -> None:
         if scale is None:
@@ -307,3 +317,4 @@ class PagedLayer(abc.ABC):
                 f"{self.name}: {name} is {scale.dtype} {tuple(scale.shape)}; it is one float32 for the"
                 " whole cache (facts/backends.md 2.1)"
             )
+        self._check_device(name, scale)

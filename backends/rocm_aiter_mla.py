@@ -5,7 +5,7 @@ Contract: facts/backends.md 4.3; aiter's functions: facts/aiter-api.md 3.1 and 3
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -62,7 +62,12 @@ class RocmAiterMLA(MlaLayer):
         )
 
     def _decode(
-        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
+        self,
+        query: torch.Tensor,
+        cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        plans: dict[Any, Any],
     ) -> None:
         tokens, requests = len(batch.slot_mapping), len(batch.seq_lens)
         if tokens != requests:

@@ -14,6 +14,7 @@ from pytest_rocm_attn.backends.paged_layer import PagedLayer, Step
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
+    from pytest_rocm_attn.backends.kernels.attention import AttentionPlan
 
 # A request counts as decode while its rows fit the smallest matrix operand.
 SMALLEST_ROWS = 16
@@ -36,29 +37,49 @@ class TritonAttention(PagedLayer):
         self.decode_tile = choose_tile("decode", self.decode_shape, self.target)
 
     def _forward(self, step: Step) -> None:
-        from pytest_rocm_attn.backends.kernels.attention import launch_attention
-
         batch, fp8 = step.batch, self.fp8
+        decoded = batch.min_query_len == 1 and self._decode(step)
         key_cache, value_cache = step.key_cache, step.value_cache
-        shortest, longest = batch.min_query_len, batch.max_query_len
-        if shortest == 1 and self._decode(step):
-            shortest = 2
         if fp8:
             key_cache, value_cache = key_cache.view(torch.uint8), value_cache.view(torch.uint8)
-        passes = []
-        if shortest <= min(longest, self.decode_len):
-            last = min(longest, self.decode_len)
-            passes.append((shortest, last, self.decode_tile, self._segments(batch)))
-        if longest > self.decode_len:
-            passes.append((self.decode_len + 1, longest, self.prefill_tile, 1))
-        for first, last, tile, segments in passes:
-            launch_attention(
+        plans = step.plans.get(decoded)
+        if plans is None:
+            shortest = 2 if decoded else batch.min_query_len
+            plans = step.plans[decoded] = self._plan(step, key_cache, value_cache, shortest)
+        for plan in plans:
+            plan(
                 step.query,
                 key_cache,
                 value_cache,
                 step.out,
                 query_start_loc=batch.query_start_loc,
                 seq_lens=batch.seq_lens,
+                pages=batch.block_table,
+                alibi_slopes=self.alibi_slopes,
+                sinks=self.sinks,
+                k_scale=step.k_scale if fp8 else None,
+                v_scale=step.v_scale if fp8 else None,
+            )
+
+    def _plan(
+        self, step: Step, key_cache: torch.Tensor, value_cache: torch.Tensor, shortest: int
+    ) -> list[AttentionPlan]:
+        """Plan the requests with `shortest` new tokens or more: decodes, then prefills."""
+        from pytest_rocm_attn.backends.kernels.attention import plan_attention
+
+        batch = step.batch
+        last = min(batch.max_query_len, self.decode_len)
+        passes = [
+            (shortest, last, self.decode_tile, self._segments(batch)),
+            (max(shortest, self.decode_len + 1), batch.max_query_len, self.prefill_tile, 1),
+        ]
+        return [
+            plan_attention(
+                step.query,
+                key_cache,
+                value_cache,
+                step.out,
+                requests=batch.seq_lens.shape[0],
                 pages=batch.block_table,
                 page_size=self.block_size,
                 min_query_len=first,
@@ -69,13 +90,12 @@ class TritonAttention(PagedLayer):
                 causal=batch.causal,
                 window=self.request.sliding_window,
                 soft_cap=self.request.logits_soft_cap,
-                alibi_slopes=self.alibi_slopes,
-                sinks=self.sinks,
-                k_scale=step.k_scale if fp8 else None,
-                v_scale=step.v_scale if fp8 else None,
-                fp8=fp8,
+                fp8=self.fp8,
                 tokens=batch.slot_mapping.shape[0],
             )
+            for first, last, tile, segments in passes
+            if first <= last
+        ]
 
     def _decode(self, step: Step) -> bool:
         """Compute the requests with one new token by a kernel of the backend's own, if it has one."""

@@ -6,7 +6,7 @@ value, loaded once. Prefill attends over materialised keys (192) and values (128
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,10 +17,12 @@ from pytest_rocm_attn.backends.launch_config import (
     target_of,
 )
 from pytest_rocm_attn.backends.mla_layer import NOPE, RANK, ROPE, VALUE, MlaLayer
+from pytest_rocm_attn.backends.plans import kind_of
 from pytest_rocm_attn.errors import BackendInputError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
+    from pytest_rocm_attn.backends.kernels.attention import AttentionPlan
     from pytest_rocm_attn.request import Request
 
 
@@ -57,6 +59,7 @@ class TritonMLA(MlaLayer):
         self.prefill_tile = choose_tile(
             "prefill", Shape(128, VALUE, NOPE + ROPE - VALUE, element, element), self.target
         )
+        self._kind = kind_of(self.name, request, self.device, scale, self.target, batch_invariant)
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
@@ -69,18 +72,38 @@ class TritonMLA(MlaLayer):
         )
 
     def _decode(
-        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
+        self,
+        query: torch.Tensor,
+        cache: torch.Tensor,
+        batch: Batch,
+        out: torch.Tensor,
+        plans: dict[Any, Any],
     ) -> None:
-        from pytest_rocm_attn.backends.kernels.attention import launch_attention
-
-        tile = self.decode_tile
-        launch_attention(
+        plan = plans.get("decode")
+        if plan is None:
+            plan = plans["decode"] = self._plan_decode(query, cache, batch, out)
+        plan(
             query,
-            cache.unsqueeze(2),
+            cache,
             None,
             out,
             query_start_loc=batch.query_start_loc,
             seq_lens=batch.seq_lens,
+            pages=batch.block_table,
+        )
+
+    def _plan_decode(
+        self, query: torch.Tensor, cache: torch.Tensor, batch: Batch, out: torch.Tensor
+    ) -> AttentionPlan:
+        from pytest_rocm_attn.backends.kernels.attention import plan_attention
+
+        tile, requests = self.decode_tile, batch.seq_lens.shape[0]
+        return plan_attention(
+            query,
+            cache.unsqueeze(2),
+            None,
+            out,
+            requests=requests,
             pages=batch.block_table,
             page_size=self.block_size,
             min_query_len=1,
@@ -90,7 +113,7 @@ class TritonMLA(MlaLayer):
             segments=1
             if self.batch_invariant
             else choose_segments(
-                batch.seq_lens.shape[0] * -(-self.request.num_heads // tile.block_m),
+                requests * -(-self.request.num_heads // tile.block_m),
                 -(-batch.max_seq_len // tile.block_n),
                 self.target.processors,
                 tile.saturating,
@@ -140,15 +163,14 @@ class TritonMLA(MlaLayer):
             )
         if tokens == 0:
             return out
-        from pytest_rocm_attn.backends.kernels.attention import launch_attention
+        from pytest_rocm_attn.backends.kernels.attention import plan_attention
 
-        launch_attention(
+        plan = plan_attention(
             query,
             key,
             value,
             out,
-            query_start_loc=query_start_loc,
-            seq_lens=key_start_loc[1:] - key_start_loc[:-1],
+            requests=key_start_loc.shape[0] - 1,
             pages=key_start_loc,
             page_size=0,
             min_query_len=1,
@@ -156,6 +178,16 @@ class TritonMLA(MlaLayer):
             scale=self.scale,
             tile=self.prefill_tile,
             causal=causal,
+            lse=lse,
+        )
+        plan(
+            query,
+            key,
+            value,
+            out,
+            query_start_loc=query_start_loc,
+            seq_lens=key_start_loc[1:] - key_start_loc[:-1],
+            pages=key_start_loc,
             lse=lse,
         )
         return out

@@ -194,60 +194,108 @@ def plain_requests() -> SearchStrategy[Request]:
 
 # --- numerics: layers and batches ------------------------------------------------------------------
 
+# Lengths gather at the edges of tiles and blocks. A share of new tokens: decode, none, all, a chunk.
+_TOTALS = st.one_of(  # whole numbers first: hypothesis shrinks towards the first
+    st.integers(0, 80), st.sampled_from((1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65))
+)
+_SHARES = st.sampled_from((1, 0, -1, 5, 20))
+_LAYOUTS = st.sampled_from(("dense", "strided", "heads-first"))
+_FP8 = st.sampled_from(("e4m3fn", "e4m3fnuz"))
+_NUMERICS_FIELDS = {
+    "dtype": st.sampled_from(("float16", "bfloat16", "float32")),
+    "head_size": st.sampled_from((64, 32, 80, 33, 128)),
+    "block_size": st.sampled_from((16, 32, 48)),
+    "kv_cache_dtype": _mostly("auto", "fp8"),
+    "sliding_window": st.one_of(st.none(), st.integers(1, 70)),
+    "logits_soft_cap": st.sampled_from((None, 30.0, 2.0)),
+    "alibi": _mostly(False, True),
+    "has_sink": _mostly(False, True),
+}
+# What every backend over a paged cache promises: the required ones among the named cases.
+_PROMISED_FIELDS = _NUMERICS_FIELDS | {
+    "dtype": st.sampled_from(("float16", "bfloat16")),
+    "head_size": st.sampled_from((64, 128)),
+    "block_size": st.sampled_from((16, 32)),
+}
+
+
+def _lengths(pair: tuple[int, int]) -> tuple[int, int]:
+    total, new = pair
+    return (total if new < 0 else min(new, total), total)
+
+
+def _drawn(kind: Any, fields: dict[str, Any], batch: list[tuple[int, int]], **own: Any) -> Case:
+    return Case(
+        id=f"drawn-{kind}",
+        why="drawn by hypothesis",
+        kind=kind,
+        request=Request(use_mla=kind != "attention", **fields),
+        lengths=tuple(batch),
+        **own,
+    )
+
+
+def _attention(
+    fields: dict[str, SearchStrategy[Any]], causal: SearchStrategy[bool]
+) -> SearchStrategy[Case]:
+    heads = st.sampled_from(((2, 1), (1, 1), (4, 2), (6, 2), (3, 3), (17, 1)))
+    layers = st.builds(
+        lambda of, drawn: drawn | {"num_heads": of[0], "num_kv_heads": of[1]},
+        heads,
+        st.fixed_dictionaries(fields),
+    )
+    return st.builds(
+        _drawn,
+        st.just("attention"),
+        layers,
+        st.lists(st.tuples(_TOTALS, _SHARES).map(_lengths), min_size=1, max_size=4),
+        causal=causal,
+        layout=_LAYOUTS,
+        fp8=_FP8,
+    )
+
 
 def attention_cases() -> SearchStrategy[Case]:
     """Return numerics cases over a paged cache: any batch of a few short requests, any features.
 
-    Small enough for Triton's interpreter. Lengths gather at the edges of tiles and blocks.
+    Small enough for Triton's interpreter.
     """
-    edges = st.sampled_from((1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65))
-    total = st.one_of(edges, st.integers(0, 80))
-    # Decode, no new tokens, all new, or a chunk.
-    share = st.sampled_from((1, 0, -1, 5, 20))
+    return _attention(_NUMERICS_FIELDS, _mostly(True, False))
 
-    def lengths(pair: tuple[int, int]) -> tuple[int, int]:
-        total, new = pair
-        return (total if new < 0 else min(new, total), total)
 
-    heads = st.sampled_from(((2, 1), (1, 1), (4, 2), (6, 2), (3, 3), (17, 1)))
-    layer = st.fixed_dictionaries(
-        {
-            "dtype": st.sampled_from(("float16", "bfloat16", "float32")),
-            "head_size": st.sampled_from((64, 32, 80, 33, 128)),
-            "block_size": st.sampled_from((16, 32, 48)),
-            "kv_cache_dtype": _mostly("auto", "fp8"),
-            "sliding_window": st.one_of(st.none(), st.integers(1, 70)),
-            "logits_soft_cap": st.sampled_from((None, 30.0, 2.0)),
-            "alibi": _mostly(False, True),
-            "has_sink": _mostly(False, True),
-        }
+def promised_attention_cases() -> SearchStrategy[Case]:
+    """Return those of attention_cases() that every backend of the kind is asked for."""
+    return _attention(_PROMISED_FIELDS, st.just(True)).filter(
+        lambda case: not (case.request.alibi and case.request.has_sink)
     )
 
-    def case(
-        of_heads: tuple[int, int],
-        fields: dict[str, Any],
-        batch: list[tuple[int, int]],
-        causal: bool,
-        layout: Any,
-        fp8: Any,
-    ) -> Case:
-        return Case(
-            id="drawn",
-            why="drawn by hypothesis",
-            kind="attention",
-            request=Request(num_heads=of_heads[0], num_kv_heads=of_heads[1], **fields),
-            lengths=tuple(batch),
-            causal=causal,
-            layout=layout,
-            fp8=fp8,
-        )
 
+_LATENT_FIELDS = {
+    "dtype": st.sampled_from(("bfloat16", "float16")),
+    "block_size": st.sampled_from((16, 32, 64)),
+    "num_heads": st.sampled_from((16, 32, 24, 128)),
+}
+
+
+def mla_decode_cases() -> SearchStrategy[Case]:
+    """Return numerics cases of MLA's absorbed decode: a few short requests, one new token each."""
     return st.builds(
-        case,
-        heads,
-        layer,
-        st.lists(st.tuples(total, share).map(lengths), min_size=1, max_size=4),
-        _mostly(True, False),
-        st.sampled_from(("dense", "strided", "heads-first")),
-        st.sampled_from(("e4m3fn", "e4m3fnuz")),
+        _drawn,
+        st.just("mla-decode"),
+        st.fixed_dictionaries(_LATENT_FIELDS),
+        st.lists(_TOTALS.map(lambda total: (1, max(1, total))), min_size=1, max_size=3),
+        layout=st.sampled_from(("dense", "strided")),
+    )
+
+
+def mla_prefill_cases() -> SearchStrategy[Case]:
+    """Return numerics cases of MLA's prefill over materialised keys, causal or over a context."""
+    batches = st.lists(st.tuples(_TOTALS, _SHARES).map(_lengths), min_size=1, max_size=3)
+    return st.builds(
+        _drawn,
+        st.just("mla-prefill"),
+        st.fixed_dictionaries(_LATENT_FIELDS | {"num_heads": st.just(16)}),
+        batches,
+        causal=st.booleans(),
+        layout=st.sampled_from(("dense", "strided")),
     )

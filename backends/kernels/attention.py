@@ -8,11 +8,13 @@ results are merged by a second kernel. Semantics: facts/backends.md 2.1 and 4.1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.launcher import Launcher
+from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
 from pytest_rocm_attn.backends.launch_config import Tile, padded
 from pytest_rocm_attn.triton_interpreter import repair
 
@@ -24,14 +26,67 @@ NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias
 FP8_BIAS = {torch.float8_e4m3fn: E4M3FN, torch.float8_e4m3fnuz: E4M3FNUZ}
 
 
-def launch_attention(
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """The launches that compute the requests of some query lengths. Made by `plan_attention`.
+
+    Args:
+        attend: the attention kernel.
+        merge: merges the segments; None when the keys are not split.
+        partial_size: float32 elements of the segments' partial results.
+    """
+
+    attend: Launch
+    merge: Launch | None
+    partial_size: int
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor | None,
+        out: torch.Tensor,
+        *,
+        query_start_loc: torch.Tensor,
+        seq_lens: torch.Tensor,
+        pages: torch.Tensor,
+        lse: torch.Tensor | None = None,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
+    ) -> None:
+        """Write `out` from tensors that lie as those did that the plan was made for.
+
+        Args:
+            query, key, value, out, pages: see `plan_attention`.
+            query_start_loc: [requests + 1] int32.
+            seq_lens: [requests] int32, keys of each request.
+            lse: [query heads, tokens] float32, receives the natural log-sum-exp; only with 1 segment.
+            alibi_slopes, sinks: [query heads], or None.
+            k_scale, v_scale: float32 scalars, read on the device; only when fp8.
+        """
+        # Allocated anew: the caching allocator keeps streams and graphs apart.
+        partial = (
+            torch.empty(self.partial_size, dtype=torch.float32, device=out.device)
+            if self.merge
+            else None
+        )
+        self.attend(
+            query, key, key if value is None else value, out, lse, partial, pages, query_start_loc,
+            seq_lens, alibi_slopes, sinks, k_scale, v_scale,
+        )  # fmt: skip
+        if self.merge is not None:
+            self.merge(partial, out, query_start_loc)
+
+
+def plan_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor | None,
     out: torch.Tensor,
     *,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
+    requests: int,
     pages: torch.Tensor,
     page_size: int,
     min_query_len: int,
@@ -42,17 +97,14 @@ def launch_attention(
     causal: bool = True,
     window: int | None = None,
     soft_cap: float | None = None,
-    alibi_slopes: torch.Tensor | None = None,
-    sinks: torch.Tensor | None = None,
-    k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None,
     fp8: int = NO_FP8,
     lse: torch.Tensor | None = None,
     tokens: int | None = None,
-) -> None:
-    """Compute the requests whose query length lies in [min_query_len, max_query_len]; write `out`.
+) -> AttentionPlan:
+    """Prepare to compute the requests whose query length lies in [min_query_len, max_query_len].
 
-    Nothing is checked here: the backends do that. Rows of other requests are left alone.
+    Nothing is checked here: the backends do that. Rows of other requests are left alone. The plan
+    depends on how the tensors lie, not on what they hold.
 
     Args:
         query: [tokens, query heads, D], last dimension dense.
@@ -62,23 +114,21 @@ def launch_attention(
         value: likewise with Dv columns (split: [blocks, KV heads, Dv, page size]), or None: the
             first Dv columns of `key`.
         out: [tokens, query heads, Dv], dtype of the query, last dimension dense.
-        query_start_loc: [requests + 1] int32.
-        seq_lens: [requests] int32, keys of each request.
+        requests: how many.
         pages: paged: block table [requests, blocks] int32; else [requests] int32, the first key
             row of each request.
         page_size: tokens per block; 0 when the keys are contiguous.
         scale: factor of the dot product, positive.
         tile: block sizes and compiler options.
         segments: parts that each request's keys are split into, for requests of one block of rows.
-        window, soft_cap, alibi_slopes, sinks: None when absent; the tensors are [query heads].
-        k_scale, v_scale: float32 scalars, read on the device; only when fp8.
+        window, soft_cap: None when absent.
         fp8: NO_FP8, E4M3FN or E4M3FNUZ.
-        lse: [query heads, tokens] float32, receives the natural log-sum-exp; only with 1 segment.
+        lse: [query heads, tokens] float32, or None when it is not wanted.
         tokens: rows of the query that belong to a request, from the start; all by default.
     """
     _, heads, key_size = query.shape
-    value_size, requests = out.shape[2], seq_lens.shape[0]
-    key_strides, source = key.stride(), key if value is None else value
+    value_size = out.shape[2]
+    key_strides = key.stride()
     value_strides = key_strides if value is None else value.stride()
     kv_heads, x = key.shape[-2], 0
     if key.dim() == 5:
@@ -95,28 +145,8 @@ def launch_attention(
     tokens = query.shape[0] if tokens is None else tokens
     blocks = requests if one_block else tokens // block_q + requests
     block_d = padded(value_size)
-    partial: torch.Tensor | None = None
-    if segments > 1:
-        # Allocated anew: the caching allocator keeps streams and graphs apart.
-        rows = requests * max_query_len * heads * segments
-        partial = torch.empty(rows * (value_size + 1), dtype=torch.float32, device=out.device)
-    _attention(
+    attend = _attention.prepare(
         (kv_heads * -(-group // rows_heads) * blocks, segments, 1),
-        (
-            query,
-            key,
-            source,
-            out,
-            lse,
-            partial,
-            pages,
-            query_start_loc,
-            seq_lens,
-            alibi_slopes,
-            sinks,
-            k_scale,
-            v_scale,
-        ),
         (
             requests,
             min_query_len,
@@ -158,18 +188,20 @@ def launch_attention(
         tile.num_stages,
         tile.options,
     )
-    if segments > 1:
-        block_s = padded(segments)
-        block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
-        _merge(
-            (requests * max_query_len, heads, block_d // block_c),
-            (partial, out, query_start_loc),
-            (min_query_len, max_query_len, segments),
-            (heads, out_strides[0], out_strides[1]),
-            (value_size, block_c, block_s),
-            4,
-            1,
-        )
+    if segments == 1:
+        return AttentionPlan(attend, None, 0)
+    block_s = padded(segments)
+    block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
+    merge = _merge.prepare(
+        (requests * max_query_len, heads, block_d // block_c),
+        (min_query_len, max_query_len, segments),
+        (heads, out_strides[0], out_strides[1]),
+        (value_size, block_c, block_s),
+        4,
+        1,
+    )
+    rows = requests * max_query_len * heads * segments
+    return AttentionPlan(attend, merge, rows * (value_size + 1))
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.launcher import Launcher
+from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
 from pytest_rocm_attn.backends.launch_config import padded
 from pytest_rocm_attn.triton_interpreter import repair
 
@@ -17,44 +17,37 @@ repair()
 BLOCK = 1024
 
 
-def launch_reshape_and_cache(
+def plan_reshape_and_cache(
     key: torch.Tensor,
     value: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
+    tokens: int,
     *,
     block_size: int,
     key_strides: tuple[int, ...],
     value_strides: tuple[int, ...],
     group: int,
-    k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None,
     fp8: int = 0,
-) -> None:
-    """Write rows of key and value to their slots. Nothing is checked here.
+) -> Launch:
+    """Prepare to write rows of key and value to their slots. Nothing is checked here.
 
     Args:
-        key: [tokens, KV heads, D], last dimension dense; only slot_mapping's length is written.
+        key: [tokens or more, KV heads, D], last dimension dense.
         value: likewise, the same D.
-        key_cache, value_cache: any layout; uint8 when fp8.
-        slot_mapping: [tokens] int64.
+        tokens: how many rows are written; at least 1.
         block_size: slots per block.
         key_strides, value_strides: of block, head, slot // group, slot % group, dim // group and
             dim % group in elements; 0 for the halves that a layout does not split.
         group: elements per 16 bytes (x in facts/backends.md 3.2).
-        k_scale, v_scale: float32 scalars, read on the device; only when fp8.
         fp8: 0, or the exponent bias of the stored flavour: 7 is e4m3fn, 8 is e4m3fnuz.
+    Returns: a launch of (key, value, key cache, value cache, slot_mapping, k_scale, v_scale), of
+        tensors that lie as these do. The caches are in any layout, uint8 when fp8; slot_mapping is
+        [tokens] int64; the scales are float32 scalars, read on the device, or None when not fp8.
     """
-    tokens, (_, heads, size) = slot_mapping.shape[0], key.shape
-    if tokens == 0:
-        return
-    key_row, value_row = key.stride(), value.stride()
-    _reshape_and_cache(
+    _, heads, size = key.shape
+    return _reshape_and_cache.prepare(
         (tokens, -(-heads * size // BLOCK), 2),
-        (key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale),
         (),
-        (key_row[0], key_row[1], value_row[0], value_row[1]),
+        (*key.stride()[:2], *value.stride()[:2]),
         (
             key_strides,
             value_strides,
@@ -70,32 +63,22 @@ def launch_reshape_and_cache(
     )
 
 
-def launch_concat_and_cache_mla(
-    kv_c: torch.Tensor,
-    k_pe: torch.Tensor,
-    cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
-    *,
-    scale: torch.Tensor | None = None,
-    fp8: int = 0,
-) -> None:
-    """Write [kv_c | k_pe] rows to their slots of the latent cache. Nothing is checked here.
+def plan_concat_and_cache_mla(
+    kv_c: torch.Tensor, k_pe: torch.Tensor, cache: torch.Tensor, tokens: int, *, fp8: int = 0
+) -> Launch:
+    """Prepare to write [kv_c | k_pe] rows to their slots of the latent cache. Nothing is checked here.
 
     Args:
-        kv_c: [tokens, latent rank], last dimension dense.
-        k_pe: [tokens, rope size], last dimension dense.
+        kv_c: [tokens or more, latent rank], last dimension dense.
+        k_pe: [tokens or more, rope size], last dimension dense.
         cache: [blocks, block size, latent rank + rope size], last dimension dense; uint8 when fp8.
-        slot_mapping: [tokens] int64.
-        scale, fp8: see `launch_reshape_and_cache`.
+        tokens, fp8: see `plan_reshape_and_cache`.
+    Returns: a launch of (kv_c, k_pe, cache, slot_mapping, scale), of tensors that lie as these do.
     """
-    tokens = slot_mapping.shape[0]
-    if tokens == 0:
-        return
     rank = kv_c.shape[1]
     width = rank + k_pe.shape[1]
-    _concat_and_cache_mla(
+    return _concat_and_cache_mla.prepare(
         (tokens, 1, 1),
-        (kv_c, k_pe, cache, slot_mapping, scale),
         (),
         (kv_c.stride(0), k_pe.stride(0), cache.stride(0), cache.stride(1)),
         (cache.shape[1], rank, width, fp8, padded(width)),

@@ -2,7 +2,8 @@
 
 `kernel[grid](...)` binds, describes and looks up every argument on each call, which takes longer than
 many a decode step. A Launcher does that once per combination that Triton tells apart and then hands
-the addresses to the compiled kernel itself, as Triton's `compiled[grid](...)` does.
+the addresses to the compiled kernel itself, as Triton's `compiled[grid](...)` does. What a caller
+would pass again and again, it prepares once: `launcher.prepare(...)` is a Launch, called with tensors.
 
 What it remembers is keyed by no less than what Triton compiles for: dtype and address modulo 16 of
 every tensor (on AMD also whether its storage is within 2 GiB, which decides over buffer
@@ -13,7 +14,7 @@ debugging (TRITON_DEBUG and the like).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,77 +40,115 @@ class Launcher:
         self.kernel = kernel
         self._compiled: dict[Any, Any] = {}
         self._driver: Any = None
-        self._is_amd = False
 
-    def __call__(
+    def prepare(
         self,
         grid: tuple[int, int, int],
-        tensors: tuple[torch.Tensor | None, ...],
         varying: tuple[int, ...],
         scalars: tuple[int | float | None, ...],
         constants: tuple[Any, ...],
         num_warps: int,
         num_stages: int,
         options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Launch the kernel on the current device and stream.
+    ) -> Launch:
+        """Return a launch that lacks nothing but its tensors.
 
         Args:
             grid: programs along each axis.
-            tensors: the first arguments; a tensor stays where it is until the call returns.
             varying: integers below 2**31 that change from call to call.
             scalars: arguments that rarely change; each value is remembered on its own.
             constants: values of the constexprs, hashable.
             num_warps, num_stages: the compiler's.
             options: further options of the compiler, by name.
         """
-        arguments = (*varying, *scalars, *constants)
-        if (
-            INTERPRETED
-            or self.kernel.pre_run_hooks
-            or not WITH_ADDRESS.issuperset(map(type, tensors))
-        ):
-            self._launch(grid, (*tensors, *arguments), num_warps, num_stages, options)
-            return
-        driver = triton.runtime.driver.active
+        return Launch(self, grid, varying, scalars, constants, num_warps, num_stages, options)
+
+    def compiled(self, driver: Any, key: Any, launch: Callable[[], Any]) -> tuple[Any, bool]:
+        """Return what was compiled for a key, and whether `launch` had to be called to compile it."""
         if driver is not self._driver:  # another GPU is mocked, or none any more
             self._compiled.clear()
             self._driver = driver
-            self._is_amd = driver.get_current_target().backend == "hip"
-        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        found = self._compiled.get(key)
+        if found is not None:
+            return found, False
+        if len(self._compiled) >= MOST_REMEMBERED:
+            self._compiled.clear()
+        self._compiled[key] = made = launch()
+        return made, True
+
+
+class Launch:
+    """One kernel on one grid, with all arguments but the tensors. Made by `Launcher.prepare`."""
+
+    __slots__ = (
+        "_arguments",
+        "_grid",
+        "_key",
+        "_last",
+        "_launcher",
+        "_options",
+    )
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        grid: tuple[int, int, int],
+        varying: tuple[int, ...],
+        scalars: tuple[int | float | None, ...],
+        constants: tuple[Any, ...],
+        num_warps: int,
+        num_stages: int,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        self._launcher = launcher
+        self._grid = grid
+        self._arguments = (*varying, *scalars, *constants)
+        self._options = {"num_warps": num_warps, "num_stages": num_stages} | dict(options or {})
+        self._key = (scalars, constants, tuple(self._options.items()))
+        # The last call: driver, whether AMD's, what its tensors were compiled for, the outcome.
+        # Replaced as a whole, as another thread may be launching.
+        self._last: tuple[Any, bool, Any, Any] = (None, False, None, None)
+
+    def __call__(self, *tensors: torch.Tensor | None) -> None:
+        """Launch the kernel on the current device and stream.
+
+        Args:
+            tensors: the first arguments; a tensor stays where it is until the call returns.
+        """
+        if (
+            INTERPRETED
+            or self._launcher.kernel.pre_run_hooks
+            or not WITH_ADDRESS.issuperset(map(type, tensors))
+        ):
+            self._through_triton(tensors)
+            return
+        driver = triton.runtime.driver.active
+        last_driver, is_amd, last_seen, compiled = self._last
+        if driver is not last_driver:
+            is_amd, last_seen = driver.get_current_target().backend == "hip", None
         device = driver.get_current_device()
-        key = (
-            device,
-            num_warps,
-            num_stages,
-            scalars,
-            constants,
-            *[
-                None if address is None else (tensor.dtype, address % 16)  # type: ignore[union-attr]  # None alike
-                for tensor, address in zip(tensors, addresses, strict=True)
-            ],
-            *((options or {}).items()),
-        )
-        if self._is_amd:
-            key += tuple(
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        seen = [device, *[None if address is None else address % 16 for address in addresses]]
+        seen += [None if tensor is None else tensor.dtype for tensor in tensors]
+        if is_amd:
+            seen += [
                 tensor is not None and tensor.untyped_storage().nbytes() <= LARGEST_OFFSET
                 for tensor in tensors
+            ]
+        if seen != last_seen:
+            compiled, launched = self._launcher.compiled(
+                driver, (self._key, *seen), lambda: self._through_triton(tensors)
             )
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            if len(self._compiled) >= MOST_REMEMBERED:
-                self._compiled.clear()
-            self._compiled[key] = self._launch(
-                grid, (*tensors, *arguments), num_warps, num_stages, options
-            )
-            return
+            self._last = (driver, is_amd, seen, compiled)
+            if launched:
+                return
         runtime = triton.knobs.runtime
         if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:
-            compiled[grid](*addresses, *arguments)
+            compiled[self._grid](*addresses, *self._arguments)
             return
         # What compiled[grid] does when no profiler listens, less what it prepares for one.
         compiled.run(
-            *grid,
+            *self._grid,
             driver.get_current_stream(device),
             compiled.function,
             compiled.packed_metadata,
@@ -117,17 +156,8 @@ class Launcher:
             None,
             None,
             *addresses,
-            *arguments,
+            *self._arguments,
         )
 
-    def _launch(
-        self,
-        grid: tuple[int, int, int],
-        arguments: tuple[Any, ...],
-        num_warps: int,
-        num_stages: int,
-        options: Mapping[str, Any] | None,
-    ) -> Any:
-        return self.kernel[grid](
-            *arguments, num_warps=num_warps, num_stages=num_stages, **(options or {})
-        )
+    def _through_triton(self, tensors: tuple[torch.Tensor | None, ...]) -> Any:
+        return self._launcher.kernel[self._grid](*tensors, *self._arguments, **self._options)

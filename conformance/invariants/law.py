@@ -128,7 +128,7 @@ class Law:
     cases: Callable[[str], SearchStrategy[Case]]
     check: Callable[[Case, Ask], Broken | None]
 
-    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search:
+    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search[Broken]:
         """Look for a case on one GPU in which the law does not hold."""
         from pytest_rocm_attn.conformance.invariants.search import search_cases
 

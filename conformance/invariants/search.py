@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import hypothesis
 
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from pytest_rocm_attn.conformance.effort import Effort
-    from pytest_rocm_attn.conformance.invariants.law import Broken
+
+Found = TypeVar("Found")
 
 
 @dataclass
-class Search:
+class Search(Generic[Found]):
     """One search, and what came of it.
 
     Attributes:
         shrinking: how many cases may be tried for a smaller one, once one was found.
         examples: how many cases were tried, those of shrinking left out.
         cut: the time ran out before all of them were.
-        found: the smallest case in which the law does not hold, and how.
+        found: the smallest case in which it does not hold, and how.
     """
 
     effort: Effort
     shrinking: int = 2000
     examples: int = 0
     cut: bool = False
-    found: tuple[Any, Broken] | None = None
+    found: tuple[Any, Found] | None = None
     _end: float = field(default=0.0, repr=False)
 
     def start(self) -> None:
@@ -58,7 +59,7 @@ class Search:
         else:
             self.shrinking -= 1
 
-    def note(self, case: Any, broken: Broken) -> None:
+    def note(self, case: Any, broken: Found) -> None:
         """Keep a case that breaks the law if it is the smallest so far, and tell hypothesis."""
         if self.found is None or case.size() <= self.found[0].size():
             self.found = case, broken
@@ -97,19 +98,22 @@ class _Broke(Exception):
 
 def search_cases(
     cases: SearchStrategy[Any],
-    check: Callable[[Any], Broken | None],
+    check: Callable[[Any], Found | None],
     effort: Effort,
     name: str,
-) -> Search:
+    *,
+    examples: int | None = None,
+) -> Search[Found]:
     """Try a check on drawn cases.
 
     Args:
-        cases: what it is tried on.
+        cases: what it is tried on; each has a size(), by which the smallest is known.
         check: how a case breaks the law, or None.
         effort: how hard to look.
         name: searches of different names look at different cases.
+        examples: how many are tried, if not as many as the effort says.
     """
-    search = Search(effort)
+    search: Search[Found] = Search(effort)
 
     def attempt(case: Any) -> None:
         if search.is_over:
@@ -118,7 +122,7 @@ def search_cases(
         if (broken := check(case)) is not None:
             search.note(case, broken)
 
-    seed, options = search.options(name=name, examples=effort.examples)
+    seed, options = search.options(name=name, examples=examples or effort.examples)
     # The wrapper keeps hypothesis from looking for the names of the arguments.
     test = hypothesis.given(cases)(lambda case: attempt(case))
     search.run(hypothesis.seed(seed)(options(test)))

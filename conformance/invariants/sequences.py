@@ -99,9 +99,9 @@ class SequenceLaw:
     changing: Mapping[str, tuple[str, ...]]
     start: tuple[dict[str, str], ...]
 
-    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search:
+    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search[Broken]:
         """Look for a sequence in which the law does not hold."""
-        search = Search(effort, shrinking=_SHRINKING)
+        search: Search[Broken] = Search(effort, shrinking=_SHRINKING)
         examples = max(1, effort.examples // 4)  # a sequence asks several times
         seed, options = search.options(name=f"{self.id}[{gfx}]", examples=examples)
         machine = hypothesis.seed(seed)(_machine(self, Gpu(gfx), asker, search))
@@ -171,7 +171,7 @@ def _told(case: Steps, answers: list[str]) -> str:
 
 
 def _machine(
-    law: SequenceLaw, gpu: Gpu, asker: Asker, search: Search
+    law: SequenceLaw, gpu: Gpu, asker: Asker, search: Search[Broken]
 ) -> type[stateful.RuleBasedStateMachine]:
     """Return the machine that changes the environment of one process and selects in it."""
     changes: list[tuple[str, str | None]] = [

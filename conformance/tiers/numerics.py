@@ -5,8 +5,12 @@ docs/numerics.md says how to bring a backend along.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
-from dataclasses import asdict
+import shlex
+import time
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +18,9 @@ import pytest
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.numerics.searches import SEARCHES
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
-from pytest_rocm_attn.errors import BackendUnderTestError
+from pytest_rocm_attn.errors import BackendUnderTestError, RocmAttnError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.numerics.subjects import BackendUnderTest
     from pytest_rocm_attn.conformance.settings import Settings
 
+EXPECTED = "every element within its error bound, nothing else written"
 _LANES = pytest.StashKey[dict[str, Lane]]()
 SLOWNESS = 20  # one case in the interpreter may take this many times as long as one selection
 
@@ -33,32 +39,63 @@ class NumericsTier(Tier):
 
     @classmethod
     def names(cls, settings: Settings) -> list[str]:
-        return [_name(backend, case) for backend, case in _pairs(settings)]
+        return [_name(backend, what) for backend, what in _planned(settings)]
 
-    def collect(self) -> Iterator[NumericsItem]:
-        for backend, case in _pairs(self.plugin.settings):
-            yield NumericsItem.of(self, _name(backend, case), backend=backend, case=case)
+    def collect(self) -> Iterator[CaseItem | DrawnItem]:
+        for backend, what in _planned(self.plugin.settings):
+            name = _name(backend, what)
+            if isinstance(what, Case):
+                yield CaseItem.of(self, name, backend=backend, case=what)
+            else:
+                yield DrawnItem.of(self, name, backend=backend, kind=what)
 
 
-def _pairs(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case]]:
-    cases = shipped()
+def _planned(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case | str]]:
+    """Yield each backend with its cases, then with the kinds of case to draw for it."""
+    example, cases = settings.effort.example, shipped()
+    if example is not None:
+        drawn: tuple[str, ...] = (_example(example).id,)
+        cases = ()
+    else:
+        drawn = tuple(SEARCHES)
     # Backend by backend: one worker process at a time.
     for backend in settings.backends:
         yield from ((backend, case) for case in cases if backend.takes(case))
+        for name in drawn:
+            kind = SEARCHES[name].kind
+            # Whether one request's result depends on the others is not searched for.
+            if (not backend.kinds or kind in backend.kinds) and backend.invariant is not True:
+                yield backend, name
 
 
-def _name(backend: BackendUnderTest, case: Case) -> str:
-    return f"{backend.name}::{case.id}"
+def _example(data: dict[str, Any]) -> Case:
+    """Return the one case that --rocm-attn-example gives.
+
+    Raises:
+        pytest.UsageError: it is no drawn case.
+    """
+    try:
+        case = Case.from_json(data)
+        if case.id not in SEARCHES:
+            raise ValueError(f"{case.id!r} is not one of {', '.join(SEARCHES)}")
+    except (KeyError, TypeError, ValueError, RocmAttnError) as error:
+        raise pytest.UsageError(
+            f"--rocm-attn-example: no drawn case of the numerics tier ({error}); copy it whole"
+            " from a report"
+        ) from None
+    return case
+
+
+def _name(backend: BackendUnderTest, what: Case | str) -> str:
+    return f"{backend.name}::{what if isinstance(what, str) else what.id}"
 
 
 class NumericsItem(ConformanceItem):
-    """One case on one backend: node id ``rocm-attn::numerics::TRITON_ATTN::sinks-float16``."""
+    """One backend and what is put to it."""
 
-    def __init__(self, *, backend: BackendUnderTest, case: Case, **kwargs: Any) -> None:
-        super().__init__(row_id=_name(backend, case), level=case.level, **kwargs)
+    def __init__(self, *, backend: BackendUnderTest, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.backend = backend
-        self.case = case
-        self.finding: Finding | None = None
         self.evidence = ""
 
     @property
@@ -71,50 +108,157 @@ class NumericsItem(ConformanceItem):
             lanes[self.backend.name] = lane
         return lanes[self.backend.name]
 
-    def judge(self) -> Judgement:
+    def ask(self, case: Case) -> Finding:
+        """Return what came of a case, in the backend's process."""
         try:
-            self.finding = self.lane.ask(self.case)
+            finding = self.lane.ask(case)
         except BackendUnderTestError as error:
             pytest.fail(str(error), pytrace=False)
         self.evidence = self.lane.evidence
-        if self.finding.kind == "declined":
-            self.decline(self.backend.name, self.evidence, self.finding.words)
-        shortfall = "" if self.finding.kind == "right" else self._shortfall(self.finding)
+        return finding
+
+    def verdict(self, finding: Finding, case: Case) -> Judgement:
+        """Judge what came of a case."""
+        shortfall = "" if finding.kind == "right" else self._shortfall(finding, case)
         return verdict_on(
             shortfall,
             self.level,
-            crashed=self.finding.kind == "crashed",
+            crashed=finding.kind == "crashed",
             deviation=self.deviation,
             strict=self.plugin.settings.strict,
         )
 
-    def _shortfall(self, finding: Finding) -> str:
+    def _shortfall(self, finding: Finding, case: Case) -> str:
         wrong = finding.kind == "wrong"
-        what = f"computes {self.case.id} wrongly" if wrong else f"breaks down on {self.case.id}"
+        what = f"computes {case.id} wrongly" if wrong else f"breaks down on {case.id}"
         return f"{self.backend.name} {what} (evidence: {self.evidence}): {finding.words}"
 
-    def story(self) -> list[tuple[str, str]]:
-        assert self.finding is not None
-        story = super().story()
-        story.insert(1, ("case", self.case.words))
-        if self.finding.traceback:
-            story.append(("traceback", "\n" + self.finding.traceback))
-        return story
-
-    def fields(self) -> dict[str, Any]:
-        assert self.finding is not None
-        ratio = self.finding.ratio
+    def told(self, finding: Finding, case: Case) -> dict[str, Any]:
+        """Return what a record says of a case and what came of it."""
+        ratio = finding.ratio
         return {
             "evidence": self.evidence,
-            "request": asdict(self.case.request),
-            "expect": {"words": "every element within its error bound, nothing else written"},
-            "outcome": {"kind": self.finding.kind, "words": self.finding.words},
-            "source": self.case.why,
-            "seconds": round(self.finding.seconds, 6),
+            "request": asdict(case.request),
+            "expect": {"words": EXPECTED},
+            "outcome": {"kind": finding.kind, "words": finding.words},
+            "source": case.why,
+            "seconds": round(finding.seconds, 6),
             "details": {
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
-                "case": self.case.to_json(),
+                "case": case.to_json(),
                 "error_over_bound": ratio if math.isfinite(ratio) else None,
                 "device": self.lane.device,
             },
         }
+
+    def told_story(self, finding: Finding, case: Case) -> list[tuple[str, str]]:
+        """Return what a reader must know of a case and what came of it."""
+        story = super().story()
+        story.insert(1, ("case", case.words))
+        if finding.traceback:
+            story.append(("traceback", "\n" + finding.traceback))
+        return story
+
+
+class CaseItem(NumericsItem):
+    """One case on one backend: node id ``rocm-attn::numerics::TRITON_ATTN::sinks-float16``."""
+
+    def __init__(self, *, backend: BackendUnderTest, case: Case, **kwargs: Any) -> None:
+        name = _name(backend, case)
+        super().__init__(backend=backend, row_id=name, level=case.level, **kwargs)
+        self.case = case
+        self.finding: Finding | None = None
+
+    def judge(self) -> Judgement:
+        self.finding = self.ask(self.case)
+        if self.finding.kind == "declined":
+            self.decline(self.backend.name, self.evidence, self.finding.words)
+        return self.verdict(self.finding, self.case)
+
+    def story(self) -> list[tuple[str, str]]:
+        assert self.finding is not None
+        return self.told_story(self.finding, self.case)
+
+    def fields(self) -> dict[str, Any]:
+        assert self.finding is not None
+        return self.told(self.finding, self.case)
+
+
+class DrawnItem(NumericsItem):
+    """Drawn cases on one backend: node id ``rocm-attn::numerics::TRITON_ATTN::drawn-attention``."""
+
+    def __init__(self, *, backend: BackendUnderTest, kind: str, **kwargs: Any) -> None:
+        self.search = SEARCHES[kind]
+        name = _name(backend, kind)
+        super().__init__(backend=backend, row_id=name, level=self.search.level, **kwargs)
+        self.kind = kind
+        self.found: tuple[Finding, Case] | None = None
+        self.words = ""
+        self.details: dict[str, Any] = {}
+        self.seconds = 0.0
+
+    def judge(self) -> Judgement:
+        start = time.monotonic()
+        judgement = self._judge()
+        self.seconds = time.monotonic() - start
+        return judgement
+
+    def _judge(self) -> Judgement:
+        effort = self.plugin.settings.effort
+        if effort.example is not None:
+            case = _example(effort.example)
+            finding = self.ask(case)
+            if finding.kind == "declined":
+                self.decline(self.backend.name, self.evidence, finding.words)
+            self.found = finding, case
+            return self.verdict(finding, case)
+        if importlib.util.find_spec("hypothesis") is None:
+            pytest.skip("needs hypothesis: `pip install 'pytest-rocm-attn[hypothesis]'`")
+        from pytest_rocm_attn.conformance.numerics.drawn import draw
+
+        search, kinds = draw(self.search, self.ask, effort, self.row_id)
+        self.details = {"examples": search.examples, "seed": effort.seed, "cut": search.cut}
+        if search.found is not None:
+            drawn, finding = search.found
+            self.found = finding, replace(drawn.case, id=self.kind)
+            return self.verdict(*self.found)
+        if not kinds["right"] and kinds["declined"]:
+            self.decline(self.backend.name, self.evidence, f"all {kinds['declined']} drawn cases")
+        self.words = f"right in {kinds['right']} drawn cases, {kinds['declined']} declined"
+        cut = search.cut and (
+            f"not looked at as far as was asked for: {self.words} when the {effort.budget:g} s of"
+            " --rocm-attn-budget were over"
+        )
+        level = "advisory" if cut else self.level
+        return verdict_on(cut or "", level, strict=self.plugin.settings.strict)
+
+    def story(self) -> list[tuple[str, str]]:
+        return self.told_story(*self.found) if self.found else super().story()
+
+    def fields(self) -> dict[str, Any]:
+        fields = self.told(*self.found) if self.found else self._held()
+        fields["seconds"] = round(self.seconds, 6)
+        fields["details"] |= self.details
+        return fields
+
+    def _held(self) -> dict[str, Any]:
+        return {
+            "evidence": self.evidence,
+            "expect": {"words": EXPECTED},
+            "outcome": {"kind": "right", "words": self.words},
+            "source": self.search.why,
+            "details": {
+                "backend": {"name": self.backend.name, "spec": self.backend.spec},
+                "device": self.lane.device,
+            },
+        }
+
+    def reproduce(self) -> str:
+        """Return the command that tries the smallest case again, or else makes this search."""
+        effort = self.plugin.settings.effort
+        words = [*self.plugin.command, f"--rocm-attn-tier={self.parent.name}"]
+        if self.found is not None:
+            words.append(f"--rocm-attn-example={json.dumps(self.found[1].to_json())}")
+        else:
+            words += [f"--rocm-attn-seed={effort.seed}", f"--rocm-attn-examples={effort.examples}"]
+        return shlex.join([*words, self.nodeid])

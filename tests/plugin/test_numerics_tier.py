@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +49,8 @@ class OnlyMla:
 def run(pytester: pytest.Pytester, backends: str, *more: str) -> pytest.RunResult:
     pytester.makepyfile(ours=BACKENDS)
     named = ",".join(f"{name}=ours.py:{name}" for name in backends.split())
-    return pytester.runpytest_subprocess(*TIER, f"--rocm-attn-backends={named}", *more)
+    option = [f"--rocm-attn-backends={named}"] if named else []
+    return pytester.runpytest_subprocess(*TIER, *option, *more)
 
 
 def node(backend: str, case: str = CASE) -> str:
@@ -160,3 +164,74 @@ def test_a_backend_that_cannot_be_imported_fails_its_cases(pytester: pytest.Pyte
     result.stdout.fnmatch_lines(
         ["backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"]
     )
+
+
+# --- drawn cases ---------------------------------------------------------------------------------------
+
+
+def rows_of(report: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in json.loads(report.read_text())["rows"]}
+
+
+def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
+    pytester: pytest.Pytester,
+) -> None:
+    report = pytester.path / "report.json"
+    names = ("Dies", "Right", "NoCausality", "Declines")
+    nodes = [node(name, "drawn-attention") for name in names]
+    few = "--rocm-attn-examples=120"
+    result = run(pytester, " ".join(names), *nodes, few, f"--rocm-attn-report={report}", "-rs")
+    result.assert_outcomes(passed=1, failed=2, skipped=1)
+    result.stdout.fnmatch_lines(["Dies breaks down on drawn-attention * was killed by SIGSEGV*"])
+    result.stdout.fnmatch_lines(["*Declines declines: all 15 drawn cases"])
+    rows = rows_of(report)
+    right, wrong = rows["Right::drawn-attention"], rows["NoCausality::drawn-attention"]
+    assert right["outcome"]["words"] == "right in 15 drawn cases, 0 declined"
+    assert right["details"]["examples"] == 15
+    assert right["evidence"] == wrong["evidence"] == "interpreter"
+    # Without causality the smallest wrong answer is the first of two new tokens, in one plain layer.
+    case = wrong["details"]["case"]
+    assert case["lengths"] == [[2, 2]]
+    assert "computes drawn-attention wrongly" in wrong["message"]
+
+    again = shlex.split(wrong["again"])[1:]
+    repeated = pytester.runpytest_subprocess("-p", "no:randomly", *again)
+    repeated.assert_outcomes(failed=1)
+    repeated.stdout.fnmatch_lines(["NoCausality computes drawn-attention wrongly*"])
+
+
+def test_a_search_that_runs_out_of_time_does_not_pass(pytester: pytest.Pytester) -> None:
+    short = ("--rocm-attn-budget=0.001", "--rocm-attn-strict")
+    result = run(pytester, "Right", node("Right", "drawn-attention"), *short)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*not looked at as far as was asked for*--rocm-attn-budget*"])
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ("{}", "no drawn case of the numerics tier"),
+        (
+            '{"id": "sinks", "why": "", "kind": "attention", "request": {}, "lengths": []}',
+            "'sinks'",
+        ),
+        ("[]", "not a JSON object"),
+    ],
+)
+def test_an_example_that_is_none_is_one_line(
+    pytester: pytest.Pytester, example: str, words: str
+) -> None:
+    result = run(pytester, "Right", f"--rocm-attn-example={example}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert words in result.stderr.str()
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+def test_no_batch_invariant_form_and_no_other_kind_is_drawn_for(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess(*TIER, "--collect-only", "-q", "-k", "drawn")
+    listed = {line for line in result.outlines if line.startswith("rocm-attn::")}
+    assert {line for line in listed if "invariant" in line} == set()
+    assert {line.rpartition("::")[2] for line in listed if "TRITON_MLA" in line} == {
+        "drawn-mla-decode",
+        "drawn-mla-prefill",
+    }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_rocm_attn.backends.batch import Batch
-from pytest_rocm_attn.backends.kernels import attention as kernels
+from pytest_rocm_attn.backends.kernels.launcher import Launch
 from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
@@ -23,7 +23,7 @@ def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     def launched(*args: object, **kwargs: object) -> None:
         pytest.fail("a kernel was launched")
 
-    monkeypatch.setattr(kernels, "launch_attention", launched)
+    monkeypatch.setattr(Launch, "__call__", launched)
 
 
 def ints(*values: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -225,6 +225,26 @@ def test_the_steps_above_are_refused_for_what_they_change_alone() -> None:
     for cache in ("auto", "fp8"):
         with pytest.raises(pytest.fail.Exception, match="a kernel was launched"):
             layer(cache).forward(**step(cache))
+
+
+@pytest.mark.parametrize(
+    ("cache", "what"),
+    [
+        *(("auto", what) for what, (changes, _) in STEPS.items() if "batch" not in changes),
+        *(("fp8", what) for what in FP8_STEPS),
+    ],
+)
+def test_a_step_that_disagrees_is_refused_after_one_that_was_right(
+    cache: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step's first layer was found to agree in is not looked at again."""
+    changes, words = (STEPS if cache == "auto" else FP8_STEPS)[what]
+    attention, right = layer(cache), step(cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(Launch, "__call__", lambda *_: None)
+        attention.forward(**right)
+    given = right | changes
+    refused(lambda: layer(cache).forward(**given), words, given["out"])
 
 
 # --- what only a look at the device can tell, on request ---------------------------------------------------

@@ -50,7 +50,8 @@ def shift(
 ) -> None:
     target = storageless([1024], torch.float32)
     options = {"num_warps": 1, "num_stages": 1} | more
-    launcher((1, 1, 1), (source, target, bias), (count,), (stride, 0.5), (32,), **options)
+    launch = launcher.prepare((1, 1, 1), (count,), (stride, 0.5), (32,), **options)
+    launch(source, target, bias)
 
 
 def launched(call: Callable[[], None]) -> list[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn import aiter_probe, hardware
-from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.gpu import Aiter, Gpu, known_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,6 +27,16 @@ class Machine:
     gpu: Gpu
     name: str
 
+    @property
+    def gfx(self) -> str:
+        """The target's name."""
+        return self.gpu.gfx
+
+    @property
+    def aiter(self) -> Aiter:
+        """The state of aiter on it."""
+        return self.gpu.aiter
+
     def __str__(self) -> str:
         return f"{self.gpu.gfx} ({self.name}), aiter {self.gpu.aiter}"
 
@@ -38,7 +48,13 @@ def this_machine(judgeable: Collection[str]) -> Machine | None:
         judgeable: the targets that the contract has rows for. On another one, such as the graphics
             part of a desktop processor, there is nothing to judge.
     """
+    found = first_gpu()
+    return found if found is not None and found.gfx in judgeable else None
+
+
+def first_gpu() -> Machine | None:
+    """Return the first visible AMD GPU of this machine that this package knows; None without one."""
     found = hardware.detect().gpus
-    if not found or found[0].gfx not in judgeable:
+    if not found or found[0].gfx not in known_gpus():
         return None
     return Machine(Gpu(found[0].gfx, aiter_probe.probe().state), found[0].name)

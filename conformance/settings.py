@@ -139,7 +139,7 @@ def read(config: pytest.Config) -> Settings:
         cell=_cell(config),
         fresh=bool(config.getoption("rocm_attn_fresh")),
         strict=bool(value_of(config, "rocm_attn_strict")),
-        reports=_reports(config),
+        reports=reports_of(config),
         draft=_draft(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
         effort=effort.read(lambda name: value_of(config, f"rocm_attn_{name}")),
@@ -320,7 +320,12 @@ def _tiers(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _reports(config: pytest.Config) -> tuple[Path, ...]:
+def reports_of(config: pytest.Config) -> tuple[Path, ...]:
+    """Return where the run's reports go.
+
+    Raises:
+        pytest.UsageError: one of them cannot be written.
+    """
     paths = []
     for given in value_of(config, "rocm_attn_report"):
         path = config.invocation_params.dir / given

@@ -80,7 +80,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--rocm-attn-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"rocm_attn_{name.replace('-', '_')}", text, default=None)
-    text = "write a report: .json, .html or .md by its suffix; may be given several times"
+    text = "write a report, of the matrix or else of the hardware tests: .json, .html or .md by its"
+    text += " suffix; may be given several times"
     group.addoption("--rocm-attn-report", metavar="FILE", action="append", help=text)
     parser.addini("rocm_attn_report", text, type="linelist", default=[])
     text = "ask one cell of the named slice of the grid, by its number"
@@ -104,6 +105,13 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_rocm_attn.conformance.session import ConformancePlugin
 
         config.pluginmanager.register(ConformancePlugin(config), "rocm_attn_matrix")
+    elif config.getoption("rocm_attn_report"):  # the ini's are the matrix's
+        from pytest_rocm_attn.conformance.hardware_report import HardwareReport
+        from pytest_rocm_attn.markers import HARDWARE_MARKERS
+
+        config.pluginmanager.register(
+            HardwareReport(config, HARDWARE_MARKERS), "rocm_attn_hardware"
+        )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -73,6 +73,17 @@ OVER_AITER = (
         "ROCM_AITER_MLA", f"{_OURS}:RocmAiterMla", ("mla-decode",), False, compiled=""
     ),
 )
+# ROCM_ATTN by one of its kernels alone: for tests on hardware, which must know what they tested.
+BY_KERNEL = (
+    BackendUnderTest("ROCM_ATTN-hip", f"{_OURS}:RocmAttnHip", ("attention",), False),
+    BackendUnderTest("ROCM_ATTN-plain-hip", f"{_OURS}:RocmAttnPlainHip", ("attention",), False),
+    BackendUnderTest("ROCM_ATTN-triton", f"{_OURS}:RocmAttnTriton", ("attention",), False),
+)
+
+
+def named(name: str) -> BackendUnderTest:
+    """Return one of our own backends; KeyError when none has that name."""
+    return {one.name: one for one in (*REFERENCES, *OVER_AITER, *BY_KERNEL)}[name]
 
 
 def references() -> tuple[BackendUnderTest, ...]:

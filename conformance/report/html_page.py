@@ -89,7 +89,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = Counter(row["verdict"] for row in report["rows"])
     titles = [str(contract[key]) for key in ("id", "title") if contract.get(key)]
     return [
-        ("Selector", words.subject_words(report)),
+        ("Selector" if contract.get("id") else "Subject", words.subject_words(report)),
         ("Contract", ": ".join(titles)),
         ("Evidence", words.host_words(report)),
         ("Devices", "; ".join(words.device_words(report))),

@@ -81,11 +81,14 @@ class _Page:
 
 
 def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
-    contract, subject = report.get("contract") or {}, code(words.subject_words(report))
+    contract = str((report.get("contract") or {}).get("id") or "")
+    subject = f"Selector {code(words.subject_words(report))}, contract {code(contract)}"
+    if not contract:  # no selector was judged
+        subject = code(words.subject_words(report))
     lines = [
         f"# ROCm attention conformance: {words.headline(report)}",
         "",
-        f"Selector {subject}, contract {code(str(contract.get('id', '')))} ({_host(report)}).",
+        f"{subject} ({_host(report)}).",
         "",
     ]
     present = [v for v in words.VERDICTS if any(row["verdict"] == v for row in rows)]

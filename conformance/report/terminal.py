@@ -65,7 +65,7 @@ def write(out: pytest.TerminalReporter, run: ConformancePlugin) -> None:
     for record in sorted(short, key=lambda r: list(SYMBOLS).index(r["verdict"])):
         out.write(record["verdict"].upper().ljust(10), **_COLOURS[record["verdict"]])
         out.write_line(printable(line_of(record)))
-    _write_evidence(out, records, run.declined)
+    write_evidence(out, records, run.declined)
     written = sorted({name for record in records for name in record["environment_written"]})
     if written:
         rows = sum(bool(record["environment_written"]) for record in records)
@@ -103,7 +103,7 @@ def _write_matrix(out: pytest.TerminalReporter, records: Sequence[Record]) -> No
         out.write_line(row)
 
 
-def _write_evidence(
+def write_evidence(
     out: pytest.TerminalReporter, records: Sequence[Record], declined: Sequence[dict[str, str]]
 ) -> None:
     """Write which backend's kernels were tried on which kind of evidence."""

@@ -195,6 +195,7 @@ def host_words(report: Mapping[str, Any]) -> str:
             "mock": "on the CPU under a mocked ROCm platform; no AMD GPU was used",
             "real": f"on a real AMD GPU, unmocked: {host.get('machine')}",
             "pure": "a pure function on the CPU, no platform involved",
+            "none": "no AMD GPU was there",
         }.get(str(host.get("kind")), str(host.get("kind") or "unknown"))
         parts.insert(0, kind)
     if host.get("python"):

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,3 +227,22 @@ def test_what_a_fork_keeps_fails_until_it_is_declared_and_is_stale_once_given_up
     (tmp_path / "rocm-attn-deviations.toml").write_text(declared)
     assert run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.22.1")[:2] == (0, "deviation")
     assert run_the_guides_slice(tmp_path, "0.22.1", "vllm-0.22.1")[:2] == (1, "stale")
+
+
+def test_the_guide_to_hardware_tests_names_what_is_there() -> None:
+    text = (HOWTO / "on-an-mi-gpu.md").read_text()
+    tests = HOWTO.parents[1] / "tests" / "hardware"
+    (table,) = re.findall(r"^\| file of `tests/hardware/` .*?\n\n", text, re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`([\w/]+\.py)`", table))
+    there = {path.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")}
+    assert named == there - {"test_judging.py"}
+    assert "None of us has run these on an AMD GPU" in text
+
+
+def test_the_group_for_hardware_leaves_torch_and_triton_alone() -> None:
+    groups = tomllib.loads((HOWTO.parents[1] / "pyproject.toml").read_text())["dependency-groups"]
+    names = {re.split("[=<>]", line)[0] for line in groups["hardware"]}
+    assert "pytest" in names
+    assert names.isdisjoint({"torch", "triton"})
+    pinned = set(groups["test"]) & set(groups["hardware"])
+    assert len(pinned) >= 3  # the same versions as everywhere

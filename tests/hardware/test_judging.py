@@ -1,0 +1,204 @@
+"""The hardware tests on a machine without an AMD GPU: they collect, cover, are skipped, and can fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn import hardware
+from pytest_rocm_attn.conformance.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.numerics.finding import Finding
+from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.numerics.subjects import BY_KERNEL, OVER_AITER, REFERENCES
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+# README and issue 6: the systems that the contract names.
+BACKENDS = (
+    *("triton_attn", "rocm_attn", "flex_attention", "triton_mla"),
+    *("rocm_aiter_unified_attn", "rocm_aiter_fa", "rocm_aiter_mla"),
+)
+CASES = {case.id: case for case in shipped()}
+REQUIRED, ADVISORY = CASES["sinks-float16"], CASES["both-directions"]
+ON_MI300X = {"evidence": "rocm", "arch": "gfx942:sramecc+:xnack-", "target": "gfx942"}
+RIGHT = Finding("right", "largest error is 0.4 of its bound", 0.4)
+WRONG = Finding("wrong", "error 0.7 is 214 times its bound", 214.0)
+DECLINED = Finding("declined", "ROCM_ATTN does not support head size 33")
+CRASHED = Finding("crashed", "raised RuntimeError: HIP error", traceback="Traceback ...")
+FAKE = """
+from pytest_rocm_attn import aiter_probe, hardware
+from pytest_rocm_attn.gpu import Aiter
+
+gpu = hardware.DetectedGpu(0, "gfx942", "AMD Instinct MI300X")
+hardware.detect = lambda *_: hardware.Detection((gpu,), "")
+aiter_probe.probe = lambda: aiter_probe.Probe(Aiter.PRESENT, "faked")
+"""
+
+
+def run(*options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run pytest on this folder in a process of its own; path is where further plugins are."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q"]
+    return subprocess.run(
+        [*command, "-m", "rocm", *options, str(FOLDER), f"--rootdir={ROOT}"],
+        cwd=ROOT,
+        env=os.environ | ({"PYTHONPATH": str(path)} if path else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def collected() -> list[str]:
+    """The node ids that ``pytest -m rocm`` would run."""
+    done = run("--collect-only")
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_every_backend_of_the_contract_has_its_cases_among_them(collected: list[str]) -> None:
+    for backend in BACKENDS:
+        cases = [
+            node
+            for node in collected
+            if f"hardware/test_{backend}.py::test_a_case_is_right" in node
+        ]
+        assert len(cases) > 9, backend
+    assert (
+        sum("hip/test_paged_decode.py::test_a_matrix_kernel_is_right" in n for n in collected) == 96
+    )
+    for part in ("test_cache.py", "test_refusals.py", "test_selection.py", "hip/test_build.py"):
+        assert any(f"hardware/{part}::" in node for node in collected), part
+    for backend in ("triton_attn", "rocm_attn", "triton_mla", "rocm_aiter_unified_attn"):
+        replayed = f"hardware/test_{backend}.py::test_a_replayed_graph"
+        assert any(replayed in node for node in collected), backend
+    for backend in ("triton_attn", "triton_mla"):
+        alone = f"hardware/test_{backend}.py::test_each_request_is_computed_as_if_alone"
+        assert any(alone in node for node in collected), backend
+
+
+def test_every_numerics_case_is_put_to_some_backend_there(collected: list[str]) -> None:
+    found = {node.partition("[")[2].removesuffix("]") for node in collected}
+    assert set(CASES) <= found
+
+
+def test_every_backend_of_ours_is_meant_by_some_module() -> None:
+    text = "".join(
+        path.read_text() for path in FOLDER.rglob("test_*.py") if path.name != Path(__file__).name
+    )
+    for backend in (*REFERENCES, *OVER_AITER, *BY_KERNEL):
+        assert f'named("{backend.name}")' in text, backend.name
+
+
+@pytest.mark.skipif(bool(hardware.detect().gpus), reason="this machine has an AMD GPU: they run")
+def test_without_a_gpu_all_are_skipped_and_none_passes() -> None:
+    done = run()
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" in last
+    assert "passed" not in last
+    assert "hardware tests did not run: needs a real ROCm GPU" in done.stdout
+
+
+@pytest.mark.skipif(bool(hardware.detect().gpus), reason="this machine has an AMD GPU")
+@pytest.mark.parametrize(
+    "which",
+    [
+        pytest.param(
+            "(test_triton_attn and test_a_case and sinks-float16) or elsewhere or SPLIT"
+            " or test_the_machine or test_two_processes",
+            id="some",
+        ),
+        pytest.param(
+            "sinks-float16 or mla-decode-with-block-size-64 or block-size-32 or NHD"
+            " or test_refusals or test_selection or test_build",
+            id="more",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_where_the_gpu_is_only_claimed_nothing_passes(tmp_path: Path, which: str) -> None:
+    """With detection faked, every kind of test runs into the CPU that is there, and says so."""
+    (tmp_path / "fake_gpu.py").write_text(FAKE)
+    done = run("-p", "fake_gpu", "-k", which, path=tmp_path)
+    last = done.stdout.splitlines()[-1]
+    assert "passed" not in last, done.stdout[-3000:]
+    assert "failed" in last, done.stdout[-3000:]
+    assert "install torch for ROCm" in done.stdout
+
+
+def test_a_right_result_on_the_gpu_passes(judge: Any) -> None:
+    judge(RIGHT, REQUIRED, **ON_MI300X)
+    judge(DECLINED, REQUIRED, **ON_MI300X, refusal="head size 33")
+
+
+@pytest.mark.parametrize("finding", [WRONG, CRASHED, DECLINED], ids=lambda finding: finding.kind)
+def test_anything_else_fails_with_its_words(judge: Any, finding: Finding) -> None:
+    with pytest.raises(pytest.fail.Exception) as caught:
+        judge(finding, REQUIRED, **ON_MI300X)
+    assert finding.words in str(caught.value)
+
+
+def test_an_advisory_case_is_only_expected_to_fail(judge: Any) -> None:
+    with pytest.raises(pytest.xfail.Exception, match="214 times"):
+        judge(WRONG, ADVISORY, **ON_MI300X)
+
+
+@pytest.mark.parametrize("finding", [RIGHT, WRONG], ids=lambda finding: finding.kind)
+def test_a_case_that_must_be_declined_and_is_not_fails(judge: Any, finding: Finding) -> None:
+    with pytest.raises(pytest.fail.Exception, match="must be declined because of 'float32'"):
+        judge(finding, REQUIRED, **ON_MI300X, refusal="float32")
+
+
+def test_a_case_that_is_declined_for_another_reason_fails(judge: Any) -> None:
+    with pytest.raises(pytest.fail.Exception, match="head size 33"):
+        judge(DECLINED, REQUIRED, **ON_MI300X, refusal="float32")
+
+
+@pytest.mark.parametrize("evidence", ["interpreter", "cuda", "emulated", ""])
+def test_a_right_result_elsewhere_than_on_the_gpu_fails(judge: Any, evidence: str) -> None:
+    with pytest.raises(pytest.fail.Exception, match="not on the AMD GPU"):
+        judge(RIGHT, REQUIRED, **ON_MI300X | {"evidence": evidence})
+
+
+def test_a_right_result_on_another_gpu_than_the_detected_one_fails(judge: Any) -> None:
+    with pytest.raises(pytest.fail.Exception, match="ran on gfx1100"):
+        judge(RIGHT, REQUIRED, **ON_MI300X | {"arch": "gfx1100"})
+
+
+SUBJECTS = """
+from dataclasses import replace
+from pytest_rocm_attn.conformance.numerics.judge import reference_of
+
+class Wrong:
+    graphs = True
+    evidence = "rocm"  # claimed, so that nothing but its numbers speaks against it
+    def attend(self, problem):
+        problem.out.copy_(reference_of(replace(problem, sinks=None)).out)
+"""
+
+
+def test_a_backend_that_forgets_sinks_is_found_in_its_own_process(
+    judge: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "subjects.py"
+    file.write_text(SUBJECTS)
+    with Lane(f"{file}:Wrong", 120.0) as lane:
+        finding = lane.ask(REQUIRED)
+    assert finding.kind == "wrong"
+    with pytest.raises(pytest.fail.Exception, match="times its bound"):
+        judge(finding, REQUIRED, evidence=lane.evidence, arch="gfx942", target="gfx942")
+
+
+def test_the_check_of_a_process_can_be_replaying(tmp_path: Path) -> None:
+    file = tmp_path / "subjects.py"
+    file.write_text(SUBJECTS)
+    case: Case = REQUIRED
+    with Lane(f"{file}:Wrong", 120.0, arguments=("replay",)) as lane:
+        finding = lane.ask(case)
+    assert (finding.kind, finding.words) == ("declined", "graphs are captured on a GPU")

@@ -16,9 +16,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_rocm_attn.dry_launch.code_object import (
+    CodeObjectKernel,
     count_matrix_instructions,
     function_body,
     read_code_object,
@@ -61,6 +63,55 @@ def compile_hip(
     """
     gpu = Gpu(gpu) if isinstance(gpu, str) else gpu
     clang = str(compiler) if compiler is not None else find_compiler(gpu.gfx)
+    compiled = compile_code_object(
+        source, gpu.gfx, defines=defines, options=options, rocm=rocm, compiler=clang
+    )
+    return tuple(
+        Kernel.measure(
+            gpu,
+            kernel,
+            compiler=compiler_version(clang),
+            matrix_instructions=compiled.matrix_instructions(kernel.name),
+        )
+        for kernel in compiled.kernels
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a compiler made of a source, before any fact of the GPU is consulted.
+
+    Args:
+        assembly: LLVM's assembly of all of it.
+        kernels: what the code object says of each kernel.
+    """
+
+    assembly: str
+    kernels: tuple[CodeObjectKernel, ...]
+
+    def matrix_instructions(self, kernel: str) -> dict[str, int]:
+        """Return how often each matrix instruction stands in a kernel's own body."""
+        return count_matrix_instructions(function_body(self.assembly, kernel))
+
+
+def compile_code_object(
+    source: str | Path,
+    gfx: str,
+    *,
+    defines: Mapping[str, str | int] | None = None,
+    options: Sequence[str] = (),
+    rocm: str | Path | None = None,
+    compiler: str | Path | None = None,
+) -> Compiled:
+    """Compile as compile_hip does, also for a target that hardware.toml does not describe.
+
+    Args:
+        gfx: the target; the other arguments are those of compile_hip.
+
+    Raises:
+        HipCompileError: no clang knows the target, or it refuses the source (its own words).
+    """
+    clang = str(compiler) if compiler is not None else find_compiler(gfx)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(source, Path):
             path = source
@@ -70,20 +121,9 @@ def compile_hip(
         assembly, code = Path(folder, "kernel.s"), Path(folder, "kernel.o")
         macros = [f"-D{name}={value}" for name, value in (defines or {}).items()]
         headers = NO_ROCM if rocm is None else (f"--rocm-path={rocm}",)
-        compiled = _compile(clang, gpu.gfx, path, assembly, *headers, *macros, "-O3", *options)
-        _run(compiled, gpu.gfx, clang)
-        _run(_assemble(clang, gpu.gfx, assembly, code), gpu.gfx, clang)
-        text = assembly.read_text(encoding="utf-8")
-        kernels = read_code_object(code.read_bytes())
-    return tuple(
-        Kernel.measure(
-            gpu,
-            kernel,
-            compiler=compiler_version(clang),
-            matrix_instructions=count_matrix_instructions(function_body(text, kernel.name)),
-        )
-        for kernel in kernels
-    )
+        _run(_compile(clang, gfx, path, assembly, *headers, *macros, "-O3", *options), gfx, clang)
+        _run(_assemble(clang, gfx, assembly, code), gfx, clang)
+        return Compiled(assembly.read_text(encoding="utf-8"), read_code_object(code.read_bytes()))
 
 
 def find_compiler(gfx: str) -> str:

@@ -150,13 +150,14 @@ __device__ inline unsigned short from_exact(float value) {
 // e4m3 in its two flavours: OCP "fn" has bias 7 and its NaN at 0x7f and 0xff; "fnuz" has bias 8 and its
 // NaN at 0x80. Neither has infinities. Exponent and mantissa are put in their places of a float16, bias
 // 15, which makes the value 2**(15 - BIAS) times too small; subnormals come out right by themselves.
-// Every value is exact in both 16-bit formats.
+// Every value is exact in both 16-bit formats. NaN is made by arithmetic on the float16's exponent: a
+// comparison would take a scalar register for each of the 16 bytes that a lane widens at once.
 template <int BIAS>
 __device__ inline float from_e4m3(unsigned byte) {
-  const auto half = static_cast<unsigned short>((byte & 0x7fu) << 7 | (byte & 0x80u) << 8);
-  const float value = from_f16(half) * (BIAS == 8 ? 128.0f : 256.0f);
-  const bool nan = BIAS == 8 ? byte == 0x80u : (byte & 0x7fu) == 0x7fu;
-  return nan ? float_of(0x7fc00000u) : value;
+  const unsigned magnitude = byte & 0x7fu, sign = byte & 0x80u;
+  const unsigned nan = BIAS == 8 ? ((byte ^ 0x80u) - 1u) >> 31 : (magnitude + 1u) >> 7;  // 1 or 0
+  const auto half = static_cast<unsigned short>(magnitude << 7 | sign << 8 | nan * 0x7e00u);
+  return from_f16(half) * (BIAS == 8 ? 128.0f : 256.0f);
 }
 
 __device__ inline float exp2_of(float value) {

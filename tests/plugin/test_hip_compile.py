@@ -84,6 +84,29 @@ def test_every_kernel_of_a_source_has_a_record(gfx: str) -> None:
     scale.assert_fits(spills=0)
 
 
+BOUNDED = """
+#include <hip/hip_runtime.h>
+extern "C" __global__ BOUNDS void bounded(float* y) {
+  __shared__ float tile[10240];  // one workgroup to a CU of 64 KiB
+  for (int i = threadIdx.x; i < 10240; i += 64) tile[i] = y[i];
+  __syncthreads();
+  y[threadIdx.x] = tile[threadIdx.x ^ 1];
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("bounds", "waves"),
+    [("", 4), ("__launch_bounds__(256)", 1), ("__launch_bounds__(512, 2)", 2)],
+    ids=["none", "workgroup", "workgroup-and-waves"],
+)
+def test_launch_bounds_are_the_largest_workgroup(bounds: str, waves: int) -> None:
+    """A workgroup of 1024 work-items is 16 waves, on the 4 SIMDs of a CU."""
+    needs_clang("gfx942")
+    (kernel,) = compile_hip(BOUNDED, "gfx942", defines={"BOUNDS": bounds})
+    assert kernel.occupancy == waves
+
+
 def test_defines_reach_the_source() -> None:
     needs_clang("gfx942")
     sizes = {kernel.lds_bytes for kernel in compile_hip(SCALE, "gfx942", defines={"ITEMS": 4096})}

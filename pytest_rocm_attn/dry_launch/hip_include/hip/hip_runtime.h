@@ -9,7 +9,13 @@
 #define __constant__ __attribute__((constant))
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __launch_bounds__(...) __attribute__((launch_bounds(__VA_ARGS__)))
+
+// clang heeds the attribute launch_bounds for CUDA alone. As in HIP, the second bound is in waves a SIMD.
+#define HIP_LANGUAGE_WORKGROUP(most) __attribute__((amdgpu_flat_work_group_size(1, most)))
+#define HIP_LANGUAGE_WAVES(most, waves) HIP_LANGUAGE_WORKGROUP(most) __attribute__((amdgpu_waves_per_eu(waves)))
+#define HIP_LANGUAGE_THIRD(first, second, third, ...) third
+#define __launch_bounds__(...) \
+  HIP_LANGUAGE_THIRD(__VA_ARGS__, HIP_LANGUAGE_WAVES, HIP_LANGUAGE_WORKGROUP, )(__VA_ARGS__)
 
 #define __syncthreads() \
   (__builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup"), __builtin_amdgcn_s_barrier(), \

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.deviations import Deviation, Deviations
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.session import ConformancePlugin
     from pytest_rocm_attn.conformance.settings import Settings
     from pytest_rocm_attn.conformance.workers import Question
@@ -72,8 +72,8 @@ class Tier(pytest.Collector, abc.ABC):
         return []
 
     @classmethod
-    def summary(cls, records: Sequence[Record]) -> list[str] | None:
-        """Return what a run came to in few lines, where a line for each item would say less."""
+    def summary(cls, records: Sequence[Record]) -> Summary | None:
+        """Return what a run came to, where a line for each item would say less."""
         return None
 
     @classmethod

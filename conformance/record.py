@@ -50,6 +50,36 @@ class Record(TypedDict):
     details: dict[str, Any]
 
 
+class Summary(TypedDict):
+    """What a tier's items came to together, where a line for each of them would say less.
+
+    Attributes:
+        tier: name of the tier.
+        told: sentences.
+        conditions: under which the selector falls short, the most important first, as plain data:
+            level, rule, where, expected, got, cells, smallest, again.
+    """
+
+    tier: str
+    told: list[str]
+    conditions: list[dict[str, Any]]
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """Return a summary as lines of text."""
+    lines = list(summary["told"])
+    for number, one in enumerate(summary["conditions"], start=1):
+        lines += [
+            (
+                f"{number}. {one['level']} {one['rule']}: {one['where']}: expected"
+                f" {one['expected']}, got {one['got']}; {one['cells']:,} cells; smallest:"
+                f" {one['smallest']}"
+            ),
+            f"   {one['again']}",
+        ]
+    return lines
+
+
 def outcome_fields(outcome: Outcome) -> dict[str, Any]:
     """Return a selector's outcome as plain data: its kind, itself in words, and its fields."""
     return {"kind": type(outcome).__name__.lower(), "words": str(outcome), **asdict(outcome)}

@@ -21,7 +21,7 @@ from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.workers import Observation, Question
 
 _STATUS = {  # verdict -> category, letter, word; the others are pytest's own
@@ -254,6 +254,16 @@ class ConformancePlugin:
             self.records.append(record)
         if declined := getattr(report, "rocm_attn_declined", None):
             self.declined.append(declined)
+
+    def summaries(self) -> list[Summary]:
+        """Return what each tier that is better told as a whole came to."""
+        found = []
+        for tier in self.settings.tiers:
+            of_tier = [record for record in self.records if record["tier"] == tier]
+            told = tier_class(tier).summary(of_tier) if of_tier else None
+            if told is not None:
+                found.append(told)
+        return found
 
     # --- reporting -------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from pytest_rocm_attn.gpu import known_gpus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Record, Summary
 
 MOST = 10
 _COUNTS = ("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory")
@@ -74,8 +74,8 @@ class Together:
                 mine = self.limits.setdefault(backend, {}).setdefault(name, [])
                 mine[:] = in_order({*mine, *values})
 
-    def words(self, gpus: Sequence[str]) -> str:
-        """Return the condition, what was expected, what was got, and how often."""
+    def where(self, gpus: Sequence[str]) -> str:
+        """Return the condition, with the GPUs where these are not all."""
         found = self.finding
         where = limit_words(found["theme"], self.limits) if found["theme"] else found["where"]
         if self.more:
@@ -83,10 +83,21 @@ class Together:
             where = f"{common or where} ({self.more + 1} conditions)"
         elif len(self.gpus) < len(gpus):
             where += f" on {', '.join(gfx for gfx in gpus if gfx in self.gpus)}"
-        return (
-            f"{where}: expected {found['expected']}, got {found['got']}; {self.cells:,} cells"
-            f"; smallest: {self.smallest['smallest_words']}"
-        )
+        return where
+
+    def data(self, gpus: Sequence[str]) -> dict[str, Any]:
+        """Return it as plain data: a condition of a record.Summary."""
+        found = self.finding
+        return {
+            "level": "declared" if found["declared"] else found["level"],
+            "rule": found["rule"],
+            "where": self.where(gpus),
+            "expected": found["expected"],
+            "got": found["got"],
+            "cells": self.cells,
+            "smallest": self.smallest["smallest_words"],
+            "again": self.smallest["again"],
+        }
 
 
 def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
@@ -164,8 +175,8 @@ def _importance(one: Together) -> tuple[Any, ...]:
     )
 
 
-def lines(records: Sequence[Record]) -> list[str]:
-    """Return the summary of a run, a line each."""
+def summary(records: Sequence[Record]) -> Summary:
+    """Return what the slices of a run came to."""
     found = together(records)
     found_on = {record["gpu"]["gfx"] for record in records if record["gpu"]}
     gpus = [gfx for gfx in known_gpus() if gfx in found_on]
@@ -173,13 +184,14 @@ def lines(records: Sequence[Record]) -> list[str]:
     for record in records:
         counts.update({name: record["details"]["counts"][name] for name in _COUNTS})
     answered = counts["cells"] - counts["unanswered"] - counts["unanswerable"]
-    first = (
-        f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
-        f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
-        f" {counts['required']:,} differ where that fails, {counts['advisory']:,} where it is shown,"
-        f" in {len(found)} conditions"
-    )
-    told = [first]
+    told = [
+        (
+            f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
+            f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
+            f" {counts['required']:,} differ where that fails,"
+            f" {counts['advisory']:,} where it is shown, in {len(found)} conditions"
+        )
+    ]
     if counts["unanswered"]:
         told.append(
             f"{counts['unanswered']:,} cells were not reached within the budget and say nothing;"
@@ -189,11 +201,4 @@ def lines(records: Sequence[Record]) -> list[str]:
         told.append(
             f"{counts['unanswerable']:,} cells need more than the mocked platform and say nothing"
         )
-    for number, one in enumerate(found, start=1):
-        finding = one.finding
-        level = "declared" if finding["declared"] else finding["level"]
-        told += [
-            f"{number}. {level} {finding['rule']}: {one.words(gpus)}",
-            f"   {one.smallest['again']}",
-        ]
-    return told
+    return {"tier": "grid", "told": told, "conditions": [one.data(gpus) for one in found]}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LIMIT = 4_500_000  # bytes of the page
 _MOST_BACKENDS = 100  # of the table by evidence
+_MOST_CONDITIONS = 20  # of a summary; the grid's has ten
 _CUTS = (20_000, 4_000, 1_000, 250)  # characters of one text, the first that fits
 _FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")
 _FIELDS = (
@@ -71,14 +72,15 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     }
     # $-substitution never looks into what it puts in, so no text can break out of its place.
     template = string.Template(_asset("page.html"))
-    fixed = template.substitute(page, evidence=_evidence(report), notes="", data="")
+    page["evidence"] = _evidence(report)
+    page["summaries"] = "".join(map(_summary, words.summaries_of(report)))
+    fixed = template.substitute(page, notes="", data="")
     size = len(fixed.encode())
     notes = [words.cut(str(note), 2_000) for note in (report.get("notes") or ())[:50]]
     data, left_out = _fitting(report["rows"], limit - size - sum(len(n) * 6 + 99 for n in notes))
     notes += left_out
     return template.substitute(
         page,
-        evidence=_evidence(report),
         notes="".join(f'<p class="note">{_escaped(note)}</p>' for note in notes),
         data=data,
     )
@@ -115,6 +117,36 @@ def _evidence(report: Mapping[str, Any]) -> str:
         '<div class="evidence" tabindex="0" role="region" aria-labelledby="evidence-title"><table>'
         f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
         f"<p>{_escaped(meanings)}.</p></section>"
+    )
+
+
+def _summary(summary: Mapping[str, Any]) -> str:
+    """Return what a tier came to, and its conditions, as a section."""
+    name = _escaped(summary["tier"])
+    told = "".join(f"<p>{_escaped(text)}</p>" for text in summary["told"][:_MOST_CONDITIONS])
+    conditions = "".join(map(_condition, summary["conditions"][:_MOST_CONDITIONS]))
+    return (
+        f'<section class="summary" aria-label="{name}: what differs">'
+        f'<h2>{name}: what differs</h2>{told}<ol class="conditions">{conditions}</ol></section>'
+    )
+
+
+def _condition(one: Mapping[str, Any]) -> str:
+    verdict = {"required": "fail", "declared": "deviation"}.get(one["level"], "advisory")
+    facts = [("smallest", f"<code>{_escaped(one['smallest'])}</code>")] if one["smallest"] else []
+    if one["again"]:
+        again = f'<div class="command"><code>{_escaped(one["again"])}</code></div>'
+        facts.append(("again", again))
+    return (
+        f'<li class="story is-{verdict}"><div class="bar">'
+        f'<span class="mark {verdict}">{verdict}</span>'
+        f'<strong class="code">{_escaped(one["where"])}</strong>'
+        f'<span class="count">{one["cells"]:,} cells</span></div>'
+        f"<p>expected <code>{_escaped(one['expected'])}</code>, got"
+        f" <code>{_escaped(one['got'])}</code>"
+        f' <span class="count">(by {_escaped(one["rule"])})</span></p><dl class="facts">'
+        + "".join(f"<dt>{label}</dt><dd>{text}</dd>" for label, text in facts)
+        + "</dl></li>"
     )
 
 
@@ -203,13 +235,13 @@ def _texts(row: Record) -> tuple[str, ...]:
 
 
 def _tally(row: Record) -> str:
-    """Return how many of a slice's cells fall short, to be shown in its square; "" elsewhere."""
+    """Return how many of a slice's cells have it the verdict that its square shows; "" elsewhere."""
     counts = row["details"].get("counts")
     if not isinstance(counts, dict) or not isinstance(counts.get("cells"), int):
         return ""
     total = counts["cells"]
-    short = sum(n for n in map(counts.get, ("required", "advisory")) if isinstance(n, int))
-    if not total or not short:
+    short = counts.get("advisory" if row["verdict"] == "advisory" else "required")
+    if not total or not short or not isinstance(short, int):
         return ""
     return f"{short:,}" if short < 10_000 else f"{short / total:.1%}"
 

@@ -14,7 +14,7 @@ from pytest_rocm_attn.conformance.record import sort_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.session import ConformancePlugin
 
 SCHEMA = 1
@@ -35,6 +35,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         planned=run.planned,
         declined=run.declined,
         notes=run.notes,
+        summaries=run.summaries(),
         contract={
             "id": settings.contract.id,
             "title": settings.contract.title,
@@ -52,6 +53,7 @@ def of_rows(
     planned: int,
     declined: Iterable[dict[str, str]] = (),
     notes: Iterable[str] = (),
+    summaries: Iterable[Summary] = (),
     **head: Any,
 ) -> dict[str, Any]:
     """Return a report of these rows.
@@ -63,6 +65,7 @@ def of_rows(
         planned: how many items were selected.
         declined: what backends declined.
         notes: for the reader.
+        summaries: of tiers that are better told as a whole.
         head: what was under test: contract and selector.
     """
     rows = sorted(records, key=sort_key)
@@ -86,6 +89,7 @@ def of_rows(
         "declined": sorted(declined, key=lambda entry: sorted(entry.items())),
         "totals": dict(sorted(counts.items())),
         "notes": sorted(notes),
+        "summaries": list(summaries),
     }
 
 

@@ -43,6 +43,8 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     for device in words.device_words(report):
         page.add(f"- Kernels ran on {code(device)}.\n")
     page.add("\n")
+    for summary in words.summaries_of(report):
+        page.add(_summary(summary))
     if short:
         page.add("## Where it falls short\n\n")
         _add_matrix(page, short, columns)
@@ -109,6 +111,25 @@ def _evidence(table: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n".join([*lines, "", f"{'; '.join(meanings)}.", "", ""])
 
 
+def _summary(summary: Mapping[str, Any]) -> str:
+    """Return what a tier came to, and its conditions, each with the command for its smallest cell."""
+    lines = [f"## {code(summary['tier'])}: what differs", ""]
+    lines += [f"{code(told)}\n" for told in summary["told"]]
+    for number, one in enumerate(summary["conditions"], start=1):
+        level = "**required**" if one["level"] == "required" else _label(one["level"])
+        lines += [
+            (
+                f"{number}. {level}: {code(one['where'])}: expected {code(one['expected'])}, got"
+                f" {code(one['got'])}; {one['cells']:,} cells ({code(one['rule'])}). The smallest is"
+                f" {code(one['smallest'])}:"
+            ),
+            "",
+            *(f"   {line}" for line in _fenced(one["again"], "sh")),
+            "",
+        ]
+    return "\n".join([*lines, ""])
+
+
 def _host(report: Mapping[str, Any]) -> str:
     text = words.host_words(report)
     return text if re.fullmatch(r"[\w ,;:.']+", text, re.ASCII) else code(text)
@@ -170,7 +191,8 @@ def _plot(record: Record) -> tuple[Any, ...]:
         words.request_words(record),
         words.expected_words(record),
         words.got_words(record),
-        repr(record["details"]),
+        words.findings_alike(record),
+        repr({k: v for k, v in record["details"].items() if k != "findings"}),
     )
 
 

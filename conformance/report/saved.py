@@ -52,6 +52,25 @@ class _Declined(msgspec.Struct):
     reason: str = ""
 
 
+class _Condition(msgspec.Struct):
+    """Where a tier's cells fall short; further keys are let pass."""
+
+    level: str
+    where: str
+    expected: str
+    got: str
+    cells: int
+    rule: str = ""
+    smallest: str = ""
+    again: str = ""
+
+
+class _Summary(msgspec.Struct):
+    tier: str
+    told: list[str] = []
+    conditions: list[_Condition] = []
+
+
 class _Report(msgspec.Struct):
     rows: list[_Row]
     tool: dict[str, Any] = {}
@@ -61,6 +80,7 @@ class _Report(msgspec.Struct):
     cells_selected: int | None = None
     declined: list[_Declined] = []
     notes: list[str] = []
+    summaries: list[_Summary] = []
 
 
 def load(path: Path) -> dict[str, Any]:

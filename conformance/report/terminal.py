@@ -6,9 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import host
-from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.conformance.record import column, summary_lines
 from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
 
@@ -52,14 +51,11 @@ def write(out: pytest.TerminalReporter, run: ConformancePlugin) -> None:
         legend = "  ".join(f"{symbol} {verdict}" for verdict, symbol in SYMBOLS.items())
         out.write_line(legend)
     short = [record for record in records if record["verdict"] != "pass"]
-    for tier in run.settings.tiers:
-        of_tier = [record for record in records if record["tier"] == tier]
-        told = tier_class(tier).summary(of_tier) if of_tier else None
-        if told is not None:
-            out.section(f"{tier}: what differs", sep="-")
-            for line in told:
-                out.write_line(printable(line))
-            short = [record for record in short if record["tier"] != tier]
+    for summary in run.summaries():
+        out.section(f"{summary['tier']}: what differs", sep="-")
+        for line in summary_lines(summary):
+            out.write_line(printable(line))
+        short = [record for record in short if record["tier"] != summary["tier"]]
     if short:
         out.section("rows that fell short", sep="-")
     for record in sorted(short, key=lambda r: list(SYMBOLS).index(r["verdict"])):

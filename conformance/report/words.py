@@ -132,7 +132,9 @@ def finding_words(finding: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]
     say already is left out.
     """
     told = {
-        name: value for name, value in finding.items() if value not in (None, "", [], {}, False)
+        name: value
+        for name, value in finding.items()
+        if value not in (None, "", [], {}, False) and name not in _FOR_PROGRAMS
     }
     where = told.pop("where", told.get("condition") or "everywhere")
     told.pop("condition", None)
@@ -143,6 +145,25 @@ def finding_words(finding: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]
     facts = [*first, *told.items(), *([("again", again)] if again else [])]
     labelled = [(name.replace("_", " "), plain(value)) for name, value in facts]
     return plain(where), [(name, "yes" if text == "true" else text) for name, text in labelled]
+
+
+# Of a finding: what "where" says in words, and what only sorting needs.
+_FOR_PROGRAMS = ("theme", "limits", "given", "named", "distance")
+
+
+def findings_alike(record: Record) -> str:
+    """Return a record's findings but for the cells that show them: equal where GPUs share a story."""
+    alike = [
+        {k: v for k, v in finding.items() if k not in ("smallest", "smallest_words", "again")}
+        for finding in findings_of(record)
+    ]
+    return json.dumps(alike, sort_keys=True)
+
+
+def summaries_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what tiers came to as a whole, as the report has it; none in an older report."""
+    found: Sequence[Mapping[str, Any]] = report.get("summaries") or ()
+    return [summary for summary in found if summary["told"]]
 
 
 def plain(value: Any) -> str:
@@ -219,7 +240,8 @@ def headline(report: Mapping[str, Any]) -> str:
     """Return the result in one line."""
     rows: Sequence[Record] = report["rows"]
     failing = sum(row["verdict"] in FAILING for row in rows)
-    cells = f"{len(rows):,} cell{'' if len(rows) == 1 else 's'}"
+    noun = "slice" if {row["tier"] for row in rows} == {"grid"} else "cell"
+    cells = f"{len(rows):,} {noun}{'' if len(rows) == 1 else 's'}"
     selected = report.get("cells_selected", len(rows))
     declined = len(report.get("declined") or ())
     rest = [f"{declined:,} more were declined"] if declined else []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.grid.findings import Finding
     from pytest_rocm_attn.conformance.grid.judge import Answers, Judged
     from pytest_rocm_attn.conformance.grid.space import Cell, Slice
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.settings import Settings
 
 
@@ -46,8 +46,8 @@ class GridTier(Tier):
         return Question.of(cell.gpu, cell.environ, cell.request)
 
     @classmethod
-    def summary(cls, records: Sequence[Record]) -> list[str]:
-        return summary.lines(records)
+    def summary(cls, records: Sequence[Record]) -> Summary:
+        return summary.summary(records)
 
     @classmethod
     def when_interrupted(cls, settings: Settings) -> list[str]:

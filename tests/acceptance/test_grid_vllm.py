@@ -6,6 +6,7 @@ One run of each release is looked at by several tests: its findings, what it cos
 from __future__ import annotations
 
 import functools
+import html
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import runpy
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,3 +149,53 @@ def test_a_million_cells_fit_in_2_gb_and_in_five_minutes_of_two_cores(
     run = grid_run(release)
     assert 50e6 < run.peak < 2e9  # less than 50 MB would mean that nobody looked
     assert run.cpu < 2 * 300  # CPU time, which a busy machine does not stretch
+
+
+@pytest.mark.parametrize("release", ["0.12.0", "0.22.1"])
+def test_the_reports_of_a_whole_grid_are_small_and_say_the_same(
+    grid_run: Callable[[str], GridRun], release: str
+) -> None:
+    run = grid_run(release)
+    page = (run.folder / "report.html").read_bytes()
+    markdown = (run.folder / "report.md").read_bytes()
+    assert len(page) < 5_000_000
+    assert len(markdown) < 1_048_576  # of a longer job summary GitHub shows nothing
+    assert b"eft out" not in page + markdown  # all of it is there
+    report = json.loads((run.folder / "report.json").read_text())
+    (summary,) = report["summaries"]
+    assert len(summary["conditions"]) == len(run.conditions) > 0
+    for one, line in zip(summary["conditions"], run.conditions, strict=True):
+        assert one["where"] in line
+        assert html.escape(one["where"]) in page.decode()
+        assert one["where"] in markdown.decode()
+
+
+@pytest.mark.parametrize("release", ["0.12.0", "0.22.1"])
+def test_the_page_of_a_whole_grid_opens_in_two_seconds(
+    grid_run: Callable[[str], GridRun], release: str
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = Path(os.environ.get("ROCM_ATTN_CHROMIUM", "/usr/bin/chromium"))
+    if not chromium.exists():
+        pytest.skip(f"there is no {chromium}; apt install chromium, or set ROCM_ATTN_CHROMIUM")
+    run = grid_run(release)
+    (run.folder / "blank.html").write_text("<!doctype html><title>blank</title>")
+    seconds: dict[str, float] = {}
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        for name in ("blank", "report"):
+            page = browser.new_page()
+            tries = []
+            for _ in range(3):
+                start = time.monotonic()
+                page.goto(f"file://{run.folder}/{name}.html")
+                if name == "report":
+                    page.wait_for_selector("html[data-ready]", state="attached")
+                    assert page.locator(".conditions > li").count() == len(run.conditions)
+                    assert page.locator("#matrix .cell").count() == len(run.rows)
+                tries.append(time.monotonic() - start)
+            seconds[name] = min(tries)
+        browser.close()
+    size = (run.folder / "report.html").stat().st_size
+    sys.stdout.write(f"vLLM {release}: a page of {size:,} bytes: {seconds}\n")
+    assert seconds["report"] < 2 + seconds["blank"]

@@ -60,8 +60,7 @@
   };
   const facts = (list) => el("dl", { class: "facts" }, list.filter(([, value]) => value).flatMap(
     ([label, value]) => [el("dt", null, label), el("dd", null, typeof value === "string" ? el("code", null, value) : value)]));
-  const command = (text) => {
-    if (!text) return null;
+  const copyButton = (text) => {
     const button = el("button", { type: "button", "aria-label": "Copy the command" }, "Copy");
     button.addEventListener("click", async () => {
       try {
@@ -73,8 +72,10 @@
       }
       setTimeout(() => { button.textContent = "Copy"; }, 1500);
     });
-    return el("div", { class: "command" }, el("code", null, text), button);
+    return button;
   };
+  const command = (text) => (text ? el("div", { class: "command" }, el("code", null, text), copyButton(text)) : null);
+  for (const code of document.querySelectorAll(".conditions .command code")) code.after(copyButton(code.textContent));
 
   // --- filter ------------------------------------------------------------------------------------
   const filter = { verdict: new Set(), tier: new Set(), column: new Set(), text: "" };
@@ -301,10 +302,12 @@
         }))),
       facts(storyFacts(cell)), findingsOf(cell, MAX_FINDINGS));
   };
+  // Findings that differ only in the cell that shows them are told once for all their GPUs.
+  const alike = (cell) => JSON.stringify(cell.findings.map((finding) => finding.filter(([label]) => label !== "smallest" && label !== "again")));
   const drawStories = (limit = MAX_STORIES) => {
     const short = shown.filter((cell) => cell.verdict !== "pass").sort((a, b) => rank(a.verdict) - rank(b.verdict));
     const plots = [...group(short, (cell) => [cell.tier, cell.id, cell.verdict, cell.flags, cell.request, cell.expected,
-      cell.got, cell.message, JSON.stringify(cell.details), JSON.stringify(cell.findings)].join("\n")).values()];
+      cell.got, cell.message, JSON.stringify(cell.details), alike(cell)].join("\n")).values()];
     const parts = limited(plots, limit, (some) => some.map(storyOf), () => drawStories(Infinity), "entries").flat();
     find("stories").replaceChildren(...(parts.length ? parts : [el("p", { class: "empty" }, "Nothing.")]));
   };

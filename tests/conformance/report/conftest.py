@@ -88,7 +88,37 @@ def build_hostile() -> dict[str, Any]:
     subject = {"name": HOSTILE[0], "distribution": HOSTILE[2], "version": HOSTILE[4]}
     contract = {"id": HOSTILE[0], "title": HOSTILE[1], "source": HOSTILE[2]}
     host = {"kind": HOSTILE[0], "python": HOSTILE[2]}
-    return build_report(*rows, selector=subject, contract=contract, host=host, notes=list(HOSTILE))
+    fields = ("level", "rule", "where", "expected", "got", "smallest", "again")
+    summary = {
+        "tier": HOSTILE[0],
+        "told": list(HOSTILE),
+        "conditions": [dict.fromkeys(fields, text) | {"cells": 3} for text in HOSTILE],
+    }
+    return build_report(
+        *rows,
+        selector=subject,
+        contract=contract,
+        host=host,
+        notes=list(HOSTILE),
+        summaries=[summary],
+    )
+
+
+def build_summary() -> dict[str, Any]:
+    """Return what a grid came to: one condition that fails, one that is shown."""
+    failing = {
+        "level": "required",
+        "rule": "explicit-choice-is-never-replaced",
+        "where": "AITER=1 and an explicit backend is given",
+        "expected": "the explicit one",
+        "got": "ROCM_AITER_FA",
+        "cells": 18_432,
+        "smallest": "AITER=1 BACKEND=TRITON_ATTN; gfx942, aiter present; a plain layer",
+        "again": "pytest --rocm-attn-cell=117 'rocm-attn::grid::mla[gfx942]'",
+    }
+    shown = failing | {"level": "advisory", "rule": "the-reference", "where": "block_size 1"}
+    told = ["1,169,864 of 1,169,864 cells answered in 106 slices"]
+    return {"tier": "grid", "told": told, "conditions": [failing, shown]}
 
 
 @pytest.fixture
@@ -101,6 +131,12 @@ def record() -> Any:
 def report() -> Any:
     """The function that builds a report of records."""
     return build_report
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    """What a grid came to."""
+    return build_summary()
 
 
 @pytest.fixture

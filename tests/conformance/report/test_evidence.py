@@ -87,6 +87,7 @@ def test_the_terminal_shows_the_table_and_the_device(record: Any) -> None:
         records=shown,
         declined=DECLINED,
         notes=[],
+        summaries=list,
         planned=9,
         settings=SimpleNamespace(
             tiers=("numerics",),

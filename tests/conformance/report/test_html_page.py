@@ -173,12 +173,32 @@ def test_the_order_in_which_rows_ran_does_not_show(record: Any, report: Any) -> 
     assert html_page.render(report(*rows)) == html_page.render(report(*reversed(rows)))
 
 
-def test_a_slice_of_the_grid_shows_how_much_of_it_differs(record: Any, report: Any) -> None:
-    few = record(tier="grid", details={"counts": {"cells": 100, "required": 4, "advisory": 6}})
-    many = record(tier="grid", id="y", details={"counts": {"cells": 100_000, "required": 25_000}})
-    none = record(tier="grid", id="z", details={"counts": {"cells": 100_000, "required": 0}})
-    assert [row["tally"] for row in Page(html_page.render(report(few, many, none))).rows()] == [
-        "10",
-        "25.0%",
-        "",
+def test_a_slice_of_the_grid_shows_how_much_of_it_has_its_verdict(record: Any, report: Any) -> None:
+    few = {"cells": 100, "required": 4, "advisory": 6}
+    rows = [
+        record(tier="grid", id="a", verdict="fail", details={"counts": few}),
+        record(tier="grid", id="b", verdict="advisory", details={"counts": few | {"required": 0}}),
+        record(
+            tier="grid",
+            id="c",
+            verdict="fail",
+            details={"counts": {"cells": 100_000, "required": 25_000}},
+        ),
+        record(tier="grid", id="d", details={"counts": {"cells": 100_000, "required": 0}}),
     ]
+    page = Page(html_page.render(report(*rows)))
+    assert [row["tally"] for row in page.rows()] == ["4", "6", "25.0%", ""]
+
+
+def test_what_the_grid_came_to_stands_in_the_page_before_the_matrix(
+    record: Any, report: Any, summary: dict[str, Any]
+) -> None:
+    text = html_page.render(report(record(tier="grid", verdict="fail"), summaries=[summary]))
+    page = Page(text)
+    assert summary["told"][0] in page.texts["p"]
+    assert page.texts["strong"] == [one["where"] for one in summary["conditions"]]
+    assert page.texts["code"].count(summary["conditions"][0]["again"]) == 2
+    assert "18,432 cells" in page.texts["span"]
+    assert text.index("grid: what differs") < text.index(">Matrix<")
+    assert "1 of 1 slice failed" in "".join(page.texts["p"])
+    assert "what differs" not in html_page.render(report(record()))

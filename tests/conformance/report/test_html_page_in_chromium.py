@@ -79,8 +79,8 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
 
 @pytest.fixture
-def sample(record: Any, report: Any) -> dict[str, Any]:
-    """A report with every verdict, two tiers, findings, a trace and a traceback."""
+def sample(record: Any, report: Any, summary: dict[str, Any]) -> dict[str, Any]:
+    """A report with every verdict, two tiers, a summary, findings, a trace and a traceback."""
     rows = [
         record(
             id=name,
@@ -123,8 +123,23 @@ def sample(record: Any, report: Any) -> dict[str, Any]:
                 details=details,
             )
         )
-    made: dict[str, Any] = report(*rows)
+    made: dict[str, Any] = report(*rows, summaries=[summary])
     return made
+
+
+def test_each_condition_of_a_summary_has_its_command_to_copy(
+    show: Open, sample: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    page = show(sample)
+    conditions = page.locator(".conditions > li")
+    assert conditions.count() == 2
+    for one, shown in zip(summary["conditions"], conditions.all(), strict=True):
+        assert shown.locator("strong").inner_text() == one["where"]
+        button = shown.get_by_role("button", name="Copy the command")
+        button.click()
+        assert button.inner_text() in ("Copied", "Selected")
+        if button.inner_text() == "Selected":
+            assert page.evaluate("getSelection().toString()") == one["again"]
 
 
 def test_a_square_opens_its_story_and_escape_leads_back(show: Open, sample: dict[str, Any]) -> None:

@@ -49,7 +49,22 @@ class Page(HTMLParser):
             self.cells[-1][-1] += data
 
 
-OURS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "ul"}
+OURS = {
+    "h1",
+    "h2",
+    "h3",
+    "ol",
+    "p",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "code",
+    "pre",
+    "ul",
+}
 OURS |= {"li", "strong", "details", "summary", "blockquote"}
 
 
@@ -123,13 +138,49 @@ def test_findings_of_a_grid_slice_are_listed(record: Any, report: Any) -> None:
     ) in text
 
 
+def test_what_the_grid_came_to_is_told_first(
+    record: Any, report: Any, summary: dict[str, Any]
+) -> None:
+    text = markdown.render(report(record(tier="grid", verdict="fail"), summaries=[summary]))
+    page = Page(text)
+    assert text.index("## `grid`: what differs") < text.index("## Where it falls short")
+    assert (
+        "1. **required**: `AITER=1 and an explicit backend is given`: expected `the explicit one`,"
+        " got `ROCM_AITER_FA`; 18,432 cells (`explicit-choice-is-never-replaced`). The smallest is"
+    ) in text
+    assert "2. advisory: `block_size 1`" in text
+    assert page.tags.count("ol") == 1
+    assert page.tags.count("pre") == 3  # two conditions, and the slice itself
+
+
+def test_gpus_whose_findings_differ_in_the_cell_that_shows_them_share_a_story(
+    record: Any, report: Any
+) -> None:
+    rows = [
+        record(
+            tier="grid",
+            verdict="fail",
+            gpu={"gfx": gfx, "aiter": "present"},
+            details={
+                "findings": [
+                    {"where": "A=1", "cells": cells, "smallest_words": gfx, "again": f"again {gfx}"}
+                ]
+            },
+        )
+        for gfx, cells in (("gfx942", 3), ("gfx950", 3), ("gfx1201", 4))
+    ]
+    text = markdown.render(report(*rows))
+    assert text.count("### fail:") == 2
+    assert "`gfx942, aiter present`, `gfx950, aiter present`" in text
+
+
 def test_hostile_text_brings_no_markup(hostile: dict[str, Any]) -> None:
     text = markdown.render(hostile)
     page = Page(text)
     assert set(page.tags) <= OURS
     assert {name for name, _ in page.attributes} <= {"align", "lang"}
     assert page.tags.count("h1") == 1
-    assert page.tags.count("h2") == 3
+    assert page.tags.count("h2") == 4
     assert page.tags.count("h3") == len(hostile["rows"])
     widths = {len(cells) for cells in page.cells}
     assert widths == {5, 1 + len(hostile["rows"])}  # no pipe made a column

@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +211,14 @@ def host_microseconds(device: torch.device) -> dict[str, tuple[float, float]]:
     latent = Speed("MLA", [(1, 4096)] * 32, 0, mla_heads=16)
     times["TRITON_MLA decode, 2 launches"] = _eager(latent, device)
     layer = TritonAttention(Request(), device, scale=1.0)
+    (long,) = batches([(1, 4096)], 1, device)
+    q = torch.randn(1, 32, 128, device=device, dtype=torch.bfloat16)
+    cache = torch.zeros(layer.cache_shape(300), device=device, dtype=torch.bfloat16)
+    out = torch.empty_like(q)
+    first = "TRITON_ATTN forward, 2 launches, a step's first layer, with a new Batch"
+    times[first] = _host(lambda: layer.forward(q, cache, replace(long), out))
     (batch,) = batches([(1, 64)] * 64, 1, device)
     new = torch.randn(64, 8, 128, device=device, dtype=torch.bfloat16)
-    cache = torch.zeros(layer.cache_shape(300), device=device, dtype=torch.bfloat16)
     times["TRITON_ATTN write_cache"] = _host(lambda: layer.write_cache(new, new, cache, batch))
     return times
 

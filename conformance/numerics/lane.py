@@ -142,6 +142,35 @@ class Lane:
         self.close()
 
 
+class Lanes:
+    """The lanes of several backends, of which the few that were used last are kept.
+
+    Args:
+        timeout: seconds that one case may take.
+    """
+
+    most = 3  # each process holds torch, and a GPU's context
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._lanes: dict[str, Lane] = {}
+
+    def of(self, spec: str) -> Lane:
+        """Return the lane of a backend."""
+        lane = self._lanes.pop(spec, None)
+        if lane is None:
+            if len(self._lanes) >= self.most:
+                self._lanes.pop(next(iter(self._lanes))).close()
+            lane = Lane(spec, self.timeout)
+        self._lanes[spec] = lane
+        return lane
+
+    def close(self) -> None:
+        """End them all."""
+        while self._lanes:
+            self._lanes.popitem()[1].close()
+
+
 def _forward(pipe: Any, lines: queue.SimpleQueue[str]) -> None:
     """Pass on lines until the process ends, then an empty one."""
     with pipe:

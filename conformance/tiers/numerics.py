@@ -17,7 +17,7 @@ import pytest
 
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.numerics.lane import Lane, Lanes
 from pytest_rocm_attn.conformance.numerics.searches import SEARCHES
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
 from pytest_rocm_attn.errors import BackendUnderTestError, RocmAttnError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.settings import Settings
 
 EXPECTED = "every element within its error bound, nothing else written"
-_LANES = pytest.StashKey[dict[str, Lane]]()
+_LANES = pytest.StashKey[Lanes]()
 SLOWNESS = 20  # one case in the interpreter may take this many times as long as one selection
 
 
@@ -101,12 +101,13 @@ class NumericsItem(ConformanceItem):
     @property
     def lane(self) -> Lane:
         """The worker that the backend runs in."""
-        lanes = self.config.stash.setdefault(_LANES, {})
-        if self.backend.name not in lanes:
-            lane = Lane(self.backend.spec, SLOWNESS * self.plugin.settings.subject.timeout)
-            self.config.add_cleanup(lane.close)
-            lanes[self.backend.name] = lane
-        return lanes[self.backend.name]
+        lanes = self.config.stash.get(_LANES, None)
+        if lanes is None:
+            lanes = self.config.stash[_LANES] = Lanes(
+                SLOWNESS * self.plugin.settings.subject.timeout
+            )
+            self.config.add_cleanup(lanes.close)
+        return lanes.of(self.backend.spec)
 
     def ask(self, case: Case) -> Finding:
         """Return what came of a case, in the backend's process."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import Constructs, Declares
 from pytest_rocm_attn.conformance.capabilities.construct import step_of
+from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.outcome import Outcome, Selected, Told
@@ -42,8 +43,6 @@ def construct(
     adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
 ) -> Outcome:
     """Select, then build. Told: "backend", "built", and where that is false what went wrong."""
-    from pytest_rocm_attn.conformance.worker import ask
-
     optional_sinks = detail == SINKS_IS_NONE
     if not isinstance(adapter, Constructs) or (
         optional_sinks and not isinstance(adapter, Declares)

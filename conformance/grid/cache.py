@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.grid.cells import UNANSWERED
 from pytest_rocm_attn.conformance.grid.evaluate import PartTable
-from pytest_rocm_attn.conformance.worker import neutral_environment
+from pytest_rocm_attn.conformance.worker.environment import neutral_environment
 from pytest_rocm_attn.outcome import from_wire, to_wire
 
 if TYPE_CHECKING:

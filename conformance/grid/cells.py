@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.grid.space import Axis, environment_of
+from pytest_rocm_attn.conformance.worker.environment import set_environment
+from pytest_rocm_attn.conformance.worker.outcomes import outcome_of
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Unrecognised, from_wire, to_wire
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
     from pytest_rocm_attn.conformance.adapters import Adapter
-    from pytest_rocm_attn.conformance.worker import Channel
+    from pytest_rocm_attn.conformance.worker.channel import Channel
     from pytest_rocm_attn.request import Request
 
 UNANSWERED = 0xFFFF
@@ -204,8 +206,6 @@ class _Asking:
         _bound_the_log()
 
     def _restore(self, before: Mapping[bytes, bytes]) -> None:
-        from pytest_rocm_attn.conformance.worker import set_environment
-
         now = _environment()
         changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
         self._written |= {os.fsdecode(name) for name in changed}
@@ -213,8 +213,6 @@ class _Asking:
 
     def _ask(self, request: Request, environ: Mapping[str, str]) -> int:
         """Ask one question and return the code of its outcome."""
-        from pytest_rocm_attn.conformance.worker import outcome_of
-
         try:
             outcome: Outcome = self._adapter.select(request, dict(environ), self._gpu)
         except BaseException as error:  # noqa: BLE001  whatever it raises is its outcome

@@ -34,7 +34,8 @@ from pytest_rocm_attn.conformance.grid.outcomes import behaviour
 from pytest_rocm_attn.conformance.invariants.laws import LAWS
 from pytest_rocm_attn.conformance.invariants.switches import SWITCH_LAWS
 from pytest_rocm_attn.conformance.verdict import shortfall_of
-from pytest_rocm_attn.conformance.worker import ask, neutral_environment, set_environment
+from pytest_rocm_attn.conformance.worker.environment import neutral_environment, set_environment
+from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.conformance.workers import Observation, Question
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.mock import mock_rocm

@@ -14,7 +14,7 @@ from pytest_rocm_attn.conformance.effort import Effort
 from pytest_rocm_attn.conformance.invariants.law import Case
 from pytest_rocm_attn.conformance.invariants.laws import LAWS
 from pytest_rocm_attn.conformance.invariants.switches import SWITCH_LAWS, questions
-from pytest_rocm_attn.conformance.worker import ask as ask_adapter
+from pytest_rocm_attn.conformance.worker.outcomes import ask as ask_adapter
 from pytest_rocm_attn.conformance.workers import Observation, Question
 from pytest_rocm_attn.outcome import Crashed
 

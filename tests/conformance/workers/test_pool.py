@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -366,3 +367,28 @@ def test_a_slow_selector_is_waited_for_within_the_limit_of_each_answer(
     for observation in ask(UNRULY, *environs, timeout=seconds * 5):
         assert observation.outcome == Selected("TRITON_ATTN")
         assert observation.seconds >= seconds
+
+
+@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+def test_a_pool_that_closes_asks_nothing_more(tmp_path: Path, *, fork: bool) -> None:
+    path = tmp_path / "selector.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            import pathlib, time
+            def select(environ):
+                pathlib.Path(__file__).with_name("asked-" + environ["N"]).touch()
+                time.sleep(600)
+            """
+        )
+    )
+    pool = Pool(Subject(f"{path}:select", preload=(), timeout=3.0, fork=fork), lanes=1)
+    pool.submit([Question.of(Gpu("gfx942"), {"N": str(n)}, Request()) for n in range(3)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "asked-0").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    closing = threading.Thread(target=pool.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert [path.name for path in tmp_path.glob("asked-*")] == ["asked-0"]

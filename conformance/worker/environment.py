@@ -1,0 +1,76 @@
+"""The environment of a worker: made anew for each question, and watched while a selector is imported."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.flags import VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# What a user's shell may hold that would change a row's meaning: every declared variable, and the
+# lists of visible devices, which would hide the mocked GPU.
+_DEVICE_LISTS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+class EnvironmentReads:
+    """Which environment variables were read through os.environ, and what each read gave."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str | None] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record while the block runs. Iterating over the environment reads all declared ones.
+
+        Every other way to look (``in``, ``get``, ``os.getenv``) ends in these two methods.
+        """
+        kind = type(os.environ)
+        get, iterate = kind.__getitem__, kind.__iter__
+
+        def recorded_get(environ: Any, name: str) -> str:
+            try:
+                value = get(environ, name)
+            except KeyError:
+                self.values.setdefault(name, None)
+                raise
+            self.values.setdefault(name, value)
+            return value
+
+        def recorded_iterate(environ: Any) -> Iterator[str]:
+            for name in VARIABLES:
+                environ.get(name)
+            return iterate(environ)
+
+        kind.__getitem__ = recorded_get  # type: ignore[method-assign]
+        kind.__iter__ = recorded_iterate  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            kind.__getitem__ = get  # type: ignore[method-assign]
+            kind.__iter__ = iterate  # type: ignore[method-assign]
+
+
+def neutral_environment(keep: Mapping[str, str], *, mocked: bool = True) -> dict[str, str]:
+    """Return an environment without any variable that a row may set.
+
+    The lists of visible devices stay where the GPUs are real.
+    """
+    dropped = VARIABLES.keys() | set(_DEVICE_LISTS if mocked else ())
+    return {
+        name: value
+        for name, value in keep.items()
+        if name not in dropped and not name.startswith("VLLM_ROCM_")
+    }
+
+
+def set_environment(wanted: Mapping[str, str]) -> None:
+    """Make os.environ equal to wanted."""
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value

@@ -1,0 +1,47 @@
+"""What a selector's answer, or what it raised instead, comes to."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.refusal import is_refusal
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_rocm_attn.conformance.adapters import Adapter
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+_TRACEBACK_LIMIT = 20_000  # characters: enough for any real one, bounded for a hostile one
+
+
+def ask(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu) -> Outcome:
+    """Put one question and return the outcome, whatever the selector does short of dying."""
+    return ask_and_keep(adapter, request, environ, gpu)[0]
+
+
+def ask_and_keep(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
+) -> tuple[Outcome, object]:
+    """Return the outcome, and what was answered or raised, which may tell how it came about."""
+    try:
+        return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
+    except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
+        outcome = outcome_of(error)
+        return outcome, error if isinstance(outcome, Rejected) else None
+
+
+def outcome_of(error: BaseException) -> Rejected | Crashed:
+    """Return what an exception of the selector's comes to: a refusal, or a crash."""
+    if is_refusal(error):
+        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
+    return crashed(error)
+
+
+def crashed(error: BaseException) -> Crashed:
+    """Return the outcome for an exception that is no refusal."""
+    text = "".join(traceback.format_exception(error))
+    return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])

@@ -1,0 +1,61 @@
+"""Opening a platform: the mock, then the import of the selector on it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.worker.environment import (
+    EnvironmentReads,
+    neutral_environment,
+    set_environment,
+)
+from pytest_rocm_attn.conformance.worker.neutral import neutral_modules
+from pytest_rocm_attn.conformance.worker.outcomes import crashed
+from pytest_rocm_attn.conformance.worker.questions import refresh
+from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.gpu import Aiter, Gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_rocm_attn.conformance.worker.channel import Channel
+
+
+def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, EnvironmentReads]:
+    """Enter the mocked platform, import the selector, and find its adapter."""
+    gpu = Gpu(message["gfx"], Aiter(message["aiter"]))
+    evidence = message["evidence"]
+    neutral = neutral_environment(os.environ, mocked=evidence != "real")
+    set_environment(neutral | message["environ"])
+    if evidence == "mock":
+        from pytest_rocm_attn.mock import mock_rocm
+
+        mock_rocm(gpu, force=True).enter()  # whoever started this process asked for the mock
+    reads = EnvironmentReads()
+    with reads.recording():
+        adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
+        if message["prepare"]:
+            adapter.prepare(gpu)
+    return adapter, reads
+
+
+def platform_ready(channel: Channel, message: Mapping[str, Any]) -> adapters.Adapter | None:
+    """Open the platform and say so, or say why it cannot be."""
+    try:
+        adapter, reads = open_platform(message)
+    except SelectorError as error:
+        channel.send(unusable=str(error))
+    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
+        outcome = crashed(error)
+        channel.send(failed=outcome.traceback, error=outcome.error)
+    else:
+        channel.send(
+            ready=True,
+            reads=reads.values,
+            refreshes=refresh(adapter)[0],
+            neutral=neutral_modules(message["selector"]),
+        )
+        return adapter
+    return None

@@ -1,0 +1,114 @@
+"""Putting questions to a process, and taking its answers until it is done or gone."""
+
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.workers.question import Group, Observation, Question
+from pytest_rocm_attn.outcome import Died, Outcome, TimedOut, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
+    from pytest_rocm_attn.conformance.workers.processes import WorkerProcess
+
+    Resolve = Callable[[Question, Observation], None]
+
+
+def ask(
+    platforms: Platforms,
+    platform: Platform,
+    groups: Sequence[Group],
+    resolve: Resolve,
+    *,
+    refresh: bool,
+) -> None:
+    """Ask groups of questions, in one process unless one of them breaks it.
+
+    Args:
+        platforms: opens the platform again where its process is gone.
+        platform: where they are asked.
+        groups: each under its own environment.
+        resolve: is given each question with what came of it.
+        refresh: have the adapter bring the selector up to each environment.
+    """
+    remaining = [(group, question) for group in groups for question in group.questions]
+    while remaining:
+        process = platform.answering_process()
+        process.send(unset=list(platform.environ), refresh=refresh, groups=as_messages(remaining))
+        questions = [question for _, question in remaining]
+        answered, failure = listen(
+            process, questions, resolve, platforms.subject.timeout, keep=not platform.forks
+        )
+        if failure is None:
+            return
+        resolve(questions[answered], Observation(failure))
+        remaining = remaining[answered + 1 :]
+        platforms.reopen(platform)
+
+
+def listen(
+    process: WorkerProcess,
+    questions: Sequence[Question],
+    resolve: Resolve,
+    timeout: float,
+    *,
+    keep: bool,
+) -> tuple[int, Outcome | None]:
+    """Take answers until done; return how many came and what ended the process early, if anything.
+
+    Args:
+        process: which was asked.
+        questions: in the order in which they are answered.
+        resolve: is given each with its answer.
+        timeout: seconds that one answer may take.
+        keep: leave the process waiting for more when it is done.
+    """
+    answered = 0
+    while True:
+        try:
+            message = process.receive(timeout)
+        except queue.Empty:
+            process.end(kill=True)
+            return answered, TimedOut(timeout)
+        if message is None:
+            died = process.end(kill=False) or Died(None, 0)
+            return answered, None if answered == len(questions) else died
+        if "done" in message:
+            if not keep:
+                process.end(kill=False)
+            return answered, None
+        resolve(
+            questions[answered],
+            Observation(
+                from_wire(message["outcome"]),
+                message["seconds"],
+                tuple(message["written"]),
+                tuple(map(tuple, message["trace"])),
+            ),
+        )
+        answered += 1
+
+
+def as_messages(remaining: Sequence[tuple[Group, Question]]) -> list[dict[str, Any]]:
+    """Return questions as plain data, those of one environment together."""
+    messages: list[dict[str, Any]] = []
+    last: Group | None = None
+    for number, (group, question) in enumerate(remaining):
+        if group is not last:
+            messages.append({"environ": group.environ, "questions": []})
+            last = group
+        messages[-1]["questions"].append(
+            (
+                number,
+                question.gpu.gfx,
+                question.gpu.aiter.value,
+                dict(question.environ),
+                question.request.non_default(),
+                question.kind,
+                question.detail,
+            )
+        )
+    return messages

@@ -1,0 +1,243 @@
+"""Imported selectors, one for each platform that is worked on; a few are kept at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.workers.processes import (
+    ForkedProcess,
+    ForkServer,
+    WorkerError,
+    WorkerProcess,
+)
+from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_rocm_attn.conformance.workers.launcher import Launcher
+    from pytest_rocm_attn.conformance.workers.question import Subject
+    from pytest_rocm_attn.gpu import Gpu
+
+_OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
+
+
+@dataclass(eq=False)
+class Platform:
+    """A process that has imported the selector on one platform, and can be asked.
+
+    Attributes:
+        gpu: the platform; for a pure selector, that of the first question.
+        environ: what it was imported under.
+        reads: the variables that its imports read, with the values they saw.
+        refreshes: whether the adapter can refresh the selector in place.
+        process: which imported it.
+        forks: has it fork; None where fork is not to be had.
+        interviews: open ones, for which it has to stay.
+    """
+
+    gpu: Gpu
+    environ: dict[str, str]
+    reads: dict[str, str | None]
+    refreshes: bool
+    process: WorkerProcess
+    forks: ForkServer | None
+    interviews: int = 0
+
+    def answering_process(self) -> WorkerProcess:
+        """Return a process to put questions to: a fork, or the one that there is."""
+        return self.forks.fork() if self.forks else self.process
+
+    def end(self) -> None:
+        self.process.end(kill=True)
+
+    def serves(self, environ: Mapping[str, str]) -> bool:
+        """Whether its imports would have run the same under another environment."""
+        return all(environ.get(name) == self.environ.get(name) for name in self._relevant(environ))
+
+    def distance(self, environ: Mapping[str, str]) -> int:
+        """How many variables that its imports read differ in another environment."""
+        return sum(environ.get(name) != self.environ.get(name) for name in self._relevant(environ))
+
+    def _relevant(self, environ: Mapping[str, str]) -> set[str]:
+        return (environ.keys() | self.environ.keys()) & self.reads.keys()
+
+
+class Platforms:
+    """Opens platforms, and keeps the ones used last.
+
+    Args:
+        subject: the selector under test.
+        launcher: starts its processes.
+
+    Attributes:
+        busy: what is being worked on, each by one lane or caller; changes under `changed`.
+        changed: is notified when a platform is free again.
+    """
+
+    def __init__(self, subject: Subject, launcher: Launcher) -> None:
+        self.subject = subject
+        self.launcher = launcher
+        self.busy: set[Gpu] = set()
+        self.changed = threading.Condition()
+        self._kept: list[Platform] = []  # least recently used first
+
+    @contextlib.contextmanager
+    def claimed(self, gpu: Gpu) -> Iterator[None]:
+        """Keep everybody else off one platform while the block runs."""
+        with self.changed:
+            self.changed.wait_for(lambda: gpu not in self.busy)
+            self.busy.add(gpu)
+        try:
+            yield
+        finally:
+            self.free(gpu)
+
+    def free(self, gpu: Gpu) -> None:
+        with self.changed:
+            self.busy.discard(gpu)
+            self.changed.notify_all()
+
+    @property
+    def imported(self) -> set[Gpu]:
+        """The platforms that have an imported selector."""
+        return {platform.gpu for platform in self._kept}
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def probe(self, gpu: Gpu, environ: Mapping[str, str]) -> None:
+        """Import the selector on a platform, and keep it.
+
+        Raises:
+            SelectorError: it cannot be imported, or is no selector. One line.
+        """
+        opened = self._import(gpu, environ, prepare=True)
+        if isinstance(opened, Platform):
+            with self.changed:
+                self._kept.append(opened)
+            return
+        why = str(opened)
+        if isinstance(opened, Crashed):
+            why = opened.traceback.strip().rpartition("\n")[2]
+        raise SelectorError(f"selector {self.subject.selector!r} cannot be imported: {why}")
+
+    def open(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
+        """Import the selector on a platform under an environment, for the caller alone.
+
+        Args:
+            gpu: the platform.
+            environ: what holds while it is imported.
+            prepare: have the adapter prepare it, so that what forks from it need not.
+
+        Returns:
+            The platform, for the caller to end; or what the import came to.
+        """
+        try:
+            return self._import(gpu, environ, prepare=prepare)
+        except SelectorError as error:
+            return Crashed(type(error).__name__, f"{type(error).__name__}: {error}")
+
+    def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+        """Import the selector on a platform, and keep it for the questions to come."""
+        opened = self.open(gpu, environ, prepare=True)
+        return self._used(opened) if isinstance(opened, Platform) else opened
+
+    def reopen(self, platform: Platform) -> None:
+        """Import the selector anew where its process has ended, if there is no fork to replace it.
+
+        Raises:
+            WorkerError: it could be imported before, and now cannot.
+        """
+        if platform.forks:
+            return
+        reopened = self.open(platform.gpu, platform.environ, prepare=True)
+        if not isinstance(reopened, Platform):
+            raise WorkerError(f"the selector's process could not be restarted: {reopened}")
+        platform.process = reopened.process
+
+    def _import(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
+        subject, limit = self.subject, self.launcher.import_limit
+        if subject.machine not in (None, gpu) and not subject.pure:
+            raise WorkerError(
+                f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
+                f" {subject.machine.gfx} with aiter {subject.machine.aiter}"
+            )
+        process = self.launcher.start()
+        process.send(
+            gfx=gpu.gfx,
+            aiter=gpu.aiter.value,
+            environ=dict(environ),
+            evidence=subject.evidence,
+            selector=subject.selector,
+            prepare=prepare,
+        )
+        try:
+            message = process.receive(limit)
+        except queue.Empty:
+            process.end(kill=True)
+            return TimedOut(limit)
+        if message is not None and "ready" in message:
+            self.launcher.preload(message["neutral"])
+            forks = None
+            if isinstance(process, ForkedProcess):
+                forks = ForkServer(process.connection, process)
+            reads, refreshes = message["reads"], message["refreshes"]
+            return Platform(gpu, dict(environ), reads, refreshes, process, forks)
+        died = process.end(kill=False)
+        if message is None:
+            return died or Died(None, 0)
+        if "unusable" in message:
+            raise SelectorError(message["unusable"])
+        return Crashed(message["error"], message["failed"])
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def find(self, gpu: Gpu) -> Platform | None:
+        """Return what is kept of a platform, whatever it was imported under."""
+        with self.changed:
+            found = next((p for p in self._kept if p.gpu == gpu), None)
+        return self._used(found) if found else None
+
+    def fitting(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | None:
+        """Return a kept one whose imports would have run the same under the environment."""
+        with self.changed:
+            mine = [platform for platform in self._kept if platform.gpu == gpu]
+        found = next((p for p in mine if self.subject.pure or p.serves(environ)), None)
+        return self._used(found) if found else None
+
+    def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+        """Return a platform that an environment holds in, imports included."""
+        return self.fitting(gpu, environ) or self.open_and_keep(gpu, environ)
+
+    def _used(self, platform: Platform) -> Platform:
+        """Note a platform as used last, and end the ones longest unused when there are too many."""
+        with self.changed:
+            if platform in self._kept:
+                self._kept.remove(platform)
+            self._kept.append(platform)
+            spare = [p for p in self._kept if p.gpu not in self.busy or p.gpu == platform.gpu]
+            spare = [p for p in spare[:-1] if not p.interviews]
+            excess = spare[: max(0, len(self._kept) - _OPEN_PLATFORMS)]
+            for old in excess:
+                self._kept.remove(old)
+        for old in excess:
+            old.end()
+        return platform
+
+    def release(self, gpu: Gpu) -> None:
+        """End what is kept of a platform: nothing more will be asked there."""
+        with self.changed:
+            mine = [p for p in self._kept if p.gpu == gpu and not p.interviews]
+            self._kept = [p for p in self._kept if p not in mine]
+        for platform in mine:
+            platform.end()
+
+    def close(self) -> None:
+        """Let go of what is kept; the processes have been killed."""
+        for platform in self._kept:
+            platform.process.close()

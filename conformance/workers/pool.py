@@ -1,0 +1,277 @@
+"""The pool: which question goes to which process, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.workers.asking import ask
+from pytest_rocm_attn.conformance.workers.bulk import Bulk
+from pytest_rocm_attn.conformance.workers.interview import Interview
+from pytest_rocm_attn.conformance.workers.launcher import Launcher
+from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
+from pytest_rocm_attn.conformance.workers.processes import WorkerError
+from pytest_rocm_attn.conformance.workers.question import (
+    Group,
+    Observation,
+    Question,
+    Subject,
+    by_environment,
+)
+from pytest_rocm_attn.conformance.workers.refreshing import Refreshing, Trust
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.outcome import Outcome
+
+_PLAIN = Request()
+_ENOUGH_FAILURES = 3  # environments under which an import is tried before it is given up
+
+
+class Pool:
+    """Asks questions of one subject, in worker processes, on a few lanes.
+
+    Args:
+        subject: the selector under test.
+        lanes: how many platforms are worked on at a time; 0: as many as there are cores, up to 4.
+
+    Attributes:
+        notes: what a user may want to know of how it went, a line each.
+    """
+
+    def __init__(self, subject: Subject, lanes: int = 0) -> None:
+        self.subject = subject
+        self.notes: list[str] = []
+        self._launcher = Launcher(subject)
+        self._platforms = Platforms(subject, self._launcher)
+        self._refreshing = Refreshing(self._platforms, self.notes)
+        self._interviews: list[Interview] = []
+        # The rest changes under _changed.
+        self._changed = self._platforms.changed
+        self._futures: dict[Question, Future[Observation]] = {}
+        self._waiting: dict[Gpu, dict[tuple[tuple[str, str], ...], Group]] = {}
+        self._only_gpu: Gpu | None = None  # stands for all, where the selector is pure
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._lane, daemon=True)
+            for _ in range(lanes or min(4, os.cpu_count() or 1))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def submit(self, questions: Iterable[Question]) -> list[Future[Observation]]:
+        """Ask each question, once however often it is submitted; answers come in the futures."""
+        futures = []
+        with self._changed:
+            for question in questions:
+                if question not in self._futures:
+                    self._futures[question] = Future()
+                    gpu, environ = self._place(question)
+                    groups = self._waiting.setdefault(gpu, {})
+                    group = groups.setdefault(environ, Group(dict(environ)))
+                    group.questions.append(question)
+                futures.append(self._futures[question])
+            self._changed.notify_all()
+        return futures
+
+    def _place(self, question: Question) -> tuple[Gpu, tuple[tuple[str, str], ...]]:
+        """Return the platform and the environment of the process that a question needs."""
+        if not self.subject.pure:
+            return question.gpu, question.environ
+        self._only_gpu = self._only_gpu or question.gpu
+        return self._only_gpu, ()
+
+    def probe(self, question: Question) -> None:
+        """Import the selector on the question's platform, and keep it for the questions to come.
+
+        Raises:
+            SelectorError: it cannot be imported, or is no selector. One line.
+        """
+        gpu, environ = self._place(question)
+        self._platforms.probe(gpu, dict(environ))
+
+    def answers_in_place(self, gpu: Gpu, sample: Sequence[Question]) -> bool:
+        """Whether one process may answer for all environments of a platform, one after the other.
+
+        Args:
+            gpu: the platform.
+            sample: questions there, to find out with; in environments that differ.
+        """
+        if self.subject.pure:
+            return True
+        groups = by_environment(sample)
+        with self._platforms.claimed(gpu):
+            platform = self._platforms.find(gpu) or self._platforms.open_and_keep(
+                gpu, groups[0].environ
+            )
+            if not isinstance(platform, Platform) or not platform.refreshes:
+                return False
+            return self._refreshing.try_on(platform, groups) is Trust.IN_PLACE
+
+    def interview(self, gpu: Gpu, environ: Mapping[str, str]) -> Interview | Outcome:
+        """Start a process that answers on one platform for as long as it is kept.
+
+        Its first question finds the selector as an import under that environment leaves it.
+
+        Returns:
+            The interview; or what the import came to, where the selector cannot be imported.
+        """
+        place, placed = self._place(Question.of(gpu, environ, _PLAIN))
+        with self._platforms.claimed(place):
+            opened = self._platform_to_interview(place, dict(placed))
+            if not isinstance(opened, Platform):
+                return opened
+            process = opened.answering_process()
+            return Interview(opened, process, self.subject.timeout, self._interviews)
+
+    def _platform_to_interview(self, gpu: Gpu, environ: dict[str, str]) -> Platform | Outcome:
+        if not self.subject.fork:
+            # The process that answers is the one that imported, so it is not to be shared.
+            return self._platforms.open(gpu, environ, prepare=False)
+        platform = self._platforms.fitting(gpu, environ)
+        if platform is None and self._refreshing.trust in (Trust.FORKED, Trust.IN_PLACE):
+            platform = self._platforms.find(gpu)
+        return platform or self._platforms.open_and_keep(gpu, environ)
+
+    @contextlib.contextmanager
+    def bulk(self, gpu: Gpu, sample: Sequence[Question]) -> Iterator[Bulk | Outcome]:
+        """Claim one platform, to be asked very many questions there.
+
+        Args:
+            gpu: the platform.
+            sample: questions there, to find out with how one environment may follow another; in
+                environments that differ.
+
+        Yields:
+            What asks; or what the import came to, where it came to the same under three of the
+            sample's environments.
+        """
+        groups = by_environment(sample)
+        with self._platforms.claimed(gpu):
+            platform = self._platforms.find(gpu)
+            failures: set[Outcome] = set()
+            for group in groups[:_ENOUGH_FAILURES]:
+                if platform is None:
+                    opened = self._platforms.fitting_or_opened(gpu, group.environ)
+                    if isinstance(opened, Platform):
+                        platform = opened
+                    else:
+                        failures.add(opened)
+            if platform is None and len(failures) == 1:
+                yield failures.pop()
+                return
+            trust = Trust.NONE
+            if self.subject.pure:
+                trust = Trust.IN_PLACE
+            elif platform is not None and platform.refreshes:
+                trust = self._refreshing.try_on(platform, groups)
+            yield Bulk(self._platforms, gpu, platform, trust)
+
+    def printed(self, limit: int = 4000) -> str:
+        """Return the end of what the selector printed so far."""
+        return self._launcher.printed(limit)
+
+    def close(self) -> None:
+        """End every worker. Questions without an answer are cancelled."""
+        for interview in list(self._interviews):
+            interview.close()
+        with self._changed:
+            self._closed = True
+            for future in self._futures.values():
+                future.cancel()
+            self._changed.notify_all()
+        self._launcher.kill()
+        for thread in self._threads:
+            thread.join()
+        self._platforms.close()
+        self._launcher.close()
+
+    # --- lanes ------------------------------------------------------------------------------------
+
+    def _lane(self) -> None:
+        while True:
+            with self._changed:
+                gpu = None
+                while not self._closed and (gpu := self._next_gpu()) is None:
+                    self._changed.wait()
+                if self._closed or gpu is None:
+                    return
+                self._platforms.busy.add(gpu)
+                groups = list(self._waiting.pop(gpu).values())
+            try:
+                self._answer(gpu, groups)
+            finally:
+                self._platforms.free(gpu)
+
+    def _next_gpu(self) -> Gpu | None:
+        """Return a platform with open questions that no lane works on; an imported one first."""
+        free = [gpu for gpu in self._waiting if gpu not in self._platforms.busy]
+        imported = self._platforms.imported
+        return min(free, key=lambda gpu: gpu not in imported, default=None)
+
+    def _answer(self, gpu: Gpu, groups: list[Group]) -> None:
+        """Answer the questions of one platform; never leaves one without an answer."""
+        problem = "a lane of pytest-rocm-attn ended early, which is a bug of ours; please report it"
+        try:
+            self._answer_where_it_holds(gpu, groups)
+        except (WorkerError, OSError, queue.Empty) as error:
+            problem = str(error)
+        finally:  # also where a bug of ours ends the lane: whoever waits must not wait for ever
+            for question in (question for group in groups for question in group.questions):
+                future = self._futures[question]
+                if not future.done():
+                    future.set_exception(WorkerError(f"{problem}{self._tail()}"))
+
+    def _answer_where_it_holds(self, gpu: Gpu, groups: list[Group]) -> None:
+        """Ask each group in a process in which its environment holds, imports included."""
+        platform = self._platforms.find(gpu)
+        while platform is None:
+            opened = self._platforms.open_and_keep(gpu, groups[0].environ)
+            if isinstance(opened, Platform):
+                platform = opened
+            else:
+                self._resolve_all(groups[0], opened)
+                groups = groups[1:]
+                if not groups:
+                    return
+        if platform.refreshes:
+            trust = self._refreshing.try_on(platform, groups)
+            if trust is Trust.IN_PLACE:
+                self._ask(platform, groups, refresh=True)
+                return
+            if trust is Trust.FORKED:
+                for group in groups:
+                    self._ask(platform, [group], refresh=True)
+                return
+        for group in groups:
+            fitting = self._platforms.fitting_or_opened(gpu, group.environ)
+            if isinstance(fitting, Platform):
+                # Refreshing undoes what its preparation may have cached; it relies on nothing else.
+                self._ask(fitting, [group], refresh=fitting.refreshes)
+            else:
+                self._resolve_all(group, fitting)
+
+    def _ask(self, platform: Platform, groups: Sequence[Group], *, refresh: bool) -> None:
+        ask(self._platforms, platform, groups, self._resolve, refresh=refresh)
+
+    def _tail(self) -> str:
+        printed = self.printed(2000).strip()
+        return f"; the worker's last output:\n{printed}" if printed else ""
+
+    def _resolve(self, question: Question, observation: Observation) -> None:
+        future = self._futures[question]
+        if not future.done():
+            future.set_result(observation)
+
+    def _resolve_all(self, group: Group, outcome: Outcome) -> None:
+        for question in group.questions:
+            self._resolve(question, Observation(outcome))

@@ -1,0 +1,108 @@
+"""What is asked of whom, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_rocm_attn.conformance.trace import Step
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.outcome import Outcome
+    from pytest_rocm_attn.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, put to the selector on one platform under one environment.
+
+    Args:
+        gpu: the platform.
+        environ: the variables that are set, as sorted pairs.
+        request: what the layer needs.
+        kind: "select" for which backend; the other kinds are those of capabilities/asking.py, and
+            are answered with Told, or as a selection is where there was none.
+        detail: what the kind needs to know beside, as text.
+    """
+
+    gpu: Gpu
+    environ: tuple[tuple[str, str], ...]
+    request: Request
+    kind: str = "select"
+    detail: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        gpu: Gpu,
+        environ: Mapping[str, str],
+        request: Request,
+        kind: str = "select",
+        detail: str = "",
+    ) -> Question:
+        return cls(gpu, tuple(sorted(environ.items())), request, kind, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came of a question.
+
+    Attributes:
+        outcome: what the selector did.
+        seconds: how long it took; 0 when it never answered.
+        written: environment variables that it set, changed or removed while answering.
+        trace: how it came to the answer, where it says so.
+    """
+
+    outcome: Outcome
+    seconds: float = 0.0
+    written: tuple[str, ...] = ()
+    trace: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The selector under test, and what its process needs.
+
+    Args:
+        selector: ``module:object`` or ``file.py:object``.
+        pure: it reads nothing but its arguments, so it needs neither mocked platform nor an
+            environment of its own.
+        preload: neutral modules worth importing once, before anything forks.
+        timeout: seconds that one answer may take.
+        fork: fork processes; False starts each one afresh, as where fork is not to be had.
+        machine: the real GPU to select on, unmocked; None mocks each question's own.
+    """
+
+    selector: str
+    pure: bool = False
+    preload: tuple[str, ...] = ("torch",)
+    timeout: float = 30.0
+    fork: bool = hasattr(os, "fork") and hasattr(socket, "send_fds")
+    machine: Gpu | None = None
+
+    @property
+    def evidence(self) -> str:
+        """What its answers rest on, as reports name it."""
+        return "pure" if self.pure else "mock" if self.machine is None else "real"
+
+
+@dataclass
+class Group:
+    """Questions that one process may answer: those of one environment, unless the selector is pure."""
+
+    environ: dict[str, str]
+    questions: list[Question] = field(default_factory=list)
+
+
+def by_environment(questions: Iterable[Question]) -> list[Group]:
+    """Return questions in groups, one for each environment, in the order of its first question."""
+    groups: dict[tuple[tuple[str, str], ...], Group] = {}
+    for question in questions:
+        group = groups.setdefault(question.environ, Group(dict(question.environ)))
+        group.questions.append(question)
+    return list(groups.values())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Gpu, Request, Selected, TimedOut
-from pytest_rocm_attn.conformance.workers import Interview, Pool, Question, Subject
+from pytest_rocm_attn.conformance.workers import Interview, Pool, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     MakePool = Callable[..., Pool]
 
@@ -39,23 +37,6 @@ CACHING = """
             return True
     select = Fork()
 """
-
-
-@pytest.fixture
-def make_pool(tmp_path: Path) -> Iterator[MakePool]:
-    """A function that makes a pool for a selector's source."""
-    pools: list[Pool] = []
-
-    def make(source: str, *, timeout: float = 20.0, fork: bool = True) -> Pool:
-        path = tmp_path / f"selector{len(pools)}.py"
-        path.write_text(textwrap.dedent(source))
-        subject = Subject(f"{path}:select", preload=(), timeout=timeout, fork=fork)
-        pools.append(Pool(subject, lanes=1))
-        return pools[-1]
-
-    yield make
-    for pool in pools:
-        pool.close()
 
 
 def start(pool: Pool, environ: dict[str, str] | None = None) -> Interview:
@@ -153,30 +134,6 @@ def test_variables_are_set_in_the_order_of_the_question(make_pool: MakePool) -> 
         "ROCM_ATTN",
         "TRITON_ATTN",
     ]
-
-
-@pytest.mark.parametrize(
-    "fork",
-    [
-        pytest.param(True, id="forked"),
-        pytest.param(False, id="own process", marks=pytest.mark.slow),  # a process a question
-    ],
-)
-@pytest.mark.parametrize(
-    ("source", "in_place"),
-    [
-        pytest.param(CACHING, True, id="honest refresh"),
-        pytest.param(
-            CACHING.replace("_remembered.cache_clear()", "pass"), False, id="forgetful refresh"
-        ),
-        pytest.param("def select(request): return 'TRITON_ATTN'", False, id="no refresh"),
-    ],
-)
-def test_one_process_answers_all_only_where_that_was_checked(
-    make_pool: MakePool, source: str, *, in_place: bool, fork: bool
-) -> None:
-    sample = [question(), question({AITER: "1"}), question({NAME: "ROCM_ATTN"})]
-    assert make_pool(source, fork=fork).answers_in_place(GFX942, sample) is in_place
 
 
 def test_a_pool_that_closes_ends_its_interviews(make_pool: MakePool) -> None:

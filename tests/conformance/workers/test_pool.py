@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import textwrap
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,52 +13,36 @@ from pytest_rocm_attn.conformance.workers import Pool, Question, Subject
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from pytest_rocm_attn.conformance.workers import Observation
 
+    MakePool = Callable[..., Pool]
+
+GFX942 = Gpu("gfx942")
 ENV = "VLLM_ATTENTION_BACKEND"
 
 
 class Ask:
     """Runs a selector's source on some environments, and returns what came of each."""
 
-    def __init__(self, folder: Path, *, fork: bool) -> None:
-        self._folder = folder
+    def __init__(self, make_pool: MakePool, *, fork: bool) -> None:
+        self._make_pool = make_pool
         self._fork = fork
-        self._pools: list[Pool] = []
 
     def __call__(
         self, source: str, *environs: dict[str, str], timeout: float = 20.0
     ) -> list[Observation]:
-        path = self._folder / "selector.py"
-        path.write_text(textwrap.dedent(source))
-        subject = Subject(f"{path}:select", preload=(), timeout=timeout, fork=self._fork)
-        self._pools.append(Pool(subject, lanes=1))
-        questions = [Question.of(Gpu("gfx942"), environ, Request()) for environ in environs]
-        return [future.result(timeout=120) for future in self._pools[-1].submit(questions)]
-
-    def close(self) -> None:
-        while self._pools:
-            self._pools.pop().close()
+        pool = self._make_pool(source, timeout=timeout, fork=self._fork)
+        questions = [Question.of(GFX942, environ, Request()) for environ in environs]
+        return [future.result(timeout=120) for future in pool.submit(questions)]
 
 
 @pytest.fixture(params=[True, False], ids=["forked", "own process"])
-def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ask]:
+def ask(request: pytest.FixtureRequest, make_pool: MakePool) -> Ask:
     """A function that runs a selector's source on some environments and returns what came."""
-    ask = Ask(tmp_path, fork=request.param)
-    yield ask
-    ask.close()
-
-
-def processes_with(token: str) -> list[str]:
-    """Return the command lines of living processes that have the token in their environment."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-            if f"ROCM_ATTN_TOKEN={token}".encode() in entry.read_bytes():
-                found.append((entry.parent / "cmdline").read_text().replace("\0", " "))
-    return found
+    return Ask(make_pool, fork=request.param)
 
 
 def test_a_crash_a_death_and_a_hang_are_outcomes_of_their_own_question_only(ask: Ask) -> None:
@@ -156,16 +136,11 @@ def test_what_a_selector_writes_to_the_environment_is_reported_and_undone(ask: A
     ],
 )
 def test_answers_of_every_kind_are_recognised_or_said_to_be_none(
-    tmp_path: Path, answer: str, outcome: object
+    make_pool: MakePool, answer: str, outcome: object
 ) -> None:
-    path = tmp_path / "selector.py"
-    path.write_text(f"import enum\ndef select(request):\n    return {answer}\n")
-    pool = Pool(Subject(f"{path}:select", pure=True, preload=()), lanes=1)
-    try:
-        (future,) = pool.submit([Question.of(Gpu("gfx942"), {}, Request())])
-        assert future.result(timeout=60).outcome == outcome
-    finally:
-        pool.close()
+    pool = make_pool(f"import enum\ndef select(request):\n    return {answer}\n", pure=True)
+    (future,) = pool.submit([Question.of(GFX942, {}, Request())])
+    assert future.result(timeout=60).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -188,80 +163,6 @@ def test_what_is_no_selector_is_said_in_one_line(selector: str, words: str) -> N
         pool.close()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-class FakeFork:
-    """Source of a selector with refresh(), whose refresh is as good as its last lines make it."""
-
-    SOURCE = """
-    import os
-    class Fork:
-        def __init__(self):
-            self.frozen = os.environ.get("VLLM_ROCM_USE_AITER")
-            self.calls = 0
-        def select(self, request):
-            self.calls += 1
-            return "ROCM_AITER_FA" if self.frozen else "TRITON_ATTN"
-        def refresh(self):
-            {refresh}
-            return True
-    select = Fork()
-    """
-
-
-@pytest.mark.parametrize(
-    ("refresh", "noted"),
-    [
-        pytest.param('self.frozen = os.environ.get("VLLM_ROCM_USE_AITER")', False, id="honest"),
-        pytest.param("pass", True, id="a refresh that does nothing"),
-        pytest.param("raise OSError('gone')", False, id="a refresh that raises"),
-    ],
-)
-def test_a_refresh_is_relied_on_only_where_it_equals_a_fresh_import(
-    tmp_path: Path, refresh: str, noted: bool
-) -> None:
-    path = tmp_path / "selector.py"
-    path.write_text(textwrap.dedent(FakeFork.SOURCE).format(refresh=refresh))
-    pool = Pool(Subject(f"{path}:select", preload=()), lanes=1)
-    try:
-        questions = [
-            Question.of(Gpu("gfx942"), environ, Request())
-            for environ in ({}, {"VLLM_ROCM_USE_AITER": "1"}, {"VLLM_ROCM_USE_AITER_MHA": "0"})
-        ]
-        outcomes = [future.result(timeout=60).outcome for future in pool.submit(questions)]
-    finally:
-        pool.close()
-    assert outcomes == [Selected("TRITON_ATTN"), Selected("ROCM_AITER_FA"), Selected("TRITON_ATTN")]
-    assert bool(pool.notes) is noted
-
-
-@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
-def test_a_process_that_is_used_again_forgets_the_environment_before(
-    tmp_path: Path, *, fork: bool
-) -> None:
-    path = tmp_path / "selector.py"
-    path.write_text(
-        textwrap.dedent(
-            """
-            import os
-            class Live:
-                def select(self, request):
-                    return "ROCM_ATTN" if "VLLM_ROCM_USE_AITER" in os.environ else "TRITON_ATTN"
-                def refresh(self):
-                    return True
-            select = Live()
-            """
-        )
-    )
-    pool = Pool(Subject(f"{path}:select", preload=(), fork=fork), lanes=1)
-    try:
-        outcomes = [
-            pool.submit([Question.of(Gpu("gfx942"), environ, Request())])[0].result(60).outcome
-            for environ in ({}, {"VLLM_ROCM_USE_AITER": "1"}, {"VLLM_ROCM_USE_AITER_MHA": "0"})
-        ]
-    finally:
-        pool.close()
-    assert outcomes == [Selected("TRITON_ATTN"), Selected("ROCM_ATTN"), Selected("TRITON_ATTN")]
 
 
 UNRULY = """
@@ -299,11 +200,10 @@ def select(environ):
 """
 
 
+@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
 def test_an_unruly_selector_answers_for_itself_only_and_leaves_no_process(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, processes_left: Callable[[], list[str]], *, fork: bool
 ) -> None:
-    token = f"{os.getpid()}-{time.monotonic()}"
-    monkeypatch.setenv("ROCM_ATTN_TOKEN", token)
     expected = {
         "ROCM_ATTN": Selected("ROCM_ATTN"),
         "fork and return": Selected("TRITON_ATTN"),
@@ -319,24 +219,12 @@ def test_an_unruly_selector_answers_for_itself_only_and_leaves_no_process(
         "close the streams": Selected("TRITON_ATTN"),
         "FLEX_ATTENTION": Selected("FLEX_ATTENTION"),
     }
-    came = [seen.outcome for seen in ask(UNRULY, *({ENV: what} for what in expected), timeout=3.0)]
-    assert (
-        dict(
-            zip(
-                expected,
-                [out.error if isinstance(out, Crashed) else out for out in came],
-                strict=True,
-            )
-        )
-        == expected
-    )
-    ask.close()
-    # They are killed by now, but it is init that reaps those whose parent died first. One that was
-    # not killed sleeps for 600 s.
-    deadline = time.monotonic() + 10
-    while (left := processes_with(token)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    pool = make_pool(UNRULY, timeout=3.0, fork=fork)
+    questions = [Question.of(GFX942, {ENV: what}, Request()) for what in expected]
+    came = [future.result(timeout=120).outcome for future in pool.submit(questions)]
+    assert [out.error if isinstance(out, Crashed) else out for out in came] == [*expected.values()]
+    pool.close()
+    assert not processes_left()
 
 
 def test_a_selector_that_forks_when_it_is_imported_is_asked_once(ask: Ask) -> None:
@@ -370,20 +258,20 @@ def test_a_slow_selector_is_waited_for_within_the_limit_of_each_answer(
 
 
 @pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
-def test_a_pool_that_closes_asks_nothing_more(tmp_path: Path, *, fork: bool) -> None:
-    path = tmp_path / "selector.py"
-    path.write_text(
-        textwrap.dedent(
-            """
-            import pathlib, time
-            def select(environ):
-                pathlib.Path(__file__).with_name("asked-" + environ["N"]).touch()
-                time.sleep(600)
-            """
-        )
+def test_a_pool_that_closes_asks_nothing_more(
+    tmp_path: Path, make_pool: MakePool, *, fork: bool
+) -> None:
+    pool = make_pool(
+        """
+        import pathlib, time
+        def select(environ):
+            pathlib.Path(__file__).with_name("asked-" + environ["N"]).touch()
+            time.sleep(600)
+        """,
+        timeout=300.0,
+        fork=fork,
     )
-    pool = Pool(Subject(f"{path}:select", preload=(), timeout=3.0, fork=fork), lanes=1)
-    pool.submit([Question.of(Gpu("gfx942"), {"N": str(n)}, Request()) for n in range(3)])
+    pool.submit([Question.of(GFX942, {"N": str(n)}, Request()) for n in range(3)])
     deadline = time.monotonic() + 60
     while not (tmp_path / "asked-0").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

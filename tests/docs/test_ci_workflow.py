@@ -136,6 +136,21 @@ def test_a_fork_that_falls_short_is_red_and_still_has_its_summary(
 
 
 @pytest.mark.slow
+def test_a_fork_is_compared_with_the_release_that_the_workflow_names(
+    workflow: dict[Any, Any], tmp_path: Path
+) -> None:
+    assert workflow["env"]["BASELINE"] == ""
+    runner = Runner(tmp_path, workflow)
+    runner.environ |= {"SELECTOR": "pytest_rocm_attn.backends:select", "BASELINE": "vllm-0.12.0"}
+    assert runner.run(workflow["jobs"]["mock"])["Run the matrix"] == 1
+    report = json.loads((tmp_path / "rocm-attn" / "report.json").read_text())
+    assert {row["tier"] for row in report["rows"]} == {"documented", "grid"}
+    assert {row["source"] for row in report["rows"] if row["tier"] == "grid"} == {"vllm-0.12.0"}
+    assert "`grid`: what differs" in runner.summary.read_text()
+    assert len(runner.summary.read_bytes()) < 1_000_000
+
+
+@pytest.mark.slow
 def test_a_matrix_that_did_not_run_is_red_and_says_so(
     workflow: dict[Any, Any], tmp_path: Path
 ) -> None:

@@ -82,6 +82,51 @@ def test_a_broken_law_is_told_with_its_smallest_example_and_a_command_that_repea
     run(*held[2:]).assert_outcomes(passed=1)
 
 
+# As OVERRIDES, but that a kept process can answer for every environment, and remembers a switch.
+REMEMBERS = """
+import os
+
+class Fork:
+    aiter = os.environ.get("VLLM_ROCM_USE_AITER")
+
+    def select(self, request, environ, gpu):
+        if self.aiter == "1" and request.head_size % 3:
+            return "ROCM_AITER_FA"
+        if request.sliding_window == 7 or environ.get("VLLM_ROCM_USE_AITER_MHA") == "0":
+            raise ValueError("no")
+        return environ.get("VLLM_ATTENTION_BACKEND", "TRITON_ATTN")
+
+    def refresh(self):
+        type(self).aiter = os.environ.get("VLLM_ROCM_USE_AITER")
+        return True
+
+fork = Fork()
+"""
+LAWS = (LAW, CRASH, CRASH.replace("legal-question-is-answered", "refusal-names-backend-and-reason"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [LAWS, ("--rocm-attn-gpu=gfx942",)], ids=["three laws", "all"])
+def test_the_same_seed_gives_the_same_report_and_another_one_other_examples(
+    run: Run, pytester: pytest.Pytester, rows: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(remembers=REMEMBERS)
+    found = []
+    for seed in ("3", "3", "4"):
+        run(
+            *("--rocm-attn-selector=remembers.py:fork", f"--rocm-attn-seed={seed}", *rows),
+            *("--rocm-attn-examples=40", "--rocm-attn-report=report.json"),
+        )
+        report = json.loads((pytester.path / "report.json").read_text())
+        for row in report["rows"]:
+            row["seconds"] = 0.0
+        found.append(report)
+    first, again, other = found
+    assert {"fail", "advisory"} <= set(first["totals"])
+    assert again == first
+    assert other != first
+
+
 def test_strict_turns_an_advisory_law_into_a_crash(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(overrides=OVERRIDES)
     result = run("--rocm-attn-selector=overrides.py:select", "--rocm-attn-strict", CRASH)

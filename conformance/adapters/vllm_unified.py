@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.problem import PagedAttention
 
-HOMES = (
-    "vllm.v1.attention.ops.triton_unified_attention",
-    "vllm.attention.ops.triton_unified_attention",
-)
-
 
 class UnifiedAttention:
     """vLLM's ``unified_attention``, the kernel of its TRITON_ATTN.
@@ -35,10 +30,15 @@ class UnifiedAttention:
     """
 
     name = "VLLM"
+    package = "vLLM"
+    homes: tuple[str, ...] = (
+        "vllm.v1.attention.ops.triton_unified_attention",
+        "vllm.attention.ops.triton_unified_attention",
+    )
     rounds_cache = True
 
     def __init__(self) -> None:
-        self.function = _found()
+        self.function = _found(self.homes, self.package)
         self.parameters = inspect.signature(self.function).parameters
 
     def attend(self, problem: PagedAttention) -> None:
@@ -80,9 +80,9 @@ class UnifiedAttention:
         self.function(**{name: value for name, value in offered.items() if name in self.parameters})
 
 
-def _found() -> Callable[..., Any]:
+def _found(homes: tuple[str, ...], package: str) -> Callable[..., Any]:
     failures = []
-    for home in HOMES:
+    for home in homes:
         try:
             with _an_active_driver():
                 function: Callable[..., Any] = importlib.import_module(home).unified_attention
@@ -91,8 +91,8 @@ def _found() -> Callable[..., Any]:
         else:
             return function
     raise BackendUnderTestError(
-        f"vLLM's unified_attention is in none of its homes ({'; '.join(failures)}); install vLLM, or put"
-        " its source on PYTHONPATH"
+        f"{package}'s unified_attention is in none of its homes ({'; '.join(failures)}); install"
+        f" {package}, or put its source on PYTHONPATH"
     )
 
 

@@ -25,14 +25,16 @@ def main() -> None:
         protocol.write(json.dumps(message) + "\n")
         protocol.flush()
 
+    from pytest_rocm_attn.aiter_probe import probe
     from pytest_rocm_attn.conformance import adapters
     from pytest_rocm_attn.conformance.launch.judge import examine
     from pytest_rocm_attn.conformance.numerics.case import Case
-    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.gpu import Aiter, Gpu
     from pytest_rocm_attn.mock import MockRocm
 
     gpu = Gpu(gfx)
-    with MockRocm(gpu):
+    # The tier is about real kernels: no stand-in hides AMD's aiter where it is installed.
+    with MockRocm(gpu, real_aiter=probe().state is Aiter.PRESENT):
         try:
             found: Any = adapters.load(spec)
             backend = found() if isinstance(found, type) else found

@@ -199,3 +199,38 @@ def test_the_page_of_a_whole_grid_opens_in_two_seconds(
     size = (run.folder / "report.html").stat().st_size
     sys.stdout.write(f"vLLM {release}: a page of {size:,} bytes: {seconds}\n")
     assert seconds["report"] < 2 + seconds["blank"]
+
+
+def test_xdist_finds_in_a_release_what_one_process_finds(tmp_path: Path) -> None:
+    source = RELEASES / "0.12.0"
+    if not source.is_dir():
+        pytest.skip(f"vLLM 0.12.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    families = ("attention-types", "masks-and-scores", "sinks", "mla", "sparse")
+    found = []
+    for options in ((), ("-n", "2")):
+        subprocess.run(
+            [
+                *(PYTHON, "-m", "pytest", "-q", "--tb=no", "--rocm-attn-conformance"),
+                *("--rocm-attn-tier=grid", "--rocm-attn-fresh", "--rocm-attn-report=report.json"),
+                "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+                *options,
+                *(
+                    f"rocm-attn::grid::{f}[{gfx}]"
+                    for f in families
+                    for gfx in ("gfx942", "gfx1201")
+                ),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(source)},
+            check=False,
+            timeout=1200,
+            capture_output=True,
+        )
+        report = json.loads((tmp_path / "report.json").read_text())
+        for row in report["rows"]:
+            row["seconds"] = 0.0
+        found.append(report)
+    alone, shared = found
+    assert len(alone["rows"]) == 10
+    assert set(alone["totals"]) == {"advisory", "fail", "pass"}
+    assert shared == alone

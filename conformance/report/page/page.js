@@ -48,6 +48,7 @@
   const find = (id) => document.getElementById(id);
   const mark = (verdict) => el("span", { class: `mark ${verdict}`, "aria-hidden": "true" }, LETTERS[verdict]);
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+  const nounOf = (members) => (members.length && members.every((cell) => cell.tier === "grid") ? "slice" : "cell");
   const worst = (members) => members.reduce((a, b) => (rank(b.verdict) < rank(a.verdict) ? b : a)).verdict;
   const group = (list, key) => {
     const groups = new Map();
@@ -251,7 +252,7 @@
       columns.map((column) => el("th", { scope: "col" }, column))));
     const rows = [...group(members, (cell) => `${cell.level}\n${cell.id}`).values()]
       .sort((a, b) => (a[0].level !== "required") - (b[0].level !== "required"));
-    return limited(rows, limit, (some) => tableOf(`${tier}: ${plural(members.length, "cell")}`, head,
+    return limited(rows, limit, (some) => tableOf(`${tier}: ${plural(members.length, nounOf(members))}`, head,
       [...group(some, (inRow) => inRow[0].level)].map(([level, inLevel]) => el("tbody", { class: "level" },
         el("tr", null, el("th", { scope: "rowgroup", colspan: columns.length + 1 }, `${level || "other"} rows`)),
         inLevel.map((inRow) => {
@@ -431,7 +432,7 @@
   const refresh = () => {
     shown = cells.filter(passes);
     for (const [button, key, value] of toggles) button.setAttribute("aria-pressed", String(filter[key].has(value)));
-    find("shown").textContent = `${shown.length.toLocaleString("en")} of ${plural(cells.length, "cell")} shown`;
+    find("shown").textContent = `${shown.length.toLocaleString("en")} of ${plural(cells.length, nounOf(cells))} shown`;
     reset.hidden = shown.length === cells.length;
     drawMatrix();
     drawStories();

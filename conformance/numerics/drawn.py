@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.numerics.finding import Finding
     from pytest_rocm_attn.conformance.numerics.searches import DrawnKind
 
-SHARE = 8  # a case in the interpreter takes much longer than a selection: a share of the examples
+# A case takes much longer than a selection, and on a GPU most of them compile a kernel: a share of the
+# examples, by evidence.
+SHARE = {"interpreter": 8}
+SHARE_ON_GPU = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,17 @@ def draw(
     ask: Callable[[Case], Finding],
     effort: Effort,
     name: str,
+    *,
+    evidence: str = "interpreter",
 ) -> tuple[Search[Finding], Counter[str]]:
     """Put drawn cases to a backend.
 
     Args:
         kind: what to draw.
         ask: returns what came of a case.
-        effort: how hard to look; an eighth of its examples.
+        effort: how hard to look; a share of its examples.
         name: searches of different names look at different cases.
+        evidence: what a finding rests on.
     Returns: the search, and how often each kind of finding came before the first that is bad.
     """
     kinds: Counter[str] = Counter()
@@ -70,6 +76,10 @@ def draw(
 
     cases: SearchStrategy[Case] = getattr(strategies, kind.strategy)()
     search = search_cases(
-        cases.map(Drawn), check, effort, name, examples=max(1, effort.examples // SHARE)
+        cases.map(Drawn),
+        check,
+        effort,
+        name,
+        examples=max(1, effort.examples // SHARE.get(evidence, SHARE_ON_GPU)),
     )
     return search, kinds

@@ -54,7 +54,7 @@ class Lane:
         Raises:
             BackendUnderTestError: the backend cannot be imported.
         """
-        process = self._process or self._start()
+        process = self.start()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a death is found out by the missing answer
             process.stdin.write(json.dumps(case.to_json()) + "\n")
@@ -64,7 +64,14 @@ class Lane:
             return answer
         return Finding(**answer)
 
-    def _start(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str]:
+        """Return the process, started unless it is there, with `evidence` known.
+
+        Raises:
+            BackendUnderTestError: the backend cannot be imported.
+        """
+        if self._process is not None:
+            return self._process
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

@@ -109,14 +109,18 @@ class NumericsItem(ConformanceItem):
             self.config.add_cleanup(lanes.close)
         return lanes.of(self.backend.spec)
 
-    def ask(self, case: Case) -> Finding:
-        """Return what came of a case, in the backend's process."""
+    def start(self) -> None:
+        """Start the backend's process, and learn on what evidence its results rest."""
         try:
-            finding = self.lane.ask(case)
+            self.lane.start()
         except BackendUnderTestError as error:
             pytest.fail(str(error), pytrace=False)
         self.evidence = self.lane.evidence
-        return finding
+
+    def ask(self, case: Case) -> Finding:
+        """Return what came of a case, in the backend's process."""
+        self.start()  # anew, if the last case ended it
+        return self.lane.ask(case)
 
     def verdict(self, finding: Finding, case: Case) -> Judgement:
         """Judge what came of a case."""
@@ -217,7 +221,8 @@ class DrawnItem(NumericsItem):
             pytest.skip("needs hypothesis: `pip install 'pytest-rocm-attn[hypothesis]'`")
         from pytest_rocm_attn.conformance.numerics.drawn import draw
 
-        search, kinds = draw(self.search, self.ask, effort, self.row_id)
+        self.start()
+        search, kinds = draw(self.search, self.ask, effort, self.row_id, evidence=self.evidence)
         self.details = {"examples": search.examples, "seed": effort.seed, "cut": search.cut}
         if search.found is not None:
             drawn, finding = search.found

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_rocm_attn.conformance.effort import Effort
 from pytest_rocm_attn.conformance.numerics.case import Case
-from pytest_rocm_attn.conformance.numerics.drawn import SHARE, draw
+from pytest_rocm_attn.conformance.numerics.drawn import SHARE, SHARE_ON_GPU, draw
 from pytest_rocm_attn.conformance.numerics.finding import Finding
 from pytest_rocm_attn.conformance.numerics.searches import SEARCHES
 
@@ -27,8 +27,19 @@ def seen_with(name: str, seed: int, examples: int = 400) -> list[Case]:
 def test_a_seed_chooses_the_cases(name: str) -> None:
     first = seen_with(name, 1)
     assert first == seen_with(name, 1) != seen_with(name, 2)
-    assert len(first) == 400 // SHARE
+    assert len(first) == 400 // SHARE["interpreter"]
     assert {case.kind for case in first} == {SEARCHES[name].kind}
+
+
+def test_where_most_cases_compile_a_kernel_fewer_are_drawn() -> None:
+    search, kinds = draw(
+        SEARCHES["drawn-attention"],
+        lambda _: Finding("right", ""),
+        Effort(0, 400),
+        "x",
+        evidence="rocm",
+    )
+    assert search.examples == kinds["right"] == 400 // SHARE_ON_GPU
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -90,7 +90,11 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
     put(torch.cuda, "_maybe_exchange_device", hooks.exchange)
     put(torch.cuda, "_cudart", _Runtime(device))
     put(torch.cuda, "amdsmi", amdsmi)
-    put(torch.cuda, "_HAS_AMDSMI", True)
+    # In torch 2.10 one flag stands for pynvml and amdsmi, whichever the build would ask.
+    has_own_flag = hasattr(torch.cuda, "_HAS_AMDSMI")
+    put(torch.cuda, "_HAS_AMDSMI" if has_own_flag else "_HAS_PYNVML", True)
+    # Readies the device for the backward pass of fake tensors, which need none that is not there.
+    put(sys.modules["torch._subclasses.fake_tensor"], "init_gpu_context", lambda device: None)
     put(torch.cuda, "_cached_hip_to_amdsmi", None)
     clear_caches()
     layer.on_close("torch caches", clear_caches)

@@ -147,8 +147,8 @@ def test_the_field_names_are_those_of_torchs_own_type() -> None:
         ours = set(vars(torch.cuda.get_device_properties()))
     # No source gives clocks and bus widths; asking for them is an error that says so.
     assert real - ours == {"clock_rate", "memory_clock_rate", "memory_bus_width"}
-    # In every recent build at run time, and not in the stub.
-    assert ours - real == {
+    # In every supported build at run time, and not in the stub; the first got there after torch 2.10.
+    assert ours - real - {"shared_memory_per_multiprocessor"} == {
         "regs_per_multiprocessor",
         "pci_bus_id",
         "pci_device_id",
@@ -329,7 +329,7 @@ def test_what_torch_remembers_of_other_gpus_does_not_show_through(
         with mock_rocm("gfx950", count=8):
             assert torch.cuda.utilization(7) == 0
     assert torch.cuda._cached_device_count == 7
-    assert torch.cuda._cached_hip_to_amdsmi is None
+    assert getattr(torch.cuda, "_cached_hip_to_amdsmi", None) is None  # torch 2.10 keeps none
 
 
 def test_the_stream_function_that_dynamo_imports_is_there(four: MockRocm) -> None:

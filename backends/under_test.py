@@ -161,6 +161,8 @@ class RocmAiterUnifiedAttn(_OverPagedCache):
     """ROCM_AITER_UNIFIED_ATTN."""
 
     name = "ROCM_AITER_UNIFIED_ATTN"
+    imports_aiter = True
+    reads_unused_slots = True  # where a tile is a block, aiter's kernel loads all of it (0.1.7)
     layer = RocmAiterUnifiedAttention
     graphs = True
 
@@ -169,6 +171,7 @@ class RocmAiterFa(_OverPagedCache):
     """ROCM_AITER_FA."""
 
     name = "ROCM_AITER_FA"  # which routes by lengths that it reads from the device
+    imports_aiter = needs_gpu = True
     layer = RocmAiterFlashAttention
 
 
@@ -220,6 +223,7 @@ class RocmAiterMla:
     """ROCM_AITER_MLA. Its prefill gives no log-sum-exp, so those cases are not put to it."""
 
     name = "ROCM_AITER_MLA"
+    imports_aiter = needs_gpu = True
     graphs = False  # lists its pages by lengths that it reads from the device
     checked = True
     batch_invariant = False

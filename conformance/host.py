@@ -68,7 +68,7 @@ def describe(device: torch.device) -> dict[str, str]:
         )
     else:
         found |= {"name": "CPU", "arch": platform.machine()}
-    for name in ("hip", "cuda"):
+    for name in ("hip", "cuda") if device.type == "cuda" else ():
         if version := getattr(torch.version, name, None):
             found[name] = str(version)
     with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,27 +1,53 @@
-"""AMD aiter's unified attention, unmodified, as a backend under test in the launch tier.
+"""AMD aiter's unified attention, unmodified, as a backend under test in the numerics and launch tiers.
 
-    pytest --rocm-attn-conformance --rocm-attn-tier=launch --rocm-attn-gpu=gfx942 \\
+    pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=AITER=pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention
 
 Its signature is that of vLLM's function, of which it is a descendant. aiter wants to know the GPU when it
-is imported: for one that the installed release does not know, name another in its variable GPU_ARCHS.
+is imported: where there is none, the tiers import it under a mocked one. For a GPU that the installed
+release does not know, name another in its variable GPU_ARCHS.
 """
 
 from __future__ import annotations
 
-from pytest_rocm_attn.conformance.adapters import vllm_unified
+from pytest_rocm_attn import aiter_probe
+from pytest_rocm_attn.conformance.adapters.unified import Unified, first_home
+from pytest_rocm_attn.errors import BackendUnderTestError
+from pytest_rocm_attn.gpu import Aiter
+
+# facts/aiter-api.md 3.4, newest first.
+HOMES = (
+    "aiter.ops.triton.attention.unified_attention",
+    "aiter.ops.triton.unified_attention",
+)
+_MENDS = {
+    Aiter.ABSENT: "pip install amd-aiter, or put its source on PYTHONPATH",
+    Aiter.BROKEN: "pip install --force-reinstall amd-aiter",
+    Aiter.IMPOSTOR: "pip uninstall aiter, then pip install amd-aiter",
+}
 
 
-class UnifiedAttention(vllm_unified.UnifiedAttention):
+class UnifiedAttention(Unified):
     """aiter's ``unified_attention``, the kernel of ROCM_AITER_UNIFIED_ATTN.
 
     Raises:
-        BackendUnderTestError: aiter is not there, or has no such function.
+        BackendUnderTestError: AMD's aiter is absent, broken or the unrelated package, or has no such
+            function.
     """
 
     name = "AITER"
-    package = "aiter"
-    homes = (
-        "aiter.ops.triton.attention.unified_attention",
-        "aiter.ops.triton.unified_attention",
-    )
+    imports_aiter = True
+    reads_unused_slots = True  # where a tile is a block, the kernel loads all of it (0.1.7)
+
+    def __init__(self) -> None:
+        probed = aiter_probe.probe()
+        if probed.state is not Aiter.PRESENT:
+            raise BackendUnderTestError(
+                f"AMD's aiter is {probed.state.value}: {probed.reason}; {_MENDS[probed.state]}"
+            )
+        function, why_not = first_home(HOMES)
+        if function is None:
+            raise BackendUnderTestError(
+                f"aiter's unified_attention is in none of its homes ({why_not}); {probed.reason}"
+            )
+        super().__init__(function)

@@ -71,8 +71,9 @@ class Built:
 
 
 class _Builder:
-    def __init__(self, case: Case, device: torch.device, only: int | None) -> None:
+    def __init__(self, case: Case, device: torch.device, only: int | None, slack: float) -> None:
         self.case = case
+        self.slack = slack
         self.device = device
         self.dtype: torch.dtype = getattr(torch, case.request.dtype)
         self.random = torch.Generator().manual_seed(zlib.crc32(case.id.encode()))
@@ -133,9 +134,19 @@ class _Builder:
         return owned, lent, sum(counts) + SPARE_BLOCKS
 
 
-def build(case: Case, device: torch.device, only: int | None = None) -> Built:
-    """Return the case's problem, or that of one of its requests alone, with the same numbers."""
-    builder = _Builder(case, device, only)
+def build(
+    case: Case, device: torch.device, only: int | None = None, *, slack: float = math.nan
+) -> Built:
+    """Return the case's problem, or that of one of its requests alone, with the same numbers.
+
+    Args:
+        case: the case.
+        device: where the tensors go.
+        only: the one request, or None for all.
+        slack: what fills the slots of a request's last block that hold no token; finite for
+            backends that say that they read those (they must not count them).
+    """
+    builder = _Builder(case, device, only, slack)
     make: dict[str, Callable[[_Builder], Problem]] = {
         "attention": _attention,
         "mla-decode": _mla_decode,
@@ -172,6 +183,8 @@ def _attention(b: _Builder) -> PagedAttention:
         for j, block in enumerate(mine):
             part = codes[:, j * block_size : (j + 1) * block_size]
             raw[block, :, : part.shape[1]] = part
+            if not math.isnan(b.slack):
+                cache[block, :, part.shape[1] :] = torch.tensor(b.slack).to(stored)
     kv_cache = _lend_cache(b, cache)
     key_cache, value_cache = kv_cache.unbind(1)
     # A fused projection: the query is a slice of wider rows.
@@ -235,6 +248,8 @@ def _mla_decode(b: _Builder) -> MlaDecode:
         for j, block in enumerate(mine):
             part = latent[j * block_size : (j + 1) * block_size]
             cache[block, : part.shape[0]] = part.to(b.dtype)
+            if not math.isnan(b.slack):
+                cache[block, part.shape[0] :] = b.slack
     query = torch.cat([query for query, _ in rows]).to(b.dtype)
     seq_lens = [total for new, total in b.lengths]
     return MlaDecode(

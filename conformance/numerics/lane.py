@@ -42,6 +42,7 @@ class Lane:
         self.timeout = timeout
         self._command = [sys.executable, "-m", worker, spec, *arguments]
         self.evidence = ""
+        self.allowance = ""  # what the backend said that it does and the cases then allow
         self.device: dict[str, str] = {}  # what it runs on, as host.describe() tells
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -94,6 +95,7 @@ class Lane:
             raise BackendUnderTestError(f"backend {self.spec} cannot be imported: {hello['error']}")
         self.evidence = hello["evidence"]
         self.device = hello.get("device", {})
+        self.allowance = hello.get("allowance", "")
         return self._process
 
     def _answer(self, timeout: float) -> dict[str, Any] | Finding:

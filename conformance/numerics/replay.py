@@ -17,7 +17,7 @@ import torch
 
 from pytest_rocm_attn.conformance.numerics.build import DEFAULT_BLOCK_SIZE, build
 from pytest_rocm_attn.conformance.numerics.finding import Finding
-from pytest_rocm_attn.conformance.numerics.judge import METHODS, compare, foreign_writes
+from pytest_rocm_attn.conformance.numerics.judge import METHODS, compare, foreign_writes, slack_for
 from pytest_rocm_attn.problem import MlaPrefill
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def examine_replayed(
             return Finding("declined", "graphs are captured on a GPU")
         capture = _as_graph
     backend.checked = False
-    built = build(case, device)
+    built = build(case, device, slack=slack_for(backend))
     try:
         solve(built.problem)  # kernels are compiled before anything is captured
         again = capture(lambda: solve(built.problem))

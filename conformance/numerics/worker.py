@@ -15,6 +15,9 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
+READS_UNUSED = "it reads unused slots of a request's last block, which hold numbers instead of NaN"
+AITERS_GPU = "gfx942"  # mocked for aiter's import, where kernels are interpreted
+
 
 def main() -> None:
     """Answer cases until the input ends."""
@@ -37,13 +40,22 @@ def main() -> None:
     from pytest_rocm_attn.conformance.numerics.finding import Finding
 
     name = getattr(backend, "name", None)
-    say({"evidence": evidence, "name": name, "device": describe(device)})
+    allowance = READS_UNUSED if getattr(backend, "reads_unused_slots", False) else ""
+    hello = {"evidence": evidence, "name": name, "device": describe(device)}
+    say(hello | {"allowance": allowance})
     for line in sys.stdin:
         case = Case.from_json(json.loads(line))
-        if case.needs == "gpu" and evidence == "interpreter":
-            say(asdict(Finding("declined", "too large for Triton's interpreter: it needs a GPU")))
+        if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):
+            say(asdict(Finding("declined", reason)))
         else:
             say(asdict(check(backend, case, device)))
+
+
+def _beyond_the_interpreter(backend: Any, case: Any) -> str:
+    """Return why a case can only be tried on a GPU; "" when it can be interpreted."""
+    if getattr(backend, "needs_gpu", False):
+        return "its kernels are no Triton kernels: they need an AMD GPU"
+    return "too large for Triton's interpreter: it needs a GPU" if case.needs == "gpu" else ""
 
 
 def _check(name: str) -> Any:
@@ -81,9 +93,21 @@ def _start(spec: str) -> tuple[Any, Any, str]:
     from pytest_rocm_attn.conformance import adapters
 
     found: Any = adapters.load(spec)
+    if evidence == "interpreter" and getattr(found, "imports_aiter", False):
+        _mock_for_aiter()
     backend = found() if isinstance(found, type) else found
     evidence = getattr(backend, "evidence", None) or evidence
     return backend, device, evidence
+
+
+def _mock_for_aiter() -> None:
+    """Mock a GPU that aiter knows, where AMD's is installed: without one it cannot be imported."""
+    from pytest_rocm_attn import aiter_probe
+    from pytest_rocm_attn.gpu import Aiter, Gpu
+    from pytest_rocm_attn.mock import MockRocm
+
+    if aiter_probe.probe().state is Aiter.PRESENT:
+        MockRocm(Gpu(AITERS_GPU, Aiter.PRESENT), real_aiter=True).enter()
 
 
 if __name__ == "__main__":

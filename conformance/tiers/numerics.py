@@ -153,6 +153,7 @@ class NumericsItem(ConformanceItem):
                 "case": case.to_json(),
                 "error_over_bound": ratio if math.isfinite(ratio) else None,
                 "device": self.lane.device,
+                "allowance": self.lane.allowance,
             },
         }
 
@@ -256,6 +257,7 @@ class DrawnItem(NumericsItem):
             "details": {
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
                 "device": self.lane.device,
+                "allowance": self.lane.allowance,
             },
         }
 

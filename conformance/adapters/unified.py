@@ -1,0 +1,81 @@
+"""The unified attention that vLLM and AMD's aiter share by descent: called by the names in its signature.
+
+Releases add arguments, and move the function; one that keeps the names works.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_rocm_attn.problem import PagedAttention
+
+
+class Unified:
+    """A function of that signature, as a backend under test in the numerics tier.
+
+    Args:
+        function: found where the release keeps it.
+    """
+
+    name: str
+    rounds_cache = True
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.parameters = inspect.signature(function).parameters
+
+    def attend(self, problem: PagedAttention) -> None:
+        """Solve a problem of paged attention.
+
+        Raises:
+            NotImplementedError: not causal, and the function takes causal attention only.
+        """
+        if not problem.query.shape[0]:
+            return  # a runner makes no call without a token
+        if not problem.causal:
+            raise NotImplementedError("attention that is not causal")
+        offered = self.arguments(problem)
+        self.function(**{name: value for name, value in offered.items() if name in self.parameters})
+
+    def arguments(self, problem: PagedAttention) -> dict[str, Any]:
+        """Return what is offered to the function; it gets what it has parameters for."""
+        batch, kv_heads = problem.seq_lens.shape[0], problem.key_cache.shape[2]
+        return {
+            "q": problem.query,
+            "k": problem.key_cache,
+            "v": problem.value_cache,
+            "out": problem.out,
+            "cu_seqlens_q": problem.query_start_loc,
+            "max_seqlen_q": problem.max_query_len,
+            "seqused_k": problem.seq_lens,
+            "max_seqlen_k": problem.max_seq_len,
+            "softmax_scale": problem.scale,
+            "causal": problem.causal,
+            # The function's meaning: that many keys to the left and to the right; -1 for all.
+            "window_size": (problem.window - 1, 0) if problem.window else (-1, -1),
+            "block_table": problem.block_table,
+            "softcap": problem.soft_cap or 0,
+            "q_descale": None,
+            "k_descale": problem.k_scale.expand(batch, kv_heads),
+            "v_descale": problem.v_scale.expand(batch, kv_heads),
+            "alibi_slopes": problem.alibi_slopes,
+            "sinks": problem.sinks,
+        }
+
+
+def first_home(homes: tuple[str, ...]) -> tuple[Callable[..., Any] | None, str]:
+    """Return unified_attention from the first module that has it; else None and why not."""
+    failures = []
+    for home in homes:
+        try:
+            function: Callable[..., Any] = importlib.import_module(home).unified_attention
+        except (ImportError, AttributeError) as error:
+            failures.append(f"{home}: {error}")
+        else:
+            return function, ""
+    return None, "; ".join(failures)

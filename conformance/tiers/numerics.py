@@ -97,6 +97,8 @@ class NumericsItem(ConformanceItem):
         super().__init__(**kwargs)
         self.backend = backend
         self.evidence = ""
+        self.device: dict[str, str] = {}
+        self.allowance = ""
 
     @property
     def lane(self) -> Lane:
@@ -111,11 +113,12 @@ class NumericsItem(ConformanceItem):
 
     def start(self) -> None:
         """Start the backend's process, and learn on what evidence its results rest."""
+        lane = self.lane
         try:
-            self.lane.start()
+            lane.start()
         except BackendUnderTestError as error:
             pytest.fail(str(error), pytrace=False)
-        self.evidence = self.lane.evidence
+        self.evidence, self.device, self.allowance = lane.evidence, lane.device, lane.allowance
 
     def ask(self, case: Case) -> Finding:
         """Return what came of a case, in the backend's process."""
@@ -152,8 +155,8 @@ class NumericsItem(ConformanceItem):
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
                 "case": case.to_json(),
                 "error_over_bound": ratio if math.isfinite(ratio) else None,
-                "device": self.lane.device,
-                "allowance": self.lane.allowance,
+                "device": self.device,
+                "allowance": self.allowance,
             },
         }
 
@@ -256,8 +259,8 @@ class DrawnItem(NumericsItem):
             "source": self.search.why,
             "details": {
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
-                "device": self.lane.device,
-                "allowance": self.lane.allowance,
+                "device": self.device,
+                "allowance": self.allowance,
             },
         }
 

@@ -8,6 +8,7 @@ reach, decodes take the Triton kernel, and `decode_refusal` says why.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,9 @@ LOGGER = logging.getLogger(__name__)
 SOURCE = "facts/backends.md 3.2"
 HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)
 HIP_HEAD_SIZES, HIP_BLOCK_SIZES, HIP_MOST_TOKENS = (64, 128), (16, 32), 131072
+# Keys of a prefill tile over the split layout, whose addresses take registers: with 64, as TRITON_ATTN has
+# over its own, windows, soft cap, ALiBi and float32 spill on gfx942 and gfx950 (launch tier).
+CDNA_PREFILL_KEYS = 32
 MATRIX_TARGETS = frozenset(target for shape in SHAPES for target in shape.targets)
 
 
@@ -113,6 +117,12 @@ class RocmAttention(TritonAttention):
         self._library = library
         self._plain = plain
         self._told: set[str] = set()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.target.family == "CDNA":
+            keys = min(self.prefill_tile.block_n, CDNA_PREFILL_KEYS)
+            self.prefill_tile = replace(self.prefill_tile, block_n=keys)
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from pytest_rocm_attn.backends.rocm_attn import RocmAttention, decode_refusal
+from pytest_rocm_attn.backends.under_test import RocmAttnTriton
+from pytest_rocm_attn.conformance.launch.judge import examine
+from pytest_rocm_attn.conformance.tiers.launch import shipped
 from pytest_rocm_attn.errors import BackendLimitError
 from pytest_rocm_attn.flags import Flags
+from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
 
@@ -88,3 +94,21 @@ def test_a_device_without_a_number_is_the_current_one(mock_rocm: object) -> None
     layer = RocmAttention(Request(), torch.device("cuda"), scale=0.1)
     assert layer.device == torch.device("cuda", 0)
     assert layer.target.name == "gfx942"
+
+
+SPILLED = ("prefill-with-a-sliding-window-and-sinks", "prefill-with-alibi", "prefill-in-float32")
+
+
+@pytest.mark.parametrize("gfx", ["gfx942", "gfx950"])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name == SPILLED[1] else pytest.mark.slow) for name in SPILLED],
+)
+def test_prefill_over_the_split_layout_spills_no_registers(
+    gfx: str, family: str, mock_rocm: Any
+) -> None:
+    """Its addresses take more of them than those of TRITON_ATTN's layout."""
+    mock_rocm(gfx)
+    (case,) = (case for case in shipped() if case.id == family)
+    finding = examine(RocmAttnTriton(), case, Gpu(gfx))
+    assert finding.kind == "right", finding.words

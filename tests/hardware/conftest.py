@@ -15,6 +15,7 @@ import torch
 
 from pytest_rocm_attn import hardware
 from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -134,8 +135,11 @@ def on_gpu(
     ) -> None:
         if own_fp8 and foreign_fp8(case, rocm_gpu.gfx):
             pytest.skip(f"{backend.name} takes the fp8 of {rocm_gpu.gfx}, which is not {case.fp8}")
-        finding, lane = lanes.ask(backend, case, check)
         record_property("rocm_attn_backend", backend.name)
+        try:
+            finding, lane = lanes.ask(backend, case, check)
+        except BackendUnderTestError as error:
+            pytest.fail(str(error), pytrace=False)
         record_property("rocm_attn_evidence", lane.evidence)
         record_property("rocm_attn_device", lane.device)
         if math.isfinite(finding.ratio):

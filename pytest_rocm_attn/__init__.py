@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_rocm_attn.errors import RocmAttnError, SelectionError
     from pytest_rocm_attn.flags import Flags
-    from pytest_rocm_attn.gpu import Aiter, Gpu
+    from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
     from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
     from pytest_rocm_attn.request import Request
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aiter",
+    "Amdsmi",
     "Crashed",
     "Died",
     "Flags",
@@ -36,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Aiter": "gpu",
+    "Amdsmi": "gpu",
     "Crashed": "outcome",
     "Died": "outcome",
     "Flags": "flags",

@@ -1,4 +1,4 @@
-"""GPU targets: a gfx name, its facts from hardware.toml, and the state of AMD's aiter on it."""
+"""GPU targets: a gfx name, its facts from hardware.toml, and the state of AMD's packages on it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ class Aiter(enum.StrEnum):
     ABSENT = "absent"  # no module of that name
     BROKEN = "broken"  # AMD's package is there, its import fails
     IMPOSTOR = "impostor"  # the unrelated asynchronous-iterator package of the same import name
+
+
+class Amdsmi(enum.StrEnum):
+    """What AMD's system management library says on a machine (facts/mock-surface.md section 1)."""
+
+    WHOLE = "whole"  # it lists the GPUs
+    EMPTY = "empty"  # it initialises and lists no GPU, as in a container without privileges
+    BROKEN = "broken"  # its import succeeds, amdsmi_init() raises
+    ABSENT = "absent"  # no module of that name
 
 
 @functools.cache
@@ -40,6 +49,7 @@ class Gpu:
     Args:
         gfx: bare target name, such as "gfx942".
         aiter: the state of AMD's aiter on the machine.
+        amdsmi: the state of amdsmi on the machine.
 
     Attributes:
         is_gfx9: the contract's "gfx9": gfx90a, gfx942, gfx950 (rule on_gfx9_0_12).
@@ -50,6 +60,7 @@ class Gpu:
 
     gfx: str
     aiter: Aiter = Aiter.PRESENT
+    amdsmi: Amdsmi = Amdsmi.WHOLE
     is_gfx9: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +70,7 @@ class Gpu:
                 f" Known: {', '.join(known_gpus())}"
             )
         object.__setattr__(self, "aiter", Aiter(self.aiter))
+        object.__setattr__(self, "amdsmi", Amdsmi(self.amdsmi))
         gfx9 = hardware()["rules"]["on_gfx9_0_12"]["v"]
         object.__setattr__(self, "is_gfx9", self.gfx in gfx9)
 

@@ -78,6 +78,30 @@ class Declares(Protocol):
         """Import a module, named below the fork's package."""
 
 
+@runtime_checkable
+class Serves(Protocol):
+    """An adapter that knows what its fork's server makes of a machine and of a choice."""
+
+    def platform_found(self) -> dict[str, Any]:
+        """Return the "platform" that the fork's own detection comes to, and whether it "is_rocm"."""
+
+    def cache_block(
+        self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
+    ) -> int | None:
+        """Return the cache block that the server's configuration gives a selected backend."""
+
+    def unresolved(
+        self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
+    ) -> list[str]:
+        """Build a backend, and return the names that its code refers to and that are not there."""
+
+    def unheeded(self) -> dict[str, Any]:
+        """Return, by predicate that decides between kernels, what it does not look at."""
+
+    def vision(self, request: Request, override: str) -> dict[str, Any]:
+        """Return what vision attention is given: "backend", and "supported" backends or None."""
+
+
 class CallableAdapter:
     """Any callable that takes, by name, some of: request, flags, environ, gpu.
 

@@ -22,7 +22,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import recognise, recognise_class_path
-from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
+from pytest_rocm_attn.conformance.adapters.vllm_server import Server
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import variable
 from pytest_rocm_attn.request import Request
@@ -175,11 +175,11 @@ def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
     )
 
 
-class PlatformAdapter(Backends):
+class PlatformAdapter(Server):
     """A platform class with ``get_attn_backend_cls``."""
 
     def __init__(self, platform: Any) -> None:
-        super().__init__(Fork(platform), platform.__module__)
+        super().__init__(Fork(platform), platform)
         self._ask = _Call(
             platform.get_attn_backend_cls, "selected_backend", "use_v1", "attn_selector_config"
         )
@@ -204,7 +204,7 @@ class PlatformAdapter(Backends):
         return self.fork.refresh()
 
 
-class ChainAdapter(Backends):
+class ChainAdapter(Server):
     """A ``get_attn_backend`` function: environment, cache, platform and class import together."""
 
     def __init__(self, function: Any) -> None:

@@ -3,6 +3,12 @@
     construct   select; then build what was selected, for that very request
     declare     import one backend, and read what its class declares
     import      import one module of the fork
+    runtime     what importing the selector asked of the device's runtime
+    platform    which platform the fork's own detection comes to
+    cache-block select; then complete the server's configuration
+    names       select and build; then look up the names that the backend's code refers to
+    predicates  what the predicates that decide between kernels do not look at
+    vision      choose for a vision layer
 
 Each answers with Told, or with what the selection came to where nothing was selected. What the fork
 raises is an answer; what we ourselves cannot do is told as "ours", and is never the fork's fault.
@@ -15,8 +21,9 @@ import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import Constructs, Declares
+from pytest_rocm_attn.conformance.adapters import Constructs, Declares, Serves
 from pytest_rocm_attn.conformance.capabilities.construct import step_of
+from pytest_rocm_attn.conformance.worker import startup
 from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.gpu import Aiter
@@ -88,10 +95,106 @@ def import_module(
     return Told({})
 
 
+def runtime(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Told: "calls", in words, that would have started the device's runtime during the import."""
+    if startup.runtime_calls is None:
+        return Told({"inapplicable": "nothing is mocked, so that no call is counted"})
+    return Told({"calls": [_lasting(call) for call in startup.runtime_calls]})
+
+
+def _serving(
+    adapter: Adapter, gpu: Gpu, ask_it: Callable[[Serves], dict[str, Any]], lacks: str
+) -> Outcome:
+    """Ask an adapter about its server; KeyError(lacks) is its way to say that it has no such thing."""
+    if not isinstance(adapter, Serves):
+        return Told({"inapplicable": "the selector's adapter knows no server"})
+    try:
+        return Told(ask_it(adapter))
+    except BaseException as error:  # noqa: BLE001  foreign code: SystemExit is an answer of its too
+        if isinstance(error, KeyError) and error.args == (lacks,):
+            return Told({"inapplicable": f"the fork has no {lacks}"})
+        return Told(raised(error, gpu))
+
+
+def platform(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Told: what Serves.platform_found() gives."""
+    return _serving(adapter, gpu, lambda server: server.platform_found(), "")
+
+
+def cache_block(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Select, then complete the configuration. Told: "backend", "block_size"."""
+    return _selected(
+        adapter,
+        request,
+        environ,
+        gpu,
+        lambda server, backend: {"block_size": server.cache_block(request, backend, environ, gpu)},
+    )
+
+
+def unresolved_names(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Select and build, then look names up. Told: "backend", "missing"."""
+    return _selected(
+        adapter,
+        request,
+        environ,
+        gpu,
+        lambda server, backend: {"missing": server.unresolved(request, backend, environ, gpu)},
+    )
+
+
+def _selected(
+    adapter: Adapter,
+    request: Request,
+    environ: Mapping[str, str],
+    gpu: Gpu,
+    ask_it: Callable[[Serves, str], dict[str, Any]],
+) -> Outcome:
+    """Select, then ask the server about what was selected."""
+    if not isinstance(adapter, Serves):
+        return Told({"inapplicable": "the selector's adapter knows no server"})
+    outcome = ask(adapter, request, environ, gpu)
+    if not isinstance(outcome, Selected):
+        return outcome
+    backend = outcome.backend
+    return _serving(
+        adapter, gpu, lambda server: {"backend": backend, **ask_it(server, backend)}, ""
+    )
+
+
+def predicates(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Told: "predicates", as Serves.unheeded() gives them."""
+    return _serving(adapter, gpu, lambda server: {"predicates": server.unheeded()}, "")
+
+
+def vision(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
+) -> Outcome:
+    """Told: what Serves.vision() gives; the detail is the backend that is named for vision layers."""
+    lacks = detail or "get_vit_attn_backend"
+    return _serving(adapter, gpu, lambda server: server.vision(request, detail), lacks)
+
+
 ANSWERS: dict[str, Callable[[Adapter, Request, Mapping[str, str], Gpu, str], Outcome]] = {
     "construct": construct,
     "declare": declare,
     "import": import_module,
+    "runtime": runtime,
+    "platform": platform,
+    "cache-block": cache_block,
+    "names": unresolved_names,
+    "predicates": predicates,
+    "vision": vision,
 }
 
 

@@ -197,6 +197,25 @@ _LATENT_ENVIRONMENTS = (
 _SPARSE_ENVIRONMENTS = (_BY_DEFAULT, _AITER_ON, *_named("ROCM_AITER_MLA_SPARSE"))
 
 
+def plain(backend: str) -> Request:
+    """Return the plainest request of the kind that a backend is for."""
+    if "SPARSE" in backend:
+        return _SPARSE
+    return _MLA_BLOCK_1 if backend == "ROCM_AITER_MLA" else _MLA if "MLA" in backend else _PLAIN
+
+
+def ways(backend: str) -> Iterator[tuple[Request, Environment]]:
+    """Return all ways to come to a backend, with a request that leaves the cache block open."""
+    request = replace(plain(backend), block_size=None)
+    for kind, environments in (
+        (_SPARSE, _SPARSE_ENVIRONMENTS),
+        (_MLA, _LATENT_ENVIRONMENTS),
+        (_PLAIN, _DENSE_ENVIRONMENTS),
+    ):
+        if (kind.use_mla, kind.use_sparse) == (request.use_mla, request.use_sparse):
+            yield from ((request, environment) for environment in environments)
+
+
 def cases(gpus: Iterable[str]) -> Iterator[Case]:
     """Return all cases on these targets, platform by platform."""
     for gfx in gpus:

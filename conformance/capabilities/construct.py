@@ -238,6 +238,8 @@ class ModelConfig:
 
     max_model_len = 8192
     is_mm_prefix_lm = False
+    is_hybrid = False
+    multimodal_config: Any = None
 
     def __init__(self, request: Request, dtype: Any) -> None:
         self.dtype = dtype

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.capabilities.asking import SINKS_IS_NONE
 from pytest_rocm_attn.conformance.capabilities.declarations import INHERITED
 from pytest_rocm_attn.conformance.workers import Question, WorkerError
-from pytest_rocm_attn.outcome import Died, Rejected, Selected, TimedOut, Told
+from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -156,6 +156,60 @@ def import_trouble(question: Question, observe: Callable[[Question], Observation
         return str(outcome)
     data = _ours(outcome)
     return _error(data) if data else ""
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def question(
+    kind: str,
+    gpu: Gpu,
+    environ: Mapping[str, str] | None = None,
+    request: Request | None = None,
+    detail: str = "",
+) -> Question:
+    """Return a question of one of the kinds of asking.py that told() reads the answer of."""
+    from pytest_rocm_attn.request import Request
+
+    return Question.of(gpu, environ or {}, request or Request(), kind, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question about the server came to.
+
+    Attributes:
+        data: what was told; {} where nothing was.
+        trouble: why nothing was, in words: what was raised, or how the selection ended.
+        deliberate: the trouble is a refusal by its kind, no crash.
+        refused: the selection refused, which is no trouble of the server's.
+    """
+
+    data: Mapping[str, Any]
+    trouble: str = ""
+    deliberate: bool = True
+    refused: bool = False
+
+
+def answer(question: Question, observe: Callable[[Question], Observation]) -> Answer:
+    """Ask a question about the server.
+
+    Raises:
+        Inapplicable: the adapter knows no server, or the fork has no such thing.
+        WorkerError: we ourselves cannot tell.
+    """
+    outcome = observe(question).outcome
+    if not isinstance(outcome, Told):
+        refused = isinstance(outcome, Rejected)
+        words = str(outcome)
+        if isinstance(outcome, Crashed):
+            last = outcome.traceback.strip().rpartition("\n")[2].strip()
+            words = last if last.startswith(outcome.error) else f"{outcome.error}: {last}"
+        return Answer({}, words, deliberate=refused, refused=refused)
+    data = _ours(outcome)
+    if "error" in data:
+        return Answer({}, _error(data), deliberate=data["deliberate"])
+    return Answer(data)
 
 
 def _ours(told: Told) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.worker import startup
 from pytest_rocm_attn.conformance.worker.environment import (
     EnvironmentReads,
     neutral_environment,
@@ -15,7 +16,7 @@ from pytest_rocm_attn.conformance.worker.neutral import neutral_modules
 from pytest_rocm_attn.conformance.worker.outcomes import crashed
 from pytest_rocm_attn.conformance.worker.questions import refresh
 from pytest_rocm_attn.errors import SelectorError
-from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
 
 def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, EnvironmentReads]:
     """Enter the mocked platform, import the selector, and find its adapter."""
-    gpu = Gpu(message["gfx"], Aiter(message["aiter"]))
+    gpu = Gpu(message["gfx"], Aiter(message["aiter"]), Amdsmi(message["amdsmi"]))
     evidence = message["evidence"]
     neutral = neutral_environment(os.environ, mocked=evidence != "real")
     set_environment(neutral | message["environ"])
     if evidence == "mock":
         from pytest_rocm_attn.mock import mock_rocm
 
-        mock_rocm(gpu, force=True).enter()  # whoever started this process asked for the mock
+        machine = mock_rocm(gpu, force=True)  # whoever started this process asked for the mock
+        machine.enter()
     reads = EnvironmentReads()
     with reads.recording():
         adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
+        if evidence == "mock":
+            startup.runtime_calls = machine.runtime_calls
         if message["prepare"]:
             adapter.prepare(gpu)
     return adapter, reads

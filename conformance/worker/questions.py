@@ -10,7 +10,7 @@ from pytest_rocm_attn.conformance.grid.cells import answer_cells
 from pytest_rocm_attn.conformance.trace import steps_of
 from pytest_rocm_attn.conformance.worker.environment import set_environment
 from pytest_rocm_attn.conformance.worker.outcomes import ask_and_keep, crashed
-from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.outcome import Crashed, to_wire
 from pytest_rocm_attn.request import Request
 
@@ -85,8 +85,8 @@ def _answer_under_one_environment(
 ) -> None:
     before = dict(os.environ)
     process = os.getpid()
-    for number, gfx, aiter, environ, fields, kind, detail in questions:
-        gpu, request = Gpu(gfx, Aiter(aiter)), Request(**fields)
+    for number, gfx, aiter, amdsmi, environ, fields, kind, detail in questions:
+        gpu, request = Gpu(gfx, Aiter(aiter), Amdsmi(amdsmi)), Request(**fields)
         start = time.perf_counter()
         told: object = None
         if kind == "select":

@@ -105,6 +105,7 @@ def as_messages(remaining: Sequence[tuple[Group, Question]]) -> list[dict[str, A
                 number,
                 question.gpu.gfx,
                 question.gpu.aiter.value,
+                question.gpu.amdsmi.value,
                 dict(question.environ),
                 question.request.non_default(),
                 question.kind,

@@ -171,6 +171,7 @@ class Platforms:
         process.send(
             gfx=gpu.gfx,
             aiter=gpu.aiter.value,
+            amdsmi=gpu.amdsmi.value,
             environ=dict(environ),
             evidence=subject.evidence,
             selector=subject.selector,

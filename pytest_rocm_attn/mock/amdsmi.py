@@ -11,6 +11,7 @@ import enum
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.gpu import Amdsmi
 from pytest_rocm_attn.mock.packages import StandIn
 
 if TYPE_CHECKING:
@@ -145,11 +146,12 @@ class AmdSmiParameterException(AmdSmiException):
         return self.err_msg
 
 
-_INVAL, _TIMEOUT, _RETRY, _NOT_INIT, _UNKNOWN_ERROR = 1, 8, 9, 32, 0xFFFFFFFF
+_INVAL, _TIMEOUT, _RETRY, _NO_PERM, _NOT_INIT, _UNKNOWN_ERROR = 1, 8, 9, 10, 32, 0xFFFFFFFF
 _STATUS = {
     _INVAL: "AMDSMI_STATUS_INVAL - Invalid parameters",
     _TIMEOUT: "AMDSMI_STATUS_TIMEOUT - Timeout in API call",
     _RETRY: "AMDSMI_STATUS_RETRY - Retry operation",
+    _NO_PERM: "AMDSMI_STATUS_NO_PERM - Permission Denied",
     _NOT_INIT: "AMDSMI_STATUS_NOT_INIT - Device not initialized",
     _UNKNOWN_ERROR: "AMDSMI_STATUS_UNKNOWN_ERROR - An unknown error occurred",
 }
@@ -161,11 +163,14 @@ class Library:
 
     Args:
         device: the kind of GPU.
-        count: how many, in physical order: amdsmi knows nothing of visible-devices variables.
+        count: how many it lists, in physical order: amdsmi knows nothing of visible-devices
+            variables.
+        broken: whether it cannot be initialised.
     """
 
-    def __init__(self, device: Device, count: int) -> None:
+    def __init__(self, device: Device, count: int, *, broken: bool = False) -> None:
         self._device = device
+        self._broken = broken
         self._count = count
         self._initialised = 0
 
@@ -188,6 +193,8 @@ class Library:
         def amdsmi_init(flag: AmdSmiInitFlags = AmdSmiInitFlags.INIT_AMD_GPUS) -> None:
             if not isinstance(flag, AmdSmiInitFlags):
                 raise AmdSmiParameterException(flag, AmdSmiInitFlags)
+            if self._broken:
+                raise AmdSmiLibraryException(_NO_PERM)
             self._initialised += 1
 
         def amdsmi_shut_down() -> None:
@@ -334,11 +341,17 @@ _TYPES = {
 }
 
 
-def stand_in(device: Device, count: int) -> StandIn:
-    """Return the package ``amdsmi`` of a machine with count GPUs of one kind."""
+def stand_in(device: Device, count: int) -> StandIn | None:
+    """Return the package ``amdsmi`` of a machine with count GPUs of one kind; None where absent."""
+    state = device.gpu.amdsmi
+    if state is Amdsmi.ABSENT:
+        return None
 
     def fill(module: ModuleType) -> None:
-        vars(module).update(Library(device, count).functions() | _TYPES)
+        library = Library(
+            device, 0 if state is Amdsmi.EMPTY else count, broken=state is Amdsmi.BROKEN
+        )
+        vars(module).update(library.functions() | _TYPES)
 
     def alias(module: ModuleType) -> None:
         public = vars(sys.modules["amdsmi"])

@@ -12,11 +12,12 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_rocm_attn.errors import MockError, nearest
-from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.hardware import detect
 from pytest_rocm_attn.mock import aiter as aiter_module
-from pytest_rocm_attn.mock import amdsmi, packages, tools, torch_hooks, triton_watch
+from pytest_rocm_attn.mock import amdsmi as amdsmi_module
 from pytest_rocm_attn.mock import flash_attn as flash_attn_module
+from pytest_rocm_attn.mock import packages, tools, torch_hooks, triton_watch
 from pytest_rocm_attn.mock import real_aiter as real_aiter_module
 from pytest_rocm_attn.mock.devices import Device
 from pytest_rocm_attn.mock.patching import Layer
@@ -40,6 +41,8 @@ class MockRocm:
         gpu: the target, such as "gfx942" or a Gpu, whose aiter state then is the default.
         aiter: state of AMD's aiter: an Aiter, its name, True (present) or False (absent). Default:
             that of a Gpu; absent, when gpu is a name.
+        amdsmi: state of amdsmi: an Amdsmi or its name. Default: that of a Gpu; whole, when gpu is
+            a name. torch counts GPUs as HIP does, whatever amdsmi lists.
         count: how many GPUs the machine has.
         flash_attn: whether the flash_attn package is there (a stand-in).
         product: product name as in hardware.toml; default the target's first.
@@ -61,6 +64,7 @@ class MockRocm:
         gpu: Gpu | str,
         *,
         aiter: Aiter | str | bool | None = None,
+        amdsmi: Amdsmi | str | None = None,
         count: int = 1,
         flash_attn: bool = True,
         product: str = "",
@@ -74,7 +78,11 @@ class MockRocm:
         if aiter is None and not isinstance(gpu, Gpu):
             aiter = real_aiter
         base = gpu if isinstance(gpu, Gpu) else Gpu(gpu)
-        self._gpu = Gpu(base.gfx, base.aiter if aiter is None else _aiter_state(aiter))
+        self._gpu = Gpu(
+            base.gfx,
+            base.aiter if aiter is None else _aiter_state(aiter),
+            base.amdsmi if amdsmi is None else _amdsmi_state(amdsmi),
+        )
         if real_aiter and self._gpu.aiter is not Aiter.PRESENT:
             raise MockError(
                 f"real_aiter=True contradicts aiter={self._gpu.aiter.value!r}; drop one of them"
@@ -90,6 +98,7 @@ class MockRocm:
         self._triton_driver = triton_driver
         self._force = force
         self._layer: Layer | None = None
+        self._runtime_calls: list[str] = []
 
     @property
     def gpu(self) -> Gpu:
@@ -105,6 +114,15 @@ class MockRocm:
     def active(self) -> bool:
         """Whether the mock is entered."""
         return self._layer is not None
+
+    @property
+    def runtime_calls(self) -> tuple[str, ...]:
+        """Calls of torch that would have started the HIP runtime so far, each with its caller.
+
+        A process that has started it can no longer be forked from, and no longer sees a change of
+        the visible devices. Counting GPUs does not start it, where torch counts by amdsmi.
+        """
+        return tuple(self._runtime_calls)
 
     @functools.cached_property
     def _rocm_files(self) -> dict[str, str]:
@@ -162,7 +180,8 @@ class MockRocm:
                 self._device,
                 self._count,
                 tools.hip_version(self._rocm_version),
-                importlib.import_module("amdsmi"),
+                importlib.import_module("amdsmi") if "amdsmi" in stand_ins else None,
+                self._runtime_calls,
             )
             if self._triton_driver and packages.installed("triton"):
                 triton_watch.install(layer, self._gpu)
@@ -187,7 +206,7 @@ class MockRocm:
     def _stand_ins(self) -> dict[str, packages.StandIn]:
         """Return the stand-in packages of this machine by import name."""
         wanted = [
-            amdsmi.stand_in(self._device, self._count),
+            amdsmi_module.stand_in(self._device, self._count),
             None if self._real else aiter_module.stand_in(self._gpu),
             flash_attn_module.stand_in(self._gpu.gfx) if self._flash_attn else None,
         ]
@@ -218,20 +237,22 @@ def mock_rocm(
     gpu: Gpu | str,
     *,
     aiter: Aiter | str | bool | None = None,
+    amdsmi: Amdsmi | str | None = None,
     count: int = 1,
     flash_attn: bool = True,
     **options: Any,
 ) -> MockRocm:
     """Return a mocked machine, to be used in a with statement; see MockRocm for the arguments."""
-    return MockRocm(gpu, aiter=aiter, count=count, flash_attn=flash_attn, **options)
+    return MockRocm(gpu, aiter=aiter, amdsmi=amdsmi, count=count, flash_attn=flash_attn, **options)
 
 
 def parse_option(text: str) -> MockRocm:
-    """Return the mock that an option value "GFX[,aiter[=STATE]][,count=N]" describes.
+    """Return the mock that an option value "GFX[,aiter[=STATE]][,amdsmi=STATE][,count=N]" describes.
 
     Args:
-        text: the target, then any of "aiter" (present), "aiter=absent|broken|impostor|present" and
-            "count=N". Without "aiter" it is absent.
+        text: the target, then any of "aiter" (present), "aiter=absent|broken|impostor|present",
+            "amdsmi=whole|empty|broken|absent" and "count=N". Without "aiter" it is absent, without
+            "amdsmi" whole.
 
     Raises:
         ValueError: the text says something else; the message names the word and lists what it can be.
@@ -245,12 +266,14 @@ def parse_option(text: str) -> MockRocm:
         name, _, value = word.partition("=")
         if name == "aiter":
             options["aiter"] = _aiter_state(value or True)
+        elif name == "amdsmi" and value:
+            options["amdsmi"] = _amdsmi_state(value)
         elif name == "count" and value.isdecimal():
             options["count"] = int(value)
         else:
             raise ValueError(
-                f"{word!r} in {text!r} is not known.{nearest(name, ('aiter', 'count'))}"
-                " Write GFX, then any of: aiter, aiter=STATE, count=N"
+                f"{word!r} in {text!r} is not known.{nearest(name, ('aiter', 'amdsmi', 'count'))}"
+                " Write GFX, then any of: aiter, aiter=STATE, amdsmi=STATE, count=N"
             )
     try:
         return MockRocm(gfx, **options)
@@ -268,6 +291,17 @@ def _aiter_state(state: Aiter | str | bool) -> Aiter:
         raise ValueError(
             f"aiter={state!r} is not a state of aiter.{nearest(str(state), names)}"
             f" Known: {', '.join(names)}, or True and False"
+        ) from None
+
+
+def _amdsmi_state(state: Amdsmi | str) -> Amdsmi:
+    try:
+        return Amdsmi(state)
+    except ValueError:
+        names = [one.value for one in Amdsmi]
+        raise ValueError(
+            f"amdsmi={state!r} is not a state of amdsmi.{nearest(str(state), names)}"
+            f" Known: {', '.join(names)}"
         ) from None
 
 

@@ -6,14 +6,16 @@ parsing of the visible-devices variables run as they are.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.gpu import Amdsmi
 from pytest_rocm_attn.mock.errors import needs_device, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
     from pytest_rocm_attn.mock.devices import Device, DeviceProperties
     from pytest_rocm_attn.mock.patching import Layer
@@ -48,7 +50,14 @@ _CACHES = (
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made in Python, whose attributes can be set
 
 
-def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleType) -> None:
+def install(
+    layer: Layer,
+    device: Device,
+    count: int,
+    hip: str,
+    amdsmi: ModuleType | None,
+    runtime_calls: list[str],
+) -> None:
     """Make torch see count GPUs of one kind until the layer comes off.
 
     Args:
@@ -56,11 +65,12 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
         device: the kind of GPU.
         count: how many physical GPUs there are.
         hip: torch.version.hip.
-        amdsmi: the module that torch asks.
+        amdsmi: the module that torch asks; None where there is none.
+        runtime_calls: takes what would have started the HIP runtime.
     """
     import torch
 
-    hooks = _Hooks(device, count)
+    hooks = _Hooks(device, count, runtime_calls)
     put = layer.set_attribute
     put(torch.version, "hip", hip)
     put(torch.version, "cuda", None)
@@ -89,10 +99,11 @@ def install(layer: Layer, device: Device, count: int, hip: str, amdsmi: ModuleTy
     put(torch.cuda, "_exchange_device", hooks.exchange)
     put(torch.cuda, "_maybe_exchange_device", hooks.exchange)
     put(torch.cuda, "_cudart", _Runtime(device))
-    put(torch.cuda, "amdsmi", amdsmi)
+    if amdsmi is not None:
+        put(torch.cuda, "amdsmi", amdsmi)
     # In torch 2.10 one flag stands for pynvml and amdsmi, whichever the build would ask.
     has_own_flag = hasattr(torch.cuda, "_HAS_AMDSMI")
-    put(torch.cuda, "_HAS_AMDSMI" if has_own_flag else "_HAS_PYNVML", True)
+    put(torch.cuda, "_HAS_AMDSMI" if has_own_flag else "_HAS_PYNVML", amdsmi is not None)
     # Readies the device for the backward pass of fake tensors, which need none that is not there.
     put(sys.modules["torch._subclasses.fake_tensor"], "init_gpu_context", lambda device: None)
     put(torch.cuda, "_cached_hip_to_amdsmi", None)
@@ -109,10 +120,25 @@ def clear_caches() -> None:
 
 
 class _Hooks:
-    def __init__(self, device: Device, count: int) -> None:
+    def __init__(self, device: Device, count: int, runtime_calls: list[str]) -> None:
         self._device = device
         self._count = count
         self._current = 0
+        self._runtime_calls = runtime_calls
+
+    def started(self) -> None:
+        """Note what would have started the HIP runtime: torch's function, and who called it.
+
+        One function of torch asks several times; that is told once.
+        """
+        frame, called = sys._getframe(2), ""
+        while frame.f_back is not None and _is_torchs(frame):
+            called = f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}()"
+            frame = frame.f_back
+        where = f"{frame.f_globals.get('__name__', '?')}:{frame.f_lineno}"
+        call = f"{called or 'torch._C'}, called at {where}"
+        if self._runtime_calls[-1:] != [call]:
+            self._runtime_calls.append(call)
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return what replaces, or joins, the functions of torch._C."""
@@ -148,11 +174,21 @@ class _Hooks:
         """What the HIP runtime counts: the same parse that torch makes of the variables."""
         import torch
 
+        if self._device.gpu.amdsmi is not Amdsmi.WHOLE:
+            # HIP counts what the kernel driver shows it, whatever amdsmi can tell; of variables it
+            # takes ordinals up to the first that it lacks.
+            visible: list[Any] = list(torch.cuda._parse_visible_devices())
+            known = itertools.takewhile(
+                lambda one: isinstance(one, str) or 0 <= int(one) < self._count, visible
+            )
+            return min(len(list(known)), self._count)
         # -1 means that amdsmi could not tell, and torch asks the runtime, which is us.
         counted = torch.cuda._device_count_amdsmi()
         return int(counted) if counted >= 0 else self._count
 
     def select(self, index: int) -> None:
+        if index >= 0:
+            self.started()
         if index >= self.visible_count():
             raise RuntimeError(
                 f"HIP error: invalid device ordinal ({index}; the mocked machine shows"
@@ -188,6 +224,10 @@ class _Hooks:
         for the rest of the process, past the mock's end.
         """
         caller = sys._getframe(1)
+        self.started()
+        if self._device.gpu.amdsmi is Amdsmi.EMPTY:
+            # Once started, torch asks HIP for the count; before that an empty list means no GPU.
+            sys.modules["torch.cuda"]._initialized = True  # type: ignore[attr-defined]
         if "_lazy_init" not in caller.f_code.co_names:
             raise needs_device("a tensor on device 'cuda'", self._device.gpu.gfx)
 
@@ -213,6 +253,11 @@ class _Hooks:
                 " host can answer, set it: monkeypatch.setattr(torch._C, ..., raising=False)",
             )
         raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
+
+
+def _is_torchs(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return name in (__name__, "torch") or name.startswith("torch.")
 
 
 class _Runtime:

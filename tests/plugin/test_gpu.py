@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_rocm_attn.errors import UnknownGpuError
-from pytest_rocm_attn.gpu import Aiter, Gpu, hardware, known_gpus
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu, hardware, known_gpus
 
 
 def test_the_targets_of_the_contract_and_of_rdna_are_known_in_order() -> None:
@@ -75,10 +75,21 @@ def test_aiter_is_there_unless_said_otherwise_and_its_state_is_checked() -> None
         Gpu("gfx942", "maybe")  # type: ignore[arg-type]
 
 
-def test_gpus_are_equal_by_name_and_aiter() -> None:
+def test_amdsmi_is_whole_unless_said_otherwise_and_its_state_is_checked() -> None:
+    assert Gpu("gfx942").amdsmi is Amdsmi.WHOLE
+    assert Gpu("gfx942", amdsmi="empty").amdsmi is Amdsmi.EMPTY  # type: ignore[arg-type]
+    assert [state.value for state in Amdsmi] == ["whole", "empty", "broken", "absent"]
+    with pytest.raises(ValueError, match="'maybe' is not a valid Amdsmi"):
+        Gpu("gfx942", amdsmi="maybe")  # type: ignore[arg-type]
+
+
+def test_gpus_are_equal_by_name_and_the_state_of_packages() -> None:
     assert Gpu("gfx942") == Gpu("gfx942", Aiter.PRESENT)
     assert len({Gpu("gfx942"), Gpu("gfx942"), Gpu("gfx950"), Gpu("gfx942", Aiter.ABSENT)}) == 3
-    assert repr(Gpu("gfx942")) == "Gpu(gfx='gfx942', aiter=<Aiter.PRESENT: 'present'>)"
+    assert Gpu("gfx942") != Gpu("gfx942", amdsmi=Amdsmi.EMPTY)
+    assert repr(Gpu("gfx942")) == (
+        "Gpu(gfx='gfx942', aiter=<Aiter.PRESENT: 'present'>, amdsmi=<Amdsmi.WHOLE: 'whole'>)"
+    )
 
 
 def test_a_fact_that_is_not_recorded_is_a_key_error() -> None:

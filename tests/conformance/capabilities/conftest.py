@@ -13,22 +13,32 @@ if TYPE_CHECKING:
 SOURCES = {
     "envs.py": "",
     "_aiter_ops.py": """
-        import importlib.util
+        import importlib.util, os
         if importlib.util.find_spec("aiter"):
             import aiter  # where that is broken, so is this
         class rocm_aiter_ops:
             @classmethod
             def refresh_env_variables(cls): ...
+            if os.environ.get("VLLM_ROCM_USE_AITER") == "1":
+                @staticmethod
+                def sparse_decode(): ...
     """,
     "config.py": """
         import contextlib
         class Cache:
             block_size = 16
             cache_dtype = "auto"
+        class Attention:
+            backend = None
+        class Compilation:
+            def __init__(self):
+                self.static_forward_context = {}
         class VllmConfig:
             model_config = None
             def __init__(self):
                 self.cache_config = Cache()
+                self.attention_config = Attention()
+                self.compilation_config = Compilation()
         current = None
         @contextlib.contextmanager
         def set_current_vllm_config(config):
@@ -48,6 +58,7 @@ SOURCES = {
             TRITON_MLA = "latent.LatentBackend"
             ROCM_AITER_MLA = "latent.CountingBackend"
             ROCM_AITER_MLA_SPARSE = "sparse.SparseBackend"
+            TORCH_SDPA = "nowhere.VisionOnly"
             def get_path(self):
                 return "tinyfork.v1.attention.backends." + self.value
             def get_class(self):
@@ -56,12 +67,46 @@ SOURCES = {
     """,
     "platforms/__init__.py": """
         from tinyfork.platforms.rocm import RocmPlatform
-        current_platform = RocmPlatform()
+        class Unspecified:
+            def is_rocm(self):
+                return False
+        def found():
+            try:
+                import amdsmi
+            except ImportError:
+                return RocmPlatform()
+            amdsmi.amdsmi_init()
+            return RocmPlatform() if amdsmi.amdsmi_get_processor_handles() else Unspecified()
+        current_platform = found()
     """,
     "platforms/rocm.py": """
         import os
+        import torch
         from tinyfork.attention.backends.registry import AttentionBackendEnum
+        def use_rocm_custom_paged_attention(qtype, head_size, block_size, gqa_ratio,
+                                            max_seq_len, sliding_window, kv_cache_dtype):
+            return qtype == torch.float16 and block_size == 16
         class RocmPlatform:
+            def is_rocm(self):
+                return True
+            @classmethod
+            def get_supported_vit_attn_backends(cls):
+                names = AttentionBackendEnum
+                return [names.TRITON_ATTN, names.FLEX_ATTENTION, names.TORCH_SDPA]
+            @classmethod
+            def check_and_update_config(cls, config):
+                assert config.cache_config.block_size is None
+                by_flag = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
+                by_flag = by_flag and config.attention_config.backend is None
+                config.cache_config.block_size = 64 if by_flag else 16
+            @classmethod
+            def update_block_size_for_backend(cls, config):
+                from tinyfork.model_executor.layers.attention_layer_base import AttentionLayerBase
+                for layer in config.compilation_config.static_forward_context.values():
+                    assert isinstance(layer, AttentionLayerBase)
+                    preferred = getattr(layer.get_attn_backend(), "preferred_block", None)
+                    if preferred is not None:
+                        config.cache_config.block_size = preferred
             @classmethod
             def get_device_capability(cls):
                 return (9, 4)
@@ -144,7 +189,40 @@ SOURCES = {
             def get_supported_head_sizes(cls):
                 return [64, 128]
     """,
+    "model_executor/layers/attention_layer_base.py": """
+        from abc import ABC, abstractmethod
+        class AttentionLayerBase(ABC):
+            @abstractmethod
+            def get_attn_backend(self): ...
+            @abstractmethod
+            def get_kv_cache_spec(self, config): ...
+    """,
+    "model_executor/models/vision.py": """
+        import os
+        import torch
+        from tinyfork.attention.backends.registry import AttentionBackendEnum as names
+        def get_vit_attn_backend(head_size, dtype, *, attn_backend_override=None):
+            assert dtype is torch.bfloat16
+            if attn_backend_override is not None:
+                if os.environ.get("VLLM_ROCM_USE_AITER") == "1":
+                    return names.ROCM_AITER_FA
+                return attn_backend_override
+            if torch.cuda.get_device_properties(0).gcnArchName.startswith("gfx11"):
+                return names.TORCH_SDPA
+            return names.ROCM_ATTN if head_size == 80 else names.TRITON_ATTN
+    """,
+    "v1/attention/ops/decode.py": """
+        from tinyfork.platforms.rocm import use_rocm_custom_paged_attention
+        def decode(query, alibi_slopes, sliding_window, sinks, kv_cache_dtype):
+            use_custom = use_rocm_custom_paged_attention(
+                query.dtype, query.head_size, 16, 8, 4096, sliding_window, kv_cache_dtype)
+            if use_custom:
+                fast(query, alibi_slopes)
+            else:
+                slow(query, alibi_slopes, sliding_window, sinks)
+    """,
     "v1/attention/backends/any_block.py": """
+        from tinyfork.v1.attention.ops import decode
         from tinyfork.v1.attention.backends.abstract import *
         from tinyfork.v1.attention.backends.good import GoodImpl
         class AnyBlockBackend(AttentionBackend):
@@ -176,6 +254,7 @@ SOURCES = {
                     case 160: from aiter import no_such_name
         class MoodyBackend(AttentionBackend):
             name, impl = "FLEX_ATTENTION", MoodyImpl
+            preferred_block = 128
     """,
     "v1/attention/backends/latent.py": """
         from tinyfork.v1.attention.backends.abstract import *
@@ -202,13 +281,15 @@ SOURCES = {
                 return [16]
     """,
     "v1/attention/backends/sparse.py": """
+        from tinyfork._aiter_ops import rocm_aiter_ops
         from tinyfork.v1.attention.backends.abstract import *
         class SparseImpl(AttentionImpl):
             def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes,
                          sliding_window, kv_cache_dtype, logits_soft_cap, attn_type,
                          kv_sharing_target_layer_name, indexer=None, **mla_args):
                 assert indexer.topk_indices_buffer is not None
-            def decode(self):
+            def decode(self, ops):
+                rocm_aiter_ops.sparse_decode()
                 ops.mla_decode_fwd()
         class SparseBackend(AttentionBackend):
             name, impl = "ROCM_AITER_MLA_SPARSE", SparseImpl

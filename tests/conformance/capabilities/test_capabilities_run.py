@@ -104,6 +104,71 @@ def test_items_fall_short_pass_or_do_not_apply(
     result.stdout.fnmatch_lines(["*SKIP*not applicable*no backend ROCM_AITER_TRITON_MLA*"])
 
 
+def test_items_about_the_server_fall_short_pass_or_do_not_apply(
+    run: Run, pytester: pytest.Pytester, write_tiny_fork: Callable[[Path], str]
+) -> None:
+    pytest.importorskip("torch")
+    selector = write_tiny_fork(pytester.path)
+    pytester.syspathinsert()
+    names = (
+        "the-platform-imports-without-the-runtime",
+        "the-platform-is-found-where-amdsmi-is-whole",
+        "the-platform-is-found-where-amdsmi-is-empty",
+        "the-platform-is-found-where-amdsmi-is-broken",
+        "the-platform-is-found-where-amdsmi-is-absent",
+        "rocm-aiter-fa-has-one-cache-block-however-chosen",
+        "triton-attn-has-one-cache-block-however-chosen",
+        "flex-attention-has-one-cache-block-however-chosen",
+        "rocm-aiter-mla-sparse-finds-its-functions-with-aiter-off",
+        "rocm-aiter-fa-finds-its-functions-with-aiter-off",
+        "rocm-attn-tells-its-kernels-apart",
+        "vision-takes-the-backend-that-is-named",
+        "vision-by-default-is-supported",
+    )
+    ids = [f"rocm-attn::capabilities::{name}[gfx942]" for name in names]
+    ids.append("rocm-attn::capabilities::vision-by-default-is-no-sdpa-on-rdna[gfx1100]")
+    result = run(selector, *ids, "-rs", "--rocm-attn-report=out.json", "--rocm-attn-gpu=")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    rows = json.loads((pytester.path / "out.json").read_text())["rows"]
+    told = {row["id"]: (row["verdict"], row["message"]) for row in rows}
+    assert {name: verdict for name, (verdict, _) in told.items()} == {
+        "the-platform-imports-without-the-runtime": "pass",
+        "the-platform-is-found-where-amdsmi-is-whole": "pass",
+        "the-platform-is-found-where-amdsmi-is-empty": "advisory",
+        "the-platform-is-found-where-amdsmi-is-broken": "advisory",
+        "the-platform-is-found-where-amdsmi-is-absent": "pass",
+        "rocm-aiter-fa-has-one-cache-block-however-chosen": "fail",
+        "triton-attn-has-one-cache-block-however-chosen": "pass",
+        "rocm-aiter-mla-sparse-finds-its-functions-with-aiter-off": "fail",
+        "rocm-attn-tells-its-kernels-apart": "fail",
+        "vision-takes-the-backend-that-is-named": "fail",
+        "vision-by-default-is-supported": "fail",
+        "vision-by-default-is-no-sdpa-on-rdna": "advisory",
+    }
+    messages = {name: message for name, (_, message) in told.items()}
+    assert messages["rocm-aiter-fa-has-one-cache-block-however-chosen"] == (
+        "ROCM_AITER_FA's cache blocks differ by how it is chosen: 64 with VLLM_ROCM_USE_AITER=1;"
+        " 16 with VLLM_ATTENTION_BACKEND=ROCM_AITER_FA"
+    )
+    assert messages["rocm-aiter-mla-sparse-finds-its-functions-with-aiter-off"] == (
+        "ROCM_AITER_MLA_SPARSE refers to what is there only with AITER on (for"
+        " rocm_aiter_ops.sparse_decode in v1.attention.backends.sparse.SparseImpl.decode)"
+    )
+    assert messages["vision-takes-the-backend-that-is-named"].startswith(
+        "TRITON_ATTN, named for vision layers, gives way to ROCM_AITER_FA (for"
+    )
+    assert messages["vision-by-default-is-supported"] == (
+        "vision layers are given ROCM_ATTN, which is not listed (for head_size=80)"
+    )
+    assert "Unspecified" in messages["the-platform-is-found-where-amdsmi-is-empty"]
+    result.stdout.fnmatch_lines_random(
+        [
+            "*SKIP*not applicable: FLEX_ATTENTION is chosen in one way at most",
+            "*SKIP*not applicable: ROCM_AITER_FA is not built with AITER on: *",
+        ]
+    )
+
+
 def test_the_reference_has_nothing_to_build_and_the_header_says_so(run: Run) -> None:
     result = run("pytest_rocm_attn.backends:select")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
@@ -133,6 +198,23 @@ def test_a_selector_without_construct_is_said_not_to_apply(
     result = run("plain.py:Plain", HEADS, "-rs")
     assert result.parseoutcomes() == {"skipped": 1}
     result.stdout.fnmatch_lines(["*not applicable: *no construct()*docs/adapters.md*"])
+
+
+IMPORTS = "rocm-attn::capabilities::the-platform-imports-without-the-runtime[gfx942]"
+
+
+def test_a_selector_whose_import_starts_the_runtime_is_found_with_the_line(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytest.importorskip("torch")
+    pytester.makepyfile(eager="import torch\ntorch.cuda.get_device_name()\n" + PLAIN)
+    result = run("eager.py:Plain", IMPORTS)
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(
+        ["FAIL *starts the device's runtime: torch.cuda.get_device_name(), called at *eager:2 *"]
+    )
+    pytester.makepyfile(late=PLAIN + "import torch\n")
+    assert run("late.py:Plain", IMPORTS).parseoutcomes() == {"passed": 1}
 
 
 def test_a_construct_of_ones_own_is_asked(run: Run, pytester: pytest.Pytester) -> None:

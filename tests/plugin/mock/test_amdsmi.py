@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import enum
+import importlib
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from pytest_rocm_attn.gpu import Amdsmi, Gpu
 from pytest_rocm_attn.mock import MockAttributeError, mock_rocm
 from pytest_rocm_attn.mock import amdsmi as boundary
 
@@ -285,3 +288,30 @@ def test_exceptions_are_those_of_the_real_package(real: Path) -> None:
     }
     assert ours == {name: bases[name] for name in ours}
     assert {"AmdSmiException", "AmdSmiLibraryException", "AmdSmiParameterException"} <= set(ours)
+
+
+# --- other states ---------------------------------------------------------------------------------
+
+
+def test_an_empty_one_initialises_and_lists_nothing() -> None:
+    with mock_rocm("gfx942", amdsmi="empty", count=2):
+        library = importlib.import_module("amdsmi")
+        library.amdsmi_init()
+        assert library.amdsmi_get_processor_handles() == []
+
+
+def test_a_broken_one_is_imported_and_cannot_be_initialised() -> None:
+    with mock_rocm(Gpu("gfx942", amdsmi=Amdsmi.BROKEN)):
+        library = importlib.import_module("amdsmi")
+        with pytest.raises(library.AmdSmiLibraryException, match="NO_PERM - Permission Denied"):
+            library.amdsmi_init()
+
+
+def test_an_absent_one_is_not_found_nor_its_metadata() -> None:
+    with mock_rocm("gfx942", amdsmi="absent"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("amdsmi")
+        with pytest.raises(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version("amdsmi")
+    with mock_rocm("gfx942"):
+        assert importlib.import_module("amdsmi")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.errors import MockError, UnknownGpuError
-from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.hardware import DetectedGpu, Detection
 from pytest_rocm_attn.mock import MockRocm, mock_rocm, parse_option, platform
 
@@ -57,6 +57,7 @@ def test_variables_can_be_set_while_it_is_entered(monkeypatch: pytest.MonkeyPatc
         ("gfx942,aiter", Gpu("gfx942", Aiter.PRESENT), 1),
         (" gfx1201 , aiter=broken , count=4 ", Gpu("gfx1201", Aiter.BROKEN), 4),
         ("gfx950,count=8", Gpu("gfx950", Aiter.ABSENT), 8),
+        ("gfx950,amdsmi=empty", Gpu("gfx950", Aiter.ABSENT, Amdsmi.EMPTY), 1),
     ],
 )
 def test_the_option_describes_a_machine(text: str, gpu: Gpu, count: int) -> None:
@@ -71,6 +72,8 @@ def test_the_option_describes_a_machine(text: str, gpu: Gpu, count: int) -> None
         ("", "unknown GPU ''"),
         ("gfx942,aitr", "'aitr'.*Did you mean 'aiter'"),
         ("gfx942,aiter=maybe", "'maybe'.*absent"),
+        ("gfx942,amdsmi=emty", "'emty'.*Did you mean 'empty'.*absent"),
+        ("gfx942,amdsmi", "'amdsmi'.*amdsmi=STATE"),
         ("gfx942,count=many", "'count=many'.*count=N"),
         ("gfx942,count=0", "count=0"),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -349,3 +350,47 @@ def test_the_mock_holds_when_torch_was_not_imported_before() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("state", ["empty", "broken", "absent"])
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [({}, 4), ({"HIP_VISIBLE_DEVICES": "1,3"}, 2), ({"HIP_VISIBLE_DEVICES": "0,9,1"}, 1)],
+)
+def test_the_runtime_counts_gpus_whatever_amdsmi_tells(
+    monkeypatch: pytest.MonkeyPatch, state: str, environ: dict[str, str], count: int
+) -> None:
+    for name in VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    before = torch.cuda.device_count(), torch.cuda._initialized
+    with mock_rocm("gfx942", amdsmi=state, count=4), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it cannot initialise amdsmi
+        assert torch.cuda.is_available()
+        # torch believes an empty list, until it has started the runtime.
+        assert torch.cuda.device_count() == (0 if state == "empty" else count)
+        assert torch.cuda.get_device_name(0) == "AMD Instinct MI300X"
+        assert torch.cuda.device_count() == count
+    assert (torch.cuda.device_count(), torch.cuda._initialized) == before
+
+
+def test_calls_that_would_start_the_runtime_are_noted_with_their_callers(four: MockRocm) -> None:
+    assert torch.cuda.device_count() == 4
+    assert torch.cuda.is_available()
+    assert four.runtime_calls == ()
+    torch.cuda.get_device_properties(0)
+    torch.cuda.set_device(1)
+    with torch.cuda.device(2):
+        torch.cuda.get_device_name()
+    told: tuple[str, ...] = four.runtime_calls
+    called, callers = zip(*(call.split(", called at ") for call in told), strict=True)
+    assert called == (
+        "torch.cuda.get_device_properties()",
+        "torch.cuda.set_device()",
+        "torch.cuda.device.__enter__()",
+        "torch.cuda.get_device_name()",
+        "torch.cuda.device.__exit__()",
+    )
+    assert {caller.partition(":")[0] for caller in callers} == {__name__}

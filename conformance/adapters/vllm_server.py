@@ -1,0 +1,180 @@
+"""What a vLLM-like server makes of a machine and of a choice, beside its backend classes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
+from pytest_rocm_attn.conformance.capabilities import names, predicates
+from pytest_rocm_attn.errors import SelectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_rocm_attn.conformance.adapters.vllm import Fork
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+_PREDICATES = ("use_rocm_custom_paged_attention",)
+# Where vision layers take their backend from, and what later layers make of it.
+_VISION = ("model_executor.models.vision", "get_vit_attn_backend")
+_UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
+
+
+class Server(Backends):
+    """What a vLLM-like package can be asked beside its selector.
+
+    Args:
+        fork: the package.
+        platform: the platform class under test; None for the class of the fork's current platform.
+    """
+
+    def __init__(self, fork: Fork, platform: Any) -> None:
+        super().__init__(fork, platform.__module__ if platform is not None else None)
+        self._given = platform
+
+    def _platform_class(self) -> Any:
+        return self._given if self._given is not None else type(self._current_platform())
+
+    def platform_found(self) -> dict[str, Any]:
+        """Return the "platform" that the fork's own detection comes to, and whether it "is_rocm"."""
+        found = self._current_platform()
+        name = f"{type(found).__module__}.{type(found).__qualname__}"
+        return {"platform": name, "is_rocm": bool(found.is_rocm())}
+
+    def cache_block(
+        self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
+    ) -> int | None:
+        """Return the cache block that the server's configuration ends up with, by its own choice.
+
+        The platform completes the configuration; where it asks the layers that were built for
+        their backend, there is one, of the backend that was selected.
+        """
+        platform = self._platform_class()
+        kept = self.fork.server_config
+        # Of its own: platforms change more of a configuration than the cache block.
+        self.fork.server_config = type(kept)()
+        try:
+            explicit = self.fork.explicit(environ)
+            with self.fork.configured(environ, explicit, None), self._modelled(request):
+                config = self.fork.server_config
+                platform.check_and_update_config(config)
+                if hasattr(platform, "update_block_size_for_backend"):
+                    with self._layer(config, self._backend_class(backend)):
+                        platform.update_block_size_for_backend(config)
+                block_size: int | None = config.cache_config.block_size
+                return block_size
+        finally:
+            self.fork.server_config = kept
+
+    def unresolved(
+        self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
+    ) -> list[str]:
+        """Build a backend, and return the names that its code refers to and that are not there."""
+        self.construct(request, backend, environ, gpu)
+        return names.missing(self._backend_class(backend).__module__, self.fork.top)
+
+    def unheeded(self) -> dict[str, Any]:
+        """Return predicate -> what predicates.unheeded() says of it; {} where the fork has none."""
+        module = importlib.import_module(self._platform())
+        found = {name: getattr(module, name, None) for name in _PREDICATES}
+        if any(found.values()) and "ROCM_ATTN" in self.fork.registry.__members__:
+            self._backend_class("ROCM_ATTN")  # the callers are in what it imports
+        return {
+            name: predicates.unheeded(predicate, self.fork.top)
+            for name, predicate in found.items()
+            if predicate is not None
+        }
+
+    def vision(self, request: Request, override: str) -> dict[str, Any]:
+        """Return what vision attention is given.
+
+        Args:
+            request: its head size and dtype.
+            override: the backend that is named for vision layers; "" for none.
+
+        Returns: "backend": its name; "supported": those that the platform supports, or None where
+            it does not say.
+
+        Raises:
+            KeyError: the fork has no choice of vision backends, or no backend of that name.
+        """
+        module = self.fork.module(_VISION[0])
+        choose = getattr(module, _VISION[1], None)
+        if choose is None:
+            raise KeyError("get_vit_attn_backend")
+        import torch
+
+        member = self.fork.registry[override] if override else None
+        takes = inspect.signature(choose).parameters
+        with self._seeing(member), self._modelled(request):
+            config = self.fork.server_config.model_config
+            config.multimodal_config = _Multimodal(member)
+            arguments = {"head_size": request.head_size, "dtype": getattr(torch, request.dtype)}
+            if "attn_backend_override" in takes:
+                arguments["attn_backend_override"] = member
+            with self.fork.set_current_config(self.fork.server_config):
+                chosen = self._upgraded(choose(**arguments), member)
+        listed = getattr(self._platform_class(), "get_supported_vit_attn_backends", None)
+        supported = None if listed is None else [one.name for one in listed()]
+        return {"backend": chosen.name, "supported": supported}
+
+    def _upgraded(self, chosen: Any, override: Any) -> Any:
+        """Return what the layer makes of the choice, in releases that choose again there."""
+        upgrade = getattr(self.fork.module(_UPGRADE[0]), _UPGRADE[1], None)
+        parameters = inspect.signature(upgrade).parameters if upgrade is not None else {}
+        if upgrade is None or "attn_backend_override" not in parameters:
+            return chosen
+        known = {"attn_backend": chosen, "attn_backend_override": override}
+        if "use_upstream_fa" in parameters:
+            known["use_upstream_fa"] = False
+        return upgrade(**known)[0]
+
+    @contextlib.contextmanager
+    def _seeing(self, override: Any) -> Iterator[None]:
+        """Have the fork's current platform be the class under test, which may be a patched one."""
+        module: Any = importlib.import_module(f"{self.fork.top}.platforms")
+        current = self._current_platform()
+        if self._given is None or isinstance(current, self._given):
+            yield
+            return
+        module._current_platform = self._given()
+        try:
+            yield
+        finally:
+            module._current_platform = current
+
+    @contextlib.contextmanager
+    def _layer(self, config: Any, backend_class: Any) -> Iterator[None]:
+        """Have one attention layer, of the given backend, among those that were built."""
+        base_module: Any = self.fork.module("model_executor.layers.attention_layer_base")
+        if base_module is None:
+            raise SelectorError(
+                f"{self.fork.top} has no model_executor/layers/attention_layer_base.py, where its"
+                " platform looks for the layers that were built; report that to pytest-rocm-attn"
+            )
+        base = base_module.AttentionLayerBase
+
+        def answer_nothing(self: Any, *arguments: Any) -> None:
+            return None
+
+        stubs: dict[str, Any] = dict.fromkeys(base.__abstractmethods__, answer_nothing)
+        stubs["get_attn_backend"] = lambda self: backend_class
+        layers = config.compilation_config.static_forward_context
+        layers["rocm-attn"] = type("Layer", (base,), stubs)()
+        try:
+            yield
+        finally:
+            del layers["rocm-attn"]
+
+
+class _Multimodal:
+    """What the choice of a vision backend reads of a multimodal model's configuration."""
+
+    mm_encoder_attn_dtype = None
+
+    def __init__(self, override: Any) -> None:
+        self.mm_encoder_attn_backend = override

@@ -177,6 +177,10 @@ class NamesItem(ServerItem):
                 raise views.Inapplicable(
                     f"{self.backend} is not built with AITER {words}: {answer.trouble}"
                 )
+            if answer.data["backend"] != self.backend:
+                raise views.Inapplicable(
+                    f"{self.backend} gives way to {answer.data['backend']} with AITER {words}"
+                )
         for name in off.data["missing"]:
             if name not in on.data["missing"]:
                 wrong = f"{self.backend} refers to what is there only with AITER on"

@@ -113,16 +113,19 @@ SOURCES = {
             @classmethod
             def get_attn_backend_cls(cls, selected_backend, head_size, dtype, kv_cache_dtype,
                                      block_size, use_mla, has_sink, use_sparse):
+                aiter = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
+                names = AttentionBackendEnum
+                if aiter and selected_backend is names.ROCM_AITER_UNIFIED_ATTN:
+                    return names.TRITON_ATTN.get_path()
                 if selected_backend is not None:
                     return selected_backend.get_path()
                 if head_size == 512:
                     raise ValueError("no backend for head size 512")
-                names = AttentionBackendEnum
                 if use_sparse:
                     return names.ROCM_AITER_MLA_SPARSE.get_path()
                 if use_mla:
                     return names.TRITON_MLA.get_path()
-                if os.environ.get("VLLM_ROCM_USE_AITER") == "1":
+                if aiter:
                     return names.ROCM_AITER_FA.get_path()
                 return names.TRITON_ATTN.get_path()
     """,

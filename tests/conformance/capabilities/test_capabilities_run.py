@@ -121,6 +121,7 @@ def test_items_about_the_server_fall_short_pass_or_do_not_apply(
         "flex-attention-has-one-cache-block-however-chosen",
         "rocm-aiter-mla-sparse-finds-its-functions-with-aiter-off",
         "rocm-aiter-fa-finds-its-functions-with-aiter-off",
+        "rocm-aiter-unified-attn-finds-its-functions-with-aiter-off",
         "rocm-attn-tells-its-kernels-apart",
         "vision-takes-the-backend-that-is-named",
         "vision-by-default-is-supported",
@@ -165,6 +166,7 @@ def test_items_about_the_server_fall_short_pass_or_do_not_apply(
         [
             "*SKIP*not applicable: FLEX_ATTENTION is chosen in one way at most",
             "*SKIP*not applicable: ROCM_AITER_FA is not built with AITER on: *",
+            "*SKIP*not applicable: ROCM_AITER_UNIFIED_ATTN gives way to TRITON_ATTN with AITER on",
         ]
     )
 

@@ -17,11 +17,13 @@ raises is an answer; what we ourselves cannot do is told as "ours", and is never
 from __future__ import annotations
 
 import json
+import os
 import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import Constructs, Declares, Serves
+from pytest_rocm_attn.conformance.capabilities.cases import EXPLICIT
 from pytest_rocm_attn.conformance.capabilities.construct import step_of
 from pytest_rocm_attn.conformance.worker import startup
 from pytest_rocm_attn.conformance.worker.outcomes import ask
@@ -141,7 +143,17 @@ def cache_block(
 def unresolved_names(
     adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
 ) -> Outcome:
-    """Select and build, then look names up. Told: "backend", "missing"."""
+    """Select and build, then look names up. Told: "backend", "missing".
+
+    The detail is the backend that is named: not part of the environment, so that all backends are
+    asked in the two processes that differ in what else is set.
+    """
+    environ = {**environ, EXPLICIT: detail}
+    os.environ[EXPLICIT] = detail  # who answers puts back what was written
+    try:
+        adapter.refresh()  # forgets what was selected for another name
+    except BaseException as error:  # noqa: BLE001  foreign code
+        return Told(raised(error, gpu))
     return _selected(
         adapter,
         request,

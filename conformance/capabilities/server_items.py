@@ -165,7 +165,7 @@ class NamesItem(ServerItem):
     def questions(self) -> list[Question]:
         request = cases.plain(self.backend)
         return [
-            views.question("names", self.on, {**self.environ, cases.AITER: switch}, request)
+            views.question("names", self.on, {cases.AITER: switch}, request, self.backend)
             for switch in ("1", "0")
         ]
 

@@ -20,6 +20,7 @@ from pytest_rocm_attn.conformance.workers.question import (
     Observation,
     Question,
     Subject,
+    apart,
     by_environment,
 )
 from pytest_rocm_attn.conformance.workers.refreshing import Refreshing, Trust
@@ -244,14 +245,15 @@ class Pool:
                 if not groups:
                     return
         if platform.refreshes:
-            trust = self._refreshing.try_on(platform, groups)
+            imported, others = apart(groups)
+            trust = self._refreshing.try_on(platform, others) if others else Trust.UNKNOWN
             if trust is Trust.IN_PLACE:
-                self._ask(platform, groups, refresh=True)
-                return
-            if trust is Trust.FORKED:
-                for group in groups:
+                self._ask(platform, others, refresh=True)
+            elif trust is Trust.FORKED:
+                for group in others:
                     self._ask(platform, [group], refresh=True)
-                return
+            if trust is not Trust.NONE:
+                groups = imported
         for group in groups:
             fitting = self._platforms.fitting_or_opened(gpu, group.environ)
             if isinstance(fitting, Platform):

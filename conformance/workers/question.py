@@ -35,6 +35,11 @@ class Question:
     kind: str = "select"
     detail: str = ""
 
+    @property
+    def asks_what_was_imported(self) -> bool:
+        """Whether the answer is what an import left behind, which no refresh brings up to date."""
+        return self.kind == "names"
+
     @classmethod
     def of(
         cls,
@@ -97,6 +102,18 @@ class Group:
 
     environ: dict[str, str]
     questions: list[Question] = field(default_factory=list)
+
+
+def apart(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
+    """Return the questions that ask what was imported, and the others, each in their groups."""
+    imported: list[Group] = []
+    others: list[Group] = []
+    for group in groups:
+        for wanted, into in ((True, imported), (False, others)):
+            questions = [q for q in group.questions if q.asks_what_was_imported is wanted]
+            if questions:
+                into.append(Group(group.environ, questions))
+    return imported, others
 
 
 def by_environment(questions: Iterable[Question]) -> list[Group]:

@@ -140,9 +140,12 @@ AITER_MLA_CHECKED = """
                     raise ValueError(f"ROCM_AITER_MLA needs more of aiter: {error}") from error
             return path
 """
+# The import of the platform falls back to torch for the architecture, and would then fail in a circle
+# by the warning that it gives, which asks for the current platform.
 PLATFORM_BY_TORCH = """
     import torch
-    from vllm import platforms
+    from vllm import logger, platforms
+    logger._should_log_with_scope = lambda scope: True
     platforms.builtin_platform_plugins["rocm"] = lambda: (
         "vllm.platforms.rocm.RocmPlatform" if torch.version.hip else None
     )

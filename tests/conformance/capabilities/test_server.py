@@ -97,9 +97,11 @@ def test_importing_a_fork_that_asks_nothing_of_the_runtime_is_told_so(ask: Ask) 
 
 def test_names_that_are_there_only_with_aiter_on_are_missing_with_it_off(ask: Ask) -> None:
     def missing(switch: str) -> list[str]:
-        environ = {cases.EXPLICIT: "ROCM_AITER_MLA_SPARSE", cases.AITER: switch}
-        request = cases.plain("ROCM_AITER_MLA_SPARSE").non_default()
-        found: list[str] = ask("names", environ, **request).data["missing"]
+        backend = "ROCM_AITER_MLA_SPARSE"
+        request = cases.plain(backend).non_default()
+        told = ask("names", {cases.AITER: switch}, detail=backend, **request).data
+        assert told["backend"] == backend
+        found: list[str] = told["missing"]
         return found
 
     place = "v1.attention.backends.sparse.SparseImpl.decode"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pytest_rocm_attn.backends import select
 from pytest_rocm_attn.flags import Flags
@@ -50,8 +51,8 @@ def main() -> int:
     slowest = float("inf")
     for name, (request, environ, gpu) in CASES.items():
         flags = Flags(environ)
-        selections = per_second(lambda r=request, f=flags, g=gpu: select(r, f, g))  # type: ignore[misc]
-        parses = per_second(lambda e=environ: Flags(e))  # type: ignore[misc]
+        selections = per_second(partial(select, request, flags, gpu))
+        parses = per_second(partial(Flags, environ))
         slowest = min(slowest, selections)
         print(f"{name:12} {selections:14,.0f} {parses:14,.0f} {parses / selections:16.1f}")
     print(f"slowest: {slowest:,.0f} per second; budget: {BUDGET:,}")

@@ -63,9 +63,9 @@ class HardwareReport:
             return report
         if report.skipped and not hasattr(report, "wasxfail"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
-            report.rocm_attn_skipped = reason.removeprefix("Skipped: ")  # type: ignore[attr-defined]
+            vars(report)["rocm_attn_skipped"] = reason.removeprefix("Skipped: ")
         else:
-            report.rocm_attn = self._record(item, call, report)  # type: ignore[attr-defined]
+            vars(report)["rocm_attn"] = self._record(item, call, report)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

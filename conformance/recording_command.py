@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance import adapters, baseline
+from pytest_rocm_attn.conformance import adapters, baseline, whole_file
 from pytest_rocm_attn.conformance.grid.design import standard
 from pytest_rocm_attn.conformance.grid.recording import checksum, record, source_of
 from pytest_rocm_attn.conformance.workers import Subject
@@ -98,27 +97,12 @@ def write(output: Path, content: bytes) -> None:
         BaselineError: it cannot be written.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=output.parent, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(output)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        whole_file.write(output, content)
     except OSError as error:
         raise BaselineError(
             f"--output {output}: cannot be written ({error.strerror}); free some space, or choose"
             " another place, and record again"
         ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class _Progress:

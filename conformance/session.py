@@ -103,7 +103,7 @@ class ConformancePlugin:
         named_paths = self.config.args_source is pytest.Config.ArgsSource.ARGS
         self.config.args[:] = [arg for arg in args if arg not in ids] if named_paths else []
         if self._is_worker:
-            return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]
+            return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]  # xdist sets it
         return ids
 
     @pytest.hookimpl(optionalhook=True)
@@ -237,9 +237,9 @@ class ConformancePlugin:
         report = yield
         if isinstance(item, ConformanceItem) and call.when == "call":
             if item.judgement is not None:
-                report.rocm_attn = item.record()  # type: ignore[attr-defined]
+                vars(report)["rocm_attn"] = item.record()  # xdist sends it along
             elif item.declined is not None:
-                report.rocm_attn_declined = item.declined  # type: ignore[attr-defined]
+                vars(report)["rocm_attn_declined"] = item.declined
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -273,7 +273,7 @@ class ConformancePlugin:
             self._notes += self._pool.notes
         self._close()
         if self._is_worker:
-            output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]
+            output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]  # xdist sets it
             output_to_controller["rocm_attn_notes"] = self._notes
             output_to_controller["rocm_attn_counted"] = dict(self._counted)
             return

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pytest_rocm_attn.conformance.numerics.case import Case
 from pytest_rocm_attn.flags import VARIABLES, Kind
-from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ UNRELATED: dict[str, tuple[str, ...]] = {
     "XVLLM_ATTENTION_BACKEND": ("ROCM_ATTN",),
     "ATTENTION_BACKEND": ("ROCM_ATTN",),
 }
-
-ROCM_NAMES = ROCM_BACKENDS
 
 
 def environments(

@@ -264,8 +264,8 @@ def adapt(found: object, spec: str) -> Adapter:
             adapter: CallableAdapter = ConstructingAdapter(method, accepted, build, spec)
         else:
             adapter = CallableAdapter(method, accepted)
-        if callable(getattr(found, "refresh", None)):
-            adapter.refresh = found.refresh  # type: ignore[method-assign, attr-defined]
+        if callable(refresh := getattr(found, "refresh", None)):
+            vars(adapter)["refresh"] = refresh  # in the place of the method
         return adapter
     if callable(found) and not isinstance(found, type):
         return CallableAdapter(found, _accepted(found, spec))

@@ -17,7 +17,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_rocm_attn.conformance.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.grid.space import Axis, environment_of
@@ -25,6 +25,7 @@ from pytest_rocm_attn.conformance.worker.environment import set_environment
 from pytest_rocm_attn.conformance.worker.outcomes import outcome_of
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Unrecognised, from_wire, to_wire
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.adapters import Adapter
     from pytest_rocm_attn.conformance.worker.channel import Channel
-    from pytest_rocm_attn.request import Request
 
 UNANSWERED = 0xFFFF
 # Distinct outcomes that are told apart in one part; a selector that says something new each time
@@ -89,7 +89,7 @@ class Enumeration:
     @classmethod
     def of(cls, axes: Sequence[Axis]) -> Enumeration:
         """Return the enumeration of axes that end with the requests."""
-        return cls(tuple(axes[:-1]), axes[-1].values)  # type: ignore[arg-type]  # requests they are
+        return cls(tuple(axes[:-1]), cast(tuple[Request, ...], axes[-1].values))
 
     @property
     def environments(self) -> int:
@@ -250,7 +250,7 @@ def _without_words(outcome: Outcome) -> Outcome:
 
 def _environment() -> dict[bytes, bytes]:
     """Return a copy of the environment, in the form in which it is copied fastest."""
-    texts: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # on every CPython
+    texts: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # every CPython has it
     return texts.copy()
 
 
@@ -280,7 +280,7 @@ class _CompiledOnce:
     """
 
     def __enter__(self) -> None:
-        loader = importlib.machinery.SourceFileLoader
+        loader: Any = importlib.machinery.SourceFileLoader  # its method is replaced for the while
         self._compile: Callable[..., CodeType] = loader.source_to_code
         compiled: dict[tuple[Any, Any], CodeType] = {}
 
@@ -292,7 +292,7 @@ class _CompiledOnce:
                 compiled[key] = self._compile(self_, data, path)
             return compiled[key]
 
-        loader.source_to_code = source_to_code  # type: ignore[method-assign, assignment]
+        loader.source_to_code = source_to_code
 
     def __exit__(
         self,
@@ -300,4 +300,5 @@ class _CompiledOnce:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        importlib.machinery.SourceFileLoader.source_to_code = self._compile  # type: ignore[method-assign]
+        loader: Any = importlib.machinery.SourceFileLoader
+        loader.source_to_code = self._compile

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request
@@ -58,7 +58,7 @@ class Axis:
             }
             return {name: column for name, column in columns.items() if len(set(column)) > 1}
         if self.name == ALSO:
-            tables: list[dict[str, str]] = [dict(value) for value in self.values]  # type: ignore[arg-type]
+            tables: list[dict[str, str]] = [dict(cast(Assignments, value)) for value in self.values]
             names = dict.fromkeys(name for table in tables for name in table)
             return {name: tuple(table.get(name) for table in tables) for name in names}
         return {self.name: self.values}
@@ -246,7 +246,7 @@ def environment_of(axes: Collection[Axis], values: Collection[Value]) -> dict[st
     environ: dict[str, str] = {}
     for axis, value in zip(axes, values, strict=True):
         if axis.name == ALSO:
-            environ.update(value)  # type: ignore[arg-type]  # such an axis holds assignments
+            environ.update(cast(Assignments, value))
         elif isinstance(value, str):
             environ[axis.name] = value
     return environ

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.effort import Effort
-    from pytest_rocm_attn.conformance.invariants.asking import Asker
     from pytest_rocm_attn.conformance.invariants.search import Search
 
 
@@ -128,7 +127,7 @@ class Law:
     cases: Callable[[str], SearchStrategy[Case]]
     check: Callable[[Case, Ask], Broken | None]
 
-    def search(self, gfx: str, asker: Asker, effort: Effort) -> Search[Broken]:
+    def search(self, gfx: str, asker: Ask, effort: Effort) -> Search[Broken]:
         """Look for a case on one GPU in which the law does not hold."""
         from pytest_rocm_attn.conformance.invariants.search import search_cases
 
@@ -140,6 +139,6 @@ class Law:
         """Return the example that --rocm-attn-example gives."""
         return Case.from_data(gfx, data)
 
-    def attempt(self, case: Case, asker: Asker, ask: Ask) -> Broken | None:
+    def attempt(self, case: Case, asker: Ask, ask: Ask) -> Broken | None:
         """Try one case, asking with ask."""
         return self.check(case, ask)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance import whole_file
 from pytest_rocm_attn.conformance.report import html_page, json_file, markdown
 from pytest_rocm_attn.errors import ReportError
 
@@ -54,7 +55,7 @@ def write(paths: Iterable[Path], report: Report) -> None:
     troubles = []
     for path in paths:
         try:
-            _replace(path, FORMATS[path.suffix](report))
+            whole_file.write(path, FORMATS[path.suffix](report).encode())
         except OSError as error:
             troubles.append(f"report {path} cannot be written: {error.strerror or error}")
     if troubles:
@@ -74,24 +75,6 @@ def write_draft(path: Path, text: str) -> None:
         raise ReportError(
             f"draft {path} cannot be written: {error.strerror or error}; run again with another path"
         ) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    path = Path(os.path.realpath(path))  # the link stays, what it points to is written
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
-        return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp is for one's own eyes; a report is not
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _rescue(text: str) -> str:

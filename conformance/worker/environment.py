@@ -28,12 +28,12 @@ class EnvironmentReads:
 
         Every other way to look (``in``, ``get``, ``os.getenv``) ends in these two methods.
         """
-        kind = type(os.environ)
+        kind: Any = type(os.environ)  # its methods are replaced for the while
         get, iterate = kind.__getitem__, kind.__iter__
 
         def recorded_get(environ: Any, name: str) -> str:
             try:
-                value = get(environ, name)
+                value: str = get(environ, name)
             except KeyError:
                 self.values.setdefault(name, None)
                 raise
@@ -43,15 +43,16 @@ class EnvironmentReads:
         def recorded_iterate(environ: Any) -> Iterator[str]:
             for name in VARIABLES:
                 environ.get(name)
-            return iterate(environ)
+            names: Iterator[str] = iterate(environ)
+            return names
 
-        kind.__getitem__ = recorded_get  # type: ignore[method-assign]
-        kind.__iter__ = recorded_iterate  # type: ignore[method-assign]
+        kind.__getitem__ = recorded_get
+        kind.__iter__ = recorded_iterate
         try:
             yield
         finally:
-            kind.__getitem__ = get  # type: ignore[method-assign]
-            kind.__iter__ = iterate  # type: ignore[method-assign]
+            kind.__getitem__ = get
+            kind.__iter__ = iterate
 
 
 def neutral_environment(keep: Mapping[str, str], *, mocked: bool = True) -> dict[str, str]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.dry_launch.record import Launches
     from pytest_rocm_attn.gpu import Gpu
 
-MARKER = 'dry_launch(gfx): the target that the dry_launch fixture compiles for, such as "gfx942"'
-
 
 class Start(Protocol):
     """What the fixture's value is."""

@@ -118,10 +118,9 @@ def _present(gpu: Gpu) -> StandIn:
     def package(module: ModuleType) -> None:
         functions(module)
         # aiter's own __init__ brings these in, so that "import aiter" is enough to use them.
-        module.dtypes = importlib.import_module("aiter.utility.dtypes")  # type: ignore[attr-defined]
+        dtypes = importlib.import_module("aiter.utility.dtypes")
         importlib.import_module("aiter.mla")
-        module.ActivationType = ActivationType  # type: ignore[attr-defined]
-        module.QuantType = QuantType  # type: ignore[attr-defined]
+        vars(module).update(dtypes=dtypes, ActivationType=ActivationType, QuantType=QuantType)
 
     modules: dict[str, Callable[[ModuleType], None]] = {
         "aiter": package,

@@ -146,7 +146,7 @@ def without(hidden: Collection[str], find: Any) -> Any:
             if _normal(found.metadata["Name"] or "") not in hidden:
                 yield found
 
-    find_distributions.__wrapped__ = find  # type: ignore[attr-defined]
+    vars(find_distributions)["__wrapped__"] = find
     return staticmethod(find_distributions)
 
 

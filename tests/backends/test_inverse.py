@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -47,9 +48,9 @@ AITER = "VLLM_ROCM_USE_AITER"
     ],
 )
 def test_the_smallest_environments_are_found(
-    backend: str, gfx: str, needs: dict[str, object], ways: list[dict[str, str]]
+    backend: str, gfx: str, needs: dict[str, Any], ways: list[dict[str, str]]
 ) -> None:
-    assert list(how_to_get(backend, Request(**needs), Gpu(gfx))) == ways  # type: ignore[arg-type]
+    assert list(how_to_get(backend, Request(**needs), Gpu(gfx))) == ways
 
 
 @pytest.mark.parametrize(
@@ -73,10 +74,10 @@ def test_the_smallest_environments_are_found(
     ],
 )
 def test_where_none_leads_the_refusal_of_the_name_says_why(
-    backend: str, gpu: Gpu, needs: dict[str, object], says: str
+    backend: str, gpu: Gpu, needs: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(SelectionError) as caught:
-        how_to_get(backend, Request(**needs), gpu)  # type: ignore[arg-type]
+        how_to_get(backend, Request(**needs), gpu)
     assert says in str(caught.value)
     assert caught.value.backend == backend
     assert caught.value.trace[-1].rule == "decision"

@@ -60,9 +60,9 @@ def test_the_hip_kernel_serves_its_limits(
     ],
 )
 def test_beyond_its_limits_the_reason_is_given(
-    fields: dict[str, object], target: str, tokens: int, environ: dict[str, str], words: str
+    fields: dict[str, Any], target: str, tokens: int, environ: dict[str, str], words: str
 ) -> None:
-    request = Request(**fields)  # type: ignore[arg-type]  # of the rows above
+    request = Request(**fields)
     assert words in decode_refusal(request, target, tokens, Flags(environ))
 
 
@@ -81,9 +81,9 @@ def test_one_aiter_switch_alone_leaves_the_hip_kernel() -> None:
         ({"use_mla": True}, "MLA"),
     ],
 )
-def test_what_the_backend_does_not_do_is_refused(fields: dict[str, object], words: str) -> None:
+def test_what_the_backend_does_not_do_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(BackendLimitError, match=words) as error:
-        RocmAttention(Request(**fields), torch.device("cpu"), scale=0.1)  # type: ignore[arg-type]
+        RocmAttention(Request(**fields), torch.device("cpu"), scale=0.1)
     assert str(error.value).startswith("ROCM_ATTN does not support")
     assert "facts/backends.md 3.2" in str(error.value)
 

@@ -16,9 +16,10 @@ from pytest_rocm_attn import (
     TimedOut,
     Unrecognised,
 )
-from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal, Row
+from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal, Level, Row
 from pytest_rocm_attn.conformance.deviations import Deviation
 from pytest_rocm_attn.conformance.verdict import Verdict, judge
+from pytest_rocm_attn.outcome import Outcome
 
 BACKEND = ExpectBackend("TRITON_ATTN")
 REFUSAL = ExpectRefusal(("TRITON_MLA", "block size"))
@@ -26,8 +27,8 @@ GOOD_REFUSAL = Rejected("ValueError", "triton_mla does not support Block Size 8"
 DEVIATION = Deviation(("a-row",), "we like it", "https://example.org/1", None, "dev.toml", 3)
 
 
-def row(expect: ExpectBackend | ExpectRefusal, level: str = "required") -> Row:
-    return Row("a-row", "the text", level, {}, (Gpu("gfx942"),), Request(), expect, "rows.toml")  # type: ignore[arg-type]
+def row(expect: ExpectBackend | ExpectRefusal, level: Level = "required") -> Row:
+    return Row("a-row", "the text", level, {}, (Gpu("gfx942"),), Request(), expect, "rows.toml")
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def row(expect: ExpectBackend | ExpectRefusal, level: str = "required") -> Row:
     ],
 )
 def test_an_outcome_is_judged_by_what_the_row_expects(
-    expect: ExpectBackend | ExpectRefusal, outcome: object, verdict: Verdict
+    expect: ExpectBackend | ExpectRefusal, outcome: Outcome, verdict: Verdict
 ) -> None:
-    judgement = judge(row(expect), outcome)  # type: ignore[arg-type]
+    judgement = judge(row(expect), outcome)
     assert judgement.verdict is verdict
     assert bool(judgement.message) is (verdict is not Verdict.PASS)
 

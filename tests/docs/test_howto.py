@@ -66,7 +66,7 @@ def sglang(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
         heads = model_config.get_num_kv_heads(server_args.tp_size)
         return "aiter" if heads in (8, 16) else "triton"
 
-    module.get_default_attn_backend = get_default_attn_backend  # type: ignore[attr-defined]
+    vars(module)[get_default_attn_backend.__name__] = get_default_attn_backend
     yield module
 
 

@@ -293,7 +293,7 @@ def main() -> int:
 
     # What a forked process need not import again. The modules under test stay out.
     import hypothesis.strategies
-    import pytest  # noqa: F401
+    import pytest  # noqa: F401  imported for the forked processes
 
     # The same examples every time, and no search for a smaller one: to fail is enough.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)

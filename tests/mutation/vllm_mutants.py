@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ class Suite:
     def invariants(self) -> Iterator[str]:
         """Yield the laws that are broken."""
         for law in LAWS:
-            search = law.search(self._gpu.gfx, self, Effort(examples=150))  # type: ignore[arg-type]
+            search = law.search(self._gpu.gfx, self, Effort(examples=150))
             if search.found is not None:
                 yield law.id
         for switch in SWITCH_LAWS:
@@ -246,7 +247,7 @@ def main() -> int:
     for name, changed in mutants_of(function):
         if only is not None and name not in only:
             continue
-        seen = None if arguments.list else _in_a_fork(lambda changed=changed: try_out(changed))  # type: ignore[misc]
+        seen = None if arguments.list else _in_a_fork(partial(try_out, changed))
         print(json.dumps({"name": name, "seen": seen}), flush=True)
     return 0
 

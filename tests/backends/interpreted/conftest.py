@@ -52,8 +52,8 @@ class Interpreter:
         )
         os.close(ask_read)
         os.close(tell_write)
-        self.asking: IO[str] = open(ask_write, "w", encoding="utf-8")  # noqa: SIM115
-        self.telling: IO[str] = open(tell_read, encoding="utf-8")  # noqa: SIM115
+        self.asking: IO[str] = open(ask_write, "w", encoding="utf-8")  # noqa: SIM115  likewise
+        self.telling: IO[str] = open(tell_read, encoding="utf-8")  # noqa: SIM115  likewise
 
     def run(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         """Yield the reports of an item."""

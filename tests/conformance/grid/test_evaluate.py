@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -56,13 +56,13 @@ def evaluate(tmp_path: Path) -> Iterator[Evaluate]:
         budget: float = 120.0,
         fork: bool = True,
         pure: bool = False,
-        **options: object,
+        **options: Any,
     ) -> list[Outcome | None]:
         path = tmp_path / "selector.py"
         path.write_text(textwrap.dedent(source))
         subject = Subject(f"{path}:select", pure=pure, preload=(), timeout=timeout, fork=fork)
         pool = Pool(subject, lanes=1)
-        evaluator = Evaluator(pool, budget=budget, cells=of.cells, lanes=1, **options)  # type: ignore[arg-type]
+        evaluator = Evaluator(pool, budget=budget, cells=of.cells, lanes=1, **options)
         closing.append((evaluator, pool))
         (part,) = of.slices()
         (table,) = evaluator.tables(part)

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from pytest_rocm_attn import Aiter, Flags, Gpu, Request, Selected
@@ -51,7 +52,8 @@ class Asker:
         seen = []
         for question in questions:
             before = dict(os.environ)
-            outcome = ask_adapter(self, question.request, dict(question.environ), question.gpu)  # type: ignore[arg-type]
+            adapter: Any = self  # select() is all that is asked of it
+            outcome = ask_adapter(adapter, question.request, dict(question.environ), question.gpu)
             written = tuple(name for name in os.environ if name not in before)
             for name in written:
                 del os.environ[name]
@@ -59,8 +61,12 @@ class Asker:
         return seen
 
 
-def search(law: Law, selector: Selector, gfx: str = "gfx942", examples: int = 200) -> Any:
-    return law.search(gfx, Asker(selector), Effort(examples=examples))  # type: ignore[arg-type]
+# hypothesis before 6.155 repeats itself more (docs/invariants.md).
+EXAMPLES = 200 if hypothesis.__version_info__ >= (6, 155) else 800
+
+
+def search(law: Law, selector: Selector, gfx: str = "gfx942", examples: int = EXAMPLES) -> Any:
+    return law.search(gfx, Asker(selector), Effort(examples=examples))
 
 
 @pytest.mark.parametrize("gfx", ["gfx942", "gfx1201"])
@@ -154,8 +160,7 @@ def writes(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
 
 
 def crashes_on_none(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if request.block_size % 2:  # type: ignore[operator]
-        pass
+    assert request.block_size % 2 in (0, 1)  # type: ignore[operator]  # the defect
     return reference(request, environ, gpu)
 
 
@@ -286,10 +291,10 @@ def test_a_selector_that_breaks_the_law_is_caught_with_the_smallest_example(
         assert case.request == wanted
     # The example, written and read again, breaks the law in the same words.
     again = Case.from_data("gfx942", case.as_data())
-    once_more = BY_ID[law].attempt(again, Asker(selector), Asker(selector))  # type: ignore[arg-type]
+    once_more = BY_ID[law].attempt(again, Asker(selector), Asker(selector))
     assert once_more is not None
     assert once_more.words == broken.words
-    assert BY_ID[law].attempt(again, Asker(reference), Asker(reference)) is None  # type: ignore[arg-type]
+    assert BY_ID[law].attempt(again, Asker(reference), Asker(reference)) is None
 
 
 def test_every_law_has_a_selector_here_that_breaks_it() -> None:
@@ -309,7 +314,7 @@ def test_the_same_seed_tries_the_same_examples_and_another_one_others() -> None:
                 questions.extend(asked)
                 return super().__call__(*asked)
 
-        law.search("gfx942", Recording(reference), Effort(seed=seed, examples=30))  # type: ignore[arg-type]
+        law.search("gfx942", Recording(reference), Effort(seed=seed, examples=30))
         return questions
 
     tried = [record(0), record(0), record(1)]
@@ -318,7 +323,7 @@ def test_the_same_seed_tries_the_same_examples_and_another_one_others() -> None:
 
 def test_a_search_whose_time_is_up_says_so_and_keeps_what_it_found() -> None:
     law = BY_ID["an-explicit-choice-is-taken-or-refused-never-replaced"]
-    cut = law.search("gfx942", Asker(reference), Effort(budget=1e-9))  # type: ignore[arg-type]
+    cut = law.search("gfx942", Asker(reference), Effort(budget=1e-9))
     assert (cut.found, cut.cut, cut.examples) == (None, True, 0)
     whole = search(law, reference)
     assert not whole.cut

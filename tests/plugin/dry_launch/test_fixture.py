@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-CONFTEST = """
-    import pytest
-    from pytest_rocm_attn.dry_launch import fixture
-
-    def pytest_configure(config):
-        config.addinivalue_line("markers", fixture.MARKER)
-
-    @pytest.fixture
-    def dry(request):
-        yield from fixture.starter(request)
-"""
-
 
 def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(CONFTEST)
     pytester.makepyfile("""
         import pytest
         import torch
@@ -33,29 +20,29 @@ def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
             fill[(1,)](torch.zeros(1))
 
         @pytest.mark.dry_launch("gfx1201")
-        def test_the_marker_names_the_target(dry):
-            launches = dry()
+        def test_the_marker_names_the_target(dry_launch):
+            launches = dry_launch()
             launch()
             assert [record.gfx for record in launches] == ["gfx1201"]
             launches.assert_fit(spills=0)
 
         @pytest.mark.dry_launch("gfx1201")
-        def test_the_call_overrules_the_marker(dry):
-            launches = dry("gfx942")
+        def test_the_call_overrules_the_marker(dry_launch):
+            launches = dry_launch("gfx942")
             launch()
             assert [record.gfx for record in launches] == ["gfx942"]
 
-        def test_without_either_the_gpu_in_force_counts(dry):
-            dry("gfx950")
-            launches = dry()
+        def test_without_either_the_gpu_in_force_counts(dry_launch):
+            dry_launch("gfx950")
+            launches = dry_launch()
             launch()
             assert [record.gfx for record in launches] == ["gfx950"]
 
-        def test_it_ends_with_the_test(dry):
+        def test_it_ends_with_the_test(dry_launch):
             assert triton.runtime.driver._active is None
 
-        def test_over_budget(dry):
-            launches = dry("gfx942")
+        def test_over_budget(dry_launch):
+            launches = dry_launch("gfx942")
             launch()
             launches.assert_fit(vgprs=0)
     """)
@@ -68,22 +55,21 @@ def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
 
 
 def test_a_mistake_fails_the_test_with_the_reason_alone(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(CONFTEST)
     pytester.makepyfile("""
         import pytest
 
-        def test_no_target(dry):
-            dry()
+        def test_no_target(dry_launch):
+            dry_launch()
 
-        def test_unknown_target(dry):
-            dry("gfx943")
+        def test_unknown_target(dry_launch):
+            dry_launch("gfx943")
 
         @pytest.mark.dry_launch
-        def test_no_argument(dry):
+        def test_no_argument(dry_launch):
             pass
 
         @pytest.mark.dry_launch("gfx942", fast=True)
-        def test_keyword(dry):
+        def test_keyword(dry_launch):
             pass
     """)
     result = pytester.runpytest("-p", "no:randomly", "-p", "no:xdist")

@@ -70,7 +70,7 @@ def test_present_is_a_package_with_spec_path_and_metadata() -> None:
 def test_the_fp8_type_of_aiter_follows_the_architecture(gfx: str, fp8: str) -> None:
     torch = pytest.importorskip("torch")
     with mock_rocm(gfx, aiter=True):
-        from aiter import dtypes  # type: ignore[import-not-found, unused-ignore]
+        from aiter import dtypes
 
         assert dtypes.fp8 is getattr(torch, fp8)
 
@@ -91,7 +91,7 @@ def test_an_unknown_name_of_the_stand_in_is_absent_and_explains_itself() -> None
         with pytest.raises(MockAttributeError, match=r"aiter\.no_such_name.*real_aiter=True"):
             _ = aiter.no_such_name
         with pytest.raises(ImportError):
-            from aiter import no_such_name  # noqa: F401
+            from aiter import no_such_name  # noqa: F401  it must not be there
 
 
 def test_absent_hides_an_installed_aiter_and_gives_it_back(installed_aiter: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_impostor_has_the_unrelated_packages_names_and_not_amds() -> None:
             vars(aiter)
         )
         with pytest.raises(ImportError, match="flash_attn_varlen_func"):
-            from aiter import flash_attn_varlen_func  # noqa: F401
+            from aiter import flash_attn_varlen_func  # noqa: F401  it must not be there
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("aiter.mla")
         with pytest.raises(NotImplementedError, match="map_aiter"):
@@ -171,10 +171,10 @@ def test_the_impostor_has_the_unrelated_packages_names_and_not_amds() -> None:
 
 def test_flash_attn_is_there_unless_it_is_not_wanted() -> None:
     with mock_rocm("gfx942"):
-        from flash_attn import (  # type: ignore[import-not-found, unused-ignore]
+        from flash_attn import (
             flash_attn_varlen_func,
         )
-        from flash_attn.ops.triton.rotary import (  # type: ignore[import-not-found, unused-ignore]
+        from flash_attn.ops.triton.rotary import (
             apply_rotary,
         )
 

@@ -55,7 +55,7 @@ def warm() -> None:
 
 def arch() -> str:
     """The architecture as every boundary tells it; they must agree."""
-    import amdsmi  # type: ignore[import-not-found, unused-ignore]
+    import amdsmi
 
     amdsmi.amdsmi_init()
     (handle,) = amdsmi.amdsmi_get_processor_handles()
@@ -102,7 +102,7 @@ def test_a_mock_that_cannot_be_entered_leaves_no_trace(monkeypatch: pytest.Monke
 def test_nested_mocks_restore_each_other() -> None:
     before = snapshot()
     with mock_rocm("gfx942", aiter=True):
-        import aiter  # type: ignore[import-not-found, unused-ignore]
+        import aiter
 
         inside = snapshot()
         with mock_rocm("gfx1201", aiter=False):

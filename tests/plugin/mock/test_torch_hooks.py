@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_more_hip_than_rocr_devices_is_torchs_own_error(
 def test_a_device_can_be_chosen_by_its_serial_number(
     four: MockRocm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import amdsmi  # type: ignore[import-not-found, unused-ignore]
+    import amdsmi
 
     amdsmi.amdsmi_init()
     handle = amdsmi.amdsmi_get_processor_handles()[1]
@@ -268,9 +268,11 @@ def _graph() -> None:
         _graph,
     ],
 )
-def test_what_needs_the_device_says_that_it_is_mocked(four: MockRocm, use: object) -> None:
+def test_what_needs_the_device_says_that_it_is_mocked(
+    four: MockRocm, use: Callable[[], None]
+) -> None:
     with pytest.raises(MockError, match=r"mocked"):
-        use()  # type: ignore[operator]
+        use()
 
 
 @cpu_build_of_torch
@@ -288,7 +290,7 @@ def test_an_unknown_function_of_torch_is_an_absent_attribute_that_explains(four:
     with pytest.raises(MockAttributeError, match=r"torch\._C\._cuda_noSuchFunction.*monkeypatch"):
         _ = torch._C._cuda_noSuchFunction
     with pytest.raises(ImportError):
-        from torch._C import _cuda_noSuchFunction  # type: ignore[attr-defined] # noqa: F401
+        from torch._C import _cuda_noSuchFunction  # type: ignore[attr-defined]  # noqa: F401  it must not be there
     with pytest.raises(AttributeError, match=r"^module 'torch\._C' has no attribute 'other'$"):
         _ = torch._C.other
 

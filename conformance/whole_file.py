@@ -1,0 +1,34 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file in one step: whoever reads it finds what was there before, or all of this.
+
+    A link stays, and what it points to is written; so is a pipe or a device, which no file can
+    stand for. Others may read the file as the umask says.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    written = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        mask = os.umask(0)  # there is no other way to read it
+        os.umask(mask)
+        written.chmod(0o666 & ~mask)
+        written.replace(path)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise

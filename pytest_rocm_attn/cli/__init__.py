@@ -1,0 +1,95 @@
+"""The ``rocm-attn`` command.
+
+Exit codes: 0 the answer is positive, 1 it is a refusal (or the doctor found something to mend),
+2 the question was wrong; ``matrix`` ends with pytest's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.cli.arguments import USAGE, parse
+from pytest_rocm_attn.cli.printing import OK, REFUSED, aligned, print_json, print_lines
+from pytest_rocm_attn.cli.selection import explain, how_to_get
+from pytest_rocm_attn.errors import RocmAttnError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name; sys.argv's when None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["matrix"] and not {"-h", "--help"} & set(words[1:2]):
+        return _matrix(words[1:])
+    try:
+        arguments = parse(words)
+        return _COMMANDS[arguments.command](arguments)
+    except RocmAttnError as error:
+        print(f"rocm-attn: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.doctor import examine
+
+    findings = examine(os.environ, import_aiter=arguments.import_aiter)
+    if arguments.json:
+        fields = [{"subject": f.subject, "text": f.text, "trouble": f.trouble} for f in findings]
+        print_json({"findings": fields})
+    else:
+        print_lines(aligned([(f.subject, "!" if f.trouble else "", f.text) for f in findings]))
+    return REFUSED if any(finding.trouble for finding in findings) else OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.report import output, saved
+
+    for target in arguments.targets:
+        output.check(Path(target), target)
+    output.write(map(Path, arguments.targets), saved.load(arguments.source))
+    return OK
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance import recording_command
+
+    recording_command.run(arguments)
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance import changelog
+    from pytest_rocm_attn.conformance.baseline import load
+    from pytest_rocm_attn.conformance.grid.design import standard
+
+    before, after = load(arguments.before), load(arguments.after)
+    found = changelog.Changelog.between(before, after, standard())
+    print_lines([changelog.render(found, arguments.format, max(0, arguments.limit)).rstrip("\n")])
+    return OK
+
+
+def _matrix(arguments: list[str]) -> int:
+    import pytest
+
+    return int(pytest.main(["--rocm-attn-conformance", *arguments]))
+
+
+_COMMANDS = {
+    "explain": explain,
+    "how-to-get": how_to_get,
+    "doctor": _doctor,
+    "report": _report,
+    "record": _record,
+    "diff": _diff,
+}

@@ -1,0 +1,168 @@
+"""What may stand on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pytest_rocm_attn.gpu import Aiter, known_gpus
+from pytest_rocm_attn.request import ATTN_TYPES, DTYPES, KV_CACHE_DTYPES
+
+USAGE = 2  # the exit code of a question that was wrong
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Read the words after the program's name; `command` is the name of what is wanted.
+
+    Raises:
+        SystemExit: they are wrong, which was said on one line, or help was wanted and printed.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    # argparse takes positionals in one run; NAME=value may also stand after or between options.
+    more = [word for word in rest if "=" in word and not word.startswith("-")]
+    unknown = [word for word in rest if word not in more]
+    if unknown or (more and not hasattr(arguments, "flags")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or more)}")
+    if more:
+        arguments.flags += more
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line, where argparse would print the usage first.
+        print(f"{self.prog}: {message}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pytest_rocm_attn import __version__
+
+    parser = _Parser(prog="rocm-attn", description="ROCm attention-backend selection, explained.")
+    parser.add_argument("--version", action="version", version=f"rocm-attn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    explain = commands.add_parser(
+        "explain",
+        help="print which backend is selected, and every step that leads there",
+        description="Print which backend the reference selects, and every step that leads there.",
+    )
+    explain.add_argument("flags", nargs="*", metavar="NAME=value", help="environment variables")
+    explain.add_argument(
+        "--environment",
+        action="store_true",
+        help="start from the variables of this shell; NAME=value changes them",
+    )
+    _add_machine_and_request(explain)
+
+    inverse = commands.add_parser(
+        "how-to-get",
+        help="print the smallest sets of variables that lead to a backend",
+        description="Print the smallest sets of variables that lead to a backend, or why none does.",
+    )
+    inverse.add_argument("backend", metavar="BACKEND", help="such as ROCM_AITER_FA")
+    _add_machine_and_request(inverse)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine has",
+        description="Say what this machine has that bears on ROCm attention.",
+    )
+    doctor.add_argument(
+        "--import-aiter",
+        action="store_true",
+        help="also try the import of AMD's aiter, in a process of its own (it may compile)",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    report = commands.add_parser(
+        "report",
+        help="turn a JSON report into others: .html, .md",
+        description="Turn the report of --rocm-attn-report=FILE.json into others, by suffix.",
+    )
+    report.add_argument("source", metavar="FILE.json", type=Path)
+    report.add_argument("targets", metavar="OUT", nargs="+", help="FILE.html, FILE.md")
+
+    record = commands.add_parser(
+        "record",
+        help="record a selector's answers over the whole grid, as a baseline",
+        description="Ask a selector every cell of the grid, under mocked GPUs, and write a baseline"
+        " that runs and other baselines are compared with.",
+    )
+    record.add_argument("selector", metavar="SELECTOR", help="module:object or file.py:object")
+    record.add_argument("--output", metavar="FILE.json", type=Path, required=True)
+    record.add_argument("--force", action="store_true", help="replace FILE.json")
+    record.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=30.0, help="of one answer; default: 30"
+    )
+    record.add_argument(
+        "--source",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="what the checksum is taken of, such as the wheel; default: the selector's file",
+    )
+
+    diff = commands.add_parser(
+        "diff",
+        help="print what changed from one baseline to another",
+        description="Print what changed from one baseline to another, the most important first.",
+    )
+    diff.add_argument(
+        "before", metavar="A", help="a shipped baseline such as vllm-0.18.1, or a file"
+    )
+    diff.add_argument("after", metavar="B")
+    diff.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    diff.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="entries to print; default: 20, 0: all"
+    )
+
+    commands.add_parser(
+        "matrix",
+        help="run the conformance matrix: pytest --rocm-attn-conformance, with what follows",
+        description="Run pytest --rocm-attn-conformance with every further argument.",
+    )
+    return parser
+
+
+def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--gpu", metavar="GFX", help=f"{', '.join(known_gpus())}; default: this one"
+    )
+    machine.add_argument(
+        "--aiter",
+        choices=[state.value for state in Aiter],
+        help="the state of AMD's aiter; default: present, or what this machine has without --gpu",
+    )
+    request = parser.add_argument_group("request", "what the attention layer needs")
+    # Only what is given appears among the arguments: the defaults are Request's.
+    add = functools.partial(request.add_argument, default=argparse.SUPPRESS)
+    add("--mla", dest="use_mla", action="store_true", help="the model is an MLA model")
+    add("--sparse", dest="use_sparse", action="store_true", help="the layer is sparse (indexed)")
+    add("--block-size", type=_block_size, metavar="N", help="tokens per KV-cache block, or none")
+    add("--head-size", type=int, metavar="N", help="elements per head")
+    add("--dtype", metavar="D", help=", ".join(DTYPES))
+    add("--kv-cache-dtype", metavar="D", help=", ".join(KV_CACHE_DTYPES))
+    add("--attn-type", metavar="T", help=", ".join(ATTN_TYPES))
+    add("--num-heads", type=int, metavar="N", help="query heads per rank")
+    add("--num-kv-heads", type=int, metavar="N", help="KV heads per rank")
+    add("--sliding-window", type=int, metavar="N", help="window in tokens")
+    add("--logits-soft-cap", type=float, metavar="X", help="soft cap on the scores")
+    add("--sinks", dest="has_sink", action="store_true", help="the layer has attention sinks")
+    add("--alibi", action="store_true", help="the layer has ALiBi slopes")
+    add("--mm-prefix", dest="use_mm_prefix", action="store_true", help="bidirectional prefix")
+
+
+def _block_size(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None

@@ -97,17 +97,6 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_what_is_written_is_whole_and_readable_by_all(tmp_path: Path) -> None:
-    old = os.umask(0o022)
-    try:
-        write(tmp_path / "mine.json", b"content")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "mine.json").read_bytes() == b"content"
-    assert (tmp_path / "mine.json").stat().st_mode & 0o777 == 0o644
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 def test_the_reference_is_asked_as_the_pure_function_that_it_is() -> None:
     assert subject_of("pytest_rocm_attn.backends:select", 5.0).pure
     assert not subject_of("vllm.platforms.rocm:RocmPlatform", 5.0).pure

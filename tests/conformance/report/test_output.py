@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -80,23 +79,6 @@ def test_where_nothing_at_all_can_be_written_the_message_says_so(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(ReportError, match="the results are in the terminal output only"):
         output.write([tmp_path / "gone" / "r.md"], report())
-
-
-def test_a_link_stays_and_what_it_points_to_is_written(report: Any, tmp_path: Path) -> None:
-    link, target = tmp_path / "r.json", tmp_path / "target.json"
-    link.symlink_to(target)
-    output.write([link], report())
-    assert link.is_symlink()
-    assert json.loads(target.read_text()) == report()
-
-
-def test_others_may_read_a_report_as_the_umask_says(report: Any, tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        output.write([tmp_path / "r.md"], report())
-    finally:
-        os.umask(before)
-    assert (tmp_path / "r.md").stat().st_mode & 0o777 == 0o644
 
 
 def test_hostile_text_survives_being_saved_and_read_back(

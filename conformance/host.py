@@ -59,12 +59,15 @@ def describe(device: torch.device) -> dict[str, str]:
     import torch
 
     triton = doctor.triton_build().partition(",")[0]  # by its files: ROCm's comes under other names
-    found = {"torch": torch.__version__, "triton": triton}
+    # torch's own is a str of another type, which xdist cannot send.
+    found = {"torch": str(torch.__version__), "triton": triton}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found["name"] = properties.name
-        found["arch"] = getattr(properties, "gcnArchName", "") or (
-            f"sm_{properties.major}{properties.minor}"
+        # A CUDA build has gcnArchName as well, and repeats the name there.
+        amd = torch.version.hip is not None
+        found["arch"] = (
+            properties.gcnArchName if amd else f"sm_{properties.major}{properties.minor}"
         )
     else:
         found |= {"name": "CPU", "arch": platform.machine()}

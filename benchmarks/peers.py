@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import triton
 import triton.language as tl
 
 from pytest_rocm_attn.backends.batch import Batch
+from pytest_rocm_attn.conformance.adapters.unified import Unified
 
 Unified = Callable[..., None]
 
@@ -95,6 +97,25 @@ class Peer:
             scale,
             cache.shape[1],
         )
+
+
+class AiterOnCuda(Unified):
+    """aiter's unified attention as a backend of the numerics tier on an NVIDIA GPU.
+
+    There aiter cannot be imported whole, as its adapter does. ROCM_ATTN_AITER_DIR names the folder that
+    holds the package:
+
+        pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
+            --rocm-attn-backends=AITER=benchmarks/peers.py:AiterOnCuda
+    """
+
+    name = "AITER"
+    reads_unused_slots = (
+        True  # as in the adapter: where a tile is a block, the kernel loads all of it
+    )
+
+    def __init__(self) -> None:
+        super().__init__(load("aiter", Path(os.environ["ROCM_ATTN_AITER_DIR"])).unified)
 
 
 def load(name: str, tree: Path) -> Peer:

@@ -23,7 +23,7 @@ import triton.language as tl
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.conformance.adapters.unified import Unified
 
-Unified = Callable[..., None]
+Function = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Peer:
     """
 
     name: str
-    unified: Unified
+    unified: Function
     mla_decode: Callable[..., None] | None
 
     def attention(

@@ -33,6 +33,7 @@ class Together:
         named: the backends that their cells name.
         given: the parts that all of them have in common.
         limits: those of all of them.
+        expected, got, rules: what any of them tells.
     """
 
     finding: dict[str, Any]
@@ -42,6 +43,9 @@ class Together:
     more: int = 0
     limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
+    expected: set[str] = field(default_factory=set)
+    got: set[str] = field(default_factory=set)
+    rules: set[str] = field(default_factory=set)
 
     @property
     def given(self) -> list[str]:
@@ -54,9 +58,13 @@ class Together:
         self.cells += other.cells
         self.gpus |= other.gpus
         self.named |= other.named
+        self.expected |= other.expected
+        self.got |= other.got
+        self.rules |= other.rules
         self.smallest = min(self.smallest, other.smallest, key=_distance)
         if self.finding["theme"] and self.finding["theme"] == other.finding["theme"]:
             self._add_limits(other.limits)
+            self.more += other.more
         else:
             self._given = [part for part in self.given if part in other.given]
             self.more += 1 + other.more
@@ -64,6 +72,9 @@ class Together:
     def add(self, finding: dict[str, Any], gfx: str) -> None:
         self.cells += finding["cells"]
         self.gpus.add(gfx)
+        self.expected.add(finding["expected"])
+        self.got.add(finding["got"])
+        self.rules.add(finding["rule"])
         self.smallest = min(self.smallest, finding, key=_distance)
         self.named.update(finding.get("named", ()))
         self._add_limits(finding["limits"])
@@ -80,7 +91,9 @@ class Together:
         where = limit_words(found["theme"], self.limits) if found["theme"] else found["where"]
         if self.more:
             common = " and ".join(self.given) if not found["theme"] else ""
-            where = f"{common or where} ({self.more + 1} conditions)"
+            # Without anything in common the first of them must not pass for all.
+            more = f"{self.more + 1} conditions" if common else f"and {self.more} other conditions"
+            where = f"{common or where} ({more})"
         elif len(self.gpus) < len(gpus):
             where += f" on {', '.join(gfx for gfx in gpus if gfx in self.gpus)}"
         return where
@@ -90,14 +103,20 @@ class Together:
         found = self.finding
         return {
             "level": "declared" if found["declared"] else found["level"],
-            "rule": found["rule"],
+            "rule": _one(self.rules, "various rules"),
             "where": self.where(gpus),
-            "expected": found["expected"],
-            "got": found["got"],
+            "expected": _one(self.expected, "various answers"),
+            "got": _one(self.got, "others"),
             "cells": self.cells,
             "smallest": self.smallest["smallest_words"],
             "again": self.smallest["again"],
         }
+
+
+def _one(words: set[str], various: str) -> str:
+    """Return what all say; else that they say various things."""
+    (first, *others) = words
+    return various if others else first
 
 
 def together(records: Sequence[Record], most: int = MOST) -> list[Together]:

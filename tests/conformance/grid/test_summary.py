@@ -99,6 +99,21 @@ def test_conditions_with_the_same_answers_say_what_they_have_in_common() -> None
     assert words(one, ["gfx942"]).startswith("A=1 (11 conditions): expected X, got Y; 66 cells")
 
 
+def test_what_stands_for_others_that_have_nothing_in_common_with_it_says_so() -> None:
+    findings = [
+        finding("A=1", 9, got="Y1", expected="X1", level="advisory", rule="q"),
+        finding("B=1", 5, got="Y2", expected="X2", level="advisory", rule="q"),
+        limit("t", 3, FA={"x": ["1"]}) | {"rule": "q"},
+        finding("C=1", 1),
+    ]
+    first, others = together([record("gfx942", *findings)], 2)
+    assert words(first, ["gfx942"]).startswith("C=1: expected X, got Y; 1 cells")
+    found = others.data(["gfx942"])
+    assert found["where"] == "A=1 (and 2 other conditions)"
+    assert (found["expected"], found["got"]) == ("various answers", "others")
+    assert (found["rule"], found["cells"]) == ("q", 17)
+
+
 def test_what_is_only_shown_is_put_together_before_what_fails() -> None:
     failing = [finding(f"F={n}") for n in range(8)]
     shown = [finding(f"S={n}", level="advisory") for n in range(8)]

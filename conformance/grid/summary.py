@@ -34,6 +34,7 @@ class Together:
         given: the parts that all of them have in common.
         limits: those of all of them.
         expected, got, rules: what any of them tells.
+        is_the_rest: it stands for whatever was not important enough of its level.
     """
 
     finding: dict[str, Any]
@@ -46,6 +47,7 @@ class Together:
     expected: set[str] = field(default_factory=set)
     got: set[str] = field(default_factory=set)
     rules: set[str] = field(default_factory=set)
+    is_the_rest: bool = False
 
     @property
     def given(self) -> list[str]:
@@ -123,19 +125,18 @@ def together(records: Sequence[Record], most: int = MOST) -> list[Together]:
     """Return the findings of these records, as few as asked for, the most important first.
 
     Findings that say the same in several slices are one. Where that is not few enough, those with
-    the same answers become one that says what they have in common, and then whatever is alike;
-    what is only shown before what fails.
+    the same answers become one that says what they have in common, and then the least important of
+    a level become one; what is only shown before what fails.
     """
     found = _merge(
         records,
         lambda f: (f["declared"], f["level"], f["rule"], _of(f), f["expected"], f["got"]),
     )
-    for level in ("advisory", "required"):
-        for key in _COARSER:
-            if len(found) <= most:
-                return found
-            found = _coarsen(found, key, level)
-    return _coarsen(found, lambda f: (), "") if len(found) > most else found
+    for step in _STEPS:
+        if len(found) <= most:
+            return found
+        found = step(found, most)
+    return found
 
 
 def _distance(finding: Mapping[str, Any]) -> tuple[int, bool, str]:
@@ -146,15 +147,6 @@ def _distance(finding: Mapping[str, Any]) -> tuple[int, bool, str]:
 
 def _of(finding: dict[str, Any]) -> str:
     return str(finding["theme"] or finding["where"])
-
-
-_COARSER: tuple[Callable[[dict[str, Any]], Any], ...] = (
-    lambda f: (f["declared"], f["rule"], f["theme"], f["expected"], f["got"]),
-    lambda f: (f["declared"], f["rule"], f["theme"], f["got"]),
-    lambda f: (f["declared"], f["rule"], f["theme"]),
-    lambda f: (f["declared"], f["rule"]),
-    lambda f: (),
-)
 
 
 def _merge(records: Iterable[Record], key: Any) -> list[Together]:
@@ -179,11 +171,47 @@ def _coarsen(found: Sequence[Together], key: Any, level: str) -> list[Together]:
     return sorted(groups.values(), key=_importance)
 
 
+def _fold(found: Sequence[Together], level: str, most: int) -> list[Together]:
+    """Let the least important of a level be one, so that there are not more than most in all."""
+    mine = [one for one in found if one.finding["level"] == level]
+    excess = len(found) - most
+    if excess <= 0 or len(mine) < 2:
+        return list(found)
+    kept = max(0, len(mine) - excess - 1)
+    rest = mine[kept]
+    for one in mine[kept + 1 :]:
+        rest.take(one)
+    rest.is_the_rest = True
+    folded = {id(one) for one in mine[kept + 1 :]}
+    return sorted((one for one in found if id(one) not in folded), key=_importance)
+
+
+def _same_answers(finding: dict[str, Any]) -> Any:
+    return (*_same_answer(finding), finding["expected"])
+
+
+def _same_answer(finding: dict[str, Any]) -> Any:
+    return finding["declared"], finding["rule"], finding["theme"], finding["got"]
+
+
+# From what loses least to what loses most.
+_STEPS: tuple[Callable[[Sequence[Together], int], list[Together]], ...] = (
+    lambda found, most: _coarsen(found, _same_answers, "advisory"),
+    lambda found, most: _coarsen(found, _same_answer, "advisory"),
+    lambda found, most: _coarsen(found, _same_answers, "required"),
+    lambda found, most: _fold(found, "advisory", most),
+    lambda found, most: _coarsen(found, _same_answer, "required"),
+    lambda found, most: _fold(found, "required", most),
+    lambda found, most: _coarsen(found, lambda finding: (), ""),
+)
+
+
 def _importance(one: Together) -> tuple[Any, ...]:
     found = one.finding
     replaced = found["expected"].startswith("the explicit one")
     return (
         found["level"] != "required",
+        one.is_the_rest,
         found["declared"],
         bool(found["theme"]),
         not replaced,

@@ -121,6 +121,17 @@ def test_what_is_only_shown_is_put_together_before_what_fails() -> None:
     assert [one.more for one in found] == [0] * 8 + [7]
 
 
+def test_of_too_many_the_most_important_are_told_and_the_rest_is_one() -> None:
+    failing = [finding(f"F=1 and G={n}", n) for n in range(1, 9)]
+    shown = [finding(f"S={n}", n, level="advisory", got=f"Y{n}") for n in range(20, 40)]
+    found = together([record("gfx942", *failing, *shown)])
+    assert len(found) == 10
+    assert words(found[0], ["gfx942"]).startswith("F=1 (8 conditions): expected X, got Y; 36 cells")
+    assert [one.finding["where"] for one in found[1:9]] == [f"S={n}" for n in range(39, 31, -1)]
+    assert found[9].where(["gfx942"]) == "S=31 (and 11 other conditions)"
+    assert found[9].cells == sum(range(20, 32))
+
+
 def test_required_findings_come_first_and_overridden_choices_before_others() -> None:
     first = finding("C", 1, expected="the explicit one")
     records = [record("gfx942", limit("t", 99, FA={"x": ["1"]}), finding("B", 50), first)]

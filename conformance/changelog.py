@@ -133,7 +133,7 @@ def render(changelog: Changelog, form: str, limit: int = 0) -> str:
     conditions = changelog.cover.conditions
     shown = conditions[: limit or len(conditions)]
     lines = markdown(changelog, shown) if form == "markdown" else _text(changelog, shown)
-    if untold := rest(changelog, len(shown)):
+    if untold := rest(changelog, shown):
         lines += ["", untold]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -286,11 +286,11 @@ def _counts(changelog: Changelog) -> str:
     return text
 
 
-def rest(changelog: Changelog, shown: int) -> str:
-    """Return what the first so many conditions do not tell, counted; "" when they tell all."""
+def rest(changelog: Changelog, shown: Sequence[Condition]) -> str:
+    """Return what these of its conditions do not tell, counted; "" when they tell all."""
     cover = changelog.cover
     parts = []
-    if hidden := cover.conditions[shown:]:
+    if hidden := [c for c in cover.conditions if not any(c is one for one in shown)]:
         largest = max(condition.cells for condition in hidden)
         parts.append(
             f"{len(hidden):,} further conditions of at most {largest:,} cells each are not shown;"

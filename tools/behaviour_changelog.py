@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "behaviour-changelog.md"
 RULES = Path(__file__).with_name("behaviour_changes.toml")
 BASELINES = ROOT / "conformance" / "baselines"
-LIMIT = 20  # entries a section; the rest is counted
+LIMIT = 20  # entries a section, and the first of each further cause; the rest is counted
 HEAD = """\
 # What each vLLM release changed in attention-backend selection on ROCm
 
@@ -55,7 +55,7 @@ class Cause:
         after: a pattern of what is answered.
         cell: what holds in the smallest cell: variable, "gfx", "aiter" or field -> its value, or a
             list of values; None, written "unset", for what is not given.
-        link: its address.
+        link: its address; "" where no pull request or report is known, but the release's source.
         reason: what it did, in a few words.
     """
 
@@ -95,7 +95,7 @@ def causes() -> list[Cause]:
             rule.get("before", "*"),
             rule.get("after", "*"),
             rule.get("cell", {}),
-            rule["link"],
+            rule.get("link", ""),
             rule["reason"],
         )
         for rule in table["cause"]
@@ -118,18 +118,30 @@ def page() -> str:
             if cause is None:
                 return ""
             used.add(repr(cause))
+            reason = changelog.escaped(cause.reason)
             name = "#" + cause.link.rpartition("/")[2]
-            return f"[{name}]({cause.link}): {changelog.escaped(cause.reason)}"
+            return f"[{name}]({cause.link}): {reason}" if cause.link else f"({reason})"
 
-        shown = found.cover.conditions[:LIMIT]
+        shown = _shown(found, known)
         lines = changelog.markdown(found, shown, source)
-        if untold := changelog.rest(found, len(shown)):
+        if untold := changelog.rest(found, shown):
             lines += ["", untold]
         parts.append("\n".join(lines) + "\n")
-    for cause in known:
-        if repr(cause) not in used:
-            print(f"{RULES.name}: explains no entry shown: {cause}", file=sys.stderr)
+    if unused := [cause for cause in known if repr(cause) not in used]:
+        raise SystemExit("\n".join(f"{RULES.name}: explains no entry: {cause}" for cause in unused))
     return "\n".join(parts)
+
+
+def _shown(found: Changelog, known: list[Cause]) -> list[Condition]:
+    """Return the entries of a section: the first ones, and the first that each cause explains."""
+    conditions = found.cover.conditions
+    of_causes: dict[str, Condition] = {}
+    for condition in conditions:
+        cause = next((cause for cause in known if cause.explains(found, condition)), None)
+        if cause is not None:
+            of_causes.setdefault(repr(cause), condition)
+    beyond = [c for c in conditions[LIMIT:] if any(c is one for one in of_causes.values())]
+    return [*conditions[:LIMIT], *beyond]
 
 
 def main() -> int:

@@ -104,32 +104,38 @@ def causes() -> list[Cause]:
 
 def page() -> str:
     """Return the page."""
-    grid = standard()
-    ids = shipped()
-    digest = hashlib.sha256(b"".join((BASELINES / f"{i}.json").read_bytes() for i in ids))
-    parts = [HEAD.format(digest=digest.hexdigest()[:16], cells=grid.cells)]
-    known = causes()
-    used: set[str] = set()
-    for before, after in itertools.pairwise(map(load, ids)):
-        found = Changelog.between(before, after, grid)
-
-        def source(condition: Condition, found: Changelog = found) -> str:
-            cause = next((cause for cause in known if cause.explains(found, condition)), None)
-            if cause is None:
-                return ""
-            used.add(repr(cause))
-            reason = changelog.escaped(cause.reason)
-            name = "#" + cause.link.rpartition("/")[2]
-            return f"[{name}]({cause.link}): {reason}" if cause.link else f"({reason})"
-
-        shown = _shown(found, known)
-        lines = changelog.markdown(found, shown, source)
-        if untold := changelog.rest(found, shown):
-            lines += ["", untold]
-        parts.append("\n".join(lines) + "\n")
+    known, used = causes(), set[str]()
+    parts = [head()]
+    parts += [section(*pair, known, used) for pair in itertools.pairwise(shipped())]
     if unused := [cause for cause in known if repr(cause) not in used]:
         raise SystemExit("\n".join(f"{RULES.name}: explains no entry: {cause}" for cause in unused))
     return "\n".join(parts)
+
+
+def head() -> str:
+    """Return what stands before the sections."""
+    digest = hashlib.sha256(b"".join((BASELINES / f"{i}.json").read_bytes() for i in shipped()))
+    return HEAD.format(digest=digest.hexdigest()[:16], cells=standard().cells)
+
+
+def section(before: str, after: str, known: list[Cause], used: set[str]) -> str:
+    """Return what changed between two baselines; the causes that explain some of it go to used."""
+    found = Changelog.between(load(before), load(after), standard())
+
+    def source(condition: Condition) -> str:
+        cause = next((cause for cause in known if cause.explains(found, condition)), None)
+        if cause is None:
+            return ""
+        used.add(repr(cause))
+        reason = changelog.escaped(cause.reason)
+        name = "#" + cause.link.rpartition("/")[2]
+        return f"[{name}]({cause.link}): {reason}" if cause.link else f"({reason})"
+
+    shown = _shown(found, known)
+    lines = changelog.markdown(found, shown, source)
+    if untold := changelog.rest(found, shown):
+        lines += ["", untold]
+    return "\n".join(lines) + "\n"
 
 
 def _shown(found: Changelog, known: list[Cause]) -> list[Condition]:

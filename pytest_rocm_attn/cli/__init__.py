@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.cli.arguments import USAGE, parse
-from pytest_rocm_attn.cli.printing import OK, REFUSED, aligned, print_json, print_lines
+from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.cli.selection import explain, how_to_get
+from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:

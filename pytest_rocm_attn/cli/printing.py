@@ -13,15 +13,6 @@ if TYPE_CHECKING:
 OK, REFUSED = 0, 1  # exit codes: the answer is positive; it is a refusal
 
 
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return rows as lines, their columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
 def print_json(value: dict[str, Any]) -> None:
     """Print an answer for programs, with the version of its form."""
     print_lines([json.dumps({"schema": 1} | value, indent=2)])

@@ -6,7 +6,8 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.cli.printing import OK, REFUSED, aligned, print_json, print_lines
+from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
+from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownGpuError
 from pytest_rocm_attn.flags import VARIABLES, Flags, variable
 from pytest_rocm_attn.gpu import Aiter, Gpu

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.dry_launch.occupancy import waves_per_simd
 
 if TYPE_CHECKING:
@@ -303,12 +304,7 @@ class Launches(Sequence[Launch]):
 
 def table(kernels: Sequence[Kernel]) -> str:
     """Return a table of kernels or launches for the terminal, one row each."""
-    rows = [COLUMNS, *map(_row, kernels)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned([COLUMNS, *map(_row, kernels)]))
 
 
 COLUMNS = (

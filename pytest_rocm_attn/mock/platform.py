@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 import importlib
 import importlib.metadata
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_rocm_attn.errors import MockError, nearest
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
@@ -81,7 +82,7 @@ class MockRocm:
         self._gpu = Gpu(
             base.gfx,
             base.aiter if aiter is None else _aiter_state(aiter),
-            base.amdsmi if amdsmi is None else _amdsmi_state(amdsmi),
+            base.amdsmi if amdsmi is None else _state("amdsmi", Amdsmi, amdsmi),
         )
         if real_aiter and self._gpu.aiter is not Aiter.PRESENT:
             raise MockError(
@@ -267,7 +268,7 @@ def parse_option(text: str) -> MockRocm:
         if name == "aiter":
             options["aiter"] = _aiter_state(value or True)
         elif name == "amdsmi" and value:
-            options["amdsmi"] = _amdsmi_state(value)
+            options["amdsmi"] = _state("amdsmi", Amdsmi, value)
         elif name == "count" and value.isdecimal():
             options["count"] = int(value)
         else:
@@ -284,24 +285,21 @@ def parse_option(text: str) -> MockRocm:
 def _aiter_state(state: Aiter | str | bool) -> Aiter:
     if isinstance(state, bool):
         return Aiter.PRESENT if state else Aiter.ABSENT
-    try:
-        return Aiter(state)
-    except ValueError:
-        names = [one.value for one in Aiter]
-        raise ValueError(
-            f"aiter={state!r} is not a state of aiter.{nearest(str(state), names)}"
-            f" Known: {', '.join(names)}, or True and False"
-        ) from None
+    return _state("aiter", Aiter, state, ", or True and False")
 
 
-def _amdsmi_state(state: Amdsmi | str) -> Amdsmi:
+_State = TypeVar("_State", bound=enum.Enum)
+
+
+def _state(package: str, kind: type[_State], state: _State | str, more: str = "") -> _State:
+    """Return the state of a package that is meant, or say which there are."""
     try:
-        return Amdsmi(state)
+        return kind(state)
     except ValueError:
-        names = [one.value for one in Amdsmi]
+        names = [one.value for one in kind]
         raise ValueError(
-            f"amdsmi={state!r} is not a state of amdsmi.{nearest(str(state), names)}"
-            f" Known: {', '.join(names)}"
+            f"{package}={state!r} is not a state of {package}.{nearest(str(state), names)}"
+            f" Known: {', '.join(names)}{more}"
         ) from None
 
 

@@ -68,7 +68,9 @@ def _example(text: str | None) -> dict[str, Any] | None:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise pytest.UsageError(f"--rocm-attn-example is not JSON: {error}") from None
+        raise pytest.UsageError(
+            f"--rocm-attn-example is not JSON: {error}; give it as the command of a shortfall shows it"
+        ) from None
     if not isinstance(data, dict):
         raise pytest.UsageError(
             "--rocm-attn-example is not a JSON object; copy it whole from a report"

@@ -311,7 +311,7 @@ class DeviationItem(pytest.Item):
 
 
 def _rules(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Yield (id, GPU's name) of the contract's rules about the grid, which an entry may name, too."""
+    """Yield (id, GPU's name, tier) of the contract's rules about the grid, which an entry may name, too."""
     from pytest_rocm_attn.conformance.settings import contract_rules
 
     for rule in contract_rules(settings.contract):

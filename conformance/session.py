@@ -15,7 +15,7 @@ from pytest_rocm_attn.conformance import settings as settings_module
 from pytest_rocm_attn.conformance.items import ROOT, ConformanceItem, Matrix
 from pytest_rocm_attn.conformance.report import draft, json_file, output, terminal
 from pytest_rocm_attn.conformance.tiers import tier_class
-from pytest_rocm_attn.conformance.workers import Pool
+from pytest_rocm_attn.conformance.workers import Pool, WorkerError
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class ConformancePlugin:
         self._pool = Pool(self.settings.subject)
         try:
             self._pool.probe(question)
-        except SelectorError as error:
+        except (SelectorError, WorkerError) as error:
             self._close()
             raise pytest.UsageError(str(error)) from None
         if self._is_controller:

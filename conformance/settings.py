@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.machine import Machine
 
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
-
-
 DEFAULT_BUDGET = 1200.0  # seconds for the whole grid: a selector that takes 1 s a call ends, too
 
 
@@ -52,8 +50,8 @@ class Settings:
         subject: the selector under test and how it is run.
         machine: the real GPU that it is run on; None where there is none, or the mock was asked for.
         contract: the rows.
-        backends: what the numerics tier runs.
         cells: rows times GPUs, as restricted by the options.
+        backends: what the numerics and launch tiers run.
         deviations: what the fork declares; None when it has no file.
         tiers: which tiers run.
         grid_rules: what the contract fixes about the grid, where that tier runs.
@@ -242,7 +240,10 @@ def _cell(config: pytest.Config) -> int | None:
     if text is None:
         return None
     if not str(text).isdecimal():
-        raise pytest.UsageError(f"--rocm-attn-cell={text!r} is not the number of a cell")
+        raise pytest.UsageError(
+            f"--rocm-attn-cell={text!r} is not the number of a cell; give it as the"
+            " command of a condition shows it"
+        )
     return int(text)
 
 
@@ -303,7 +304,7 @@ def _draft(config: pytest.Config) -> Path | None:
         )
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise pytest.UsageError(
-            f"--rocm-attn-deviations-draft={given}: {path.parent} is no folder to write to"
+            f"--rocm-attn-deviations-draft={given}: {path.parent} is no folder to write to; name another"
         )
     return path
 

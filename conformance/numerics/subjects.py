@@ -139,5 +139,7 @@ def from_hook(config: pytest.Config) -> tuple[BackendUnderTest, ...]:
             )
     names = [backend.name for backend in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise pytest.UsageError(f"pytest_rocm_attn_backends: two backends are called {twice!r}")
+        raise pytest.UsageError(
+            f"pytest_rocm_attn_backends: two backends are called {twice!r}; give each a name of its own"
+        )
     return tuple(found)

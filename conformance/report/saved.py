@@ -92,7 +92,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ReportError(f"report {path} cannot be read: {error.strerror or error}") from None
+        raise ReportError(
+            f"report {path} cannot be read: {error.strerror or error}; check the path"
+        ) from None
     try:
         # Not msgspec's, which refuses the lone surrogates that a message may hold.
         data = json.loads(text)

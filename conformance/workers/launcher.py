@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pytest_rocm_attn.conformance.workers.processes import (
     WorkerProcess,
     kill_all,
 )
+from pytest_rocm_attn.outcome import Died
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.workers.question import Subject
@@ -46,6 +48,7 @@ class Launcher:
         self._base_conversation: Conversation | None = None
         self._base_lock = threading.Lock()
         self._base_ready = False
+        self._base_failure = ""
         self._preloaded = False
         if subject.fork:
             self._start_base()
@@ -131,8 +134,28 @@ class Launcher:
         """Return the base process, once it has imported what is neutral."""
         assert self._base_conversation is not None
         with self._base_lock:
+            if not self._base_ready and not self._base_failure:
+                try:
+                    self._base_ready = (
+                        self._base_conversation.receive(self.import_limit) is not None
+                    )
+                    self._base_failure = "" if self._base_ready else self._how_base_ended()
+                except queue.Empty:
+                    kill_all(self._popen[0])
+                    self._base_failure = f"it took longer than {self.import_limit:g} s"
             if not self._base_ready:
-                if self._base_conversation.receive(self.import_limit) is None:
-                    raise WorkerError("the worker process of pytest-rocm-attn did not start")
-                self._base_ready = True
+                raise WorkerError(self._why_base_failed())
         return self._base
+
+    def _how_base_ended(self) -> str:
+        kill_all(self._popen[0])  # it has ended, unless it only closed what it was talked to over
+        code = self._popen[0].wait()
+        return str(Died(-code) if code < 0 else Died(None, code))
+
+    def _why_base_failed(self) -> str:
+        modules = ", ".join(self._subject.preload) or "nothing"
+        last = self.printed().strip().rpartition("\n")[2]
+        return (
+            f"no worker process could start: {self._base_failure} while it imported {modules}; try"
+            f" `{sys.executable} -c 'import {modules}'`{f'. Its last words: {last}' if last else ''}"
+        )

@@ -285,3 +285,19 @@ def test_a_selector_that_writes_to_the_environment_is_reported(
     result = run("--rocm-attn-selector=selector.py:select")
     result.stdout.fnmatch_lines(["*LEFT_BEHIND*"])
     assert "LEFT_BEHIND" not in os.environ
+
+
+def test_a_torch_that_takes_its_process_down_is_said_in_one_line(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        torch="import os; os.kill(os.getpid(), 11)",
+        selector="def select(request): return 'TRITON_ATTN'",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+    done = pytester.runpytest_subprocess(
+        "--rocm-attn-conformance", "--rocm-attn-selector=selector.py:select", "-p", "no:randomly"
+    )
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: *SIGSEGV (11) while it imported torch; try *"])
+    done.stdout.no_fnmatch_line("*INTERNALERROR*")

@@ -354,7 +354,20 @@ def test_the_mock_holds_when_torch_was_not_imported_before() -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("state", ["empty", "broken", "absent"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(
+            "empty",
+            marks=pytest.mark.skipif(
+                torch.__version__.startswith("2.10."),
+                reason="torch 2.10 believes an empty list also once the runtime has started",
+            ),
+        ),
+        "broken",
+        "absent",
+    ],
+)
 @pytest.mark.parametrize(
     ("environ", "count"),
     [({}, 4), ({"HIP_VISIBLE_DEVICES": "1,3"}, 2), ({"HIP_VISIBLE_DEVICES": "0,9,1"}, 1)],

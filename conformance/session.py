@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 
 from pytest_rocm_attn.conformance import settings as settings_module
-from pytest_rocm_attn.conformance.items import ROOT, ConformanceItem, Matrix
+from pytest_rocm_attn.conformance.items import ConformanceItem
+from pytest_rocm_attn.conformance.matrix import ROOT, Matrix
 from pytest_rocm_attn.conformance.report import draft, json_file, output, terminal
 from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.conformance.workers import Pool, WorkerError

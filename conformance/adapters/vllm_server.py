@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.conformance.capabilities import names, predicates
 from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
-_PREDICATES = ("use_rocm_custom_paged_attention",)
 # Where vision layers take their backend from, and what later layers make of it.
 _VISION = ("model_executor.models.vision", "get_vit_attn_backend")
 _UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
@@ -80,13 +80,13 @@ class Server(Backends):
     def unheeded(self) -> dict[str, Any]:
         """Return predicate -> what predicates.unheeded() says of it; {} where the fork has none."""
         module = importlib.import_module(self._platform())
-        found = {name: getattr(module, name, None) for name in _PREDICATES}
-        if any(found.values()) and "ROCM_ATTN" in self.fork.registry.__members__:
-            self._backend_class("ROCM_ATTN")  # the callers are in what it imports
+        for backend in self.fork.registry.__members__.keys() & set(ROCM_BACKENDS):
+            # The callers are in what backends import. One that cannot be is another item's finding.
+            with contextlib.suppress(Exception):
+                self._backend_class(backend)
         return {
             name: predicates.unheeded(predicate, self.fork.top)
-            for name, predicate in found.items()
-            if predicate is not None
+            for name, predicate in predicates.candidates(module).items()
         }
 
     def vision(self, request: Request, override: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Server(Backends):
 
         member = self.fork.registry[override] if override else None
         takes = inspect.signature(choose).parameters
-        with self._seeing(member), self._modelled(request):
+        with self._judged(), self._modelled(request):
             config = self.fork.server_config.model_config
             config.multimodal_config = _Multimodal(member)
             arguments = {"head_size": request.head_size, "dtype": getattr(torch, request.dtype)}
@@ -134,18 +134,19 @@ class Server(Backends):
         return upgrade(**known)[0]
 
     @contextlib.contextmanager
-    def _seeing(self, override: Any) -> Iterator[None]:
-        """Have the fork's current platform be the class under test, which may be a patched one."""
-        module: Any = importlib.import_module(f"{self.fork.top}.platforms")
+    def _judged(self) -> Iterator[None]:
+        """Have the fork's current platform be of the class under test, where that derives from it.
+
+        The platform object itself, since modules took it by name when they were imported.
+        """
         current = self._current_platform()
-        if self._given is None or isinstance(current, self._given):
-            yield
-            return
-        module._current_platform = self._given()
+        kept = type(current)
+        if self._given is not None and issubclass(self._given, kept):
+            current.__class__ = self._given
         try:
             yield
         finally:
-            module._current_platform = current
+            current.__class__ = kept
 
     @contextlib.contextmanager
     def _layer(self, config: Any, backend_class: Any) -> Iterator[None]:

@@ -12,13 +12,22 @@ import inspect
 import itertools
 import sys
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
 
 # What of a request a kernel computes with, by the names that kernel wrappers give it.
 ATTRIBUTES = ("sinks", "alibi_slopes", "sliding_window", "logits_soft_cap", "softcap")
+
+# What such predicates are asked with; a function with a few of these is one.
+_PARAMETERS = {
+    *("qtype", "dtype", "head_size", "block_size", "gqa_ratio", "num_queries_per_kv"),
+    *("max_seq_len", "sliding_window", "kv_cache_dtype", "alibi_slopes", "sinks"),
+}
+_ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,17 @@ class Choice:
     function: str
     passed: frozenset[str]
     needed: frozenset[str]
+
+
+def candidates(module: ModuleType) -> dict[str, Callable[..., bool]]:
+    """Return the functions of a platform's module that have the parameters of such a predicate."""
+    found = {}
+    for name, value in vars(module).items():
+        if callable(value) and isinstance(inspect.unwrap(value), FunctionType):
+            parameters = set(inspect.signature(value).parameters)
+            if len(parameters & _PARAMETERS) >= _ENOUGH:
+                found[name] = value
+    return found
 
 
 def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
@@ -91,8 +111,11 @@ def _values() -> dict[str, tuple[Any, ...]]:
 
 
 def _true_for(predicate: Callable[..., bool], parameters: list[str]) -> dict[str, Any] | None:
-    """Return plain arguments that a predicate is true for, or None."""
+    """Return plain arguments that a predicate is true for; None where there are none, or unknown."""
     values = _values()
+    known = inspect.signature(predicate).parameters
+    if any(known[name].default is inspect.Parameter.empty for name in known.keys() - values.keys()):
+        return None
     asked = [name for name in parameters if name in values]
     for one in itertools.product(*(values[name] for name in asked)):
         arguments = dict(zip(asked, one, strict=True))
@@ -102,7 +125,6 @@ def _true_for(predicate: Callable[..., bool], parameters: list[str]) -> dict[str
 
 
 def _ask(predicate: Callable[..., bool], arguments: Mapping[str, Any]) -> bool:
-    # Most of them remember their answers by their arguments, which a tensor may be one of.
     return bool(predicate(**arguments))
 
 

@@ -70,6 +70,13 @@ CACHE_DTYPES_LOST = """
     for backend in (AiterMLABackend, RocmAttentionBackend):
         del backend.supported_kv_cache_dtypes
 """
+CACHE_SHAPE_WITHOUT_DTYPE = """
+    from vllm.platforms.rocm import RocmPlatform as selector
+    from vllm.v1.attention.backends.rocm_attn import RocmAttentionBackend
+    RocmAttentionBackend.get_kv_cache_shape = staticmethod(
+        lambda num_blocks, block_size, num_kv_heads, head_size: (2, num_blocks, block_size)
+    )
+"""
 HYBRID_BLOCKS_REFUSED = """
     from vllm.platforms.rocm import RocmPlatform as selector
     from vllm.v1.attention.backends.rocm_aiter_unified_attn import RocmAiterUnifiedAttentionBackend
@@ -347,6 +354,17 @@ CASES = (
         contract=KNOWN,
     ),
     Case(
+        "cap-kv-dtype-lost",
+        Subject("0.18.1", patch=CACHE_DTYPES_LOST),
+        Subject("0.18.1"),
+        (
+            "rocm-attn-takes-fp8-caches[gfx942]",
+            "rocm-aiter-mla-takes-fp8-caches-from-0-18-1[gfx942]",
+        ),
+        "kv_cache_dtype not supported",
+        tier=CAPABILITIES,
+    ),
+    Case(
         "cap-hybrid-block-refused",
         Subject("0.22.1", patch=HYBRID_BLOCKS_REFUSED),
         Subject("0.22.1"),
@@ -368,6 +386,14 @@ CASES = (
         ),
         "ROCM_A",
         contract=KNOWN,
+    ),
+    Case(
+        "cap-cross-attn-accepted-wrongly",
+        Subject("0.18.1"),
+        Subject("0.29.0"),
+        ("rocm-attn-refuses-cross-attention[gfx942]",),
+        "ROCM_ATTN is selected and built as if nothing were wrong",
+        tier=CAPABILITIES,
     ),
     Case(
         "itf-stale-selector-cache",
@@ -450,6 +476,14 @@ CASES = (
         tier=CAPABILITIES,
     ),
     Case(
+        "cap-triton-mla-fp8",
+        Subject("0.16.0"),
+        Subject("0.18.1"),
+        ("triton-mla-takes-fp8-caches-from-0-18-1[gfx942]",),
+        "TRITON_MLA is selected and cannot be built: building TritonMLAImpl: NotImplementedError",
+        tier=CAPABILITIES,
+    ),
+    Case(
         "cap-sparse-mla-few-heads",
         Subject("0.18.1"),
         Subject("0.22.1"),
@@ -463,6 +497,14 @@ CASES = (
         Subject("0.11.0", patch=REGISTRY_ADDED),
         Subject("0.11.2"),
         ("head-counts-build-with-rocm-attn-named[gfx942]",),
+        "calling get_kv_cache_shape() as the runner does: TypeError: ",
+        tier=CAPABILITIES,
+    ),
+    Case(
+        "itf-kv-cache-shape-arg",
+        Subject("0.18.1", patch=CACHE_SHAPE_WITHOUT_DTYPE),
+        Subject("0.18.1"),
+        ("rocm-attn-takes-its-dtypes[gfx942]",),
         "calling get_kv_cache_shape() as the runner does: TypeError: ",
         tier=CAPABILITIES,
     ),

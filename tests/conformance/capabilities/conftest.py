@@ -94,6 +94,12 @@ SOURCES = {
                 names = AttentionBackendEnum
                 return [names.TRITON_ATTN, names.FLEX_ATTENTION, names.TORCH_SDPA]
             @classmethod
+            def get_vit_attn_backend(cls, head_size):
+                names = AttentionBackendEnum
+                if torch.cuda.get_device_properties(0).gcnArchName.startswith("gfx11"):
+                    return names.TORCH_SDPA
+                return names.ROCM_ATTN if head_size == 80 else names.TRITON_ATTN
+            @classmethod
             def check_and_update_config(cls, config):
                 assert config.cache_config.block_size is None
                 by_flag = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
@@ -204,15 +210,14 @@ SOURCES = {
         import os
         import torch
         from tinyfork.attention.backends.registry import AttentionBackendEnum as names
+        from tinyfork.platforms import current_platform
         def get_vit_attn_backend(head_size, dtype, *, attn_backend_override=None):
             assert dtype is torch.bfloat16
             if attn_backend_override is not None:
                 if os.environ.get("VLLM_ROCM_USE_AITER") == "1":
                     return names.ROCM_AITER_FA
                 return attn_backend_override
-            if torch.cuda.get_device_properties(0).gcnArchName.startswith("gfx11"):
-                return names.TORCH_SDPA
-            return names.ROCM_ATTN if head_size == 80 else names.TRITON_ATTN
+            return current_platform.get_vit_attn_backend(head_size)
     """,
     "v1/attention/ops/decode.py": """
         from tinyfork.platforms.rocm import use_rocm_custom_paged_attention

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import textwrap
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +27,20 @@ def decode(query, sinks, sliding_window, alibi_slopes):
     else:
         slow(query, alibi_slopes, sliding_window, sinks)
 """
+
+
+def test_predicates_are_known_by_their_parameters() -> None:
+    module = types.ModuleType("platform")
+
+    @functools.cache
+    def one(qtype: object, head_size: int, block_size: int, sinks: object = None) -> bool:
+        return False
+
+    def other(head_size: int, block_size: int) -> bool:
+        return False
+
+    vars(module).update(one=one, other=other, dict=dict, number=1)
+    assert predicates.candidates(module) == {"one": one}
 
 
 @pytest.fixture
@@ -101,3 +117,13 @@ def test_a_call_that_leaves_the_parameter_out_does_not_tell(unheeded: Write) -> 
     assert [wrong.partition(",")[0] for wrong in told["unheeded"]] == [
         "use_fast is not told of it: sinks"
     ]
+
+
+def test_one_that_wants_what_is_unknown_is_judged_by_what_it_is_told(unheeded: Write) -> None:
+    told = unheeded(
+        """
+        def use_fast(qtype, sliding_window, sinks, moon):
+            return True
+        """
+    )
+    assert told == {"callers": told["callers"], "taken": False, "unheeded": []}

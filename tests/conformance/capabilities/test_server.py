@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,20 @@ Ask = Any
 
 
 @pytest.fixture(scope="module")
-def ask(
+def folder(
     tmp_path_factory: pytest.TempPathFactory, write_tiny_fork: Callable[[Path], str]
-) -> Iterator[Ask]:
-    """A function that asks the tiny fork's server."""
+) -> Iterator[Path]:
+    """Where the tiny fork lies, on the path."""
     folder = tmp_path_factory.mktemp("fork")
-    selector = write_tiny_fork(folder)
+    write_tiny_fork(folder)
     sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def asked(selector: str) -> Iterator[Ask]:
+    """Yield a function that asks a selector's server."""
     pool = Pool(Subject(selector, timeout=20.0), lanes=1)
 
     def observe(question: Any) -> Any:
@@ -47,7 +55,13 @@ def ask(
 
     yield ask
     pool.close()
-    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def ask(folder: Path) -> Iterator[Ask]:
+    """A function that asks the tiny fork's server."""
+    with asked("tinyfork.platforms.rocm:RocmPlatform") as ask:
+        yield ask
 
 
 def test_the_cache_block_is_what_the_completed_configuration_holds(ask: Ask) -> None:
@@ -134,3 +148,19 @@ def test_a_vision_layer_is_chosen_for_with_and_without_a_name(ask: Ask) -> None:
 def test_a_name_that_the_fork_lacks_says_nothing(ask: Ask) -> None:
     with pytest.raises(views.Inapplicable, match="the fork has no TREE_ATTN"):
         ask("vision", detail="TREE_ATTN")
+
+
+def test_a_class_that_derives_from_the_forks_platform_is_the_one_that_is_judged(
+    folder: Path,
+) -> None:
+    (folder / "derived.py").write_text(
+        "from tinyfork.platforms import rocm\n"
+        "class Derived(rocm.RocmPlatform):\n"
+        "    __module__ = rocm.__name__\n"
+        "    @classmethod\n"
+        "    def get_vit_attn_backend(cls, head_size):\n"
+        "        return rocm.AttentionBackendEnum.FLEX_ATTENTION\n"
+    )
+    with asked(f"{folder}/derived.py:Derived") as ask:
+        assert ask("vision", head_size=64).data["backend"] == "FLEX_ATTENTION"
+        assert ask("platform").data["platform"] == "tinyfork.platforms.rocm.RocmPlatform"

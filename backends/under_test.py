@@ -125,13 +125,17 @@ class RocmAttnHip(RocmAttn):
     name = "ROCM_ATTN-hip"
 
     def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
+        self.reach(layer, problem)
+        library()  # HipBuildError where the layer would fall back to Triton
+
+    def reach(self, layer: PagedLayer, problem: PagedAttention) -> None:
+        """Decline a problem of which the HIP kernel decodes nothing."""
         assert isinstance(layer, RocmAttention)
         reason = layer.decode_refusal(problem.max_seq_len, problem.query, problem.out)
         if not reason and 1 not in problem.query_lens:
             reason = "no request decodes"
         if reason:
             raise BackendLimitError(f"ROCM_ATTN's HIP decode is not reached: {reason}")
-        library()  # HipBuildError where the layer would fall back to Triton
 
 
 class RocmAttnPlainHip(RocmAttnHip):

@@ -45,7 +45,7 @@ def main() -> None:
     say(hello | {"allowance": allowance})
     for line in sys.stdin:
         case = Case.from_json(json.loads(line))
-        if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):
+        if device.type == "cpu" and (reason := _beyond_the_interpreter(backend, case)):
             say(asdict(Finding("declined", reason)))
         else:
             say(asdict(check(backend, case, device)))

@@ -199,7 +199,7 @@ KERNEL_EVIDENCE = {
     "oracle": "mathematics",
     "interpreter": "Triton's interpreter on the CPU",
     "launch": "compilation for the GPU, not execution",
-    "emulated": "AMD machine code executed on a CPU",
+    "emulated": "AMD kernels emulated on a CPU, lane by lane",
     "cuda": "execution on an NVIDIA GPU",
     "rocm": "execution on the AMD GPU itself",
 }

@@ -2,6 +2,8 @@
 
 pytest --rocm-attn-conformance --rocm-attn-tier=launch --rocm-attn-report=launch.json
 python docs/launch-tables/from_report.py launch.json > docs/launch-tables/reference.md
+
+Several reports, of a part of the targets or backends each, make one table.
 """
 
 from __future__ import annotations
@@ -46,9 +48,15 @@ def _matrix(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
-def document(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the page."""
-    rows = [row for row in report["rows"] if row["tier"] == "launch"]
+def document(*reports: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page; a cell that several reports hold is shown as the last has it."""
+    found = {
+        (row["id"], row["gpu"]["gfx"]): row
+        for report in reports
+        for row in report["rows"]
+        if row["tier"] == "launch"
+    }
+    rows = [found[key] for key in sorted(found)]
     if not rows:
         raise SystemExit("the report holds no row of the launch tier; run --rocm-attn-tier=launch")
     launches = [launch for row in rows for launch in row["details"]["launches"]]
@@ -74,8 +82,9 @@ def document(report: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=Path, help="JSON report of a run with the launch tier")
-    print("\n".join(document(json.loads(parser.parse_args().report.read_text()))))
+    parser.add_argument("report", type=Path, nargs="+", help="JSON report with the launch tier")
+    reports = (json.loads(path.read_text()) for path in parser.parse_args().report)
+    print("\n".join(document(*reports)))
 
 
 if __name__ == "__main__":

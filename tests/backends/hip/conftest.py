@@ -206,39 +206,49 @@ def _table(name: str, lanes: int, count: int, place: Callable[[int, int], tuple[
     return f"static const int {name}[][2] = {{{pairs}}};\n"
 
 
+def build_emulator(folder: Path, shape: MatrixShape, kernels: str = "") -> Emulator:
+    """Build the kernels for one matrix instruction as a library for the CPU.
+
+    Args:
+        folder: where to; empty.
+        shape: the instruction.
+        kernels: which, in the form of ROCM_ATTN_EACH (kernels.h); all of them by default.
+    """
+    layout = _table("A_AT", shape.wave, shape.per_lane, shape.a)
+    layout += _table("B_AT", shape.wave, shape.per_lane, shape.b)
+    layout += _table("D_AT", shape.wave, shape.results, shape.d)
+    layout += (
+        f"static const emulator::Layout LAYOUT{{{shape.k}, {shape.wave}, {shape.per_lane},"
+        f" {shape.results}, A_AT, B_AT, D_AT}};\n"
+    )
+    (folder / "layout.h").write_text(layout)
+    subprocess.run(
+        [
+            *("g++", "-std=c++17", "-O1", "-fPIC", "-shared"),
+            *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Werror"),
+            f"-DROCM_ATTN_EMULATE={shape.struct}",
+            *([f"-DROCM_ATTN_EACH(EACH)={kernels}"] if kernels else []),
+            *(f"-I{path}" for path in (SOURCES, HERE, folder)),
+            str(HERE / "emulated_decode.cpp"),
+            *("-o", str(folder / "kernels.so")),
+        ],
+        check=True,
+    )
+    return Emulator(folder / "kernels.so", shape)
+
+
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulator]:
     """A function that builds, once, the kernels for one matrix shape."""
-    compiler = shutil.which("g++")
-    if compiler is None:
+    if shutil.which("g++") is None:
         pytest.skip("no g++ on PATH; the HIP kernels are emulated on the CPU with it")
     built: dict[tuple[str, bool], Emulator] = {}
 
     def build(shape: MatrixShape, *, every_kernel: bool = False) -> Emulator:
         if (shape.struct, every_kernel) not in built:
             folder = tmp_path_factory.mktemp(shape.struct)
-            layout = _table("A_AT", shape.wave, shape.per_lane, shape.a)
-            layout += _table("B_AT", shape.wave, shape.per_lane, shape.b)
-            layout += _table("D_AT", shape.wave, shape.results, shape.d)
-            layout += (
-                f"static const emulator::Layout LAYOUT{{{shape.k}, {shape.wave}, {shape.per_lane},"
-                f" {shape.results}, A_AT, B_AT, D_AT}};\n"
-            )
-            (folder / "layout.h").write_text(layout)
-            fewer = [] if every_kernel else [f"-DROCM_ATTN_EACH(EACH)={FEW}"]
-            subprocess.run(
-                [
-                    *(compiler, "-std=c++17", "-O1", "-fPIC", "-shared"),
-                    *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Werror"),
-                    f"-DROCM_ATTN_EMULATE={shape.struct}",
-                    *fewer,
-                    *(f"-I{path}" for path in (SOURCES, HERE, folder)),
-                    str(HERE / "emulated_decode.cpp"),
-                    *("-o", str(folder / "kernels.so")),
-                ],
-                check=True,
-            )
-            built[shape.struct, every_kernel] = Emulator(folder / "kernels.so", shape)
+            kernels = "" if every_kernel else FEW
+            built[shape.struct, every_kernel] = build_emulator(folder, shape, kernels)
         return built[shape.struct, every_kernel]
 
     return build

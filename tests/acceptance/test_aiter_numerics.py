@@ -74,7 +74,11 @@ def test_aiters_kernel_is_right_on_every_required_case(
     short = {case for case, verdict in verdicts.items() if verdict != "pass"}
     assert short <= {"alibi-with-sinks-on-chunks"}
     assert not any(row["verdict"] in ("fail", "crash") for row in report["rows"])
-    reasons = {entry["id"].partition("::")[2]: entry["reason"] for entry in report["declined"]}
+    reasons = {
+        entry["id"].partition("::")[2]: entry["reason"]
+        for entry in report["declined"]
+        if "drawn" not in entry["id"]
+    }
     for case, reason in reasons.items():
         words = ("float32", "not causal", "needs a GPU", "does not claim", "has no mla_")
         assert any(word in reason for word in words), (case, reason)
@@ -90,7 +94,9 @@ def test_assembly_is_declined_where_it_cannot_run(
     result, report = run(pytester, monkeypatch, *nodes)
     assert result.ret == 0
     assert report["rows"] == []
-    assert all("need an AMD GPU" in entry["reason"] for entry in report["declined"])
+    named = [entry["reason"] for entry in report["declined"] if "drawn" not in entry["id"]]
+    assert len(named) > 90
+    assert all("need an AMD GPU" in reason for reason in named)
 
 
 def test_unused_slots_are_read_by_aiter_0_1_7(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))
 mutate: Any = importlib.import_module("mutate")  # beside this file, which is no package
 
+SELECTOR = "vllm.platforms.rocm:RocmPlatform"
 FUNCTION = "get_attn_backend_cls"
 SECONDS = 300  # per mutant; one that loops for ever counts as seen
 GRID_SAMPLE = 2000
@@ -128,6 +129,10 @@ class Suite:
         ]
         self._sample = _grid_sample(gpu)
         self.before: dict[str, Any] = {}
+
+    def use(self, adapter: Any) -> None:
+        """Put questions to another adapter from now on."""
+        self._adapter = adapter
 
     def __call__(self, *questions: Question) -> list[Observation]:
         """Answer as an invariants Asker does; there is one platform, so it stands for the others."""
@@ -222,8 +227,8 @@ def main() -> int:
     arguments = parser.parse_args()
     gpu = Gpu(arguments.gfx, Aiter(arguments.aiter))
     mock_rocm(gpu).enter()
-    platform: Any = adapters.load("vllm.platforms.rocm:RocmPlatform")
-    adapter = adapters.adapt(platform, "vllm.platforms.rocm:RocmPlatform")
+    platform: Any = adapters.load(SELECTOR)
+    adapter = adapters.adapt(platform, SELECTOR)
     adapter.prepare(gpu)
     module = sys.modules[platform.__module__]
     tree = ast.parse(inspect.getsource(module))
@@ -242,6 +247,7 @@ def main() -> int:
         made: dict[str, Any] = {}
         exec(code, vars(module), made)  # noqa: S102  the changed function is ours to run
         setattr(platform, FUNCTION, made[FUNCTION])
+        suite.use(adapters.adapt(platform, SELECTOR))  # the former one holds the former function
         return suite.seen()
 
     for name, changed in mutants_of(function):

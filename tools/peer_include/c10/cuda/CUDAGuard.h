@@ -1,0 +1,2 @@
+// Host code alone guards the device.
+#pragma once

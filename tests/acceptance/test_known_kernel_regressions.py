@@ -115,7 +115,7 @@ DEFECTS = (
         release="0.22.1",
     ),
     Defect(
-        # The report's two buffers of keys and values: Triton 3.6.0 makes them of four stages.
+        # The report's two buffers of keys and values: of this kernel, Triton makes them of four stages.
         case="fit-gfx11-131584",
         bad=forced("vllm_unified", "kernel_unified_attention", num_stages=4, TILE_SIZE=64),
         good=UNIFIED,

@@ -30,7 +30,7 @@ def main() -> None:
 
     try:
         backend, device, evidence = _start(sys.argv[1])
-        check = _check(sys.argv[2] if len(sys.argv) > 2 else "examine")
+        check = check_named(sys.argv[2] if len(sys.argv) > 2 else "examine")
     except Exception as error:  # noqa: BLE001  foreign code: its import may raise anything
         words = f"{type(error).__name__}: {error}"
         say({"error": words, "traceback": traceback.format_exc()})
@@ -58,7 +58,7 @@ def _beyond_the_interpreter(backend: Any, case: Any) -> str:
     return "too large for Triton's interpreter: it needs a GPU" if case.needs == "gpu" else ""
 
 
-def _check(name: str) -> Any:
+def check_named(name: str) -> Any:
     """Return what is done with each case: (backend, case, device) -> Finding.
 
     Raises:

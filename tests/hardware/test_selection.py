@@ -121,7 +121,13 @@ def test_each_row_gives_the_same_on_the_machine_and_under_its_mock(selector: str
 # --- on any machine ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gpu", [Gpu("gfx942", Aiter.PRESENT), Gpu("gfx1201")], ids=str)
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        pytest.param(Gpu("gfx942", Aiter.PRESENT), id="gfx942"),
+        pytest.param(Gpu("gfx1201"), id="gfx1201", marks=pytest.mark.slow),
+    ],
+)
 def test_the_host_selector_keeps_the_contract_under_the_mock(gpu: Gpu) -> None:
     """It sees the mocked machine, so that what it sees of a real one can be compared."""
     cells = cells_of(gpu)[::9]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,11 +113,12 @@ def test_without_amds_aiter_the_error_says_which_and_what_mends_it(
     assert words in str(caught.value)
 
 
-def test_without_the_function_the_error_names_its_homes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_aiter(tmp_path, HOMES[0], "renamed = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(BackendUnderTestError) as caught, Lane(SPEC, 120.0) as lane:
-        lane.ask(CASES["alibi-float16"])
-    assert all(home in str(caught.value) for home in HOMES)
+def test_without_the_function_the_error_names_its_homes(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed = aiter_probe.Probe(Aiter.PRESENT, "amd-aiter 9.9 in /there")
+    monkeypatch.setattr(aiter_probe, "probe", lambda: probed)
+    for home in HOMES:
+        monkeypatch.setitem(sys.modules, home, types.ModuleType(home))
+    with pytest.raises(BackendUnderTestError) as caught:
+        UnifiedAttention()
+    assert all(f"{home}: module" in str(caught.value) for home in HOMES)
+    assert str(caught.value).endswith("amd-aiter 9.9 in /there")

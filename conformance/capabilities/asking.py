@@ -29,7 +29,7 @@ from pytest_rocm_attn.conformance.worker import startup
 from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.gpu import Aiter
-from pytest_rocm_attn.outcome import Outcome, Selected, Told
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def construct(
         optional_sinks and not isinstance(adapter, Declares)
     ):
         return Told({"inapplicable": "the selector has no construct() (docs/adapters.md)"})
-    outcome = ask(adapter, request, environ, gpu)
+    outcome = _selection(adapter, request, environ, gpu)
     if not isinstance(outcome, Selected):
         return outcome
     try:
@@ -65,6 +65,16 @@ def construct(
     except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
         return Told({"backend": outcome.backend, "built": False, **raised(error, gpu)})
     return Told({"backend": outcome.backend, "built": True})
+
+
+def _selection(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu) -> Outcome:
+    """Return what a selection comes to, in words that are the same in every process."""
+    outcome = ask(adapter, request, environ, gpu)
+    if isinstance(outcome, Crashed):
+        return Crashed(outcome.error, _lasting(outcome.traceback))
+    if isinstance(outcome, Rejected):
+        return Rejected(outcome.error, _lasting(outcome.message))
+    return outcome
 
 
 def declare(
@@ -173,7 +183,7 @@ def _selected(
     """Select, then ask the server about what was selected."""
     if not isinstance(adapter, Serves):
         return Told({"inapplicable": "the selector's adapter knows no server"})
-    outcome = ask(adapter, request, environ, gpu)
+    outcome = _selection(adapter, request, environ, gpu)
     if not isinstance(outcome, Selected):
         return outcome
     backend = outcome.backend

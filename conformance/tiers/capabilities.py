@@ -201,8 +201,10 @@ class PromiseItem(CapabilityItem):
                     f"{promise.backend} {wrong}",
                     answer.request,
                     self.environ,
-                    answer.deliberate and not views.stumbled(answer.outcome),
-                    answer.traceback,
+                    # What another backend than the one named did when it was built is no matter.
+                    (answer.deliberate or answer.backend != promise.backend)
+                    and not views.stumbled(answer.outcome),
+                    answer.traceback if answer.backend == promise.backend else "",
                     value=f"{promise.limit}={value}",
                 )
 

@@ -122,11 +122,14 @@ SOURCES = {
                 aiter = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
                 names = AttentionBackendEnum
                 if aiter and selected_backend is names.ROCM_AITER_UNIFIED_ATTN:
-                    return names.TRITON_ATTN.get_path()
+                    given = names.ROCM_AITER_FA if has_sink else names.TRITON_ATTN
+                    return given.get_path()
                 if selected_backend is not None:
                     return selected_backend.get_path()
                 if head_size == 512:
                     raise ValueError("no backend for head size 512")
+                if head_size == 224:
+                    from aiter import no_such_name
                 if use_sparse:
                     return names.ROCM_AITER_MLA_SPARSE.get_path()
                 if use_mla:

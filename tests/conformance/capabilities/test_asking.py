@@ -73,6 +73,14 @@ def test_a_refused_selection_builds_nothing_and_is_no_trouble(observe: Observe) 
     assert not answer.trouble
 
 
+def test_a_selection_that_crashes_is_told_in_words_that_last(observe: Observe) -> None:
+    impostor = Gpu("gfx942", Aiter.IMPOSTOR)
+    question = views.construct_question(impostor, {}, Request(head_size=224))
+    answer = views.construction(question, observe)
+    assert views.stumbled(answer.outcome)
+    assert "from 'aiter' ((mock)/aiter/__init__.py)" in str(answer.outcome)
+
+
 def test_the_constructor_gets_what_the_layer_passes(observe: Observe) -> None:
     answer = build(
         observe,

@@ -62,6 +62,7 @@ def test_items_fall_short_pass_or_do_not_apply(
             "rocm-attn-refuses-a-soft-cap",
             "triton-attn-takes-its-head-sizes",
             "triton-attn-takes-sinks",
+            "rocm-aiter-unified-attn-takes-sinks",
         )
     ]
     (pytester.path / "dev.toml").write_text(
@@ -86,6 +87,7 @@ def test_items_fall_short_pass_or_do_not_apply(
         "rocm-attn-refuses-a-soft-cap": "advisory",
         "triton-attn-takes-its-head-sizes": "fail",
         "triton-attn-takes-sinks": "pass",
+        "rocm-aiter-unified-attn-takes-sinks": "fail",  # it gives way to one that crashes
     }
     messages = {row["id"]: row["message"] for row in rows}
     assert messages["block-sizes-build-with-rocm-attn-named"] == (

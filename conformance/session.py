@@ -6,7 +6,9 @@ the selector and reports, and each worker answers the cells that it is sent.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
@@ -20,7 +22,7 @@ from pytest_rocm_attn.conformance.workers import Pool, WorkerError
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.workers import Observation, Question
@@ -53,6 +55,8 @@ class ConformancePlugin:
         self.declined: list[dict[str, str]] = []
         self._notes: list[str] = []
         self._counted: Counter[str] = Counter()
+        self._discarded: list[str] = []
+        self._unfinished = False
         self._pool: Pool | None = None
         self._shared: dict[type, Closing] = {}
         self._report_error: str = ""
@@ -123,12 +127,22 @@ class ConformancePlugin:
         """Make a note about a number, which stands for {} in it and is added up over processes."""
         self._counted[note] += number
 
+    def discard(self, files: Iterable[Path]) -> None:
+        """Have files removed once every process of the run has ended, and left nothing unfinished."""
+        self._discarded += map(str, files)
+
+    def leave_unfinished(self) -> None:
+        """Note that the run ends before its time: what is kept for the next one stays."""
+        self._unfinished = True
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take the notes of an xdist worker that has ended; of one that was killed there are none."""
         told = getattr(node, "workeroutput", {})
         self._notes += told.get("rocm_attn_notes", [])
         self._counted.update(told.get("rocm_attn_counted", {}))
+        self._discarded += told.get("rocm_attn_discarded", [])
+        self._unfinished |= told.get("rocm_attn_unfinished", True)
 
     # --- collection ------------------------------------------------------------------------------
 
@@ -277,7 +291,14 @@ class ConformancePlugin:
             output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]  # xdist sets it
             output_to_controller["rocm_attn_notes"] = self._notes
             output_to_controller["rocm_attn_counted"] = dict(self._counted)
+            output_to_controller["rocm_attn_discarded"] = self._discarded
+            output_to_controller["rocm_attn_unfinished"] = self._unfinished
             return
+        if not self._unfinished and session.exitstatus != pytest.ExitCode.INTERRUPTED:
+            for file in map(Path, self._discarded):
+                with contextlib.suppress(OSError):  # others may be in the folder
+                    file.unlink(missing_ok=True)
+                    file.parent.rmdir()
         if self._is_controller and session.exitstatus == pytest.ExitCode.INTERRUPTED:
             # What its workers have to say of it does not come any more.
             for tier in self.settings.tiers:

@@ -42,10 +42,22 @@ _OPTIONS = (
     ("deviations-draft", "FILE", "write a deviations file to fill in, for what fails in this run"),
     ("tier", "TIER,...", "tiers to run"),
     ("gpu", "GFX,...", "GPUs to run"),
-    ("seed", "N", "invariants: chooses the examples (default: 0, the same in every run)"),
-    ("examples", "N", "invariants: how many one search tries (default: 200)"),
-    ("budget", "SECONDS", "invariants: time that one search may take (default: 60)"),
-    ("example", "JSON", "invariants: try this one example, as a report gives it, and no other"),
+    (
+        "seed",
+        "N",
+        "invariants and drawn cases: chooses the examples (default: 0, the same in every run)",
+    ),
+    ("examples", "N", "invariants and drawn cases: how many one search tries (default: 200)"),
+    (
+        "budget",
+        "SECONDS",
+        "invariants and drawn cases: time that one search may take (default: 60)",
+    ),
+    (
+        "example",
+        "JSON",
+        "invariants and drawn cases: try this one example, as a report gives it, and no other",
+    ),
     ("timeout", "SECONDS", "time that one selection may take (default: 30)"),
     ("baseline", "ID|FILE", "recording that the grid is compared with, such as vllm-0.18.1"),
     (

@@ -56,7 +56,7 @@ class Cache:
     def load(self, part: Part) -> PartTable | None:
         """Return what is kept of a part, or None."""
         try:
-            data = json.loads(self._file(part).read_text())
+            data = json.loads(self.file(part).read_text())
             if data["schema"] != _SCHEMA:
                 return None
             codes = array("H", zlib.decompress(b85decode(data["codes"])))
@@ -81,7 +81,7 @@ class Cache:
             "seconds": table.seconds,
             "written": sorted(table.written),
         }
-        file = self._file(part)
+        file = self.file(part)
         partial = file.with_name(f"{file.name}.{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +91,8 @@ class Cache:
             with contextlib.suppress(OSError):
                 partial.unlink()
 
-    def drop(self, part: Part) -> None:
-        """Keep nothing of a part any more."""
-        try:
-            self._file(part).unlink(missing_ok=True)
-            self._folder.rmdir()
-        except OSError:
-            return  # not empty, or gone already
-
-    def _file(self, part: Part) -> Path:
+    def file(self, part: Part) -> Path:
+        """Return where a part is kept, or would be."""
         return self._folder / f"{part.id}.json"
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from array import array
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 UNANSWERABLE = "MockError"  # the error of what neither mock nor machine can answer
 _PATIENCE = 2.0  # seconds for a lane to stop by itself
+_SAVE_SECONDS = 2.0  # between two times that what there is of a part is kept
 _SAMPLED = 12  # environments of a platform that in-place answers are tried on first
 
 
@@ -121,7 +122,7 @@ class Evaluator:
         lanes: how many platforms are worked on at a time.
         only: the one platform that can be asked, where nothing is mocked; None for all.
         load: returns what is known of a part already, or None.
-        save: is given each part when it is left, complete or not.
+        save: is given each part when it is left, complete or not, and now and then before that.
         all_at_once: every slice of a platform is submitted together, so that what has imported the
             selector there is not needed when they are done; else the pool keeps some of these.
     """
@@ -297,7 +298,7 @@ class _Answering:
         self._shared.codes[:] = memoryview(table.codes)
         self._counted = part.cells - table.unanswered
         self._at = -1
-        self._since = time.monotonic()
+        self._since = self._saved = time.monotonic()
 
     def run(self) -> None:
         start = time.monotonic()
@@ -396,7 +397,17 @@ class _Answering:
         if self._bulk.in_place:
             answered = self._part.cells - array("H", self._shared.codes.tobytes()).count(UNANSWERED)
             self._count(answered)
+        if now - self._saved > _SAVE_SECONDS:
+            self._save()
         return self._evaluator._closed or now - self._since > self._evaluator._pool.subject.timeout
+
+    def _save(self) -> None:
+        """Keep what there is so far, in case this process is killed."""
+        # The process may have written a number whose outcome it has not sent yet.
+        known = len(self._table.outcomes)
+        codes = (code if code < known else UNANSWERED for code in self._shared.codes)
+        self._evaluator._save(self._part, replace(self._table, codes=array("H", codes)))
+        self._saved = time.monotonic()
 
     def _count(self, answered: int) -> None:
         with self._evaluator._changed:

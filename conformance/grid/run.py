@@ -63,6 +63,7 @@ class Run:
             self._other = _Recorded(settings.baseline)
         elif compared_with != settings.subject:
             self._other = _Side(plugin, compared_with, None, self._selected, keep=True)
+        self._left: set[Slice] = set()  # submitted, and not judged
         self._progress: _Progress | None = None
 
     @property
@@ -72,6 +73,7 @@ class Run:
     def submit(self, ahead: Iterable[Slice]) -> None:
         """Start on slices that will be judged later on."""
         wanted = list(ahead)
+        self._left.update(wanted)
         for side in self._sides:
             side.evaluator.submit(wanted)
         if self._progress is None:
@@ -81,6 +83,7 @@ class Run:
         """Wait for a slice, and judge it."""
         got = self._subject.answers(of)
         other = self._other.answers(of) if self._other is not None else None
+        self._left.discard(of)
         return judge(of, got, other, self.standard), got, other
 
     def judge_cell(self, of: Slice, number: int) -> tuple[Judged, Answers, Answers | None]:
@@ -106,7 +109,10 @@ class Run:
         counts = self._subject.evaluator.counts
         for side in self._sides:
             side.close(kill)
-        if counts.parts_done < counts.parts:
+        # Whoever starts a run again after it has ended wants it run, not remembered.
+        self._plugin.discard(self._subject.kept)
+        if self._left:
+            self._plugin.leave_unfinished()
             kept = "run again to go on from there" if self._subject.cache else "nothing was kept"
             self._plugin.count(
                 f"grid: interrupted with {{}} cells answered; {kept}", counts.answered
@@ -201,16 +207,17 @@ class _Side:
         codes[number] = numbers.code(future.result().outcome)
         return Answers(codes, numbers.outcomes)
 
+    @property
+    def kept(self) -> list[Path]:
+        """Files of the parts that were wholly answered and judged: of no use to runs to come."""
+        if self.cache is None or self._keep:
+            return []
+        return [self.cache.file(part) for part in self._finished]
+
     def close(self, kill: Callable[[], None]) -> None:
-        counts = self.evaluator.counts
-        ended = counts.parts_done == counts.parts
         self.evaluator.close(kill=self._pool.close if self._own else kill)
         if self._own:
             self._pool.close()
-        if self.cache and ended and not self._keep:
-            # Whoever starts a run again after it has ended wants it run, not remembered.
-            for part in self._finished:
-                self.cache.drop(part)
 
 
 def _cache(plugin: ConformancePlugin, subject: Subject) -> cache.Cache | None:

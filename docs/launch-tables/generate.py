@@ -11,6 +11,7 @@ its own; ``--one GFX`` is that process, and prints JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -144,10 +145,15 @@ def run_one(suite: str, gfx: str, tree: str | None) -> dict[str, Any]:
     if tree:
         sys.path.insert(0, tree)
     from pytest_rocm_attn.dry_launch import dry_launch
+    from pytest_rocm_attn.errors import MockError
     from pytest_rocm_attn.mock import MockRocm
 
     found: dict[str, Any] = {"gfx": gfx, "workloads": {}}
-    with MockRocm(gfx, real_aiter=True) if suite == "aiter" else MockRocm(gfx):
+    with contextlib.ExitStack() as mocked:
+        try:
+            mocked.enter_context(MockRocm(gfx, real_aiter=suite == "aiter"))
+        except MockError as absent:  # it says what to install
+            return {"gfx": gfx, "died": f"MockError: {absent}"}
         try:
             calls = list(workloads(suite))
         except Exception as failure:  # noqa: BLE001 - the package's own words go into the document

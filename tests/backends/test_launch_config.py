@@ -168,8 +168,11 @@ def shape_of(problem: Problem) -> Shape:
 
 
 # A page's size changes addresses only: it is varied beside the rest, not multiplied into it.
-REFUSED = tuple(  # gfx908 has 256 registers a lane, and decoding fp8 to float32 takes more
-    Problem("gfx908", "prefill", size, "float32", fp8=True, block_size=block_size)
+REFUSED = tuple(
+    # gfx908 has 256 registers a lane, and a prefill's smallest tile takes more where fp8 becomes
+    # float32. A layer that could only decode would be of no use: it is refused as a whole.
+    Problem("gfx908", phase, size, "float32", fp8=True, block_size=block_size)
+    for phase in ("prefill", "decode")
     for size, block_size in ((192, 256), (256, 16))
 )
 EVERY = tuple(

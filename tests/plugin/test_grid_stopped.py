@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,24 @@ def test_ctrl_c_reports_what_there_is_and_the_next_run_goes_on_from_there(
     left = CELLS * len(SLICES) - number
     # Each platform is tried on a few samples first, and there are six of them.
     assert left <= asked_again < left + 6 * 150
+    if options:  # the run ended: what its processes kept is of no use any more
+        after, _ = start(folder, *options, *OURS).communicate(timeout=120)
+        assert "note: grid" not in after
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_kept_most_of_what_it_had(folder: Path) -> None:
+    run = start(folder, *OURS[:2], slowly=0.004)  # six seconds for a part
+    asked = folder / "asked"
+    while not asked.exists() or asked.stat().st_size < 1100:
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=120)
+    again, _ = start(folder, *OURS[:2]).communicate(timeout=120)
+    remembered = re.search(r"note: grid: ([\d,]+) cells were answered by an earlier run", again)
+    assert remembered is not None, again
+    assert int(remembered[1].replace(",", "")) >= 300
 
 
 def test_progress_is_shown_on_a_terminal(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_rocm_attn.backends.cache import concat_and_cache_mla
+from pytest_rocm_attn.backends.layer import Layer
 from pytest_rocm_attn.backends.plans import described, kind_of
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
 
 
-class MlaLayer(abc.ABC):
+class MlaLayer(Layer):
     """One MLA layer of a backend.
 
     Args:
@@ -33,22 +34,11 @@ class MlaLayer(abc.ABC):
         BackendLimitError: the backend does not do what the request asks.
     """
 
-    name: str
-    source: str
     contiguous = False  # what its kernels need of a tensor; else only a dense last dimension
 
     def __init__(self, request: Request, device: torch.device, *, scale: float) -> None:
-        self.refuse(request)
-        if device.type == "cuda" and device.index is None:  # tensors say which one they are on
-            device = torch.device("cuda", torch.cuda.current_device())
-        if scale <= 0:
-            raise BackendLimitError(f"{self.name} takes a positive scale, got {scale}")
-        self.request = request
-        self.device = device
-        self.scale = scale
-        self.dtype: torch.dtype = getattr(torch, request.dtype)
-        self.block_size = request.block_size or 16
-        self._kind = kind_of(self.name, request, device, scale)
+        super().__init__(request, device, scale=scale)
+        self._kind = kind_of(self.name, request, self.device, scale)
 
     @abc.abstractmethod
     def _decode(
@@ -66,17 +56,6 @@ class MlaLayer(abc.ABC):
             plans: the backend's own notes on how: kept for further layers of this kind in the step,
                 whose tensors lie the same.
         """
-
-    @classmethod
-    def refuse(cls, request: Request) -> None:
-        """Check a request against what the backend does.
-
-        Raises:
-            BackendLimitError: it asks for more; the message names value, limit and source.
-        """
-        for refused, what in cls._refusals(request):
-            if refused:
-                raise BackendLimitError(f"{cls.name} does not support {what} ({cls.source})")
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

@@ -13,8 +13,9 @@ import torch
 
 from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
 from pytest_rocm_attn.backends.launch_config import target_of
+from pytest_rocm_attn.backends.layer import Layer
 from pytest_rocm_attn.backends.plans import described, kind_of
-from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
+from pytest_rocm_attn.errors import BackendInputError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
@@ -45,7 +46,7 @@ class Step:
     plans: dict[Any, Any] = field(default_factory=dict)
 
 
-class PagedLayer(abc.ABC):
+class PagedLayer(Layer):
     """One attention layer of a backend.
 
     Args:
@@ -62,8 +63,6 @@ class PagedLayer(abc.ABC):
         BackendInputError: slopes or sinks do not match the request.
     """
 
-    name: str
-    source: str
     layout = NHD
 
     def __init__(
@@ -77,14 +76,7 @@ class PagedLayer(abc.ABC):
         fp8_dtype: torch.dtype | None = None,
         batch_invariant: bool = False,
     ) -> None:
-        self.refuse(request)
-        if device.type == "cuda" and device.index is None:  # tensors say which one they are on
-            device = torch.device("cuda", torch.cuda.current_device())
-        if scale <= 0:
-            raise BackendLimitError(
-                f"{self.name} takes a positive scale, got {scale}: its kernel"
-                " compares scaled scores"
-            )
+        super().__init__(request, device, scale=scale)
         for name, tensor, asked in (
             ("alibi_slopes", alibi_slopes, request.alibi),
             ("sinks", sinks, request.has_sink),
@@ -98,28 +90,25 @@ class PagedLayer(abc.ABC):
                     f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted"
                     f" ({request.num_heads},): one per query head ({self.source})"
                 )
-            if tensor is not None and tensor.device != device:
-                raise BackendInputError(f"{self.name}: {name} is on {tensor.device}, not {device}")
-        self.request = request
-        self.device = device
-        self.scale = scale
+            if tensor is not None and tensor.device != self.device:
+                raise BackendInputError(
+                    f"{self.name}: {name} is on {tensor.device}, not {self.device}"
+                )
         # Dense: kernels read one element a head. A copy is made once a layer, if at all.
         self.alibi_slopes = None if alibi_slopes is None else alibi_slopes.contiguous()
         self.sinks = None if sinks is None else sinks.contiguous()
         self.batch_invariant = batch_invariant
-        self.dtype: torch.dtype = getattr(torch, request.dtype)
-        self.target = self._target(device)
+        self.target = self._target(self.device)
         fnuz = "gfx94" in self.target.name
         platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
         is_fp8 = request.kv_cache_dtype.startswith("fp8")
         self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
         self.fp8 = FP8_BIAS.get(self.cache_dtype, 0)
         self._row = [request.num_heads, request.head_size]
-        self.block_size = request.block_size or 16
         self.group = request.num_heads // request.num_kv_heads
         self._prepare()
         self._kind = kind_of(
-            self.name, request, device, scale, self.target, self.cache_dtype, batch_invariant
+            self.name, request, self.device, scale, self.target, self.cache_dtype, batch_invariant
         )
 
     def _target(self, device: torch.device) -> Target:
@@ -132,17 +121,6 @@ class PagedLayer(abc.ABC):
     @abc.abstractmethod
     def _forward(self, step: Step) -> None:
         """Compute a checked step that has tokens; write step.out."""
-
-    @classmethod
-    def refuse(cls, request: Request) -> None:
-        """Check a request against what the backend does.
-
-        Raises:
-            BackendLimitError: it asks for more; the message names value, limit and source.
-        """
-        for refused, what in cls._refusals(request):
-            if refused:
-                raise BackendLimitError(f"{cls.name} does not support {what} ({cls.source})")
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_rocm_attn.conformance.settings import subject_of
 from pytest_rocm_attn.conformance.workers import Pool, Question
+from pytest_rocm_attn.errors import FlagError, RequestError, RocmAttnError, nearest
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
@@ -28,18 +30,45 @@ class Ask(Protocol):
 def asker(config: pytest.Config) -> Iterator[Ask]:
     """Yield a function that asks the selector that the options name; the fixture's body.
 
-    The worker processes start with the first question and end with the test.
+    The worker processes start with the first question and end with the test. What is wrong with a
+    question is raised where the test asks it, as the RocmAttnError that says so.
     """
     pool: Pool | None = None
 
-    def ask(environ: Mapping[str, str] | None = None, *, gpu: Gpu | str, **fields: Any) -> Outcome:
+    def ask(environ: Mapping[str, str] | None = None, *, gpu: Gpu | str, **given: Any) -> Outcome:
+        __tracebackhide__ = True
         nonlocal pool
-        if pool is None:
-            pool = Pool(subject_of(config), lanes=1)
-        target = Gpu(gpu) if isinstance(gpu, str) else gpu
-        (future,) = pool.submit([Question.of(target, environ or {}, Request(**fields))])
-        return future.result().outcome
+        try:
+            target = Gpu(gpu) if isinstance(gpu, str) else gpu
+            question = Question.of(target, _checked(environ or {}), _request(given))
+            if pool is None:
+                pool = Pool(subject_of(config), lanes=1)
+            (future,) = pool.submit([question])
+            return future.result().outcome
+        except RocmAttnError as error:
+            # Without the frames that led here: they are ours.
+            raise error.with_traceback(None) from None
 
     yield ask
     if pool is not None:
         pool.close()
+
+
+def _checked(environ: Mapping[str, str]) -> Mapping[str, str]:
+    for name, text in environ.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise FlagError(
+                f"rocm_select: {name!r}: {text!r} is no environment variable; both are strings"
+            )
+    return environ
+
+
+def _request(given: Mapping[str, Any]) -> Request:
+    known = [field.name for field in fields(Request)]
+    for name in given:
+        if name not in known:
+            raise RequestError(
+                f"rocm_select: a request has no field {name!r}.{nearest(name, known)}"
+                f" Fields: {', '.join(known)}"
+            )
+    return Request(**given)

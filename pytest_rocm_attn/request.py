@@ -21,6 +21,13 @@ KV_CACHE_DTYPES = (
 )
 ATTN_TYPES = ("decoder", "encoder", "encoder_only", "encoder_decoder")
 _SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # annotation -> types, in words
+    "bool": ((bool,), "True or False"),
+    "str": ((str,), "a string"),
+    "int": ((int,), "an int"),
+    "int | None": ((int, type(None)), "an int or None"),
+    "float | None": ((int, float, type(None)), "a number or None"),
+}
 MLA_HEAD_SIZE = 576  # kv_lora_rank 512 + rope 64 (facts/backends.md 4.1)
 
 
@@ -46,7 +53,7 @@ class Request:
         use_mm_prefix: bidirectional attention over a multimodal prefix.
 
     Raises:
-        RequestError: a field is out of range; the message names it.
+        RequestError: a field is of another type or out of range; the message names it.
     """
 
     head_size: int = 0
@@ -65,6 +72,12 @@ class Request:
     use_mm_prefix: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            types, words = _KINDS[str(field.type)]
+            value = getattr(self, field.name)
+            # True is an int to Python, and no number of anything here.
+            fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            _require(fits, field.name, value, words)
         if self.head_size == 0:
             object.__setattr__(self, "head_size", MLA_HEAD_SIZE if self.use_mla else 128)
         if self.num_heads == 0:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.adapters import Constructs, Declares, Serves
 from pytest_rocm_attn.conformance.capabilities.cases import EXPLICIT
 from pytest_rocm_attn.conformance.capabilities.construct import step_of
+from pytest_rocm_attn.conformance.refusal import is_refusal
 from pytest_rocm_attn.conformance.worker import startup
 from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.errors import MockError, SelectorError
@@ -223,17 +224,14 @@ ANSWERS: dict[str, Callable[[Adapter, Request, Mapping[str, str], Gpu, str], Out
 def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
     """Return an exception as plain data, the same in every process.
 
-    "deliberate" says that it is a refusal by its kind; "ours" that it is no doing of the fork's.
+    "deliberate" says that it is a refusal (conformance/refusal.py); "ours" that it is no doing of the fork's.
     """
     blame = _our_doing(error, gpu)
     data: dict[str, Any] = {
         "step": step_of(error),
         "error": type(error).__name__,
         "message": _lasting(blame or str(error))[:_LONGEST],
-        "deliberate": isinstance(
-            error, ValueError | NotImplementedError | RuntimeError | AssertionError
-        )
-        and not isinstance(error, RecursionError),
+        "deliberate": is_refusal(error),
         "traceback": _lasting("".join(traceback.format_exception(error)))[-_LONGEST:],
     }
     if blame:

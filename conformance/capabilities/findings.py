@@ -22,7 +22,7 @@ class Finding:
         wrong: what is wrong, the same words for the same thing.
         request: what was asked, or None.
         environ: under which environment.
-        deliberate: it is a refusal by its kind, no crash.
+        deliberate: it is a refusal, no crash.
         traceback: where there is one.
         value: what it is about, where that is less than the request.
     """

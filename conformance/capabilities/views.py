@@ -33,7 +33,7 @@ class Construction:
         outcome: what the selection came to: Selected wherever something was selected.
         trouble: in words why what was selected cannot be built; "" where it can, or where nothing
             was selected.
-        deliberate: the trouble is a refusal by its kind, no crash.
+        deliberate: the trouble is a refusal, no crash.
         traceback: of the trouble.
     """
 
@@ -181,7 +181,7 @@ class Answer:
     Attributes:
         data: what was told; {} where nothing was.
         trouble: why nothing was, in words: what was raised, or how the selection ended.
-        deliberate: the trouble is a refusal by its kind, no crash.
+        deliberate: the trouble is a refusal, no crash.
         refused: the selection refused, which is no trouble of the server's.
     """
 

@@ -73,6 +73,30 @@ def test_a_field_out_of_range_is_named_with_its_value(field: str, value: Any, wa
     assert str(caught.value).startswith(f"request: {field} is {value!r}; it must be {wanted}")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("head_size", "128", "an int"),
+        ("head_size", 128.0, "an int"),
+        ("head_size", True, "an int"),
+        ("num_heads", None, "an int"),
+        ("block_size", "16", "an int or None"),
+        ("sliding_window", False, "an int or None"),
+        ("logits_soft_cap", "30", "a number or None"),
+        ("dtype", None, "a string"),
+        ("attn_type", 1, "a string"),
+        ("use_mla", "no", "True or False"),
+        ("has_sink", 1, "True or False"),
+    ],
+)
+def test_a_field_of_another_type_is_named_with_its_value(
+    field: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        Request(**{field: value})
+    assert str(caught.value) == f"request: {field} is {value!r}; it must be {wanted}"
+
+
 def test_the_smallest_legal_values_are_taken() -> None:
     request = Request(
         head_size=1,

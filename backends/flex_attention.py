@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from pytest_rocm_attn.backends.launch_config import INTERPRETER, target_of
+from pytest_rocm_attn.backends.launch_target import INTERPRETER, target_of
 from pytest_rocm_attn.backends.paged_layer import Step
 from pytest_rocm_attn.backends.rocm_aiter_unified_attn import SplitHalves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_rocm_attn.backends.launch_config import Target
+    from pytest_rocm_attn.backends.launch_target import Target
     from pytest_rocm_attn.request import Request
 
 

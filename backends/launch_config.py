@@ -1,69 +1,23 @@
-"""Which tile sizes a kernel runs with: data per GPU family, and the rule that picks what fits.
+"""Which tile a kernel runs with: the rule that picks, from launch_tiles.TILES, what fits the target.
 
-`TILES` lists candidates, best first. `choose_tile` takes the first that is no larger than the work
-and that fits the target's LDS and registers by `lds_bytes` and `registers`, two upper estimates; the
-launch tier compiles every choice for every target and compares (tests/backends/test_launch_config.py,
-docs/backends.md). `choose_segments` says into how many parts the keys of a decode are split.
+`choose_tile` takes the first candidate that is no larger than the work and that fits the target's LDS
+and registers by `lds_bytes` and `registers`, two upper estimates; the launch tier compiles every choice
+for every target and compares (tests/backends/test_launch_config.py, docs/backends.md).
+`choose_segments` says into how many parts the keys of a decode are split.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
-from pytest_rocm_attn.gpu import Gpu, hardware
+from pytest_rocm_attn.backends.launch_tiles import TILES
+from pytest_rocm_attn.errors import BackendLimitError
 
 if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One configuration of the attention kernel.
-
-    Args:
-        block_m: query rows (token, head) of one program.
-        block_n: keys of one step.
-        num_warps, num_stages: the compiler's.
-        loops: give the tiles that need no mask a loop of their own.
-        pages_ahead: look up the pages of a tile one step early.
-        saturating: programs on one processor that use all of its share of the memory bandwidth.
-        options: further compiler options, by name.
-    """
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-    loops: bool = True
-    pages_ahead: bool = False
-    saturating: int = 2
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the rule needs to know of a GPU.
-
-    Args:
-        name: gfx target, "sm_90", or "interpreter".
-        family: "CDNA", "RDNA3", "RDNA", "VECTOR", "NVIDIA" or "INTERPRETER".
-        wavefront: lanes of a warp.
-        lds_bytes: shared memory that one program can have.
-        simd_registers: 32-bit registers of a SIMD lane, shared by its resident waves.
-        wave_registers: the most that one wave can address.
-        processors: compute units (work-group processors on RDNA, multiprocessors on NVIDIA).
-    """
-
-    name: str
-    family: str
-    wavefront: int
-    lds_bytes: int
-    simd_registers: int
-    wave_registers: int
-    processors: int
+    from pytest_rocm_attn.backends.launch_target import Target
+    from pytest_rocm_attn.backends.launch_tiles import Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,101 +40,6 @@ class Shape:
     cache_element: int = 2
     shared: bool = False
 
-
-# Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
-# pipeline full. Latent: MLA's decode, whose 576 columns leave room for few keys.
-# NVIDIA: swept on an H100 (docs/h100.md). AMD: untuned, as no such GPU was at hand; the largest tiles
-# that compile without spills on CDNA, and with the fewest elsewhere (docs/launch-tables/).
-TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
-    "NVIDIA": {
-        "prefill": (
-            Tile(256, 64, 16, 3),
-            Tile(128, 64, 8, 3, pages_ahead=True),
-            Tile(64, 64, 4, 2),
-            Tile(64, 32, 4, 2),
-            Tile(32, 32, 4, 2),
-            Tile(16, 16, 4, 2),
-        ),
-        "decode": (
-            Tile(64, 64, 8, 3, loops=False),
-            Tile(64, 32, 8, 3, loops=False, pages_ahead=True),
-            Tile(32, 64, 4, 3, loops=False),
-            Tile(16, 64, 4, 3, loops=False),
-            Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
-            Tile(16, 16, 4, 2, loops=False),
-        ),
-        # pages_ahead: else the tile's keys are asked for only when the tile before is done.
-        "latent": (
-            Tile(64, 64, 8, 3, loops=False, saturating=1),
-            Tile(64, 32, 8, 3, loops=False, pages_ahead=True, saturating=1),
-            Tile(32, 64, 8, 3, loops=False, pages_ahead=True, saturating=1),
-            Tile(16, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
-            Tile(16, 16, 4, 2, loops=False),
-        ),
-    },
-    "CDNA": {
-        "prefill": (
-            Tile(128, 64, 8, 2),
-            Tile(128, 32, 8, 2),
-            Tile(64, 64, 8, 2),
-            Tile(64, 32, 4, 2),
-            Tile(32, 32, 4, 1),
-            Tile(16, 16, 4, 1),
-        ),
-        "decode": (
-            Tile(32, 64, 4, 2, loops=False),
-            Tile(32, 32, 4, 1, loops=False),
-            Tile(16, 64, 4, 2, loops=False),
-            Tile(16, 32, 4, 1, loops=False),
-            Tile(16, 16, 4, 1, loops=False),
-        ),
-        # Of more keys at a time, 576 columns of addresses spill on gfx950.
-        "latent": (
-            Tile(32, 32, 4, 1, loops=False),
-            Tile(16, 32, 4, 1, loops=False),
-            Tile(16, 16, 4, 1, loops=False),
-        ),
-    },
-    "RDNA": {
-        "prefill": (
-            Tile(64, 32, 8, 1),
-            Tile(64, 16, 8, 1),
-            Tile(32, 32, 4, 1),
-            Tile(32, 16, 4, 1),
-            Tile(16, 16, 4, 1),
-            Tile(16, 16, 16, 1),
-        ),
-        "decode": (
-            Tile(16, 32, 4, 1, loops=False),
-            Tile(16, 16, 4, 1, loops=False),
-            Tile(16, 16, 16, 1, loops=False),
-        ),
-    },
-    # Both halves of a wave hold the whole operand: more waves, so that each holds less.
-    "RDNA3": {
-        "prefill": (
-            Tile(64, 32, 16, 1),
-            Tile(64, 16, 8, 1),
-            Tile(32, 16, 8, 1),
-            Tile(16, 16, 4, 1),
-            Tile(16, 16, 16, 1),
-        ),
-        "decode": (
-            Tile(16, 32, 4, 1, loops=False),
-            Tile(16, 16, 4, 1, loops=False),
-            Tile(16, 16, 16, 1, loops=False),
-        ),
-    },
-    # No matrix unit: products by vector instructions, on operands widened to float32.
-    "VECTOR": {
-        "prefill": (Tile(32, 16, 16, 1), Tile(16, 16, 16, 1)),
-        "decode": (Tile(16, 16, 16, 1, loops=False),),
-    },
-    # NumPy runs one program after another: a few tile edges matter, speed does not.
-    "INTERPRETER": {"prefill": (Tile(32, 32, 1, 1),), "decode": (Tile(16, 32, 1, 1, loops=False),)},
-}
-for _tiles in TILES.values():
-    _tiles.setdefault("latent", _tiles["decode"])
 
 # Registers of a lane beside those that `registers` counts: addresses, masks, the row state, and the
 # fragments of K and V on their way to the matrix unit. Read off the compiled kernels (docs/backends.md).
@@ -331,98 +190,3 @@ def _steps(segments: int, programs: int, tiles: int, processors: int, saturating
 def padded(size: int) -> int:
     """Return the power of two that holds size: Triton's blocks are powers of two."""
     return 1 << (size - 1).bit_length()
-
-
-def amd_target(gfx: str, processors: int | None = None) -> Target:
-    """Return the target of a gfx name, its limits from hardware.toml.
-
-    Args:
-        gfx: bare target name.
-        processors: as the device reports; by default those of the first listed product.
-
-    Raises:
-        UnknownGpuError: hardware.toml does not describe the target.
-        BackendLimitError: Triton does not compile for it.
-    """
-    if gfx in NOT_COMPILED_FOR:
-        raise BackendLimitError(
-            f"Triton compiles nothing for {gfx} (its AMD backend: unsupported target); choose a backend"
-            " that is not written in Triton"
-        )
-    gpu = Gpu(gfx)
-    row = hardware()["target"][gfx]
-    family = gpu.family
-    if not row.get("matrix_cores", {"v": True})["v"]:
-        kind = "VECTOR"
-    elif family.startswith("RDNA3"):
-        kind = "RDNA3"
-    elif family.startswith("CDNA") and gpu.wavefront == 64:
-        kind = "CDNA"
-    else:
-        kind = "RDNA"  # CDNA5 too: waves of 32 and WMMA
-    product = row.get("product", [{}])[0]
-    cus = product.get("cu_per_device", product.get("cu", {"v": 64}))["v"]
-    addressable = row["vgprs_addressable_per_wave"]["v"]
-    return Target(
-        name=gfx,
-        family=kind,
-        wavefront=gpu.wavefront,
-        lds_bytes=gpu.lds_bytes,
-        simd_registers=row.get("vgprs_per_simd_lane", {"v": addressable})["v"],
-        wave_registers=addressable,
-        processors=processors or (cus // 2 if family.startswith("RDNA") else cus),
-    )
-
-
-# Triton's AMD backend lowers nothing for it ("unsupported target", 3.6.0).
-NOT_COMPILED_FOR = ("gfx906",)
-INTERPRETER = Target("interpreter", "INTERPRETER", 32, 1 << 40, 1 << 20, 1 << 20, 4)
-
-
-def target_of(device: torch.device) -> Target:
-    """Return the target that a tensor's device stands for.
-
-    A GPU stands for itself. The CPU, and the meta device of a tensor without memory, for whatever runs
-    kernels on it: Triton's interpreter (TRITON_INTERPRET=1), or the GPU of a dry launch in force.
-
-    Raises:
-        BackendInputError: the device is no GPU, and nothing runs or compiles kernels on it.
-        UnknownGpuError: an AMD GPU that hardware.toml does not describe.
-    """
-    if device.type == "cuda":
-        return _gpu_target(device)
-    import triton
-
-    if triton.knobs.runtime.interpret and device.type == "cpu":
-        return INTERPRETER
-    if device.type in ("cpu", "meta"):
-        try:
-            target = triton.runtime.driver.active.get_current_target()
-        except RuntimeError:  # Triton found no GPU, and none is mocked
-            target = None
-        if target is not None and target.backend == "hip":
-            return amd_target(target.arch)
-    raise BackendInputError(
-        f"tensors on {device} cannot be attended over here: use a GPU, set TRITON_INTERPRET=1 before"
-        " triton is imported (CPU tensors), or enter a dry launch (docs/dry-launch.md)"
-    )
-
-
-def _gpu_target(device: torch.device) -> Target:
-    import torch
-
-    # Any: torch's stub lacks the opt-in limit.
-    properties: Any = torch.cuda.get_device_properties(device)
-    if torch.version.hip:
-        gfx = properties.gcnArchName.partition(":")[0]
-        return amd_target(gfx, properties.multi_processor_count)
-    return nvidia_target(
-        f"sm_{properties.major}{properties.minor}",
-        properties.shared_memory_per_block_optin,
-        properties.multi_processor_count,
-    )
-
-
-def nvidia_target(name: str, shared_bytes: int, processors: int) -> Target:
-    """Return an NVIDIA target: 64 Ki registers a multiprocessor, 255 a thread, on every sm."""
-    return Target(name, "NVIDIA", 32, shared_bytes, 65536 // (4 * 32), 255, processors)

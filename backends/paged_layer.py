@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
-from pytest_rocm_attn.backends.launch_config import target_of
+from pytest_rocm_attn.backends.launch_target import target_of
 from pytest_rocm_attn.backends.layer import Layer
 from pytest_rocm_attn.backends.plans import described, kind_of
 from pytest_rocm_attn.errors import BackendInputError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
-    from pytest_rocm_attn.backends.launch_config import Target
+    from pytest_rocm_attn.backends.launch_target import Target
     from pytest_rocm_attn.request import Request
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_rocm_attn.backends.aiter_api import FLASH_ATTN_VARLEN, MLA_DECODE
-from pytest_rocm_attn.backends.launch_config import target_of
+from pytest_rocm_attn.backends.launch_target import target_of
 from pytest_rocm_attn.backends.mla_layer import RANK, ROPE, MlaLayer
 from pytest_rocm_attn.errors import BackendLimitError
 

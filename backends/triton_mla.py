@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_rocm_attn.backends.launch_config import (
-    Shape,
-    choose_segments,
-    choose_tile,
-    target_of,
-)
+from pytest_rocm_attn.backends.launch_config import Shape, choose_segments, choose_tile
+from pytest_rocm_attn.backends.launch_target import target_of
 from pytest_rocm_attn.backends.mla_layer import NOPE, RANK, ROPE, VALUE, MlaLayer
 from pytest_rocm_attn.backends.plans import kind_of
 from pytest_rocm_attn.errors import BackendInputError

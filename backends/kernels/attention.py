@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
-from pytest_rocm_attn.backends.launch_config import Tile, padded
+from pytest_rocm_attn.backends.launch_config import padded
+from pytest_rocm_attn.backends.launch_tiles import Tile
 from pytest_rocm_attn.triton_interpreter import repair
 
 repair()
@@ -221,6 +222,25 @@ def _dequantise(x, dtype: tl.constexpr, FP8: tl.constexpr):
 
 
 @triton.jit
+def _pages(page_ptr, keys, first_key, last_key, PAGE_SIZE: tl.constexpr, WHOLE_PAGES: tl.constexpr):
+    """Look up the pages of the keys in [first_key, last_key); 0 for others.
+
+    first_key is None where no key lies before it. WHOLE_PAGES: of each page that has such a key, for
+    all its keys.
+    """
+    number = keys // PAGE_SIZE
+    if WHOLE_PAGES:
+        readable = number * PAGE_SIZE < last_key
+        if first_key is not None:
+            readable = readable & (number * PAGE_SIZE + PAGE_SIZE > first_key)
+    else:
+        readable = keys < last_key
+        if first_key is not None:
+            readable = (keys >= first_key) & readable
+    return tl.load(page_ptr + number, mask=readable, other=0)
+
+
+@triton.jit
 def _tiles(
     acc,  # [BLOCK_M, BLOCK_D] fp32
     total,  # [BLOCK_M] fp32
@@ -260,6 +280,8 @@ def _tiles(
     column = tl.arange(0, BLOCK_D)
     key_column = column
     value_column = column
+    # Keys of a tile that are surely of one page, from every multiple of it.
+    PAGE_RUN: tl.constexpr = min(PAGE_SIZE & -PAGE_SIZE, BLOCK_N)
     if SPLIT_X > 0:
         key_column = column // SPLIT_X * (PAGE_SIZE * SPLIT_X) + column % SPLIT_X
         value_column = column * PAGE_SIZE
@@ -267,26 +289,25 @@ def _tiles(
     dtype = query.dtype
     page = tl.zeros([BLOCK_N], tl.int32)
     if PAGE_SIZE > 0 and AHEAD:
-        keys = lo * BLOCK_N + lane
-        page = tl.load(
-            page_ptr + keys // PAGE_SIZE, mask=(keys >= first_key) & (keys < last_key), other=0
-        )
+        page = _pages(page_ptr, lo * BLOCK_N + lane, first_key, last_key, PAGE_SIZE, SPLIT_X > 0)
     for tile in range(lo, hi):
         keys = tile * BLOCK_N + lane
         readable = (keys >= first_key) & (keys < last_key)
         if PAGE_SIZE > 0:
             if not AHEAD:
                 if MASKED:
-                    page = tl.load(page_ptr + keys // PAGE_SIZE, mask=readable, other=0)
+                    page = _pages(page_ptr, keys, first_key, last_key, PAGE_SIZE, SPLIT_X > 0)
                 else:
                     page = tl.load(page_ptr + keys // PAGE_SIZE)
-            key_row = page.to(tl.int64) * stride_kb + (keys % PAGE_SIZE) * stride_ks
-            value_row = page.to(tl.int64) * stride_vb + (keys % PAGE_SIZE) * stride_vs
+            block = page.to(tl.int64)
+            if SPLIT_X > 0:
+                # The tokens of a page lie together: said, or each element is loaded by itself.
+                # What is said lets one key's page stand for all of them, read or not: see _pages.
+                block = tl.max_constancy(block, PAGE_RUN)
+            key_row = block * stride_kb + (keys % PAGE_SIZE) * stride_ks
+            value_row = block * stride_vb + (keys % PAGE_SIZE) * stride_vs
             if AHEAD:
-                following = keys + BLOCK_N
-                page = tl.load(
-                    page_ptr + following // PAGE_SIZE, mask=following < last_key, other=0
-                )
+                page = _pages(page_ptr, keys + BLOCK_N, None, last_key, PAGE_SIZE, SPLIT_X > 0)
         else:
             key_row = keys.to(tl.int64) * stride_ks
             value_row = keys.to(tl.int64) * stride_vs

@@ -225,10 +225,12 @@ class Evaluator:
     def _answer(self, gpu: Gpu, parts: Sequence[Part]) -> None:
         tables = {part: self._load(part) or PartTable.empty(part.cells) for part in parts}
         for part, table in list(tables.items()):
-            self.counts.from_cache += part.cells - table.unanswered
-            self.counts.answered += part.cells - table.unanswered
-            if not table.unanswered:
-                self._begun += part.cells
+            known = part.cells - table.unanswered
+            with self._changed:
+                self.counts.from_cache += known
+                self.counts.answered += known
+                self._begun += part.cells if known == part.cells else 0
+            if known == part.cells:
                 self._resolve(part, tables.pop(part))
         if not tables:
             return
@@ -263,13 +265,15 @@ class Evaluator:
                 bulk.release()
 
     def _resolve(self, part: Part, table: PartTable) -> None:
-        self.counts.parts_done += 1
+        with self._changed:
+            self.counts.parts_done += 1
         self._futures[part].set_result(table)
 
     def _fill(self, table: PartTable, outcome: Outcome) -> None:
         """Give an outcome to all cells that have none."""
         code = table.code(outcome)
-        self.counts.answered += table.unanswered
+        with self._changed:
+            self.counts.answered += table.unanswered
         table.codes = array("H", (code if c == UNANSWERED else c for c in table.codes))
 
     def _over(self) -> bool:

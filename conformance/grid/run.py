@@ -81,6 +81,7 @@ class Run:
 
     def judge(self, of: Slice) -> tuple[Judged, Answers, Answers | None]:
         """Wait for a slice, and judge it."""
+        self._left.add(of)
         got = self._subject.answers(of)
         other = self._other.answers(of) if self._other is not None else None
         self._left.discard(of)

@@ -17,18 +17,14 @@ from hypothesis import strategies as st
 from pytest_rocm_attn.backends import launch_config
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.launch_config import (
-    TILES,
     Shape,
-    Target,
-    Tile,
-    amd_target,
     choose_segments,
     choose_tile,
     fits,
     lds_bytes,
-    nvidia_target,
-    target_of,
 )
+from pytest_rocm_attn.backends.launch_target import Target, amd_target, nvidia_target, target_of
+from pytest_rocm_attn.backends.launch_tiles import TILES, Tile
 from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.dry_launch import Launch, dry_launch, storageless

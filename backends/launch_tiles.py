@@ -1,0 +1,126 @@
+"""Tile sizes that a kernel may run with: data per GPU family, best first; launch_config.py chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One configuration of the attention kernel.
+
+    Args:
+        block_m: query rows (token, head) of one program.
+        block_n: keys of one step.
+        num_warps, num_stages: the compiler's.
+        loops: give the tiles that need no mask a loop of their own.
+        pages_ahead: look up the pages of a tile one step early.
+        saturating: programs on one processor that use all of its share of the memory bandwidth.
+        options: further compiler options, by name.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    loops: bool = True
+    pages_ahead: bool = False
+    saturating: int = 2
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+# Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
+# pipeline full. Latent: MLA's decode, whose 576 columns leave room for few keys.
+# NVIDIA: swept on an H100 (docs/h100.md). AMD: untuned, as no such GPU was at hand; the largest tiles
+# that compile without spills on CDNA, and with the fewest elsewhere (docs/launch-tables/).
+TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
+    "NVIDIA": {
+        "prefill": (
+            Tile(256, 64, 16, 3),
+            Tile(128, 64, 8, 3, pages_ahead=True),
+            Tile(64, 64, 4, 2),
+            Tile(64, 32, 4, 2),
+            Tile(32, 32, 4, 2),
+            Tile(16, 16, 4, 2),
+        ),
+        "decode": (
+            Tile(64, 64, 8, 3, loops=False),
+            Tile(64, 32, 8, 3, loops=False, pages_ahead=True),
+            Tile(32, 64, 4, 3, loops=False),
+            Tile(16, 64, 4, 3, loops=False),
+            Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
+            Tile(16, 16, 4, 2, loops=False),
+        ),
+        # pages_ahead: else the tile's keys are asked for only when the tile before is done.
+        "latent": (
+            Tile(64, 64, 8, 3, loops=False, saturating=1),
+            Tile(64, 32, 8, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(32, 64, 8, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(16, 32, 4, 3, loops=False, pages_ahead=True, saturating=1),
+            Tile(16, 16, 4, 2, loops=False),
+        ),
+    },
+    "CDNA": {
+        "prefill": (
+            Tile(128, 64, 8, 2),
+            Tile(128, 32, 8, 2),
+            Tile(64, 64, 8, 2),
+            Tile(64, 32, 4, 2),
+            Tile(32, 32, 4, 1),
+            Tile(16, 16, 4, 1),
+        ),
+        "decode": (
+            Tile(32, 64, 4, 2, loops=False),
+            Tile(32, 32, 4, 1, loops=False),
+            Tile(16, 64, 4, 2, loops=False),
+            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 16, 4, 1, loops=False),
+        ),
+        # Of more keys at a time, 576 columns of addresses spill on gfx950.
+        "latent": (
+            Tile(32, 32, 4, 1, loops=False),
+            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 16, 4, 1, loops=False),
+        ),
+    },
+    "RDNA": {
+        "prefill": (
+            Tile(64, 32, 8, 1),
+            Tile(64, 16, 8, 1),
+            Tile(32, 32, 4, 1),
+            Tile(32, 16, 4, 1),
+            Tile(16, 16, 4, 1),
+            Tile(16, 16, 16, 1),
+        ),
+        "decode": (
+            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 16, 4, 1, loops=False),
+            Tile(16, 16, 16, 1, loops=False),
+        ),
+    },
+    # Both halves of a wave hold the whole operand: more waves, so that each holds less.
+    "RDNA3": {
+        "prefill": (
+            Tile(64, 32, 16, 1),
+            Tile(64, 16, 8, 1),
+            Tile(32, 16, 8, 1),
+            Tile(16, 16, 4, 1),
+            Tile(16, 16, 16, 1),
+        ),
+        "decode": (
+            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 16, 4, 1, loops=False),
+            Tile(16, 16, 16, 1, loops=False),
+        ),
+    },
+    # No matrix unit: products by vector instructions, on operands widened to float32.
+    "VECTOR": {
+        "prefill": (Tile(32, 16, 16, 1), Tile(16, 16, 16, 1)),
+        "decode": (Tile(16, 16, 16, 1, loops=False),),
+    },
+    # NumPy runs one program after another: a few tile edges matter, speed does not.
+    "INTERPRETER": {"prefill": (Tile(32, 32, 1, 1),), "decode": (Tile(16, 32, 1, 1, loops=False),)},
+}
+for _tiles in TILES.values():
+    _tiles.setdefault("latent", _tiles["decode"])

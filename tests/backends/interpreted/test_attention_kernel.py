@@ -1,0 +1,63 @@
+"""What the attention kernel tells the compiler must be so: a compiled GPU kernel goes by it."""
+
+# The body of a kernel is Triton's language, not Python's, as in backends/kernels.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.backends.kernels.attention import _pages
+
+KEYS = 32
+
+
+@triton.jit
+def _look_up(
+    table,
+    out,
+    first_key,
+    last_key,
+    PAGE_SIZE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    COUNT: tl.constexpr,
+):
+    keys = tl.arange(0, COUNT)
+    tl.store(out + keys, _pages(table, keys, first_key, last_key, PAGE_SIZE, WHOLE))
+
+
+def look_up(first_key: int, last_key: int, page_size: int, *, whole: bool) -> list[int]:
+    table = torch.arange(10, 10 + KEYS, dtype=torch.int32)
+    out = torch.full((KEYS,), -1, dtype=torch.int32)
+    _look_up[(1,)](table, out, first_key, last_key, page_size, whole, KEYS)
+    pages: list[int] = out.tolist()
+    return pages
+
+
+RANGES = list(itertools.product((0, 1, 7, 8, 9, 16, 31), (0, 1, 8, 15, 17, 32)))
+
+
+@pytest.mark.parametrize("page_size", [8, 16, 24])
+def test_whole_pages_are_the_same_for_all_keys_of_a_run(page_size: int) -> None:
+    """Else one key's page, of a run of them, could not stand for the others (PAGE_RUN)."""
+    run = page_size & -page_size
+    for first_key, last_key in RANGES:
+        pages = look_up(first_key, last_key, page_size, whole=True)
+        for start in range(0, KEYS, run):
+            assert len(set(pages[start : start + run])) == 1, (first_key, last_key)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("page_size", [8, 16, 24])
+def test_the_page_of_every_key_in_the_range_is_looked_up(page_size: int, whole: bool) -> None:
+    for first_key, last_key in RANGES:
+        pages = look_up(first_key, last_key, page_size, whole=whole)
+        readable = range(first_key, last_key)
+        assert [pages[key] for key in readable] == [10 + key // page_size for key in readable]
+        # Beyond the request's last page the table holds anything.
+        assert all(page < 10 + -(-last_key // page_size) for page in pages if page)

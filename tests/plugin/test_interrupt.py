@@ -41,7 +41,13 @@ sys.exit(pytest.main())
 """
 
 
-@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="one process"),
+        pytest.param(["-n", "2"], id="xdist", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_reports_the_rows_done_so_far(
     tmp_path: Path, processes_left: Callable[[], list[str]], options: list[str]
 ) -> None:

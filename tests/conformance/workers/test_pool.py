@@ -200,7 +200,13 @@ def select(environ):
 """
 
 
-@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+@pytest.mark.parametrize(
+    "fork",
+    [
+        pytest.param(True, id="forked"),
+        pytest.param(False, id="own process", marks=pytest.mark.slow),
+    ],
+)
 def test_an_unruly_selector_answers_for_itself_only_and_leaves_no_process(
     make_pool: MakePool, processes_left: Callable[[], list[str]], *, fork: bool
 ) -> None:

@@ -224,12 +224,14 @@ class ConformancePlugin:
 
     def observe(self, question: Question) -> Observation:
         """Return what came of a question; waits for it."""
-        (future,) = self.pool.submit([question])
+        (future,) = self.started_pool().submit([question])
         return future.result()
 
-    @property
-    def pool(self) -> Pool:
-        """The workers that ask the selector under test; started when first needed."""
+    def started_pool(self) -> Pool:
+        """Return the workers that ask the selector under test, started when first needed.
+
+        No property: pytest 8.0 reads every one that a plugin has, in search of fixtures.
+        """
         if self._pool is None:
             self._pool = Pool(self.settings.subject)
         return self._pool

@@ -56,7 +56,9 @@ class Run:
         settings = plugin.settings
         self.standard = standard_of(settings)
         self._selected = slices(settings)
-        self._subject = _Side(plugin, settings.subject, plugin.pool, self._selected, keep=False)
+        self._subject = _Side(
+            plugin, settings.subject, plugin.started_pool(), self._selected, keep=False
+        )
         compared_with = settings.against or reference
         self._other: _Side | _Recorded | None = None
         if settings.baseline is not None:

@@ -53,7 +53,7 @@ class CapabilitiesTier(Tier):
         if gpu not in self._selections:
             every = [case for case in cases.cases([gpu.gfx]) if case.gpu == gpu]
             asked = [(case, question) for case in every for question in case_questions(case)]
-            self.plugin.pool.submit(question for _, question in asked)
+            self.plugin.started_pool().submit(question for _, question in asked)
             self._selections[gpu] = [
                 (
                     case,

@@ -62,7 +62,7 @@ class InvariantsTier(Tier):
         """Asks the selector under test, and remembers its answers."""
         from pytest_rocm_attn.conformance.invariants.asking import Asker
 
-        return Asker(self.plugin.pool)
+        return Asker(self.plugin.started_pool())
 
 
 def _planned(settings: Settings) -> Iterator[tuple[str, Any, Gpu | None]]:

@@ -224,7 +224,8 @@ ANSWERS: dict[str, Callable[[Adapter, Request, Mapping[str, str], Gpu, str], Out
 def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
     """Return an exception as plain data, the same in every process.
 
-    "deliberate" says that it is a refusal (conformance/refusal.py); "ours" that it is no doing of the fork's.
+    "deliberate" says that it is a refusal (conformance/refusal.py); "ours" that it is no doing of
+    the fork's.
     """
     blame = _our_doing(error, gpu)
     data: dict[str, Any] = {

@@ -59,9 +59,7 @@ def run(tested: pytest.Pytester, call: str, *options: str) -> str:
 def test_a_question_is_answered_whatever_the_selector_does(
     tested: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, call: str, answer: str
 ) -> None:
-    monkeypatch.setenv(
-        "VLLM_ATTENTION_BACKEND", "TRITON_MLA"
-    )  # the shell's, which is not asked about
+    monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "TRITON_MLA")  # the shell's: not asked about
     output = run(tested, call)
     assert f"answer: {answer}" in output
     assert "1 passed" in output

@@ -179,15 +179,15 @@ def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
     report = pytester.path / "report.json"
     names = ("Dies", "Right", "NoCausality", "Declines")
     nodes = [node(name, "drawn-attention") for name in names]
-    few = "--rocm-attn-examples=64"
+    few = "--rocm-attn-examples=120"
     result = run(pytester, " ".join(names), *nodes, few, f"--rocm-attn-report={report}", "-rs")
     result.assert_outcomes(passed=1, failed=2, skipped=1)
     result.stdout.fnmatch_lines(["Dies breaks down on drawn-attention * was killed by SIGSEGV*"])
-    result.stdout.fnmatch_lines(["*Declines declines: all 8 drawn cases"])
+    result.stdout.fnmatch_lines(["*Declines declines: all 15 drawn cases"])
     rows = rows_of(report)
     right, wrong = rows["Right::drawn-attention"], rows["NoCausality::drawn-attention"]
-    assert right["outcome"]["words"] == "right in 8 drawn cases, 0 declined"
-    assert right["details"]["examples"] == 8
+    assert right["outcome"]["words"] == "right in 15 drawn cases, 0 declined"
+    assert right["details"]["examples"] == 15
     assert right["evidence"] == wrong["evidence"] == "interpreter"
     # Without causality the smallest wrong answer is the first of two new tokens, in one plain layer.
     case = wrong["details"]["case"]

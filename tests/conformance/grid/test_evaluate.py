@@ -250,14 +250,14 @@ def test_a_slow_selector_ends_with_the_budget_and_says_what_was_not_reached(
         """
         import time
         def select(request):
-            time.sleep(0.3)
+            time.sleep(0.5)
             return "TRITON_ATTN"
         """,
         of,
-        budget=6.0,
+        budget=10.0,
         pure=True,
     )
-    assert time.monotonic() - start < 60  # asking all would take 91 s
+    assert time.monotonic() - start < 100  # asking all would take 303 s
     reached = [number for number, outcome in enumerate(outcomes) if outcome is not None]
     assert 1 <= len(reached) < of.cells
     assert {outcomes[number] for number in reached} == {Selected("TRITON_ATTN")}

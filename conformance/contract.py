@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from pytest_rocm_attn.conformance.capabilities import table as capability_table
+from pytest_rocm_attn.conformance.mentions import is_blank
 from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
 from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import (
@@ -48,7 +49,7 @@ class ExpectBackend:
 
 @dataclass(frozen=True, slots=True)
 class ExpectRefusal:
-    """The selector must refuse, with a message that holds each of these words in any case."""
+    """The selector must refuse, with a message that mentions each of these words (mentions.py)."""
 
     mentions: tuple[str, ...]
 
@@ -376,7 +377,7 @@ def _expect(expect: _Expect, place: Place) -> ExpectBackend | ExpectRefusal:
     if not expect.rejects:
         place.fail("expect.rejects", "is false", "write true, or name the backend instead")
     mentions = expect.mentions or []
-    if not mentions or not all(word.strip() for word in mentions):
+    if not mentions or any(map(is_blank, mentions)):
         place.fail(
             "expect.mentions",
             "holds an empty word" if mentions else "names no words",

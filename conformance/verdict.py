@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal
+from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str
         case _, Selected(selected):
             return f"expected {expect}, got {selected}"
         case ExpectRefusal(mentions), Rejected(_, message):
-            missing = [word for word in mentions if word.lower() not in message.lower()]
-            if not missing:
+            unsaid = missing(mentions, message)
+            if not unsaid:
                 return ""
-            words = ", ".join(repr(word) for word in missing)
+            words = ", ".join(map(repr, unsaid))
             return f"refused, but the message does not mention {words}: {outcome}"
     raise AssertionError(f"unjudged outcome {outcome!r}")

@@ -8,10 +8,10 @@ out. Cells that agree in the classes of all attributes have the same label by co
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.grid.boxes import Space, SpaceAxis
 from pytest_rocm_attn.conformance.grid.quotient import alike, take
 from pytest_rocm_attn.conformance.grid.space import AITER, GFX, REQUEST
 from pytest_rocm_attn.request import Request
@@ -50,14 +50,15 @@ class Reduced:
     """A family's table over classes.
 
     Attributes:
-        table: a label per cell of space.
-        space: its cells.
-        members: per axis and position of space, the family's own positions that it stands for.
+        table: a label per cell.
+        cells: per cell, its class of each attribute.
+        members: groups of the family's own positions on each axis. A cell stands for one group of each
+            axis; cells are in the order of their product, the last axis fastest.
     """
 
     table: bytes
-    space: Space
-    members: tuple[tuple[tuple[int, ...], ...], ...]
+    cells: list[tuple[int, ...]]
+    members: list[list[list[int]]]
 
 
 def columns(family: str, axes: Sequence[Axis]) -> Columns:
@@ -236,27 +237,25 @@ def _reduced(
     axes: Sequence[Axis], table: bytes, found: Columns, attributes: Sequence[Attribute]
 ) -> Reduced:
     sizes = _sizes(axes)
-    members: list[tuple[tuple[int, ...], ...]] = []
-    space_axes: list[SpaceAxis] = []
-    for axis in reversed(range(len(axes))):
-        groups = _grouped(axis, found, attributes)
+    of_axes = [_grouped(axis, found, attributes) for axis in range(len(axes))]
+    for axis, groups in reversed(list(enumerate(of_axes))):
         table = take(table, sizes, axis, [positions[0] for positions in groups.values()])
         sizes[axis] = len(groups)
-        members.append(tuple(map(tuple, groups.values())))
-        here = {name for a, name, _ in found if a == axis}
-        mine = [number for number, attribute in enumerate(attributes) if attribute.name in here]
-        masks = {
-            number: tuple(
-                sum(1 << at for at, classes in enumerate(groups) if classes[place] == one)
-                for one in range(len(attributes[number].classes))
-            )
-            for place, number in enumerate(mine)
-        }
-        space_axes.append(SpaceAxis(len(groups), masks))
-    constant = {name: column[0] for a, name, column in found if a is None}
-    constants = [
-        _class_of(attribute, constant.get(attribute.name)) if not on_axis else 0
-        for attribute in attributes
-        for on_axis in [any(a is not None and n == attribute.name for a, n, _ in found)]
+    # An attribute's class comes from its axis, or is the same in all cells.
+    constant = {name: column[0] for axis, name, column in found if axis is None}
+    on_axes = {name for axis, name, _ in found if axis is not None}
+    names = [
+        one.name
+        for axis in range(len(axes))
+        for one in attributes
+        if (axis, one.name) in {(a, n) for a, n, _ in found}
     ]
-    return Reduced(table, Space(space_axes[::-1], constants), tuple(members[::-1]))
+    fixed = [one for one in attributes if one.name not in on_axes]
+    names += [one.name for one in fixed]
+    constants = tuple(_class_of(one, constant.get(one.name)) for one in fixed)
+    place = [names.index(one.name) for one in attributes]
+    cells = []
+    for chosen in itertools.product(*of_axes):
+        classes = (*itertools.chain.from_iterable(chosen), *constants)
+        cells.append(tuple(classes[at] for at in place))
+    return Reduced(table, cells, [list(groups.values()) for groups in of_axes])

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_rocm_attn.conformance.grid import boxes
 from pytest_rocm_attn.conformance.grid.attributes import FAMILY, Attribute, Reduced, reduce
+from pytest_rocm_attn.conformance.grid.boxes import Cells, Classes
 from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, GFX, REQUEST
 from pytest_rocm_attn.conformance.grid.wording import EXPLICIT, Given, rank
@@ -63,7 +65,7 @@ class Compared:
     got: Table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
     """One cell: which of the families compared, and the position on each of its axes."""
 
@@ -137,21 +139,24 @@ def differences(families: Sequence[Compared], most: int = 200) -> Cover:
     if not differing:
         return Cover((), cells, 0, unanswered=coder.unanswered)
     attributes, reduced = reduce([(family.name, family.axes) for family in families], coded)
-    labels = _labels(attributes, reduced, list(coder.numbers))
-    spaces = [one.space for one in reduced]
-    sizes = [len(one.classes) for one in attributes]
+    classes = Classes(
+        [cell for one in reduced for cell in one.cells], [len(one.classes) for one in attributes]
+    )
+    labels = _labels(attributes, classes, b"".join(one.table for one in reduced), coder.numbers)
     by_family = [number for number, one in enumerate(attributes) if one.name == FAMILY]
-    found, left = boxes.cover(spaces, sizes, labels, most, leading=by_family)
-    steps = [[distances(axis) for axis in family.axes] for family in families]
+    found, left = boxes.cover(classes, labels, _groups(reduced), most, leading=by_family)
+    origins = _origins(families, reduced)
     conditions = []
-    for label, box in found:
-        count, smallest, distance = _within(reduced, steps, box)
-        where = _constraints(attributes, reduced, box)
+    for (label, box), inside in found.items():
+        count, smallest, distance = _within(families, origins, inside)
+        where = _constraints(attributes, classes, box, inside)
         overrides = _overrides(families, where, *label)
         conditions.append(Condition(where, *label, count, smallest, distance == 0, overrides))
     conditions.sort(key=_importance)
-    rest = _rest(reduced, steps, left)
-    return Cover(tuple(conditions), cells, differing, *rest, coder.unanswered)
+    rest, smallest_left = 0, None
+    if left:
+        rest, smallest_left, _ = _within(families, origins, left)
+    return Cover(tuple(conditions), cells, differing, rest, smallest_left, coder.unanswered)
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -228,39 +233,28 @@ def _choices(axes: Sequence[Axis]) -> tuple[Sequence[Any], Iterable[int]]:
 
 
 def _labels(
-    attributes: Sequence[Attribute], reduced: Sequence[Reduced], pairs: Sequence[Pair]
-) -> dict[Pair, boxes.Cells]:
+    attributes: Sequence[Attribute], classes: Classes, table: bytes, pairs: Iterable[Pair]
+) -> dict[Pair, Cells]:
     """Return for each pair of answers the cells that it is true of.
 
     A cell whose answer is the explicit one is also one whose answer is the backend of that name, so
     it may go with cells where nothing or something else was named.
     """
-    labels: dict[Pair, list[int]] = {}
-
-    def add(pair: Pair, cells: Sequence[int]) -> None:
-        so_far = labels.setdefault(pair, [0] * len(reduced))
-        labels[pair] = [one | other for one, other in zip(so_far, cells, strict=True)]
-
+    labels: dict[Pair, Cells] = defaultdict(int)
     explicit = next((n for n, one in enumerate(attributes) if one.name == EXPLICIT), None)
     for code, pair in enumerate(pairs, start=1):
-        cells = [_bits(one.table, code) for one in reduced]
-        add(pair, cells)
+        cells = _bits(table, code)
+        labels[pair] |= cells
         if explicit is None or THE_EXPLICIT_ONE not in pair:
             continue
         attribute = attributes[explicit]
-        for number, values in enumerate(attribute.classes):
-            if len(values) > 1 or attribute.values[values[0]] is None:
-                continue
-            box = [(1 << len(one.classes)) - 1 for one in attributes]
-            box[explicit] = 1 << number
-            here = [
-                bits & one.space.bits(tuple(box)) for bits, one in zip(cells, reduced, strict=True)
-            ]
-            if any(here):
-                name = Behaviour("Selected", str(attribute.values[values[0]]))
+        for values, holding in zip(attribute.classes, classes.holding[explicit], strict=True):
+            choice = attribute.values[values[0]]
+            if len(values) == 1 and choice is not None and cells & holding:
+                name = Behaviour("Selected", str(choice))
                 one, other = (name if answer == THE_EXPLICIT_ONE else answer for answer in pair)
-                add((one, other), here)
-    return {pair: tuple(cells) for pair, cells in labels.items()}
+                labels[one, other] |= cells & holding
+    return labels
 
 
 def _bits(table: bytes, code: int) -> int:
@@ -274,42 +268,31 @@ def _bits(table: bytes, code: int) -> int:
 
 
 def _constraints(
-    attributes: Sequence[Attribute], reduced: Sequence[Reduced], box: boxes.Box
+    attributes: Sequence[Attribute], classes: Classes, box: boxes.Box, inside: Cells
 ) -> tuple[Given, ...]:
     """Return what restricts the box.
 
-    Classes that occur nowhere together with the rest of the box are told only where that makes it
-    shorter: they say nothing.
+    Classes that no cell of the box has say nothing: they are named only if that is shorter.
     """
-    told = []
-    for number, attribute in reversed(list(enumerate(attributes))):
-        size = len(attribute.classes)
-        if box[number] == (1 << size) - 1:
+    found = []
+    for attribute, holding, chosen in reversed(
+        list(zip(attributes, classes.holding, box, strict=True))
+    ):
+        if chosen == (1 << len(holding)) - 1:
             continue
-        real = _occurring(reduced, box, number, size)
-        allowed, narrow = (
-            tuple(
-                v
-                for at, v in enumerate(attribute.values)
-                if any(bits >> n & 1 and at in c for n, c in enumerate(attribute.classes))
-            )
-            for bits in (box[number], real)
-        )
-        if not (attribute.name == EXPLICIT and len(attribute.values) - len(allowed) == 1):
-            allowed = narrow
+        in_box = _values(attribute, boxes.ones(chosen))
+        allowed = _values(attribute, (n for n, cells in enumerate(holding) if cells & inside))
+        if attribute.name == EXPLICIT and len(attribute.values) - len(in_box) == 1:
+            allowed = in_box
         others = tuple(value for value in attribute.values if value not in allowed)
-        told.append(Given(attribute.name, allowed, others))
-    return tuple(sorted(told, key=lambda given: rank(given.name)))
+        found.append(Given(attribute.name, allowed, others))
+    return tuple(sorted(found, key=lambda given: rank(given.name)))
 
 
-def _occurring(reduced: Sequence[Reduced], box: boxes.Box, attribute: int, size: int) -> int:
-    """Return the classes of an attribute that some cell of the box has."""
-    found = 0
-    for number in boxes.ones(box[attribute] & (1 << size) - 1):
-        narrowed = (*box[:attribute], 1 << number, *box[attribute + 1 :])
-        if any(one.space.positions(narrowed) is not None for one in reduced):
-            found |= 1 << number
-    return found
+def _values(attribute: Attribute, classes: Iterable[int]) -> tuple[Any, ...]:
+    """Return the values of these classes, in the attribute's order."""
+    positions = sorted(at for one in classes for at in attribute.classes[one])
+    return tuple(attribute.values[at] for at in positions)
 
 
 def distances(axis: Axis) -> list[int]:
@@ -332,39 +315,41 @@ def distances(axis: Axis) -> list[int]:
     return weights
 
 
-def _within(
-    reduced: Sequence[Reduced], distances: Sequence[Sequence[Sequence[int]]], box: boxes.Box
-) -> tuple[int, Place, int]:
-    """Return how many cells a box has, the smallest of them, and how far that is from the defaults."""
-    cells = 0
-    best: tuple[int, int, tuple[int, ...]] | None = None
-    for family, one in enumerate(reduced):
-        positions = one.space.positions(box)
-        if positions is None:
-            continue
-        chosen = [
-            [place for position in boxes.ones(mask) for place in members[position]]
-            for mask, members in zip(positions, one.members, strict=True)
+class _Origin(NamedTuple):
+    """What a cell over classes stands for: how many cells of a family, and the smallest of them."""
+
+    cells: int
+    smallest: tuple[int, Place]  # with its distance from the defaults
+
+
+def _origins(families: Sequence[Compared], reduced: Sequence[Reduced]) -> list[_Origin]:
+    origins = []
+    for number, (family, one) in enumerate(zip(families, reduced, strict=True)):
+        nearest = [
+            [(len(positions), *min((far[at], at) for at in positions)) for positions in groups]
+            for far, groups in zip(map(distances, family.axes), one.members, strict=True)
         ]
-        cells += math.prod(map(len, chosen))
-        found = _nearest(distances[family], chosen)
-        if best is None or (found[0], family) < best[:2]:
-            best = (found[0], family, found[1])
-    assert best is not None
-    # The usual GPU is a convenience of ours and no default: any GPU will do.
-    family = best[1]
-    without_gpu = best[0] - distances[family][0][best[2][0]]
-    return cells, Place(family, best[2]), without_gpu
+        for groups in itertools.product(*nearest):
+            counts, far, place = zip(*groups, strict=True)
+            origins.append(_Origin(math.prod(counts), (sum(far), Place(number, place))))
+    return origins
 
 
-def _nearest(
-    distances: Sequence[Sequence[int]], chosen: Sequence[Sequence[int]]
-) -> tuple[int, tuple[int, ...]]:
-    nearest = tuple(
-        min(places, key=lambda place, of_axis=of_axis: (of_axis[place], place))  # type: ignore[misc]
-        for of_axis, places in zip(distances, chosen, strict=True)
-    )
-    return sum(d[place] for d, place in zip(distances, nearest, strict=True)), nearest
+def _within(
+    families: Sequence[Compared], origins: Sequence[_Origin], cells: Cells
+) -> tuple[int, Place, int]:
+    """Return how many cells these stand for, the smallest of them, and its distance from the defaults."""
+    found = [origins[number] for number in boxes.ones(cells)]
+    distance, place = min(origin.smallest for origin in found)
+    # The usual GPU is only a convenience, not a default: any GPU counts as the default one.
+    of_gpu = distances(families[place.family].axes[0])[place.coordinates[0]]
+    return sum(origin.cells for origin in found), place, distance - of_gpu
+
+
+def _groups(reduced: Sequence[Reduced]) -> list[Cells]:
+    """Return the cells of each family."""
+    ends = list(itertools.accumulate((len(one.cells) for one in reduced), initial=0))
+    return [(1 << end) - (1 << start) for start, end in itertools.pairwise(ends)]
 
 
 def _overrides(
@@ -391,22 +376,3 @@ def _importance(condition: Condition) -> tuple[int, int, int, str]:
     else:
         rank = 2
     return rank, -condition.cells, len(condition.where), str(condition)
-
-
-def _rest(
-    reduced: Sequence[Reduced], distances: Sequence[Sequence[Sequence[int]]], left: boxes.Cells
-) -> tuple[int, Place | None]:
-    """Return how many cells are left, and the smallest of them."""
-    count = 0
-    best: tuple[int, int, tuple[int, ...]] | None = None
-    for family, (one, cells) in enumerate(zip(reduced, left, strict=True)):
-        for cell in boxes.ones(cells):
-            members = [
-                of_axis[position]
-                for position, of_axis in zip(one.space.coordinates(cell), one.members, strict=True)
-            ]
-            count += math.prod(map(len, members))
-            distance, coordinates = _nearest(distances[family], members)
-            if best is None or (distance, family, coordinates) < best:
-                best = (distance, family, coordinates)
-    return count, Place(*best[1:]) if best else None

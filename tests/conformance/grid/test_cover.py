@@ -207,12 +207,14 @@ def test_values_are_alike_exactly_where_all_their_cells_are(data: st.DataObject)
 
 
 def test_no_box_is_redundant() -> None:
-    axes = [boxes.SpaceAxis(3, {0: (1, 2, 4)}), boxes.SpaceAxis(3, {1: (1, 2, 4)})]
-    space = boxes.Space(axes, [0, 0])
+    classes = boxes.Classes(list(itertools.product(range(3), range(3))), [3, 3])
     # Overlapping bars of a cross, as a bitmap of rows.
-    found, left = boxes.cover([space], [3, 3], {"x": (0b010_111_010,)})
-    assert left == (0,)
-    assert sorted(box for _, box in found) == [(0b010, 0b111), (0b111, 0b010)]
+    found, left = boxes.cover(classes, {"x": 0b010_111_010}, [classes.every])
+    assert left == 0
+    assert found == {
+        ("x", (0b010, 0b111)): 0b000_111_000,
+        ("x", (0b111, 0b010)): 0b010_010_010,
+    }
 
 
 # --- sentences ------------------------------------------------------------------------------------

@@ -1,28 +1,45 @@
-# The two commands of the README. Each makes what it needs below .venv and .venv-core.
+# Each target makes what it needs below .venv and .venv-core. `make help` lists them.
 PYTHON ?= python3
-.PHONY: conformance test test-slow test-floor test-latest lint
+.DEFAULT_GOAL := help
+.PHONY: help conformance test test-slow test-floor test-latest lint build clean
 
-conformance: .venv-core/installed
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+conformance: .venv-core/installed ## run the matrix on the reference selector; needs no torch
 	PYTHONDONTWRITEBYTECODE= .venv-core/bin/python -m pytest --rocm-attn-conformance
 
-test: .venv/installed
+test: .venv/installed ## run the tests
 	.venv/bin/python -m pytest -n 2
 
-test-slow: .venv/installed
+test-slow: .venv/installed ## run what takes minutes or needs downloads (ROCM_ATTN_VLLM_DIR)
 	.venv/bin/python -m pytest -m slow
 
-# The oldest supported dependencies, and the newest on the index (CONTRIBUTING.md).
-test-floor: .venv-floor/installed
+test-floor: .venv-floor/installed ## run the tests with the oldest supported dependencies
 	.venv-floor/bin/python -m pytest -n 2
 
-test-latest: .venv-latest/installed
+test-latest: .venv-latest/installed ## run the tests with the newest dependencies on the index
 	.venv-latest/bin/python -m pytest -n 2
 
-lint: .venv/installed
+lint: .venv/installed .typings/pytest_rocm_attn ## run ruff and mypy
 	.venv/bin/python -m pip install --quiet --group dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+build: .venv/installed ## build sdist and wheel into dist/
+	.venv/bin/python -m pip install --quiet build
+	.venv/bin/python -m build
+
+clean: ## remove what these targets and the tools leave, environments included
+	rm -rf .venv .venv-core .venv-floor .venv-latest build dist *.egg-info .cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage rocm-attn-report.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Through these links mypy sees the folders that pyproject.toml maps into the package.
+.typings/pytest_rocm_attn:
+	mkdir -p $@
+	ln -s ../../pytest_rocm_attn/__init__.py ../../backends ../../conformance $@
 
 .venv-core/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-core

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 import venv
@@ -80,10 +83,63 @@ def test_the_core_needs_neither_torch_nor_triton() -> None:
     assert needed == {"pytest", "msgspec"}
 
 
-def test_the_checkers_see_the_mapped_folders() -> None:
-    for name in ("backends", "conformance"):
-        link = ROOT / ".typings" / "pytest_rocm_attn" / name
-        assert link.resolve() == ROOT / name
+LINKS = {
+    "__init__.py": "../../pytest_rocm_attn/__init__.py",
+    "backends": "../../backends",
+    "conformance": "../../conformance",
+}
+
+
+def links_in(folder: Path) -> dict[str, str]:
+    """Return where each link below .typings leads."""
+    found = (folder / ".typings" / "pytest_rocm_attn").iterdir()
+    return {path.name: path.readlink().as_posix() for path in found}
+
+
+def make(target: str, folder: Path) -> str:
+    """Run a target of a copy of the Makefile in a folder; return what it prints."""
+    if shutil.which("make") is None:
+        pytest.skip("no make on PATH")
+    shutil.copy(ROOT / "Makefile", folder)
+    return run("make", "--silent", target, cwd=folder)
+
+
+def test_the_checkers_see_the_mapped_folders(tmp_path: Path) -> None:
+    """The links are tracked; where they are missing, as in an sdist, `make lint` makes them."""
+    make(".typings/pytest_rocm_attn", tmp_path)
+    assert links_in(tmp_path) == LINKS
+    if (ROOT / ".git").exists():
+        assert links_in(ROOT) == LINKS
+    for link in LINKS.values():
+        assert (ROOT / ".typings" / "pytest_rocm_attn" / link).resolve().exists()
+
+
+def test_make_help_names_every_target(tmp_path: Path) -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    listed = [line.split(maxsplit=2) for line in make("help", tmp_path).splitlines()]
+    assert [words[:2] for words in listed] == [["make", name] for name in phony.split()]
+    assert all(len(words) == 3 for words in listed)
+
+
+def test_make_clean_removes_what_git_ignores_and_nothing_else(tmp_path: Path) -> None:
+    kept = {"backends/a.py", "docs/build.md", ".typings/link", "dist.md"}
+    ignored = {
+        pattern.rstrip("/").replace("*", "name")
+        for pattern in (ROOT / ".gitignore").read_text("utf-8").split()
+    }
+    assert {".venv", "build", "rocm-attn-report.name", "__pycache__"} <= ignored
+    for name in kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ignored:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "backends" / "__pycache__").mkdir()
+    make("clean", tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == kept | {"Makefile"}
+    assert not (tmp_path / "backends" / "__pycache__").exists()
 
 
 # --- the real thing: needs a package index, and a minute ------------------------------------------
@@ -120,9 +176,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     copy = folder / "checkout"
     listed = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
     for name in filter(None, listed):
-        if (ROOT / name).is_file():
+        if os.path.lexists(ROOT / name):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
     python = new_python(folder / "build", "build")
     run(python, "-m", "build", "--outdir", folder / "dist", copy, cwd=folder)
     (sdist,) = (folder / "dist").glob("*.tar.gz")
@@ -149,6 +205,18 @@ def test_the_sdist_holds_what_is_tracked(built: tuple[Path, Path]) -> None:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     wanted = source_files() | {"tests/test_packaging.py", "conftest.py", "Makefile", "docs/cli.md"}
     assert sorted(wanted - names) == []
+
+
+@pytest.mark.slow
+def test_the_sdist_passes_its_own_tests(built: tuple[Path, Path], tmp_path: Path) -> None:
+    with tarfile.open(built[0]) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    tests = ("tests/test_packaging.py", "tests/test_imports.py", "tests/test_tracked_files.py")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+    output = run(*command, *tests, cwd=folder)
+    # What reads sources and the Makefile passes; only what asks git is skipped.
+    assert re.search(r"[1-9]\d passed, 3 skipped", output), output
 
 
 @pytest.mark.slow

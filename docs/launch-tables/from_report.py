@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path, nargs="+", help="JSON report with the launch tier")
     reports = (json.loads(path.read_text()) for path in parser.parse_args().report)
-    print("\n".join(document(*reports)))
+    print("\n".join(document(*reports)).rstrip("\n"))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def test_collecting_an_empty_folder_imports_nothing_heavy(pytester: pytest.Pytes
     result = pytester.runpytest_subprocess(
         "--collect-only", "-p", "no:hypothesispytest", "-p", "no:randomly"
     )
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stderr.str()
     assert "imported at start-up" not in result.stdout.str() + result.stderr.str()
 
 

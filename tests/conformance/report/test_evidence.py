@@ -71,6 +71,7 @@ def test_the_page_shows_the_table_and_the_device(record: Any, report: Any) -> No
 def test_a_backends_name_cannot_break_out_of_the_page(record: Any, report: Any) -> None:
     page = html_page.render(report(kernel(record, "<script>alert(1)</script>", "cuda")))
     assert "<script>alert" not in page
+    assert '<th scope="row">&lt;script&gt;alert(1)&lt;/script&gt;</th>' in page
 
 
 def test_the_terminal_shows_the_table_and_the_device(record: Any) -> None:

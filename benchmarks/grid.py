@@ -3,20 +3,25 @@
     PYTHONPATH=vllm-0.12.0 python benchmarks/grid.py vllm.platforms.rocm:RocmPlatform
 
 Prints the CPU time and memory of the grid (all processes), the CPU time of as many bare calls of
-the selector on one platform, and the ratio. Budget: 1,000,000 cells in 600 s of CPU and 2 GB.
+the selector on one platform, and the ratio. Budget: 1,000,000 cells in 600 s of CPU and 2 GB; exit status
+1 above it, or if a process failed or answered no cell.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+from processes import run  # beside this script
+
+BUDGET_CPU_US = 600.0  # of a cell: 600 s for 1,000,000 cells
+BUDGET_BYTES = 2e9
+RAN = (0, 1)  # 1: some slices fail
 BARE = """
 import contextlib, logging, os, sys, time
 from pytest_rocm_attn import Gpu
@@ -64,7 +69,25 @@ def proportional_memory(root: int) -> int:
     return total
 
 
-def main() -> None:
+def exceeded(cells: int, cpu: float, peak: int) -> list[str]:
+    """Return what is above the budget, in words.
+
+    Args:
+        cells: answered, at least one.
+        cpu: seconds of all processes.
+        peak: bytes of all processes.
+    """
+    a_cell = cpu / cells * 1e6
+    faults = []
+    if a_cell > BUDGET_CPU_US:
+        faults.append(f"{a_cell:.0f} us of CPU a cell, budget {BUDGET_CPU_US:.0f}")
+    if peak > BUDGET_BYTES:
+        faults.append(f"{peak / 1e6:.0f} MB, budget {BUDGET_BYTES / 1e6:.0f}")
+    return faults
+
+
+def main() -> int:
+    """Print the figures of the grid and of bare calls."""
     selector = sys.argv[1] if len(sys.argv) > 1 else "pytest_rocm_attn.backends:select"
     peak = 0
     ended = threading.Event()
@@ -76,42 +99,38 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch)
     with tempfile.TemporaryDirectory() as folder:
-        bare = subprocess.run(
-            [sys.executable, "-c", BARE, selector],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        a_call = float(bare.stdout.splitlines()[-1])
+        a_call = float(run([sys.executable, "-c", BARE, selector], folder).splitlines()[-1])
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         watcher.start()
         start = time.monotonic()
-        run = subprocess.run(
-            [
-                *(sys.executable, "-m", "pytest", "-q", "--tb=no", "--rocm-attn-conformance"),
-                *("--rocm-attn-tier=grid", f"--rocm-attn-selector={selector}"),
-                *("--rocm-attn-fresh", *sys.argv[2:]),
-            ],
-            cwd=folder,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        command = [
+            *(sys.executable, "-m", "pytest", "-q", "--tb=no", "--rocm-attn-conformance"),
+            *("--rocm-attn-tier=grid", f"--rocm-attn-selector={selector}"),
+            *("--rocm-attn-fresh", *sys.argv[2:]),
+        ]
+        try:
+            output = run(command, folder, statuses=RAN)
+        finally:
+            ended.set()
+            watcher.join()
         wall = time.monotonic() - start
-        ended.set()
-        watcher.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    (told,) = [line for line in run.stdout.splitlines() if " cells answered in " in line]
-    cells = int(told.partition(" ")[0].replace(",", ""))
-    print(told)
+    (summary,) = [line for line in output.splitlines() if " cells answered in " in line]
+    cells = int(summary.partition(" ")[0].replace(",", ""))
+    if not cells:
+        raise SystemExit(f"no cell was answered: {summary}")
+    print(summary)
     print(
         f"{cells:,} cells: {wall:.0f} s, {cpu:.0f} s of CPU ({cpu / cells * 1e6:.0f} us a cell),"
         f" {peak / 1e6:.0f} MB at most; a bare call takes {a_call * 1e6:.0f} us: ratio"
         f" {cpu / cells / a_call:.1f}"
     )
+    faults = exceeded(cells, cpu, peak)
+    for fault in faults:
+        print(f"above the budget: {fault}")
+    return int(bool(faults))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,13 +24,14 @@ BUDGET = 100_000  # selections per second of one core
 CALLS, ROUNDS = 2_000, 25
 
 AITER = {"VLLM_ROCM_USE_AITER": "1", "VLLM_ROCM_USE_AITER_MHA": "1"}
-CASES: dict[str, tuple[Request, dict[str, str], Gpu]] = {
-    "default": (Request(), {}, Gpu("gfx942")),
-    "named": (Request(), {"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}, Gpu("gfx942")),
-    "aiter": (Request(), AITER, Gpu("gfx942")),
-    "aiter, RDNA": (Request(), AITER, Gpu("gfx1100")),
-    "MLA": (Request(use_mla=True), {}, Gpu("gfx942")),
-    "MLA, aiter": (Request(use_mla=True), AITER, Gpu("gfx942")),
+NAMED = {"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}
+CASES: dict[str, tuple[Request, dict[str, str], Gpu, str]] = {
+    "default": (Request(), {}, Gpu("gfx942"), "TRITON_ATTN"),
+    "named": (Request(), NAMED, Gpu("gfx942"), "TRITON_ATTN"),
+    "aiter": (Request(), AITER, Gpu("gfx942"), "ROCM_AITER_FA"),
+    "aiter, RDNA": (Request(), AITER, Gpu("gfx1100"), "TRITON_ATTN"),
+    "MLA": (Request(use_mla=True), {}, Gpu("gfx942"), "TRITON_MLA"),
+    "MLA, aiter": (Request(use_mla=True), AITER, Gpu("gfx942"), "ROCM_AITER_MLA"),
 }
 
 
@@ -49,8 +50,9 @@ def main() -> int:
     """Print a line per case."""
     print(f"{'case':12} {'selections/s':>14} {'parses/s':>14} {'selection/parse':>16}")
     slowest = float("inf")
-    for name, (request, environ, gpu) in CASES.items():
+    for name, (request, environ, gpu, backend) in CASES.items():
         flags = Flags(environ)
+        assert select(request, flags, gpu).backend == backend, name
         selections = per_second(partial(select, request, flags, gpu))
         parses = per_second(partial(Flags, environ))
         slowest = min(slowest, selections)

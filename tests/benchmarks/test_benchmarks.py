@@ -1,0 +1,106 @@
+"""Benchmarks report what fails instead of timing it, and end with 1 above their budget."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = {
+    path.stem: ast.parse(path.read_text("utf-8"))
+    for path in sorted(FOLDER.glob("*.py"))
+    if "__main__" in path.read_text("utf-8") and path.stem not in ("startup", "hip_decode")
+}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that imports a benchmark as a module."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load(name: str) -> Any:
+        for module in ("processes", name):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        found = import_module(name)
+        for module in ("processes", name):
+            sys.modules.pop(module, None)
+        return found
+
+    return load
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    """Return the calls of a dotted name in a module."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in nodes if ast.unparse(node.func) == name]
+
+
+def ignores_a_failure(tree: ast.AST) -> bool:
+    """Whether a module runs a process without a look at how it ends."""
+    checked = [
+        any(word.arg == "check" and ast.unparse(word.value) == "True" for word in call.keywords)
+        for call in calls(tree, "subprocess.run")
+    ]
+    return not all(checked) and "returncode" not in ast.unparse(tree)
+
+
+def drops_its_status(tree: ast.Module) -> bool:
+    """Whether a script ends with 0 whatever its main returns."""
+    guard = tree.body[-1]
+    exits = [*calls(guard, "sys.exit"), *calls(guard, "SystemExit")]
+    return not any("main(" in ast.unparse(argument) for call in exits for argument in call.args)
+
+
+def test_no_benchmark_times_a_process_that_failed() -> None:
+    assert len(SCRIPTS) >= 6
+    processes = ast.parse((FOLDER / "processes.py").read_text("utf-8"))
+    everything = SCRIPTS | {"processes": processes}
+    assert [name for name, tree in everything.items() if ignores_a_failure(tree)] == []
+    assert ignores_a_failure(ast.parse("subprocess.run(command, check=False)"))
+
+
+def test_every_benchmark_ends_with_what_its_main_returns() -> None:
+    assert [name for name, tree in SCRIPTS.items() if drops_its_status(tree)] == []
+    assert drops_its_status(ast.parse("if __name__ == '__main__':\n    main()"))
+
+
+def test_a_process_that_fails_is_reported_with_its_last_words(load: Any, tmp_path: Path) -> None:
+    run = load("processes").run
+    command = [sys.executable, "-c", "print('here'); raise SystemExit(3)"]
+    with pytest.raises(SystemExit, match=r"exit status 3 of .*\n?.*here"):
+        run(command, str(tmp_path))
+    assert run(command, str(tmp_path), statuses=(0, 3)) == "here\n"
+
+
+def test_the_documented_tier_is_compared_with_its_budget(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load("documented_tier")
+    times = {"-c": 1.0, "-m": 3.9}
+    verdict = "pass"
+
+    def seconds(folder: str, *arguments: str, **_: Any) -> float:
+        row = {"id": "a-row", "verdict": verdict}
+        Path(folder, "report.json").write_text(json.dumps({"rows": [row]}))
+        return times[arguments[0]]
+
+    monkeypatch.setattr(benchmark, "seconds", seconds)
+    assert benchmark.main() == 0
+    times["-m"] = 4.1
+    assert benchmark.main() == 1
+    for verdict in ("error", "crash"):
+        with pytest.raises(SystemExit, match=r"1 of 1 cells have no judgement: \['a-row'\]"):
+            benchmark.main()
+
+
+def test_the_grid_is_compared_with_its_budgets(load: Any) -> None:
+    exceeded = load("grid").exceeded
+    assert exceeded(1_000_000, 599.0, 1_900_000_000) == []
+    assert exceeded(1_000_000, 602.0, 0) == ["602 us of CPU a cell, budget 600"]
+    assert exceeded(1_000, 0.1, 2_100_000_000) == ["2100 MB, budget 2000"]

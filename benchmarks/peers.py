@@ -105,7 +105,7 @@ class AiterOnCuda(Unified):
     There aiter cannot be imported whole, as its adapter does. ROCM_ATTN_AITER_DIR names the folder that
     holds the package:
 
-        pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
+        python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
             --rocm-attn-backends=AITER=benchmarks/peers.py:AiterOnCuda
     """
 

@@ -1,4 +1,4 @@
-"""Reports of hardware tests: what ``pytest -m rocm --rocm-attn-report=FILE`` writes.
+"""Reports of hardware tests: what ``python -m pytest -m rocm --rocm-attn-report=FILE`` writes.
 
 Where the matrix does not run, a report named on the command line holds a row for each test that bears a
 hardware marker and ran. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
@@ -115,7 +115,7 @@ class HardwareReport:
             "source": item.location[0],
             "seconds": round(call.duration, 6),
             "environment_written": [],
-            "again": shlex.join(["pytest", "-m", "rocm", item.nodeid]),
+            "again": shlex.join(["python", "-m", "pytest", "-m", "rocm", item.nodeid]),
             "details": details,
         }
 

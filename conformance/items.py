@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import pytest
 
-from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS
+from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
 from pytest_rocm_attn.errors import RocmAttnError
 
@@ -199,11 +199,17 @@ class ConformanceItem(pytest.Item, abc.ABC):
         ]
         return story
 
-    def reproduce(self) -> str:
-        """Return the command that runs this item alone."""
+    def reproduce(self, **own: Any) -> str:
+        """Return the command that runs this item alone.
+
+        Args:
+            own: options of this item, by name with underscores: they replace the run's.
+        """
         tier = self.parent.name
-        named = [] if tier in DEFAULT_TIERS else [f"--rocm-attn-tier={tier}"]
-        return shlex.join([*self.plugin.command, *named, self.nodeid])
+        option = options.BY_NAME["tier"]
+        if (tier,) != option.default or self.config.getini(option.ini):
+            own["tier"] = tier
+        return shlex.join([*self.plugin.command(**own), self.nodeid])
 
     def record(self) -> Record:
         """Return the row of the report."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
+from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import settings as settings_module
 from pytest_rocm_attn.conformance.items import ConformanceItem
 from pytest_rocm_attn.conformance.matrix import ROOT, Matrix
@@ -61,6 +62,7 @@ class ConformancePlugin:
         self._shared: dict[type, Closing] = {}
         self._report_error: str = ""
         self._ids = self._take_node_ids()
+        self._pytest_words, self._given = self._find_command()
         declared = self.settings.deviations.entries if self.settings.deviations else ()
         known = [
             f"{ROOT}::{tier}::{name}"
@@ -83,23 +85,15 @@ class ConformancePlugin:
     def _is_controller(self) -> bool:
         return self.config.pluginmanager.hasplugin("dsession")
 
-    @property
-    def command(self) -> list[str]:
-        """The command that repeats this run, as far as it bears on the matrix."""
-        words = ["pytest", "--rocm-attn-conformance"]
-        for name in (
-            "selector",
-            "backends",
-            "contract",
-            "deviations",
-            "baseline",
-            "against",
-            "isolation",
-            "timeout",
-        ):
-            if (value := self.config.getoption(f"rocm_attn_{name}")) is not None:
-                words.append(f"--rocm-attn-{name}={value}")
-        return words
+    def command(self, **own: Any) -> list[str]:
+        """Return the command that repeats this run, as far as verdicts depend on it.
+
+        Args:
+            own: options of one item, by name with underscores: they replace the run's.
+        """
+        given = self._given | {name.replace("_", "-"): value for name, value in own.items()}
+        start = ["python", "-m", "pytest", "--rocm-attn-conformance"]
+        return [*start, *self._pytest_words, *options.words(given)]
 
     def _take_node_ids(self) -> list[str]:
         """Take node ids of the matrix out of pytest's arguments, and keep it from adding a path."""
@@ -111,9 +105,19 @@ class ConformancePlugin:
             return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]  # xdist sets it
         return ids
 
+    def _find_command(self) -> tuple[list[str], dict[str, Any]]:
+        """Return what a printed command repeats: pytest's own options, and ours by name."""
+        if self._is_worker:  # which knows what it is to do, but not how the user said it
+            words, given = self.config.workerinput["rocm_attn_command"]  # type: ignore[attr-defined]  # xdist sets it
+            return words, given
+        paths = self.config.args_source is pytest.Config.ArgsSource.ARGS and bool(self.config.args)
+        given = settings_module.repeated(self.config)
+        return options.pytest_words(self.config, paths=paths), given
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["rocm_attn_ids"] = self._ids
+        node.workerinput["rocm_attn_command"] = self._pytest_words, self._given
 
     # --- notes -----------------------------------------------------------------------------------
 

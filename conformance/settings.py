@@ -7,39 +7,36 @@ import datetime
 import inspect
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance import adapters, contract, deviations, effort
+from pytest_rocm_attn import options
+from pytest_rocm_attn.conformance import adapters, contract, deviations
+from pytest_rocm_attn.conformance.effort import Effort
 from pytest_rocm_attn.conformance.machine import this_machine
 from pytest_rocm_attn.conformance.numerics import subjects
 from pytest_rocm_attn.conformance.report import output
-from pytest_rocm_attn.conformance.tiers import DEFAULT_TIERS, TIERS
 from pytest_rocm_attn.conformance.workers import Subject
 from pytest_rocm_attn.errors import (
     BaselineError,
     ContractError,
     DeviationsError,
     ReportError,
-    UnknownGpuError,
-    nearest,
 )
-from pytest_rocm_attn.gpu import Gpu, known_gpus
+from pytest_rocm_attn.gpu import known_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pytest_rocm_attn.conformance.baseline import Baseline
     from pytest_rocm_attn.conformance.contract import Cell, Contract
     from pytest_rocm_attn.conformance.deviations import Deviations
-    from pytest_rocm_attn.conformance.effort import Effort
     from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.machine import Machine
 
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
-DEFAULT_BUDGET = 1200.0  # seconds for the whole grid: a selector that takes 1 s a call ends, too
 
 
 @dataclass(frozen=True)
@@ -89,35 +86,32 @@ class Settings:
     effort: Effort
 
 
-def value_of(config: pytest.Config, name: str) -> Any:
-    """Return an option, or its ini twin where the command line does not give it."""
-    given = config.getoption(name)
-    return given if given is not None else config.getini(name)
-
-
 def read(config: pytest.Config) -> Settings:
-    """Read and check everything that the options name.
+    """Read everything that the options name.
 
     Raises:
-        pytest.UsageError: one line that says which option is wrong, why, and what would do.
+        pytest.UsageError: one line that says which option is wrong, why, and what is expected.
     """
+
+    def value(name: str) -> Any:
+        return options.value(config, name)
+
     try:
-        the_contract = contract.load(value_of(config, "rocm_attn_contract") or "pr-26980")
-        gpus = _gpus(value_of(config, "rocm_attn_gpu"))
+        the_contract = contract.load(value("contract"))
         the_deviations = _deviations(config)
-        tiers = _tiers(value_of(config, "rocm_attn_tier"))
+        tiers = value("tier")
         grid_rules = contract_rules(the_contract) if "grid" in tiers else ()
         the_baseline = _baseline(config)
-    except (BaselineError, ContractError, DeviationsError, UnknownGpuError) as error:
+    except (BaselineError, ContractError, DeviationsError) as error:
         raise pytest.UsageError(str(error)) from None
+    gpus = value("gpu")
     subject = subject_of(config)
     cells = _cells(the_contract, gpus, needed="documented" in tiers)
     machine = _machine(config, subject, the_contract, gpus)
     if machine is not None:
         cells = tuple(cell for cell in cells if cell.gpu == machine.gpu)
         # A HIP context does not survive fork, and importing the selector may make one.
-        asked = value_of(config, "rocm_attn_isolation")
-        fork = subject.fork if asked else False
+        fork = subject.fork if value("isolation") else False
         subject = dataclasses.replace(subject, fork=fork, machine=machine.gpu)
     return Settings(
         subject=subject,
@@ -128,19 +122,17 @@ def read(config: pytest.Config) -> Settings:
         deviations=the_deviations,
         tiers=tiers,
         grid_rules=grid_rules,
-        gpus=tuple(gpu.gfx for gpu in gpus),
+        gpus=gpus,
         against=_against(config),
         baseline=the_baseline,
-        grid_budget=_seconds(
-            config, "grid-budget", DEFAULT_BUDGET, "the seconds that the grid may take"
-        ),
-        cell=_cell(config),
-        fresh=bool(config.getoption("rocm_attn_fresh")),
-        strict=bool(value_of(config, "rocm_attn_strict")),
+        grid_budget=value("grid-budget"),
+        cell=value("cell"),
+        fresh=value("fresh"),
+        strict=value("strict"),
         reports=reports_of(config),
         draft=_draft(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
-        effort=effort.read(lambda name: value_of(config, f"rocm_attn_{name}")),
+        effort=Effort(value("seed"), value("examples"), value("budget"), value("example")),
     )
 
 
@@ -162,20 +154,20 @@ def subject_of(config: pytest.Config) -> Subject:
     Raises:
         pytest.UsageError: an option that does not make sense, in one line.
     """
-    spec = value_of(config, "rocm_attn_selector") or _selector_from_hook(config)
+    spec = options.value(config, "selector") or _selector_from_hook(config)
     return _subject(config, spec)
 
 
 def _against(config: pytest.Config) -> Subject | None:
-    spec = value_of(config, "rocm_attn_against")
+    spec = options.value(config, "against")
     return _subject(config, spec) if spec else None
 
 
 def _baseline(config: pytest.Config) -> Baseline | None:
-    given = value_of(config, "rocm_attn_baseline")
-    if not given:
+    given = options.value(config, "baseline")
+    if given is None:
         return None
-    if value_of(config, "rocm_attn_against"):
+    if options.value(config, "against"):
         raise pytest.UsageError(
             "--rocm-attn-baseline and --rocm-attn-against both say what the grid is compared with;"
             " give one of them"
@@ -186,18 +178,14 @@ def _baseline(config: pytest.Config) -> Baseline | None:
 
 
 def _subject(config: pytest.Config, spec: str | None) -> Subject:
+    timeout = options.value(config, "timeout")
     if not spec or spec == adapters.REFERENCE:
         # The reference is a pure function of its arguments: there is no platform to mock.
-        return Subject(adapters.REFERENCE, pure=True, preload=(), timeout=_timeout(config))
-    isolation = value_of(config, "rocm_attn_isolation") or "fork"
-    if isolation not in ("fork", "process"):
-        raise pytest.UsageError(
-            f"--rocm-attn-isolation={isolation!r} is unknown; it is fork or process"
-        )
-    default = Subject(spec, timeout=_timeout(config))
-    if isolation == "fork":
+        return Subject(adapters.REFERENCE, pure=True, preload=(), timeout=timeout)
+    default = Subject(spec, timeout=timeout)
+    if options.value(config, "isolation") != "process":
         return default
-    return Subject(spec, timeout=default.timeout, fork=False)
+    return Subject(spec, timeout=timeout, fork=False)
 
 
 def _selector_from_hook(config: pytest.Config) -> str | None:
@@ -215,67 +203,59 @@ def _selector_from_hook(config: pytest.Config) -> str | None:
 
 
 def _backends(config: pytest.Config) -> tuple[subjects.BackendUnderTest, ...]:
-    given = value_of(config, "rocm_attn_backends")
-    named = subjects.parse(given) if given else subjects.from_hook(config)
-    return named or subjects.references()
+    given = options.value(config, "backends")
+    if given is not None:
+        return subjects.parse(given)
+    return subjects.from_hook(config) or subjects.references()
 
 
-def _timeout(config: pytest.Config) -> float:
-    return _seconds(config, "timeout", 30.0, "the seconds one selection may take")
+def repeated(config: pytest.Config) -> dict[str, Any]:
+    """Return the options that a printed command repeats, by name.
+
+    Those of the command line, and what conftest files name: a command that names an item names no
+    folder, and so may not find the same conftest files.
+    """
+    given = options.repeated(config)
+    if options.value(config, "selector") is None and (spec := _selector_from_hook(config)):
+        given["selector"] = _from_here(config, spec)
+    if options.value(config, "backends") is None and (found := subjects.from_hook(config)):
+        named = (f"{backend.name}={_from_here(config, backend.spec)}" for backend in found)
+        given["backends"] = ",".join(named)
+    return given
 
 
-def _seconds(config: pytest.Config, name: str, default: float, meaning: str) -> float:
-    text = value_of(config, f"rocm_attn_{name.replace('-', '_')}") or str(default)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise pytest.UsageError(f"--rocm-attn-{name}={text!r} is not a time; give {meaning}")
-    return seconds
+def _from_here(config: pytest.Config, spec: str) -> str:
+    """Return a spec with a file's path relative to where pytest was started, if it lies below."""
+    place, _, name = spec.rpartition(":")
+    folder = config.invocation_params.dir
+    inside = place.endswith(".py") and Path(place).is_relative_to(folder)
+    return f"{Path(place).relative_to(folder)}:{name}" if inside else spec
 
 
-def _cell(config: pytest.Config) -> int | None:
-    text = config.getoption("rocm_attn_cell")
-    if text is None:
-        return None
-    if not str(text).isdecimal():
-        raise pytest.UsageError(
-            f"--rocm-attn-cell={text!r} is not the number of a cell; give it as the"
-            " command of a condition shows it"
-        )
-    return int(text)
-
-
-def _gpus(text: str | None) -> tuple[Gpu, ...]:
-    return tuple(Gpu(name.strip()) for name in (text or "").split(",") if name.strip())
-
-
-def _cells(the_contract: Contract, gpus: Sequence[Gpu], *, needed: bool) -> tuple[Cell, ...]:
+def _cells(the_contract: Contract, gpus: Sequence[str], *, needed: bool) -> tuple[Cell, ...]:
     cells = [cell for row in the_contract.rows for cell in row.cells()]
     # Platform by platform, so that the first are judged while the selector is being imported on
     # the next.
     order = {gfx: number for number, gfx in enumerate(known_gpus())}
     cells.sort(key=lambda cell: (order[cell.gpu.gfx], cell.gpu.aiter))
     covered = sorted({cell.gpu.gfx for cell in cells})
-    missing = [gpu.gfx for gpu in gpus if gpu.gfx not in covered]
+    missing = [gfx for gfx in gpus if gfx not in covered]
     if missing and needed:
         raise pytest.UsageError(
             f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)};"
             f" it covers {', '.join(covered)}"
         )
-    wanted = {gpu.gfx for gpu in gpus}
-    return tuple(cell for cell in cells if not wanted or cell.gpu.gfx in wanted)
+    return tuple(cell for cell in cells if not gpus or cell.gpu.gfx in gpus)
 
 
 def _machine(
-    config: pytest.Config, subject: Subject, the_contract: Contract, gpus: Sequence[Gpu]
+    config: pytest.Config, subject: Subject, the_contract: Contract, gpus: Sequence[str]
 ) -> Machine | None:
     """Return the real GPU of this machine, unless the mock was asked for or nothing needs a GPU."""
-    if subject.pure or value_of(config, "rocm_attn_mock"):
+    if subject.pure or options.value(config, "mock"):
         return None
     found = this_machine({gpu.gfx for row in the_contract.rows for gpu in row.gpus})
-    if found is not None and (others := {gpu.gfx for gpu in gpus} - {found.gpu.gfx}):
+    if found is not None and (others := set(gpus) - {found.gpu.gfx}):
         names = ", ".join(sorted(others))
         raise pytest.UsageError(
             f"--rocm-attn-gpu: this machine has a real {found}, where nothing is mocked unless asked"
@@ -285,7 +265,7 @@ def _machine(
 
 
 def _deviations(config: pytest.Config) -> Deviations | None:
-    given = value_of(config, "rocm_attn_deviations")
+    given = options.value(config, "deviations")
     if given is not None:  # empty: none, not even the default one
         return deviations.load(config.invocation_params.dir / given) if given else None
     usual = config.rootpath / DEVIATIONS_FILE
@@ -294,8 +274,8 @@ def _deviations(config: pytest.Config) -> Deviations | None:
 
 def _draft(config: pytest.Config) -> Path | None:
     """Return where a draft of deviations is to go. It never replaces a file."""
-    given = value_of(config, "rocm_attn_deviations_draft")
-    if not given:
+    given = options.value(config, "deviations-draft")
+    if given is None:
         return None
     path: Path = config.invocation_params.dir / given
     if path.exists():
@@ -309,18 +289,6 @@ def _draft(config: pytest.Config) -> Path | None:
     return path
 
 
-def _tiers(text: str | None) -> tuple[str, ...]:
-    words = text.split(",") if text else DEFAULT_TIERS
-    names = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
-    for name in names or ("",):
-        if name not in TIERS:
-            raise pytest.UsageError(
-                f"--rocm-attn-tier: {name!r} is no tier.{nearest(name, TIERS)}"
-                f" Tiers: {', '.join(TIERS)}"
-            )
-    return names
-
-
 def reports_of(config: pytest.Config) -> tuple[Path, ...]:
     """Return where the run's reports go.
 
@@ -328,7 +296,7 @@ def reports_of(config: pytest.Config) -> tuple[Path, ...]:
         pytest.UsageError: one of them cannot be written.
     """
     paths = []
-    for given in value_of(config, "rocm_attn_report"):
+    for given in options.value(config, "report"):
         path = config.invocation_params.dir / given
         try:
             # Found out now rather than after the run; that it can still fail then is handled there.

@@ -66,6 +66,10 @@ class SelectorError(RocmAttnError, ValueError):
     """A selector under test that cannot be found, imported, or recognised as a selector."""
 
 
+class UnfinishedError(RocmAttnError, RuntimeError):
+    """A search that its time limit stopped before it found anything: it shows nothing."""
+
+
 class ReportError(RocmAttnError, OSError):
     """A report that cannot be written where the user asked for it."""
 

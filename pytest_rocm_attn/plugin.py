@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_rocm_attn import hookspecs
+from pytest_rocm_attn import hookspecs, options
 
 # By name, and not with pytest_plugins, which would register and rewrite a second plugin.
 from pytest_rocm_attn.fixtures import (
@@ -24,52 +24,6 @@ from pytest_rocm_attn.fixtures import (
 # What pytest finds here: the fixtures, and below them the hooks.
 __all__ = ["_rocm_attn_markers", "dry_launch", "mock_rocm", "rocm_env", "rocm_gpu", "rocm_select"]
 
-# (name, metavar, help). Each has an ini twin, with underscores.
-_OPTIONS = (
-    (
-        "selector",
-        "MODULE:OBJECT",
-        "selector under test, such as vllm.platforms.rocm:RocmPlatform"
-        + " (default: the embedded reference selector)",
-    ),
-    (
-        "backends",
-        "[NAME=]MODULE:OBJECT,...",
-        "backends under test in the numerics tier (default: the reference backends)",
-    ),
-    ("contract", "ID|FILE", "contract to judge by: a shipped id, a TOML file or a folder"),
-    ("deviations", "FILE", "the fork's deviations (default: rocm-attn-deviations.toml, if there)"),
-    ("deviations-draft", "FILE", "write a deviations file to fill in, for what fails in this run"),
-    ("tier", "TIER,...", "tiers to run"),
-    ("gpu", "GFX,...", "GPUs to run"),
-    (
-        "seed",
-        "N",
-        "invariants and drawn cases: chooses the examples (default: 0, the same in every run)",
-    ),
-    ("examples", "N", "invariants and drawn cases: how many one search tries (default: 200)"),
-    (
-        "budget",
-        "SECONDS",
-        "invariants and drawn cases: time that one search may take (default: 60)",
-    ),
-    (
-        "example",
-        "JSON",
-        "invariants and drawn cases: try this one example, as a report gives it, and no other",
-    ),
-    ("timeout", "SECONDS", "time that one selection may take (default: 30)"),
-    ("baseline", "ID|FILE", "recording that the grid is compared with, such as vllm-0.18.1"),
-    (
-        "against",
-        "MODULE:OBJECT",
-        "selector that the grid is compared with (default: the reference)",
-    ),
-    ("grid-budget", "SECONDS", "time that the grid may take (default: 1200)"),
-    ("isolation", "fork|process", "how workers start (default: fork, where there is fork)"),
-    ("mock", "GFX[,aiter]", "mock a ROCm platform for the whole run, before conftest files load"),
-)
-
 _MARKERS = (
     "rocm: needs a ROCm GPU",
     "rocm_gpu(gfx, ...): needs one of these ROCm GPUs",
@@ -83,26 +37,7 @@ _MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("rocm-attn", "ROCm attention backends")
-    group.addoption(
-        "--rocm-attn-conformance",
-        action="store_true",
-        help="run the conformance matrix; without a path, nothing but the matrix",
-    )
-    for name, metavar, text in _OPTIONS:
-        group.addoption(f"--rocm-attn-{name}", metavar=metavar, default=None, help=text)
-        parser.addini(f"rocm_attn_{name.replace('-', '_')}", text, default=None)
-    text = "write a report, of the matrix or else of the hardware tests: .json, .html or .md by its"
-    text += " suffix; may be given several times"
-    group.addoption("--rocm-attn-report", metavar="FILE", action="append", help=text)
-    parser.addini("rocm_attn_report", text, type="linelist", default=[])
-    text = "ask one cell of the named slice of the grid, by its number"
-    group.addoption("--rocm-attn-cell", metavar="N", default=None, help=text)
-    text = "ask again what an interrupted run of the grid has answered"
-    group.addoption("--rocm-attn-fresh", action="store_true", help=text)
-    text = "advisory rows fail as required ones do"
-    group.addoption("--rocm-attn-strict", action="store_const", const=True, help=text)
-    parser.addini("rocm_attn_strict", text, type="bool", default=False)
+    options.add(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -113,6 +48,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    options.check(config)
     if config.getoption("rocm_attn_conformance"):
         from pytest_rocm_attn.conformance.session import ConformancePlugin
 
@@ -129,15 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Enter the mock of ``--rocm-attn-mock`` before any conftest or test module is imported."""
-    given = early_config.known_args_namespace.rocm_attn_mock
-    given = given if given is not None else early_config.getini("rocm_attn_mock")
-    if not given:
+    given = options.early_value(early_config, "mock")
+    if given is None:
         return
     from pytest_rocm_attn.mock import parse_option
 
     try:
         mock = parse_option(given).enter()
-    except (ValueError, RuntimeError) as error:  # both are ours: a bad option, or a real GPU here
+    except (ValueError, RuntimeError) as error:  # both are ours, such as that a real GPU is here
         raise pytest.UsageError(f"--rocm-attn-mock={given}: {error}") from None
     early_config.add_cleanup(mock.exit)
 

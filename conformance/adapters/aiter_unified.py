@@ -1,6 +1,6 @@
 """AMD aiter's unified attention, unmodified, as a backend under test in the numerics and launch tiers.
 
-    pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
+    python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=AITER=pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention
 
 Its signature is that of vLLM's function, of which it is a descendant. aiter wants to know the GPU when it

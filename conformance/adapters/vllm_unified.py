@@ -1,6 +1,6 @@
 """vLLM's unified attention, unmodified, as a backend under test in the numerics tier.
 
-    pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
+    python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=VLLM=pytest_rocm_attn.conformance.adapters.vllm_unified:UnifiedAttention
 
 The function has had one home and then another, and has gained arguments: it is found by trying its homes,

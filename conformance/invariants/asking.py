@@ -51,7 +51,7 @@ class Asker:
         if open_ := [question for question in questions if question not in self._answers]:
             for question, seen in zip(open_, self._ask(open_), strict=True):
                 self._answers[question] = seen
-        return self._tallied([self._answers[question] for question in questions])
+        return self.tallied([self._answers[question] for question in questions])
 
     def warm(self, *gpus: Gpu) -> None:
         """Have the selector imported on platforms before a search, whose time it is no part of."""
@@ -70,7 +70,8 @@ class Asker:
         """The last failure, when questions were asked and none got a selection or a refusal."""
         return "" if self._answered else self._failure
 
-    def _tallied(self, observations: list[Observation]) -> list[Observation]:
+    def tallied(self, observations: list[Observation]) -> list[Observation]:
+        """Return the observations, noted for only_failures."""
         for seen in observations:
             if isinstance(seen.outcome, Selected | Rejected):
                 self._answered = True
@@ -80,7 +81,7 @@ class Asker:
 
     def certain(self, *questions: Question) -> list[Observation]:
         """Return the observation of each question from a process that answers nothing else."""
-        return self._tallied([self._pool.submit([question])[0].result() for question in questions])
+        return self.tallied([self._pool.submit([question])[0].result() for question in questions])
 
     def distrust(self) -> None:
         """Keep no process any more: one was found to answer otherwise than a clean one does."""
@@ -90,7 +91,12 @@ class Asker:
 
     def interview(self, gpu: Gpu, environ: Mapping[str, str]) -> Interview | Outcome:
         """Start a process whose state is clean, as Pool.interview does."""
-        return self._pool.interview(gpu, environ)
+        return self._noted(self._pool.interview(gpu, environ))
+
+    def _noted(self, started: Interview | Outcome) -> Interview | Outcome:
+        if not isinstance(started, Interview):
+            self._failure = str(started)
+        return started
 
     def begin(self, gpu: Gpu, environ: Mapping[str, str]) -> tuple[Interview, bool] | Outcome:
         """Return a process that begins in a clean state, and whether its first question refreshes.
@@ -99,7 +105,7 @@ class Asker:
         other is for the caller to close.
         """
         if not self._distrusted and self._answers_in_place(gpu):
-            kept = self._keep(self._changing, gpu)
+            kept = self._noted(self._keep(self._changing, gpu))
             return (kept, True) if isinstance(kept, Interview) else kept
         started = self.interview(gpu, environ)
         return (started, False) if isinstance(started, Interview) else started

@@ -1,6 +1,7 @@
 """The search for a case in which a law does not hold: hypothesis drives, and shrinks what it finds.
 
-The same seed gives the same search, on any machine, unless the time for it runs out.
+The same seed gives the same search on any machine, however busy it is. A time limit, if the user
+gives one, may stop a search: it is then unfinished, and shows nothing unless it found something.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ Found = TypeVar("Found")
 
 @dataclass
 class Search(Generic[Found]):
-    """One search, and what came of it.
+    """One search, and its result.
 
     Attributes:
+        wanted: how many cases are to be tried.
         shrinking: how many cases may be tried for a smaller one, once one was found.
         examples: how many cases were tried, those of shrinking left out.
-        cut: the time ran out before all of them were.
+        cut: the time limit stopped it before all of them were tried, and nothing was found.
         found: the smallest case in which it does not hold, and how.
     """
 
     effort: Effort
+    wanted: int
     shrinking: int = 2000
     examples: int = 0
     cut: bool = False
@@ -42,7 +45,7 @@ class Search(Generic[Found]):
 
     def start(self) -> None:
         """Start the clock."""
-        self._end = time.monotonic() + self.effort.budget
+        self._end = self.effort.end
 
     @property
     def is_over(self) -> bool:
@@ -65,11 +68,16 @@ class Search(Generic[Found]):
             self.found = case, broken
         raise _Broke
 
-    def options(self, *, name: str, examples: int) -> tuple[int, hypothesis.settings]:
+    def check_finished(self, more: str = "") -> None:
+        """Raise UnfinishedError if the time limit stopped the search; more: a further clause."""
+        if self.cut:
+            raise self.effort.stopped(self.examples, self.wanted, "examples", more)
+
+    def options(self, name: str) -> tuple[int, hypothesis.settings]:
         """Return the seed and hypothesis's settings of a search called name."""
         seed = zlib.crc32(f"{self.effort.seed} {name}".encode())
         return seed, hypothesis.settings(
-            max_examples=examples,
+            max_examples=self.wanted,
             database=None,
             deadline=None,
             derandomize=False,  # the seed makes it so
@@ -103,6 +111,7 @@ def search_cases(
     name: str,
     *,
     examples: int | None = None,
+    shrinking: int = 2000,
 ) -> Search[Found]:
     """Try a check on drawn cases.
 
@@ -112,8 +121,9 @@ def search_cases(
         effort: how hard to look.
         name: searches of different names look at different cases.
         examples: how many are tried, if not as many as the effort says.
+        shrinking: how many more are tried for a smaller one, once one was found.
     """
-    search: Search[Found] = Search(effort)
+    search: Search[Found] = Search(effort, examples or effort.examples, shrinking)
 
     def attempt(case: Any) -> None:
         if search.is_over:
@@ -122,7 +132,7 @@ def search_cases(
         if (broken := check(case)) is not None:
             search.note(case, broken)
 
-    seed, options = search.options(name=name, examples=examples or effort.examples)
+    seed, options = search.options(name)
     # The wrapper keeps hypothesis from looking for the names of the arguments.
     test = hypothesis.given(cases)(lambda case: attempt(case))
     search.run(hypothesis.seed(seed)(options(test)))

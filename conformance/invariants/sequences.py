@@ -101,9 +101,9 @@ class SequenceLaw:
 
     def search(self, gfx: str, asker: Asker, effort: Effort) -> Search[Broken]:
         """Look for a sequence in which the law does not hold."""
-        search: Search[Broken] = Search(effort, shrinking=_SHRINKING)
-        examples = max(1, effort.examples // 4)  # a sequence asks several times
-        seed, options = search.options(name=f"{self.id}[{gfx}]", examples=examples)
+        # A sequence asks several times.
+        search: Search[Broken] = Search(effort, max(1, effort.examples // 4), _SHRINKING)
+        seed, options = search.options(f"{self.id}[{gfx}]")
         machine = hypothesis.seed(seed)(_machine(self, Gpu(gfx), asker, search))
         options = hypothesis.settings(options, stateful_step_count=_STEPS)
         search.run(lambda: stateful.run_state_machine_as_test(machine, settings=options))
@@ -141,13 +141,13 @@ class SequenceLaw:
         """Return the answers, and what the last should be; None where it is that."""
         interview = asker.interview(case.gpu, dict(case.selections[0][0]))
         if not isinstance(interview, Interview):
-            return None  # it cannot be imported: every-legal-question-is-answered tells
+            return None  # it cannot be imported, which asker.only_failures says
         try:
-            seen = interview.ask(case.questions, refresh=False)
+            seen = asker.tallied(interview.ask(case.questions, refresh=False))
         finally:
             interview.close()
         if len(seen) < len(case.questions):
-            return None  # its process ended before: the same law tells
+            return None  # its process ended before; see every-legal-question-is-answered
         (fresh,) = ask(case.questions[-1])
         if behaviour(seen[-1].outcome) == behaviour(fresh.outcome):
             return None

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.numerics.searches import DrawnKind
 
 # A case takes much longer than a selection, and on a GPU most of them compile a kernel: a share of the
-# examples, by evidence.
-SHARE = {"interpreter": 8}
-SHARE_ON_GPU = 20
+# examples, by evidence, and how many more are tried for a smaller one.
+SHARE, SHRINKING = {"interpreter": 8}, {"interpreter": 300}
+SHARE_ON_GPU, SHRINKING_ON_GPU = 20, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +81,6 @@ def draw(
         effort,
         name,
         examples=max(1, effort.examples // SHARE.get(evidence, SHARE_ON_GPU)),
+        shrinking=SHRINKING.get(evidence, SHRINKING_ON_GPU),
     )
     return search, kinds

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_rocm_attn.errors import BackendUnderTestError
+
 if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.numerics.case import Case
 
@@ -98,7 +100,7 @@ def parse(text: str) -> tuple[BackendUnderTest, ...]:
     """Read ``NAME=module:object,...``; without ``NAME=``, the object's own name is the name.
 
     Raises:
-        pytest.UsageError: an entry is of another form, or a name stands twice.
+        BackendUnderTestError: an entry is of another form, or a name stands twice.
     """
     found: dict[str, BackendUnderTest] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -106,13 +108,12 @@ def parse(text: str) -> tuple[BackendUnderTest, ...]:
         if not equals:
             name, spec = entry.rpartition(":")[2], entry
         if not name or not all(spec.rpartition(":")[::2]):
-            raise pytest.UsageError(
-                f"--rocm-attn-backends: {entry!r} is not of the form [NAME=]module:object or"
-                " [NAME=]file.py:object"
+            raise BackendUnderTestError(
+                f"{entry!r} is not of the form [NAME=]module:object or [NAME=]file.py:object"
             )
         if name in found:
-            raise pytest.UsageError(
-                f"--rocm-attn-backends: two backends are called {name!r}; write NAME=module:object"
+            raise BackendUnderTestError(
+                f"two backends are called {name!r}; write NAME=module:object"
             )
         found[name] = BackendUnderTest(name, spec)
     return tuple(found.values())
@@ -124,22 +125,20 @@ def from_hook(config: pytest.Config) -> tuple[BackendUnderTest, ...]:
     Raises:
         pytest.UsageError: an answer is of another form.
     """
-    found: list[BackendUnderTest] = []
+    entries: list[str] = []
     for answer in config.hook.pytest_rocm_attn_backends(config=config):
         if isinstance(answer, str):
-            found += parse(answer)
+            entries.append(answer)
         elif isinstance(answer, Mapping):
-            found += parse(",".join(f"{name}={spec}" for name, spec in answer.items()))
+            entries += [f"{name}={spec}" for name, spec in answer.items()]
         elif isinstance(answer, Iterable):
-            found += parse(",".join(map(str, answer)))
+            entries += map(str, answer)
         else:
             raise pytest.UsageError(
                 f"pytest_rocm_attn_backends returned {answer!r}; return a mapping of names to"
                 " 'module:object', or a list of such texts"
             )
-    names = [backend.name for backend in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise pytest.UsageError(
-            f"pytest_rocm_attn_backends: two backends are called {twice!r}; give each a name of its own"
-        )
-    return tuple(found)
+    try:
+        return parse(",".join(entries))
+    except BackendUnderTestError as error:
+        raise pytest.UsageError(f"pytest_rocm_attn_backends: {error}") from None

@@ -8,6 +8,7 @@ from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import host
 from pytest_rocm_attn.conformance.record import sort_key
 
@@ -42,6 +43,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
             "source": settings.contract.source,
         },
         selector=selector_record(settings.subject.selector),
+        settings=options.reported(run.config),
     )
 
 
@@ -66,7 +68,7 @@ def of_rows(
         declined: what backends declined.
         notes: for the reader.
         summaries: of tiers that are better told as a whole.
-        head: what was under test: contract and selector.
+        head: what was under test, contract and selector, and how: the run's settings.
     """
     rows = sorted(records, key=sort_key)
     counts = Counter(row["verdict"] for row in rows)

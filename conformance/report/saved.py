@@ -101,7 +101,7 @@ def load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ReportError(
             f"report {path} is not whole JSON ({error}); make it anew with"
-            " pytest --rocm-attn-conformance --rocm-attn-report=FILE.json"
+            " python -m pytest --rocm-attn-conformance --rocm-attn-report=FILE.json"
         ) from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or "rows" not in data:

@@ -21,7 +21,6 @@ TIERS: dict[str, str] = {
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",
 }
-DEFAULT_TIERS = ("documented",)
 
 
 def tier_class(name: str) -> type[Tier]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -165,8 +164,11 @@ class SliceItem(ConformanceItem):
 
     def reproduce_cell(self, number: int) -> str:
         """Return the command that asks one cell alone and judges it."""
-        words = [*self.plugin.command, "--rocm-attn-tier=grid", f"--rocm-attn-cell={number}"]
-        return shlex.join([*words, self.nodeid])
+        return self.reproduce(cell=number)
+
+    def reproduce(self, **own: Any) -> str:
+        own.setdefault("cell", self.plugin.settings.cell)
+        return super().reproduce(**own)
 
     def story(self) -> list[tuple[str, str]]:
         assert self.judged is not None

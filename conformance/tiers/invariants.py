@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
-import shlex
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -126,29 +124,27 @@ class _Item(ConformanceItem):
     def judge(self) -> Judgement:
         start = time.monotonic()
         self.asker.start_tally()
-        shortfall, crashed, looked = self.look()
-        self.seconds = time.monotonic() - start
+        try:
+            shortfall, crashed = self.look()
+        finally:
+            self.seconds = time.monotonic() - start
         if not shortfall and self.asker.only_failures:
             # Nothing was selected and nothing refused, so the law was not tried at all.
             shortfall, crashed = f"no question was answered: {self.asker.only_failures}", True
-        if shortfall or looked:
-            return verdict_on(
-                shortfall,
-                self.level,
-                crashed=crashed,
-                deviation=self.deviation,
-                strict=self.plugin.settings.strict,
-            )
-        budget = self.plugin.settings.effort.budget
         return verdict_on(
-            f"not looked at as far as was asked for: {self.told['words']} when the"
-            f" {budget:g} s of --rocm-attn-budget were over",
-            "advisory",
+            shortfall,
+            self.level,
+            crashed=crashed,
+            deviation=self.deviation,
             strict=self.plugin.settings.strict,
         )
 
-    def look(self) -> tuple[str, bool, bool]:
-        """Return the shortfall, whether it is a crash, and whether all was looked at."""
+    def look(self) -> tuple[str, bool]:
+        """Return the shortfall, and whether it is a crash.
+
+        Raises:
+            UnfinishedError: the time limit came before an answer.
+        """
         raise NotImplementedError
 
     def fields(self) -> dict[str, Any]:
@@ -166,7 +162,7 @@ class LawItem(_Item):
 
     law: Law | SequenceLaw
 
-    def look(self) -> tuple[str, bool, bool]:
+    def look(self) -> tuple[str, bool]:
         effort = self.plugin.settings.effort
         assert self.gpu is not None
         if effort.example is not None:
@@ -185,14 +181,14 @@ class LawItem(_Item):
             if case is not None:
                 certain = certain or self.law.attempt(case, self.asker, self.asker.certain)
                 return self._told(case, certain, search.examples)
-        self.told["words"] = f"{search.examples} of {effort.examples} examples were tried"
+        search.check_finished()
         self.told["fields"] = {
             "outcome": {"kind": "held", "words": f"held in {search.examples} examples"},
-            "details": {"examples": search.examples, "seed": effort.seed, "cut": search.cut},
+            "details": {"examples": search.examples, "seed": effort.seed},
         }
-        return "", False, not search.cut
+        return "", False
 
-    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, bool, bool]:
+    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, bool]:
         """Keep what there is to tell of the smallest example."""
         self.told["example"] = case.as_data()
         effort = self.plugin.settings.effort
@@ -200,7 +196,7 @@ class LawItem(_Item):
         if broken is None:
             held = {"kind": "held", "words": "held in the example"}
             self.told["fields"] = {"outcome": held, "details": details}
-            return "", False, True
+            return "", False
         asked = broken.question
         self.told["fields"] = {
             "gpu": {"gfx": asked.gpu.gfx, "aiter": asked.gpu.aiter.value},
@@ -211,17 +207,11 @@ class LawItem(_Item):
             "details": details,
         }
         crashed = isinstance(broken.outcome, Crashed | TimedOut | Died)
-        return f"expected {self.law.promise}: {broken.words}", crashed, True
+        return f"expected {self.law.promise}: {broken.words}", crashed
 
-    def reproduce(self) -> str:
+    def reproduce(self, **own: Any) -> str:
         """Return the command that tries the smallest example again, or else makes this search."""
-        words = [*self.plugin.command, "--rocm-attn-tier=invariants"]
-        effort = self.plugin.settings.effort
-        if "example" in self.told:
-            words.append(f"--rocm-attn-example={json.dumps(self.told['example'])}")
-        else:
-            words += [f"--rocm-attn-seed={effort.seed}", f"--rocm-attn-examples={effort.examples}"]
-        return shlex.join([*words, self.nodeid])
+        return super().reproduce(**self.plugin.settings.effort.repeated(self.told.get("example")))
 
 
 class SwitchItem(_Item):
@@ -229,10 +219,10 @@ class SwitchItem(_Item):
 
     law: SwitchLaw
 
-    def look(self) -> tuple[str, bool, bool]:
-        gpus = _gpus(self.plugin.settings)
+    def look(self) -> tuple[str, bool]:
+        gpus, effort = _gpus(self.plugin.settings), self.plugin.settings.effort
         self.asker.warm(*gpus)
-        end = time.monotonic() + self.plugin.settings.effort.budget
+        end = effort.end
         found = self.law.change(gpus, self.asker, is_over=lambda: time.monotonic() > end)
         if found.change is not None:
             question, first, second = found.change
@@ -244,11 +234,10 @@ class SwitchItem(_Item):
                 "outcome": {"kind": "held", "words": words},
                 "details": {"questions": found.tried},
             }
-            return "", False, True
-        self.told["words"] = f"{found.tried} of {found.total} flips were tried"
+            return "", False
+        if found.tried < found.total:
+            raise effort.stopped(found.tried, found.total, f"flips of {self.law.name}")
         words = f"{self.law.name} changed nothing in {found.tried} flips on"
         words += f" {', '.join(gpu.gfx for gpu in gpus)}"
         self.told["fields"] = {"outcome": {"kind": "dead", "words": words}}
-        if found.tried < found.total:
-            return "", False, False
-        return f"expected {self.law.promise}: {words}", False, True
+        return f"expected {self.law.promise}: {words}", False

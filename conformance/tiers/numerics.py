@@ -6,9 +6,7 @@ docs/numerics.md says how to bring a backend along.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import shlex
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -227,20 +225,16 @@ class DrawnItem(NumericsItem):
 
         self.start()
         search, kinds = draw(self.search, self.ask, effort, self.row_id, evidence=self.evidence)
-        self.details = {"examples": search.examples, "seed": effort.seed, "cut": search.cut}
+        self.details = {"examples": search.examples, "seed": effort.seed}
         if search.found is not None:
             drawn, finding = search.found
             self.found = finding, replace(drawn.case, id=self.kind)
             return self.verdict(*self.found)
+        self.words = f"right in {kinds['right']} drawn cases, {kinds['declined']} declined"
+        search.check_finished(f", {self.words}")
         if not kinds["right"] and kinds["declined"]:
             self.decline(self.backend.name, self.evidence, f"all {kinds['declined']} drawn cases")
-        self.words = f"right in {kinds['right']} drawn cases, {kinds['declined']} declined"
-        cut = search.cut and (
-            f"not looked at as far as was asked for: {self.words} when the {effort.budget:g} s of"
-            " --rocm-attn-budget were over"
-        )
-        level = "advisory" if cut else self.level
-        return verdict_on(cut or "", level, strict=self.plugin.settings.strict)
+        return verdict_on("", self.level, strict=self.plugin.settings.strict)
 
     def story(self) -> list[tuple[str, str]]:
         return self.told_story(*self.found) if self.found else super().story()
@@ -264,12 +258,7 @@ class DrawnItem(NumericsItem):
             },
         }
 
-    def reproduce(self) -> str:
+    def reproduce(self, **own: Any) -> str:
         """Return the command that tries the smallest case again, or else makes this search."""
-        effort = self.plugin.settings.effort
-        words = [*self.plugin.command, f"--rocm-attn-tier={self.parent.name}"]
-        if self.found is not None:
-            words.append(f"--rocm-attn-example={json.dumps(self.found[1].to_json())}")
-        else:
-            words += [f"--rocm-attn-seed={effort.seed}", f"--rocm-attn-examples={effort.examples}"]
-        return shlex.join([*words, self.nodeid])
+        example = self.found[1].to_json() if self.found is not None else None
+        return super().reproduce(**self.plugin.settings.effort.repeated(example))

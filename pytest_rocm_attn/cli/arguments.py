@@ -123,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser(
         "matrix",
-        help="run the conformance matrix: pytest --rocm-attn-conformance, with what follows",
-        description="Run pytest --rocm-attn-conformance with every further argument.",
+        help="run the conformance matrix: python -m pytest --rocm-attn-conformance, with what follows",
+        description="Run python -m pytest --rocm-attn-conformance with every further argument.",
     )
     return parser
 

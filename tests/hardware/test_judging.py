@@ -59,7 +59,7 @@ def run(*options: str, path: Path | None = None) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def skipping() -> str:
-    """What ``pytest -m rocm -v`` prints; where there is a GPU, what it would run."""
+    """What ``python -m pytest -m rocm -v`` prints; where there is a GPU, what it would run."""
     done = run("--collect-only" if HAS_GPU else "-vv")  # of which -q takes one
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -67,7 +67,7 @@ def skipping() -> str:
 
 @pytest.fixture(scope="module")
 def collected(skipping: str) -> list[str]:
-    """The node ids that ``pytest -m rocm`` selects."""
+    """The node ids that ``python -m pytest -m rocm`` selects."""
     return [line.partition(" SKIPPED")[0] for line in skipping.splitlines() if "::" in line]
 
 

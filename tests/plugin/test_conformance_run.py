@@ -1,4 +1,4 @@
-"""``pytest --rocm-attn-conformance`` as a user meets it."""
+"""``python -m pytest --rocm-attn-conformance`` as a user meets it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_matrix_ends_with_rows_shortfalls_and_totals(run: Run) -> None:
         [
             "gfx942  gfx1201  required rows",
             "*F*aiter-is-ignored",
-            "FAIL *aiter-is-ignored?gfx942?*VLLM_ROCM_USE_AITER='1'*got ROCM_AITER_FA*pytest --rocm*",
+            "FAIL *aiter-is-ignored?gfx942?*VLLM_ROCM_USE_AITER='1'*got ROCM_AITER_FA*python -m pytest --rocm*",
             "ADVISORY *fp16-is-flex*",
             "4 of 4 cells answered: 2 pass, 1 fail, 1 advisory*",
             "*1 failed, 2 passed, 1 advisory*",
@@ -185,11 +185,11 @@ def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
         ("--rocm-attn-selector=no_such_module_x:f", "cannot be imported: ModuleNotFoundError"),
         ("--rocm-attn-selector=json:loads", "is not a selector"),
         ("--rocm-attn-contract=pr-2698", "no contract 'pr-2698'"),
-        ("--rocm-attn-tier=docmented", "'docmented' is no tier. Did you mean 'documented'?"),
-        ("--rocm-attn-tier=,", "'' is no tier"),
+        ("--rocm-attn-tier=docmented", "'docmented' is not a tier. Did you mean 'documented'?"),
+        ("--rocm-attn-tier=,", "'' is not a tier"),
         ("--rocm-attn-gpu=gfx941", "unknown GPU 'gfx941'. Did you mean 'gfx942'"),
         ("--rocm-attn-gpu=gfx1030", "has no rows for gfx1030"),
-        ("--rocm-attn-timeout=soon", "is not a time"),
+        ("--rocm-attn-timeout=soon", "expected a positive number of seconds"),
         ("--rocm-attn-report=out.txt", "the suffix says which format"),
         ("--rocm-attn-report=nowhere/out.json", "is not a folder"),
         ("--rocm-attn-deviations=none.toml", "none.toml"),

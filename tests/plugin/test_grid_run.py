@@ -1,4 +1,4 @@
-"""``pytest --rocm-attn-tier=grid`` as a user meets it."""
+"""``python -m pytest --rocm-attn-tier=grid`` as a user meets it."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ def test_a_selector_that_the_user_names_is_the_standard(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--rocm-attn-cell=x",), "'x' is not the number of a cell"),
-        (("--rocm-attn-grid-budget=0",), "'0' is not a time"),
+        (("--rocm-attn-cell=x",), "'x' is invalid; expected the number of a cell"),
+        (("--rocm-attn-grid-budget=0",), "'0' is invalid; expected a positive number of seconds"),
         (("--rocm-attn-baseline=nothing-of-that-name",), "nothing-of-that-name"),
         (("--rocm-attn-baseline=a", "--rocm-attn-against=b:c"), "give one of them"),
         (("rocm-attn::grid::mla[gfx941]",), "no such row"),

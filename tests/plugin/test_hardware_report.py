@@ -1,4 +1,4 @@
-"""`pytest -m rocm --rocm-attn-report=FILE`: what a run of hardware tests leaves behind."""
+"""`python -m pytest -m rocm --rocm-attn-report=FILE`: what a run of hardware tests leaves behind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
     assert right["gpu"] == {"gfx": "gfx942", "aiter": "absent"}
     assert right["expect"]["words"] == "The backend is right."
     assert right["details"] == {"backend": {"name": "OURS", "spec": ""}, "ratio": 0.25}
-    assert right["again"] == "pytest -m rocm test_it.py::test_right"
+    assert right["again"] == "python -m pytest -m rocm test_it.py::test_right"
     assert "error is 7 times its bound" in rows["test_wrong"]["message"]
     assert "hipErrorLaunchFailure" in rows["test_crash"]["outcome"]["traceback"]
     assert rows["test_crash"]["evidence"] == "real"

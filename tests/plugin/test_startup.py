@@ -22,7 +22,7 @@ def test_importing_the_plugin_imports_only_what_pytest_itself_needs() -> None:
     code = "import sys, pytest; a = set(sys.modules); import pytest_rocm_attn.plugin; "
     code += "print(*sorted(set(sys.modules) - a))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ("", ".fixtures", ".hookspecs", ".plugin")
+    modules = ("", ".fixtures", ".hookspecs", ".options", ".plugin")
     assert done.stdout.split() == [f"pytest_rocm_attn{name}" for name in modules]
 
 

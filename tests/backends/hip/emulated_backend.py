@@ -1,6 +1,6 @@
 """ROCM_ATTN with its HIP decode emulated on the CPU, as backends under test in the numerics tier.
 
-    pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
+    python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=ROCM_ATTN-gfx942=tests/backends/hip/emulated_backend.py:Mfma16
 
 The report's evidence is `emulated`: decodes run the HIP source lane by lane, built by g++ when the backend

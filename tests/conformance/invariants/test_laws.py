@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from pytest_rocm_attn.conformance.invariants.laws import LAWS
 from pytest_rocm_attn.conformance.invariants.switches import SWITCH_LAWS, questions
 from pytest_rocm_attn.conformance.worker.outcomes import ask as ask_adapter
 from pytest_rocm_attn.conformance.workers import Observation, Question
+from pytest_rocm_attn.errors import UnfinishedError
 from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
@@ -325,8 +329,27 @@ def test_a_search_whose_time_is_up_says_so_and_keeps_what_it_found() -> None:
     law = BY_ID["an-explicit-choice-is-taken-or-refused-never-replaced"]
     cut = law.search("gfx942", Asker(reference), Effort(budget=1e-9))
     assert (cut.found, cut.cut, cut.examples) == (None, True, 0)
+    with pytest.raises(UnfinishedError, match="stopped after 0 of 200 examples by the time limit"):
+        cut.check_finished()
     whole = search(law, reference)
     assert not whole.cut
+    whole.check_finished()
+
+
+def test_a_search_is_the_same_however_much_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overriding(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        return "ROCM_AITER_FA" if environ.get(AITER) == "1" else reference(request, environ, gpu)
+
+    law = BY_ID["an-explicit-choice-is-taken-or-refused-never-replaced"]
+    quick = [law.search("gfx942", Asker(s), Effort()) for s in (reference, overriding)]
+    clock = itertools.count(step=1e6)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    slow = [law.search("gfx942", Asker(s), Effort()) for s in (reference, overriding)]
+    assert [s.examples for s in slow] == [s.examples for s in quick]
+    assert [s.found for s in slow] == [s.found for s in quick]
+    assert slow[0].found is None
+    assert slow[1].found is not None
+    assert Effort().end == math.inf
 
 
 def test_a_crash_satisfies_a_law_about_selections_but_not_the_one_about_answers() -> None:

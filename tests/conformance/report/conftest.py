@@ -39,7 +39,7 @@ def build_record(**fields: Any) -> dict[str, Any]:
         "source": "the handbook, page 3",
         "seconds": 0.001,
         "environment_written": [],
-        "again": "pytest --rocm-attn-conformance 'rocm-attn::documented::x[gfx942]'",
+        "again": "python -m pytest --rocm-attn-conformance 'rocm-attn::documented::x[gfx942]'",
         "details": {},
     } | fields
 
@@ -114,7 +114,7 @@ def build_summary() -> dict[str, Any]:
         "got": "ROCM_AITER_FA",
         "cells": 18_432,
         "smallest": "AITER=1 BACKEND=TRITON_ATTN; gfx942, aiter present; a plain layer",
-        "again": "pytest --rocm-attn-cell=117 'rocm-attn::grid::mla[gfx942]'",
+        "again": "python -m pytest --rocm-attn-cell=117 'rocm-attn::grid::mla[gfx942]'",
     }
     shown = failing | {"level": "advisory", "rule": "the-reference", "where": "block_size 1"}
     told = ["1,169,864 of 1,169,864 cells answered in 106 slices"]

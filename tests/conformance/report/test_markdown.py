@@ -77,7 +77,7 @@ def test_a_shortfall_is_told_with_all_that_is_needed_to_see_it_again(
         request={"dtype": "float16"},
         verdict="fail",
         outcome={"kind": "selected", "words": "ROCM_AITER_FA"},
-        again="pytest --rocm-attn-conformance 'rocm-attn::documented::aiter-is-ignored[gfx942]'",
+        again="python -m pytest --rocm-attn-conformance 'rocm-attn::documented::aiter-is-ignored[gfx942]'",
     )
     page = Page(markdown.render(report(record(), failed)))
     for text in (

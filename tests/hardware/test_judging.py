@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from pytest_rocm_attn.conformance.numerics.lane import Lane
 from pytest_rocm_attn.conformance.numerics.replay import examine_replayed
 from pytest_rocm_attn.conformance.numerics.subjects import BY_KERNEL, OVER_AITER, REFERENCES
 from pytest_rocm_attn.conformance.numerics.worker import check_named
+from pytest_rocm_attn.markers import HARDWARE_MARKERS
 
 HAS_GPU = bool(hardware.detect().gpus)
 FOLDER = Path(__file__).parent
@@ -28,6 +31,12 @@ BACKENDS = (
 )
 CASES = {case.id: case for case in shipped()}
 REQUIRED, ADVISORY = CASES["sinks-float16"], CASES["both-directions"]
+# With these, a run of all tests has those of this folder, but for this file's.
+UNASKED = [
+    f"--ignore={path}"
+    for path in (Path(__file__), *FOLDER.parent.iterdir())
+    if path != FOLDER and (path.is_dir() or path.name.startswith("test_"))
+]
 ON_MI300X = {"evidence": "rocm", "arch": "gfx942:sramecc+:xnack-", "target": "gfx942"}
 RIGHT = Finding("right", "largest error is 0.4 of its bound", 0.4)
 WRONG = Finding("wrong", "error 0.7 is 214 times its bound", 214.0)
@@ -42,12 +51,30 @@ hardware.detect = lambda *_: hardware.Detection((gpu,), "")
 aiter_probe.probe = lambda: aiter_probe.Probe(Aiter.PRESENT, "faked")
 """
 
+# A test is given the backends that its function names, and those of its parameters.
+NOTE_USES = """
+import json
+from pathlib import Path
+from pytest_rocm_attn.conformance.numerics.subjects import BackendUnderTest
 
-def run(*options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run pytest on this folder in a process of its own; path is where further plugins are."""
+def backends_of(item):
+    values = [vars(item.module).get(name) for name in item.function.__code__.co_names]
+    values += item.callspec.params.values() if hasattr(item, "callspec") else []
+    return [value.name for value in values if isinstance(value, BackendUnderTest)]
+
+def pytest_collection_finish(session):
+    found = {{item.nodeid: backends_of(item) for item in session.items}}
+    Path({file!r}).write_text(json.dumps({{node: names for node, names in found.items() if names}}))
+"""
+
+
+def run(
+    *options: str, path: Path | None = None, folder: Path = FOLDER, marker: str = "rocm"
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest on a folder in a process of its own; path is where further plugins are."""
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q"]
     return subprocess.run(
-        [*command, "-m", "rocm", *options, str(FOLDER), f"--rootdir={ROOT}"],
+        [*command, "-m", marker, *options, str(folder), f"--rootdir={ROOT}"],
         cwd=ROOT,
         env=os.environ | ({"PYTHONPATH": str(path)} if path else {}),
         capture_output=True,
@@ -58,9 +85,17 @@ def run(*options: str, path: Path | None = None) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture(scope="module")
-def skipping() -> str:
+def uses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of ``skipping`` writes which of our backends each hardware test is given."""
+    return tmp_path_factory.mktemp("uses") / "uses.json"
+
+
+@pytest.fixture(scope="module")
+def skipping(uses: Path) -> str:
     """What ``python -m pytest -m rocm -v`` prints; where there is a GPU, what it would run."""
-    done = run("--collect-only" if HAS_GPU else "-vv")  # of which -q takes one
+    (uses.parent / "note_uses.py").write_text(NOTE_USES.format(file=str(uses)))
+    show = "--collect-only" if HAS_GPU else "-vv"  # of which -q takes one
+    done = run(show, "-p", "note_uses", path=uses.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -97,12 +132,45 @@ def test_every_numerics_case_is_put_to_some_backend_there(collected: list[str]) 
     assert set(CASES) <= found
 
 
-def test_every_backend_of_ours_is_meant_by_some_module() -> None:
-    text = "".join(
-        path.read_text() for path in FOLDER.rglob("test_*.py") if path.name != Path(__file__).name
-    )
-    for backend in (*REFERENCES, *OVER_AITER, *BY_KERNEL):
-        assert f'named("{backend.name}")' in text, backend.name
+def test_every_backend_of_ours_is_given_to_some_test(collected: list[str], uses: Path) -> None:
+    used = json.loads(uses.read_text())
+    assert set(used) <= set(collected)
+    given = {name for names in used.values() for name in names}
+    assert given >= {backend.name for backend in (*REFERENCES, *OVER_AITER, *BY_KERNEL)}
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has an AMD GPU: they run")
+def test_without_a_gpu_none_runs_unasked_and_the_summary_says_so(collected: list[str]) -> None:
+    done = run("--collect-only", *UNASKED, folder=FOLDER.parent, marker="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    nodes = {line for line in done.stdout.splitlines() if "hardware/" in line and "::" in line}
+    assert nodes  # those that judge the others
+    assert nodes.isdisjoint(collected)
+    assert f"{len(collected)} deselected" in done.stdout
+    assert "hardware tests were deselected: no AMD GPU here" in done.stdout
+
+
+def test_a_path_a_marker_or_a_gpu_lets_them_run(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conftest: Any = request.config.pluginmanager.getplugin(str(FOLDER.parent / "conftest.py"))
+
+    def leaves_out(*arguments: str, marker: str = "not slow") -> bool:
+        option = SimpleNamespace(markexpr=marker)
+        params = SimpleNamespace(dir=ROOT)
+        config = SimpleNamespace(option=option, invocation_params=params, args=list(arguments))
+        found: bool = conftest.leaves_out_hardware(config)
+        return found
+
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Detection((), "no GPU"))
+    assert leaves_out("tests")
+    assert leaves_out("tests/plugin", "tests/hardware_report.py")
+    assert not leaves_out("tests/plugin", "tests/hardware/test_cache.py::test_one")
+    assert not leaves_out(str(FOLDER))
+    assert not leaves_out("tests", marker=f"{HARDWARE_MARKERS[0]} and not slow")
+    gpu = hardware.DetectedGpu(0, "gfx942", "AMD Instinct MI300X")
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Detection((gpu,), ""))
+    assert not leaves_out("tests")
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has an AMD GPU: they run")

@@ -64,11 +64,11 @@ class ConformancePlugin:
         self._ids = self._take_node_ids()
         self._pytest_words, self._given = self._find_command()
         declared = self.settings.deviations.entries if self.settings.deviations else ()
-        known = [
-            f"{ROOT}::{tier}::{name}"
-            for tier in self.settings.tiers
-            for name in tier_class(tier).names(self.settings)
-        ]
+        names = {tier: list(tier_class(tier).names(self.settings)) for tier in self.settings.tiers}
+        for tier, found in names.items():
+            if not found and not tier_class(tier).header(self.settings):  # which may say why
+                raise settings_module.nothing_to_run(self.settings, tier)
+        known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
         self.planned = len(known)
         known += [f"{ROOT}::deviations::line-{entry.line}" for entry in declared]
         for wanted in self._ids:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.machine import Machine
 
+OF_THE_CONTRACT = ("documented", "invariants", "capabilities")  # tiers that run on its GPUs
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
 
 
@@ -106,7 +107,7 @@ def read(config: pytest.Config) -> Settings:
         raise pytest.UsageError(str(error)) from None
     gpus = value("gpu")
     subject = subject_of(config)
-    cells = _cells(the_contract, gpus, needed="documented" in tiers)
+    cells = _cells(the_contract, gpus, needed=[tier for tier in tiers if tier in OF_THE_CONTRACT])
     machine = _machine(config, subject, the_contract, gpus)
     if machine is not None:
         cells = tuple(cell for cell in cells if cell.gpu == machine.gpu)
@@ -133,6 +134,20 @@ def read(config: pytest.Config) -> Settings:
         draft=_draft(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
         effort=Effort(value("seed"), value("examples"), value("budget"), value("example")),
+    )
+
+
+def nothing_to_run(settings: Settings, tier: str) -> pytest.UsageError:
+    """Return the error of a run in which a tier has no item; one line that says why."""
+    if settings.machine is not None:
+        return pytest.UsageError(
+            f"contract {settings.contract.id} has nothing for tier {tier} to run on this machine's own"
+            f" {settings.machine}; --rocm-attn-mock={settings.machine.gfx} mocks all GPUs"
+        )
+    backends = ", ".join(backend.name for backend in settings.backends)
+    return pytest.UsageError(
+        f"tier {tier} has nothing to run for contract {settings.contract.id} and the backends"
+        f" {backends}; name another contract, or other backends"
     )
 
 
@@ -232,7 +247,9 @@ def _from_here(config: pytest.Config, spec: str) -> str:
     return f"{Path(place).relative_to(folder)}:{name}" if inside else spec
 
 
-def _cells(the_contract: Contract, gpus: Sequence[str], *, needed: bool) -> tuple[Cell, ...]:
+def _cells(
+    the_contract: Contract, gpus: Sequence[str], *, needed: Sequence[str]
+) -> tuple[Cell, ...]:
     cells = [cell for row in the_contract.rows for cell in row.cells()]
     # Platform by platform, so that the first are judged while the selector is being imported on
     # the next.
@@ -242,8 +259,8 @@ def _cells(the_contract: Contract, gpus: Sequence[str], *, needed: bool) -> tupl
     missing = [gfx for gfx in gpus if gfx not in covered]
     if missing and needed:
         raise pytest.UsageError(
-            f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)};"
-            f" it covers {', '.join(covered)}"
+            f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)},"
+            f" so that tier {needed[0]} has nothing to run there; it covers {', '.join(covered)}"
         )
     return tuple(cell for cell in cells if not gpus or cell.gpu.gfx in gpus)
 

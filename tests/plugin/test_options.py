@@ -274,3 +274,27 @@ def test_the_command_says_which_settings_and_conftest_a_named_folder_gave(tmp_pa
     assert [again[n] for n in ("id", "verdict", "message")] == [
         first[n] for n in ("id", "verdict", "message")
     ]
+
+
+# --- nothing to run ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            "--rocm-attn-tier=invariants --rocm-attn-gpu=gfx1151",
+            "no rows for gfx1151, so that tier invariants has nothing to run there; it covers *gfx942*",
+        ),
+        ("--rocm-attn-tier=capabilities --rocm-attn-gpu=gfx942,gfx1151", "no rows for gfx1151, *"),
+        ("--rocm-attn-tier=launch,invariants --rocm-attn-gpu=gfx1151", "no rows for gfx1151, *"),
+    ],
+)
+def test_a_run_that_could_run_nothing_says_why_in_one_line(
+    pytester: pytest.Pytester, words: str, reason: str
+) -> None:
+    result = pytester.runpytest_inprocess("--rocm-attn-conformance", *words.split())
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in result.errlines if line.startswith("ERROR: ")]
+    assert len(errors) == 1
+    result.stderr.fnmatch_lines([f"ERROR: *{reason}"])

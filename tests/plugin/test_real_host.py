@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     Run = Callable[..., pytest.RunResult]
 
 _KEPT = (contract, deviations, session)  # see test_conformance_run.py
+with contextlib.suppress(ImportError):  # nor can torch be imported twice, as the mock would
+    import torch  # noqa: F401
 CASE = """
 [[case]]
 id = "{id}"
@@ -101,6 +105,31 @@ def test_another_gpu_than_the_real_one_must_be_asked_for_with_the_mock(run: Run)
     (line,) = [line for line in result.errlines if line.startswith("ERROR: ")]
     assert "real gfx942 (MI), aiter present" in line
     assert "--rocm-attn-mock=gfx1201" in line
+
+
+def test_a_machine_that_the_contract_has_no_row_for_is_said_in_one_line(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    row = CASE.format(id="without-aiter", gfx='"gfx942"', aiter="false")
+    (pytester.path / "contract.toml").write_text('id = "m"\ntitle = "t"\nsource = "s"\n' + row)
+    result = run(gpus=("gfx942",))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: contract m has nothing for tier documented * gfx942 (MI), aiter present; *"]
+    )
+
+
+def test_a_printed_command_mocks_what_the_run_mocked(run: Run, pytester: pytest.Pytester) -> None:
+    """Else, on this machine, it would judge the real GPU, and know no other."""
+    run("--rocm-attn-mock=gfx942", gpus=("gfx942",))
+    row = next(row for row in report(pytester)["rows"] if row["gpu"]["gfx"] == "gfx1201")
+    python, module, name, *words = shlex.split(row["again"])
+    assert (python, module, name) == ("python", "-m", "pytest")
+    words = [word for word in words if word != "--rocm-attn-conformance"]
+    again = run(*words, gpus=("gfx942",))
+    assert again.parseoutcomes() == {"failed": 1}
+    (repeated,) = report(pytester)["rows"]
+    assert repeated["message"] == row["message"]
 
 
 def test_the_reference_needs_no_gpu_and_answers_for_all(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Reports of hardware tests: what ``python -m pytest -m rocm --rocm-attn-report=FILE`` writes.
+"""Reports of hardware tests: what ``python -m pytest -m rocm_attn_gpu --rocm-attn-report=FILE`` writes.
 
 Where the matrix does not run, a report named on the command line holds a row for each test that bears a
 hardware marker and ran. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
@@ -21,7 +21,7 @@ from pytest_rocm_attn.conformance.settings import reports_of
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Callable, Generator
 
     from pytest_rocm_attn.conformance.record import Record
 
@@ -35,12 +35,12 @@ class HardwareReport:
 
     Args:
         config: of the run.
-        markers: names of the markers that make a hardware test.
+        marker: returns the hardware marker that a test bears, or None.
     """
 
-    def __init__(self, config: pytest.Config, markers: Collection[str]) -> None:
+    def __init__(self, config: pytest.Config, marker: Callable[[pytest.Item], str | None]) -> None:
         self.config = config
-        self.markers = markers
+        self.marker = marker
         self.paths = reports_of(config)
         self.records: list[Record] = []
         self.skipped: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class HardwareReport:
         self._error = ""
 
     def _is_ours(self, item: pytest.Item) -> bool:
-        return any(item.get_closest_marker(name) for name in self.markers)
+        return self.marker(item) is not None
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -115,7 +115,9 @@ class HardwareReport:
             "source": item.location[0],
             "seconds": round(call.duration, 6),
             "environment_written": [],
-            "again": shlex.join(["python", "-m", "pytest", "-m", "rocm", item.nodeid]),
+            "again": shlex.join(
+                ["python", "-m", "pytest", "-m", str(self.marker(item)), item.nodeid]
+            ),
             "details": details,
         }
 

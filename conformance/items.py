@@ -88,7 +88,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.gpu = gpu
         self.judgement: Judgement | None = None
         self.declined: dict[str, str] | None = None
-        self.add_marker(level)
+        self.add_marker(f"rocm_attn_{level}")
         self.extra_keyword_matches.add(level)
         if gpu is not None:
             self.extra_keyword_matches.add(gpu.gfx)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_rocm_attn.caller import raises_at_the_call
 from pytest_rocm_attn.conformance.settings import subject_of
 from pytest_rocm_attn.conformance.workers import Pool, Question
-from pytest_rocm_attn.errors import FlagError, RequestError, RocmAttnError, nearest
+from pytest_rocm_attn.environment import warn_of
+from pytest_rocm_attn.errors import FlagError, RequestError, nearest
+from pytest_rocm_attn.flags import check_name
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
@@ -36,20 +39,16 @@ def asker(config: pytest.Config) -> Iterator[Ask]:
     pool: Pool | None = None
 
     def ask(environ: Mapping[str, str] | None = None, *, gpu: Gpu | str, **given: Any) -> Outcome:
-        __tracebackhide__ = True
         nonlocal pool
-        try:
-            target = Gpu(gpu) if isinstance(gpu, str) else gpu
-            question = Question.of(target, _checked(environ or {}), _request(given))
-            if pool is None:
-                pool = Pool(subject_of(config), lanes=1)
-            (future,) = pool.submit([question])
-            return future.result().outcome
-        except RocmAttnError as error:
-            # Without the frames that led here: they are ours.
-            raise error.with_traceback(None) from None
+        target = Gpu(gpu) if isinstance(gpu, str) else gpu
+        question = Question.of(target, _checked(environ or {}), _request(given))
+        if pool is None:
+            pool = Pool(subject_of(config), lanes=1)
+        (future,) = pool.submit([question])
+        return future.result().outcome
 
-    yield ask
+    ask.__name__ = "rocm_select"
+    yield raises_at_the_call(ask)
     if pool is not None:
         pool.close()
 
@@ -60,6 +59,8 @@ def _checked(environ: Mapping[str, str]) -> Mapping[str, str]:
             raise FlagError(
                 f"rocm_select: {name!r}: {text!r} is no environment variable; both are strings"
             )
+        check_name(name)
+    warn_of(environ)
     return environ
 
 

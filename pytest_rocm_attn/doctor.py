@@ -15,41 +15,12 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.aiter_probe import Probe, probe, try_import
 from pytest_rocm_attn.errors import FlagError, nearest
-from pytest_rocm_attn.flags import VARIABLES
+from pytest_rocm_attn.flags import VARIABLES, check_name
 from pytest_rocm_attn.gpu import Aiter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Read by some release of vLLM from 0.11.2 to 0.33.0, without a bearing on the attention backend.
-NEIGHBOURS = frozenset(
-    f"VLLM_ROCM_{name}"
-    for name in (
-        "AITER_MOE_DISPATCH_POLICY",
-        "FP8_PADDING",
-        "MOE_PADDING",
-        "MUSE_MOE_ONLINE_QUANT",
-        "MUSE_MOE_REDUCE_DTYPE",
-        "QUICK_REDUCE_CAST_BF16_TO_FP16",
-        "QUICK_REDUCE_MAX_SIZE_BYTES_MB",
-        "QUICK_REDUCE_MIN_SIZE_BYTES_MB",
-        "QUICK_REDUCE_QUANTIZATION",
-        "QUICK_REDUCE_QUANTIZATION_MIN_SIZE_KB",
-        "SLEEP_MEM_CHUNK_SIZE",
-        "USE_AITER_CUSTOM_AR",
-        "USE_AITER_FP4_ASM_GEMM",
-        "USE_AITER_FUSION_SHARED_EXPERTS",
-        "USE_AITER_LINEAR",
-        "USE_AITER_LINEAR_HIPBMM",
-        "USE_AITER_MOE",
-        "USE_AITER_MOE_A4W4_DSV4",
-        "USE_AITER_MOE_SITUV2",
-        "USE_AITER_MOE_SITUV2_A8W4",
-        "USE_AITER_RMSNORM",
-        "USE_AITER_TRITON_GEMM",
-        "USE_SKINNY_GEMM",
-    )
-)
 # Written in documents, read by no release (facts/env-vars.md section 3).
 NEVER_READ = (
     "VLLM_USE_AITER_UNIFIED_ATTENTION",
@@ -116,21 +87,29 @@ def triton_build() -> str:
 
 
 def doubtful_variables(environ: Mapping[str, str]) -> list[Finding]:
-    """Return a finding for each variable that cannot be parsed, is never read, or looks misspelt."""
+    """Return a finding for each variable that is wrong.
+
+    It cannot be parsed, reads otherwise than it looks, is never read, or looks misspelt.
+    """
     findings = []
     for name, text in sorted(environ.items()):
         if name in VARIABLES:
             try:
-                VARIABLES[name].parse(text)
+                doubt = VARIABLES[name].doubt(text)
             except FlagError as error:
-                findings.append(Finding("variable", str(error), trouble=True))
+                doubt = str(error)
+            if doubt:
+                findings.append(Finding("variable", doubt, trouble=True))
         elif name in NEVER_READ:
             findings.append(
                 Finding("variable", f"{name} is read by no release of vLLM; unset it", trouble=True)
             )
-        elif name.startswith("VLLM_ROCM_") and name not in NEIGHBOURS:
-            hint = nearest(name, VARIABLES)
-            findings.append(Finding("variable", f"{name} is not known.{hint}", trouble=True))
+        else:
+            try:
+                check_name(name)
+            except FlagError:
+                hint = nearest(name, VARIABLES)
+                findings.append(Finding("variable", f"{name} is not known.{hint}", trouble=True))
     return findings
 
 

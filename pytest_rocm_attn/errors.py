@@ -20,6 +20,10 @@ class FlagError(RocmAttnError, ValueError):
     """An environment variable that holds a value which its rule cannot parse."""
 
 
+class FlagWarning(UserWarning):
+    """An environment variable whose text reads otherwise than it looks, such as "yes" for a flag."""
+
+
 class RequestError(RocmAttnError, ValueError):
     """A request with a field out of its legal range."""
 
@@ -78,6 +82,10 @@ class MockError(RocmAttnError, RuntimeError):
     """A mocked platform that cannot be entered, or was asked for what it does not know."""
 
 
+class MockArgumentError(MockError, ValueError):
+    """An argument of a mocked platform that no machine can have."""
+
+
 class BackendLimitError(RocmAttnError, ValueError):
     """A reference backend was asked for what it does not do; nothing was launched or written."""
 
@@ -102,10 +110,10 @@ class HipCompileError(RocmAttnError, RuntimeError):
     """No clang that knows the target, or a HIP source that it cannot compile."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'x' or 'y'?" for the closest known words, or "" when none is close."""
     import difflib
 
     upper = {name.upper(): name for name in known}
-    close = difflib.get_close_matches(word.upper(), upper, n=2, cutoff=0.6)
+    close = difflib.get_close_matches(str(word).upper(), upper, n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(upper[name]) for name in close)}?" if close else ""

@@ -20,7 +20,7 @@ def rocm_env(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """ROCm attention variables for this test, all of them unset at first.
 
     ``rocm_env(VLLM_ROCM_USE_AITER="1", VLLM_ATTENTION_BACKEND=None)`` sets one and unsets the
-    other. The marker ``rocm_env(NAME="value")`` sets some beforehand, the closest marker winning.
+    other. The marker ``rocm_attn_env(NAME="value")`` sets some beforehand; the closest one wins.
     """
     from pytest_rocm_attn.environment import marked
 
@@ -33,19 +33,27 @@ def mock_rocm(request: pytest.FixtureRequest) -> Iterator[Any]:
 
     ``mock_rocm("gfx942", aiter=True)`` returns the active MockRocm; its parameters are those of
     pytest_rocm_attn.mock.mock_rocm. Everything is restored after the test, innermost first. The
-    marker ``mock_rocm("gfx942")`` does the same before the test starts.
+    marker ``rocm_attn_mock("gfx942")`` does the same before the test starts.
     """
     from pytest_rocm_attn.mock.fixture import starter
 
-    yield from starter(request)
+    yield from starter()
 
 
-@pytest.fixture(autouse=True)
-def _rocm_attn_markers(request: pytest.FixtureRequest) -> None:
-    """Let the markers mock_rocm and rocm_env work without naming their fixtures."""
-    for name in ("mock_rocm", "rocm_env"):
-        if request.node.get_closest_marker(name) is not None:
-            request.getfixturevalue(name)
+@pytest.fixture
+def _rocm_attn_mock(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Enters the mocks of a test's markers, which markers.py adds this fixture for."""
+    from pytest_rocm_attn.mock.fixture import marked
+
+    yield from marked(request.node)
+
+
+@pytest.fixture
+def _rocm_attn_env(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the variables of a test's markers, which markers.py adds this fixture for."""
+    from pytest_rocm_attn.environment import marked
+
+    marked(request.node, monkeypatch)
 
 
 @pytest.fixture
@@ -68,6 +76,7 @@ def rocm_gpu() -> Any:
     if not detection.gpus:
         from pytest_rocm_attn.markers import skip
 
+        __tracebackhide__ = True
         skip(f"needs a real ROCm GPU: {detection.reason}")
     return detection.gpus[0]
 

@@ -6,6 +6,7 @@ that use the values).
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,28 @@ class Variable:
                     )
                 return word
 
+    def doubt(self, text: str) -> str:
+        """Return a sentence if text reads otherwise than it looks, such as "yes" as off; else "".
 
+        Raises:
+            FlagError: as parse.
+        """
+        value = self.parse(text)
+        match self.kind:
+            case Kind.BOOL if not value and text.lower() not in _OFF:
+                reads, on = "off", "1 and true turn it on"
+            case Kind.EXACT if not value and text.lower() not in _OFF:
+                reads, on = "off", f"{' and '.join(self.choices)} turns it on"
+            case Kind.TRI if value is None and text.strip():
+                reads, on = "unset", "1 turns it on and 0 off"
+            case _:
+                return ""
+        if not text and self.default is False:
+            return ""
+        return f"{self.name}={text!r} reads as {reads}; only {on}"
+
+
+_OFF = ("0", "false", "no", "off")  # texts that mean off to whoever writes them
 VARIABLES: dict[str, Variable] = {
     variable.name: variable
     for variable in (
@@ -154,6 +176,36 @@ VARIABLES: dict[str, Variable] = {
     )
 }
 
+# Read by some release of vLLM from 0.11.2 to 0.33.0, without a bearing on the attention backend.
+NEIGHBOURS = frozenset(
+    f"VLLM_ROCM_{name}"
+    for name in (
+        "AITER_MLA_DCP_VERIFY",
+        "AITER_MOE_DISPATCH_POLICY",
+        "FP8_PADDING",
+        "MOE_PADDING",
+        "MUSE_MOE_ONLINE_QUANT",
+        "MUSE_MOE_REDUCE_DTYPE",
+        "QUICK_REDUCE_CAST_BF16_TO_FP16",
+        "QUICK_REDUCE_MAX_SIZE_BYTES_MB",
+        "QUICK_REDUCE_MIN_SIZE_BYTES_MB",
+        "QUICK_REDUCE_QUANTIZATION",
+        "QUICK_REDUCE_QUANTIZATION_MIN_SIZE_KB",
+        "SLEEP_MEM_CHUNK_SIZE",
+        "USE_AITER_CUSTOM_AR",
+        "USE_AITER_FP4_ASM_GEMM",
+        "USE_AITER_FUSION_SHARED_EXPERTS",
+        "USE_AITER_LINEAR",
+        "USE_AITER_LINEAR_HIPBMM",
+        "USE_AITER_MOE",
+        "USE_AITER_MOE_A4W4_DSV4",
+        "USE_AITER_MOE_SITUV2",
+        "USE_AITER_MOE_SITUV2_A8W4",
+        "USE_AITER_RMSNORM",
+        "USE_AITER_TRITON_GEMM",
+        "USE_SKINNY_GEMM",
+    )
+)
 _DEFAULTS = {name: variable.default for name, variable in VARIABLES.items()}
 
 
@@ -218,6 +270,40 @@ def variable(name: str) -> Variable:
     if name not in VARIABLES:
         raise _undeclared(name)
     return VARIABLES[name]
+
+
+def check_name(name: str) -> None:
+    """Check that setting a variable can have an effect, as far as its name shows.
+
+    Variables of others pass: a fork may read any. A misspelt name of ours does not, as it would
+    test nothing.
+
+    Raises:
+        FlagError: no release reads the name, and it begins with VLLM_ROCM_ or is nearly one that
+            is declared.
+    """
+    if name in VARIABLES or name in NEIGHBOURS:
+        return
+    import difflib
+
+    if name.startswith("VLLM_ROCM_") or difflib.get_close_matches(name, VARIABLES, 1, _MISSPELT):
+        raise _undeclared(name)
+
+
+def doubts(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each declared variable whose text reads otherwise than it looks.
+
+    Texts that cannot be parsed are passed over: parsing them is an error of its own.
+    """
+    found = []
+    for name, text in environ.items():
+        if name in VARIABLES:
+            with contextlib.suppress(FlagError):
+                found.append(VARIABLES[name].doubt(text))
+    return list(filter(None, found))
+
+
+_MISSPELT = 0.9  # similarity, as difflib has it; no variable of vLLM 0.11.2 to 0.33.0 is so near
 
 
 def _undeclared(name: str) -> FlagError:

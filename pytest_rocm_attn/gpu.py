@@ -64,7 +64,7 @@ class Gpu:
     is_gfx9: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.gfx not in hardware()["target"]:
+        if self.gfx not in known_gpus():
             raise UnknownGpuError(
                 f"unknown GPU {self.gfx!r}.{nearest(self.gfx, known_gpus())}"
                 f" Known: {', '.join(known_gpus())}"

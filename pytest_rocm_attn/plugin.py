@@ -7,13 +7,16 @@ rewriting costs as much as compiling.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_rocm_attn import hookspecs, options
 
 # By name, and not with pytest_plugins, which would register and rewrite a second plugin.
 from pytest_rocm_attn.fixtures import (
-    _rocm_attn_markers,
+    _rocm_attn_env,
+    _rocm_attn_mock,
     dry_launch,
     mock_rocm,
     rocm_env,
@@ -21,19 +24,40 @@ from pytest_rocm_attn.fixtures import (
     rocm_select,
 )
 
-# What pytest finds here: the fixtures, and below them the hooks.
-__all__ = ["_rocm_attn_markers", "dry_launch", "mock_rocm", "rocm_env", "rocm_gpu", "rocm_select"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
-_MARKERS = (
-    "rocm: needs a ROCm GPU",
-    "rocm_gpu(gfx, ...): needs one of these ROCm GPUs",
-    "aiter: needs AMD's aiter (the distribution amd-aiter)",
-    "mock_rocm(gfx, aiter=True): runs on a mocked ROCm platform",
-    "dry_launch(gfx): the target that the dry_launch fixture compiles for",
-    "rocm_env(NAME='value'): sets ROCm attention variables, all others of them being unset",
-    "required: a conformance row that the contract's text fixes",
-    "advisory: a conformance row beyond the contract's text",
-)
+    from pytest_rocm_attn.mock import MockRocm
+
+# What pytest finds here: the fixtures, and below them the hooks.
+__all__ = [
+    "_rocm_attn_env",
+    "_rocm_attn_mock",
+    "dry_launch",
+    "mock_rocm",
+    "rocm_env",
+    "rocm_gpu",
+    "rocm_select",
+]
+
+_MOCK: pytest.StashKey[MockRocm] = pytest.StashKey()
+
+# Those that act on tests; markers.py has what they do. The last three are short forms.
+_MARKERS = {
+    "rocm_attn_gpu": "(gfx, ...): needs one of these ROCm GPUs; without arguments: any",
+    "rocm_attn_aiter": ": needs AMD's aiter (the distribution amd-aiter)",
+    "rocm_attn_mock": "(gfx, aiter=True): runs on a mocked ROCm platform",
+    "rocm_attn_env": "(NAME='value'): sets ROCm attention variables, and unsets all others of them",
+    "rocm_attn_dry_launch": "(gfx): the target that the dry_launch fixture compiles for",
+    "rocm_gpu": "('gfx942', ...): short for rocm_attn_gpu; with other arguments nothing of ours",
+    "mock_rocm": "('gfx942', ...): short for rocm_attn_mock; with other arguments nothing of ours",
+    "rocm_env": "(VLLM_...='value'): short for rocm_attn_env; with other arguments nothing of ours",
+}
+# Those that select among the matrix's own items.
+_LEVELS = {
+    "rocm_attn_required": ": a conformance row that the contract's text fixes",
+    "rocm_attn_advisory": ": a conformance row beyond the contract's text",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,8 +70,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in _MARKERS:
-        config.addinivalue_line("markers", marker)
+    for name, text in (_MARKERS | _LEVELS).items():
+        config.addinivalue_line("markers", name + text)
     options.check(config)
     if config.getoption("rocm_attn_conformance"):
         from pytest_rocm_attn.conformance.session import ConformancePlugin
@@ -55,11 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(ConformancePlugin(config), "rocm_attn_matrix")
     elif config.getoption("rocm_attn_report"):  # the ini's are the matrix's
         from pytest_rocm_attn.conformance.hardware_report import HardwareReport
-        from pytest_rocm_attn.markers import HARDWARE_MARKERS
+        from pytest_rocm_attn.markers import needs_hardware
 
-        config.pluginmanager.register(
-            HardwareReport(config, HARDWARE_MARKERS), "rocm_attn_hardware"
-        )
+        config.pluginmanager.register(HardwareReport(config, needs_hardware), "rocm_attn_hardware")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -68,21 +90,46 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     given = options.early_value(early_config, "mock")
     if given is None:
         return
+    from pytest_rocm_attn.errors import RocmAttnError
     from pytest_rocm_attn.mock import parse_option
 
     try:
         mock = parse_option(given).enter()
-    except (ValueError, RuntimeError) as error:  # both are ours, such as that a real GPU is here
+    except RocmAttnError as error:
         raise pytest.UsageError(f"--rocm-attn-mock={given}: {error}") from None
     early_config.add_cleanup(mock.exit)
+    early_config.stash[_MOCK] = mock
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a hardware test that cannot run here, saying what is missing and how to get it."""
-    if any(item.get_closest_marker(name) for name in ("rocm", "rocm_gpu", "aiter")):
-        from pytest_rocm_attn.markers import skip_what_cannot_run
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say that the platform of this run is mocked, and as what."""
+    mock = config.stash.get(_MOCK, None)
+    return None if mock is None else f"rocm-attn: mocked platform: {mock} (--rocm-attn-mock)"
 
-        skip_what_cannot_run(item)
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, object, object]:
+    """Let markers of ours act, once every other plugin has added its own and deselected."""
+    result = yield
+    marked = [item for item in items if any(m.name in _MARKERS for m in item.iter_markers())]
+    if marked:
+        from pytest_rocm_attn.markers import prepare
+
+        prepare(config, marked)
+    return result
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Let no marker pass unheeded that was added to a test since its collection."""
+    for mark in item.own_markers:
+        if mark.name in _MARKERS:
+            from pytest_rocm_attn.markers import act_late
+
+            act_late(item)
+            return
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

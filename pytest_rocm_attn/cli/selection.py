@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownGpuError
-from pytest_rocm_attn.flags import VARIABLES, Flags, variable
+from pytest_rocm_attn.flags import VARIABLES, Flags, doubts, variable
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request
 
@@ -27,6 +27,7 @@ def explain(arguments: argparse.Namespace) -> int:
     environ = _environment(arguments)
     flags, gpu = Flags(environ), _machine(arguments)
     request, note = _request(arguments, flags)
+    doubtful = doubts(environ)
     answer: dict[str, Any]
     try:
         selection = backends.select(request, flags, gpu)
@@ -43,10 +44,12 @@ def explain(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         asked = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
-        print_json(answer | {"note": note or None} | asked | {"trace": steps})
+        notes = {"note": note or None, "doubts": doubtful}
+        print_json(answer | notes | asked | {"trace": steps})
         return code
     table = aligned([(s.rule, s.answer, f"{s.reason}  [{s.source}]") for s in trace])
-    print_lines([title, *([note] if note else []), _question(environ, gpu, request), "", *table])
+    notes = [*([note] if note else []), *(f"note: {doubt}" for doubt in doubtful)]
+    print_lines([title, *notes, _question(environ, gpu, request), "", *table])
     return code
 
 

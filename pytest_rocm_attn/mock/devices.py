@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.errors import MockError, nearest
+from pytest_rocm_attn.errors import MockArgumentError, nearest
 from pytest_rocm_attn.gpu import Gpu, hardware
 from pytest_rocm_attn.mock.errors import unknown
 
@@ -78,7 +78,7 @@ class Device:
         if not self.product:
             object.__setattr__(self, "product", products[0])
         elif self.product not in products:
-            raise MockError(
+            raise MockArgumentError(
                 f"hardware.toml lists no product {self.product!r} of {self.gpu.gfx}."
                 f"{nearest(self.product, products)} Known: {', '.join(products)}"
             )

@@ -31,5 +31,5 @@ def needs_device(what: str, gfx: str) -> MockError:
     """Return the error for something that only a real GPU can do."""
     return MockError(
         f"{what} needs a real GPU: this {gfx} is mocked (pytest_rocm_attn.mock). Use CPU tensors"
-        " under the mock, leave it, or run the test on hardware (marker rocm)"
+        " under the mock, leave it, or run the test on hardware (marker rocm_attn_gpu)"
     )

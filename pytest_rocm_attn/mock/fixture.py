@@ -1,16 +1,19 @@
-"""What the ``mock_rocm`` fixture and marker do; fixtures.py declares the fixture."""
+"""What the fixture ``mock_rocm`` and the marker ``rocm_attn_mock`` do."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pytest
+
+from pytest_rocm_attn.caller import raises_at_the_call
+from pytest_rocm_attn.errors import RocmAttnError
+from pytest_rocm_attn.markers import MOCK, of_kind, refuse
 from pytest_rocm_attn.mock.platform import MockRocm, mock_rocm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
     from pytest_rocm_attn.gpu import Gpu
 
@@ -21,16 +24,27 @@ class Enter(Protocol):
     def __call__(self, gpu: Gpu | str, **options: Any) -> MockRocm: ...
 
 
-def starter(request: pytest.FixtureRequest) -> Iterator[Enter]:
-    """Yield a function that enters a mock for the rest of the test; the fixture's body.
-
-    The mocks of the test's markers are entered first, the closest marker last.
-    """
+def starter() -> Iterator[Enter]:
+    """Yield a function that enters a mock for the rest of the test; the fixture's body."""
     with ExitStack() as stack:
 
-        def enter(gpu: Gpu | str, **options: Any) -> MockRocm:
+        def mock_rocm_fixture(gpu: Gpu | str, **options: Any) -> MockRocm:
             return stack.enter_context(mock_rocm(gpu, **options))
 
-        for marker in reversed(list(request.node.iter_markers("mock_rocm"))):
-            enter(*marker.args, **marker.kwargs)
-        yield enter
+        mock_rocm_fixture.__name__ = "mock_rocm"
+        yield raises_at_the_call(mock_rocm_fixture, like=MockRocm)
+
+
+def marked(node: pytest.Item) -> Iterator[None]:
+    """Enter the mocks of a test's markers for the rest of it, the closest marker last.
+
+    Raises:
+        pytest.fail.Exception: a mock cannot be entered; the message is one line.
+    """
+    with ExitStack() as stack:
+        for mark in reversed(of_kind(node, MOCK)):
+            try:
+                stack.enter_context(mock_rocm(*mark.args, **mark.kwargs))
+            except RocmAttnError as error:
+                refuse(node, f"the {mark.name} marker: {error}")
+        yield

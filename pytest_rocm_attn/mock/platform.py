@@ -10,9 +10,10 @@ import importlib.metadata
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pytest_rocm_attn.errors import MockError, nearest
+from pytest_rocm_attn.errors import MockArgumentError, MockError, nearest
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.hardware import detect
 from pytest_rocm_attn.mock import aiter as aiter_module
@@ -24,7 +25,6 @@ from pytest_rocm_attn.mock.devices import Device
 from pytest_rocm_attn.mock.patching import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
 # Top-level packages that the mock answers for, as stand-ins or as not installed.
@@ -56,8 +56,8 @@ class MockRocm:
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
-        MockError: a parameter that no machine can have; on entering: this process already runs on
-            real AMD GPUs.
+        MockArgumentError: a parameter that no machine can have.
+        MockError: on entering: this process already runs on real AMD GPUs.
     """
 
     def __init__(
@@ -76,6 +76,19 @@ class MockRocm:
         triton_driver: bool = True,
         force: bool = False,
     ) -> None:
+        _check_kinds(
+            {"properties": properties or {}, "environ": environ or {}}, Mapping, "a mapping"
+        )
+        _check_kinds(
+            {
+                "flash_attn": flash_attn,
+                "real_aiter": real_aiter,
+                "triton_driver": triton_driver,
+                "force": force,
+            },
+            bool,
+            "True or False",
+        )
         if aiter is None and not isinstance(gpu, Gpu):
             aiter = real_aiter
         base = gpu if isinstance(gpu, Gpu) else Gpu(gpu)
@@ -85,11 +98,22 @@ class MockRocm:
             base.amdsmi if amdsmi is None else _state("amdsmi", Amdsmi, amdsmi),
         )
         if real_aiter and self._gpu.aiter is not Aiter.PRESENT:
-            raise MockError(
+            raise MockArgumentError(
                 f"real_aiter=True contradicts aiter={self._gpu.aiter.value!r}; drop one of them"
             )
-        if not 1 <= count <= 64:  # torch reads at most 64 ordinals
-            raise MockError(f"a mocked machine has 1 to 64 GPUs, not count={count!r}")
+        # torch reads at most 64 ordinals
+        if type(count) is not int or not 1 <= count <= 64:
+            raise MockArgumentError(f"a mocked machine has 1 to 64 GPUs, not count={count!r}")
+        if not re.fullmatch(r"\d+\.\d+(\.\d+)?", str(rocm_version)):
+            raise MockArgumentError(
+                f"rocm_version={rocm_version!r} is not a version of ROCm; write one such as"
+                f" {tools.ROCM_VERSION!r}"
+            )
+        for name, value in (environ or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise MockArgumentError(
+                    f"environ has {name!r}: {value!r}; names and values of variables are strings"
+                )
         self._count = count
         self._device = Device(self._gpu, product, dict(properties or {}))
         self._flash_attn = flash_attn
@@ -124,6 +148,11 @@ class MockRocm:
         the visible devices. Counting GPUs does not start it, where torch counts by amdsmi.
         """
         return tuple(self._runtime_calls)
+
+    def __str__(self) -> str:
+        gpus = f"{self._count} x {self._gpu.gfx}" if self._count > 1 else self._gpu.gfx
+        text = f"{gpus} ({self._device.market_name}), aiter {self._gpu.aiter}"
+        return text if self._gpu.amdsmi is Amdsmi.WHOLE else f"{text}, amdsmi {self._gpu.amdsmi}"
 
     @functools.cached_property
     def _rocm_files(self) -> dict[str, str]:
@@ -234,6 +263,12 @@ class MockRocm:
             layer.set_environ(name, str(root))
 
 
+def _check_kinds(arguments: Mapping[str, object], kind: type, words: str) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, kind):
+            raise MockArgumentError(f"{name} is {value!r}; it must be {words}")
+
+
 def mock_rocm(
     gpu: Gpu | str,
     *,
@@ -256,7 +291,9 @@ def parse_option(text: str) -> MockRocm:
             "amdsmi" whole.
 
     Raises:
-        ValueError: the text says something else; the message names the word and lists what it can be.
+        UnknownGpuError: hardware.toml does not describe the target.
+        MockArgumentError: the text says something else; the message names the word and lists what
+            it can be.
     """
     gfx, *words = (word.strip() for word in text.split(","))
     options: dict[str, Any] = {
@@ -265,6 +302,8 @@ def parse_option(text: str) -> MockRocm:
     }  # whoever writes it asks for it
     for word in words:
         name, _, value = word.partition("=")
+        if [one.partition("=")[0] for one in words].count(name) > 1:
+            raise MockArgumentError(f"{name!r} is given twice in {text!r}; write it once")
         if name == "aiter":
             options["aiter"] = _aiter_state(value or True)
         elif name == "amdsmi" and value:
@@ -272,14 +311,11 @@ def parse_option(text: str) -> MockRocm:
         elif name == "count" and value.isdecimal():
             options["count"] = int(value)
         else:
-            raise ValueError(
+            raise MockArgumentError(
                 f"{word!r} in {text!r} is not known.{nearest(name, ('aiter', 'amdsmi', 'count'))}"
                 " Write GFX, then any of: aiter, aiter=STATE, amdsmi=STATE, count=N"
             )
-    try:
-        return MockRocm(gfx, **options)
-    except MockError as error:
-        raise ValueError(str(error)) from None
+    return MockRocm(gfx, **options)
 
 
 def _aiter_state(state: Aiter | str | bool) -> Aiter:
@@ -297,7 +333,7 @@ def _state(package: str, kind: type[_State], state: _State | str, more: str = ""
         return kind(state)
     except ValueError:
         names = [one.value for one in kind]
-        raise ValueError(
+        raise MockArgumentError(
             f"{package}={state!r} is not a state of {package}.{nearest(str(state), names)}"
             f" Known: {', '.join(names)}{more}"
         ) from None

@@ -249,7 +249,7 @@ class _Hooks:
             raise unknown(
                 "torch._C",
                 name,
-                "it needs a real GPU and the test belongs on hardware (marker rocm); or, where the"
+                "it needs a real GPU and the test belongs on hardware (marker rocm_attn_gpu); or, where the"
                 " host can answer, set it: monkeypatch.setattr(torch._C, ..., raising=False)",
             )
         raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
@@ -276,5 +276,5 @@ class _Runtime:
         raise unknown(
             "torch.cuda.cudart()",
             name,
-            "it needs a real GPU and the test belongs on hardware (marker rocm)",
+            "it needs a real GPU and the test belongs on hardware (marker rocm_attn_gpu)",
         )

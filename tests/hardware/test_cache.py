@@ -68,7 +68,7 @@ def written_latent(
 KINDS = [(dtype, dtype) for dtype in MODEL] + [(d, f) for d in MODEL[:2] for f in FP8]
 
 
-@pytest.mark.rocm
+@pytest.mark.rocm_attn_gpu
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize(("dtype", "stored"), KINDS, ids=str)
 def test_new_rows_reach_their_slots_and_nothing_else_is_written(
@@ -81,7 +81,7 @@ def test_new_rows_reach_their_slots_and_nothing_else_is_written(
         same_bytes(ours, theirs)
 
 
-@pytest.mark.rocm
+@pytest.mark.rocm_attn_gpu
 @pytest.mark.parametrize(("dtype", "stored"), KINDS, ids=str)
 def test_latent_rows_reach_their_slots(
     dtype: torch.dtype, stored: torch.dtype, device: torch.device, same_bytes: Any

@@ -9,7 +9,7 @@ import pytest
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.subjects import named
 
-pytestmark = pytest.mark.rocm
+pytestmark = pytest.mark.rocm_attn_gpu
 
 BACKEND = named("FLEX_ATTENTION")
 CASES = [case for case in shipped() if BACKEND.takes(case)]

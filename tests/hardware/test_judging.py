@@ -69,7 +69,7 @@ def pytest_collection_finish(session):
 
 
 def run(
-    *options: str, path: Path | None = None, folder: Path = FOLDER, marker: str = "rocm"
+    *options: str, path: Path | None = None, folder: Path = FOLDER, marker: str = "rocm_attn_gpu"
 ) -> subprocess.CompletedProcess[str]:
     """Run pytest on a folder in a process of its own; path is where further plugins are."""
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q"]
@@ -92,7 +92,7 @@ def uses(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def skipping(uses: Path) -> str:
-    """What ``python -m pytest -m rocm -v`` prints; where there is a GPU, what it would run."""
+    """What ``python -m pytest -m rocm_attn_gpu -v`` prints; where there is a GPU, what it would run."""
     (uses.parent / "note_uses.py").write_text(NOTE_USES.format(file=str(uses)))
     show = "--collect-only" if HAS_GPU else "-vv"  # of which -q takes one
     done = run(show, "-p", "note_uses", path=uses.parent)
@@ -102,7 +102,7 @@ def skipping(uses: Path) -> str:
 
 @pytest.fixture(scope="module")
 def collected(skipping: str) -> list[str]:
-    """The node ids that ``python -m pytest -m rocm`` selects."""
+    """The node ids that ``python -m pytest -m rocm_attn_gpu`` selects."""
     return [line.partition(" SKIPPED")[0] for line in skipping.splitlines() if "::" in line]
 
 

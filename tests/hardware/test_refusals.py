@@ -18,21 +18,21 @@ from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.request import Request
 
-NEEDS_AITER = [pytest.mark.rocm, pytest.mark.aiter]
-ON_CDNA = [*NEEDS_AITER, pytest.mark.rocm_gpu("gfx90a", "gfx942", "gfx950")]
+NEEDS_AITER = [pytest.mark.rocm_attn_gpu, pytest.mark.rocm_attn_aiter]
+ON_CDNA = [*NEEDS_AITER, pytest.mark.rocm_attn_gpu("gfx90a", "gfx942", "gfx950")]
 PAGED = [
-    pytest.param(TritonAttention, id="TRITON_ATTN", marks=pytest.mark.rocm),
-    pytest.param(RocmAttention, id="ROCM_ATTN", marks=pytest.mark.rocm),
-    pytest.param(FlexAttention, id="FLEX_ATTENTION", marks=pytest.mark.rocm),
+    pytest.param(TritonAttention, id="TRITON_ATTN", marks=pytest.mark.rocm_attn_gpu),
+    pytest.param(RocmAttention, id="ROCM_ATTN", marks=pytest.mark.rocm_attn_gpu),
+    pytest.param(FlexAttention, id="FLEX_ATTENTION", marks=pytest.mark.rocm_attn_gpu),
     pytest.param(RocmAiterUnifiedAttention, id="ROCM_AITER_UNIFIED_ATTN", marks=NEEDS_AITER),
     pytest.param(RocmAiterFlashAttention, id="ROCM_AITER_FA", marks=ON_CDNA),
 ]
 LATENT = [
-    pytest.param(TritonMLA, id="TRITON_MLA", marks=pytest.mark.rocm),
+    pytest.param(TritonMLA, id="TRITON_MLA", marks=pytest.mark.rocm_attn_gpu),
     pytest.param(
         RocmAiterMLA,
         id="ROCM_AITER_MLA",
-        marks=[*NEEDS_AITER, pytest.mark.rocm_gpu("gfx942", "gfx950")],
+        marks=[*NEEDS_AITER, pytest.mark.rocm_attn_gpu("gfx942", "gfx950")],
     ),
 ]
 
@@ -110,12 +110,12 @@ def test_a_mistake_is_refused_and_nothing_is_written(
     [
         pytest.param(*row, marks=mark, id=f"{row[0].name if hasattr(row[0], 'name') else row[0]}")
         for row, mark in (
-            ((TritonAttention, {"block_size": 24}, "block size 24"), pytest.mark.rocm),
-            ((RocmAttention, {"head_size": 72}, "head size 72"), pytest.mark.rocm),
-            ((FlexAttention, {"has_sink": True}, "sinks"), pytest.mark.rocm),
+            ((TritonAttention, {"block_size": 24}, "block size 24"), pytest.mark.rocm_attn_gpu),
+            ((RocmAttention, {"head_size": 72}, "head size 72"), pytest.mark.rocm_attn_gpu),
+            ((FlexAttention, {"has_sink": True}, "sinks"), pytest.mark.rocm_attn_gpu),
             (
                 (TritonMLA, {"use_mla": True, "sliding_window": 4}, "sliding window"),
-                pytest.mark.rocm,
+                pytest.mark.rocm_attn_gpu,
             ),
             ((RocmAiterUnifiedAttention, {"dtype": "float32"}, "float32"), NEEDS_AITER),
             ((RocmAiterFlashAttention, {"head_size": 96}, "head size 96"), ON_CDNA),

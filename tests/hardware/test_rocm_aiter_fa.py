@@ -10,9 +10,9 @@ from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.subjects import named
 
 pytestmark = [
-    pytest.mark.rocm,
-    pytest.mark.aiter,
-    pytest.mark.rocm_gpu("gfx90a", "gfx942", "gfx950"),
+    pytest.mark.rocm_attn_gpu,
+    pytest.mark.rocm_attn_aiter,
+    pytest.mark.rocm_attn_gpu("gfx90a", "gfx942", "gfx950"),
 ]
 
 BACKEND = named("ROCM_AITER_FA")

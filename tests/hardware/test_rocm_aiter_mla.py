@@ -10,7 +10,7 @@ import pytest
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.subjects import named
 
-pytestmark = [pytest.mark.rocm, pytest.mark.aiter, pytest.mark.rocm_gpu("gfx942", "gfx950")]
+pytestmark = [pytest.mark.rocm_attn_aiter, pytest.mark.rocm_attn_gpu("gfx942", "gfx950")]
 
 BACKEND = named("ROCM_AITER_MLA")
 CASES = [case for case in shipped() if BACKEND.takes(case)]

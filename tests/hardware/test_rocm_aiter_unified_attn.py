@@ -9,7 +9,7 @@ import pytest
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.subjects import named
 
-pytestmark = [pytest.mark.rocm, pytest.mark.aiter]
+pytestmark = [pytest.mark.rocm_attn_gpu, pytest.mark.rocm_attn_aiter]
 
 BACKEND = named("ROCM_AITER_UNIFIED_ATTN")
 CASES = [case for case in shipped() if BACKEND.takes(case)]

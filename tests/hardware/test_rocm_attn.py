@@ -11,7 +11,7 @@ from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.subjects import named
 from pytest_rocm_attn.gpu import known_gpus
 
-pytestmark = pytest.mark.rocm
+pytestmark = pytest.mark.rocm_attn_gpu
 
 BACKEND, HIP = named("ROCM_ATTN"), named("ROCM_ATTN-hip")
 PLAIN, TRITON = named("ROCM_ATTN-plain-hip"), named("ROCM_ATTN-triton")
@@ -59,7 +59,7 @@ def test_a_case_is_right(case: Case, on_gpu: Any) -> None:
     on_gpu(BACKEND, case, refusal=refusal_of(case))
 
 
-@pytest.mark.rocm_gpu(*MATRIX)
+@pytest.mark.rocm_attn_gpu(*MATRIX)
 @pytest.mark.parametrize("case", HIP_CASES, ids=lambda case: case.id)
 def test_a_case_that_the_hip_kernel_serves_is_right_by_it(case: Case, on_gpu: Any) -> None:
     """The matrix kernel, built on the spot, is right; nothing falls back to Triton."""
@@ -78,7 +78,7 @@ def test_with_the_hip_kernel_switched_off_triton_is_right(case: Case, on_gpu: An
     on_gpu(TRITON, case)
 
 
-@pytest.mark.rocm_gpu(*MATRIX)
+@pytest.mark.rocm_attn_gpu(*MATRIX)
 @pytest.mark.parametrize("case", REPLAYED, ids=lambda case: case.id)
 def test_a_replayed_graph_of_the_hip_kernel_is_right(case: Case, on_gpu: Any) -> None:
     """A HIP graph of the HIP decode, replayed on other queries, lengths and blocks, is right."""

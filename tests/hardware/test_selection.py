@@ -92,7 +92,7 @@ def cells_of(gpu: Gpu) -> list[Cell]:
     ]
 
 
-@pytest.mark.rocm
+@pytest.mark.rocm_attn_gpu
 def test_the_machine_is_what_its_mock_shows(rocm_gpu: DetectedGpu) -> None:
     """torch, Triton and aiter on the machine answer as under the mock of its GPU."""
     machine = first_gpu()
@@ -102,7 +102,7 @@ def test_the_machine_is_what_its_mock_shows(rocm_gpu: DetectedGpu) -> None:
     assert real == look(machine.gfx, machine.aiter.value)
 
 
-@pytest.mark.rocm
+@pytest.mark.rocm_attn_gpu
 @pytest.mark.parametrize("selector", [HOST_SELECTOR, VLLM], ids=["host_selector", "vllm"])
 def test_each_row_gives_the_same_on_the_machine_and_under_its_mock(selector: str) -> None:
     """Every row about this GPU: the same backend, or refusals, unmocked and mocked."""

@@ -97,6 +97,23 @@ def test_explain_as_json(capsys: Capture) -> None:
     assert answer["class_path"].endswith("TritonAttentionBackend")
 
 
+@pytest.mark.parametrize("text", ["yes", "on", " 1"])
+def test_a_value_that_reads_as_off_is_noted(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("VLLM_ROCM_USE_AITER", text)
+    doubt = f"VLLM_ROCM_USE_AITER={text!r} reads as off; only 1 and true turn it on"
+    code, out, _ = ask(capsys, "explain --environment --gpu gfx942")
+    assert (code, out.splitlines()[1]) == (0, f"note: {doubt}")
+    _, out, _ = ask(capsys, "explain --environment --gpu gfx942 --json")
+    assert json.loads(out)["doubts"] == [doubt]
+    code, out, _ = ask(capsys, "doctor")
+    assert code == 1
+    assert doubt in out
+    _, out, _ = ask(capsys, "explain VLLM_ROCM_USE_AITER=1 --gpu gfx942 --json")
+    assert json.loads(out)["doubts"] == []
+
+
 def test_how_to_get_as_json(capsys: Capture) -> None:
     code, out, _ = ask(capsys, "how-to-get ROCM_ATTN --gpu gfx1201 --json")
     assert (code, json.loads(out)) == (

@@ -93,14 +93,16 @@ def test_variables_that_no_release_can_read_are_trouble() -> None:
     assert [text.split(maxsplit=1)[0].partition("=")[0] for text in texts] == [
         "VLLM_ATTENTION_BACKEND",
         "VLLM_MLA_DISABLE",
+        "VLLM_ROCM_USE_AITER",
         "VLLM_ROCM_USE_AITTER_MHA",
         "VLLM_USE_AITER_UNIFIED_ATTENTION",
     ]
     assert texts[1] == "VLLM_MLA_DISABLE='true' is not an integer; set it to 0 or 1, or unset it"
-    assert texts[2].startswith(
+    assert texts[2] == "VLLM_ROCM_USE_AITER='yes' reads as off; only 1 and true turn it on"
+    assert texts[3].startswith(
         "VLLM_ROCM_USE_AITTER_MHA is not known. Did you mean 'VLLM_ROCM_USE_AITER_MHA'"
     )
-    assert texts[3] == ("VLLM_USE_AITER_UNIFIED_ATTENTION is read by no release of vLLM; unset it")
+    assert texts[4] == ("VLLM_USE_AITER_UNIFIED_ATTENTION is read by no release of vLLM; unset it")
 
 
 def test_the_machine_is_examined_without_importing_what_it_has() -> None:

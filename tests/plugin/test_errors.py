@@ -15,12 +15,19 @@ CLASSES = [
     for _, value in inspect.getmembers(errors, inspect.isclass)
     if issubclass(value, Exception) and value is not RocmAttnError
 ]
+WARNINGS = [value for value in CLASSES if issubclass(value, Warning)]
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", [value for value in CLASSES if value not in WARNINGS])
 def test_every_error_is_of_the_family_and_of_a_builtin_kind(kind: type[Exception]) -> None:
     assert issubclass(kind, RocmAttnError)
     assert issubclass(kind, (ValueError, OSError, RuntimeError))
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", WARNINGS)
+def test_every_warning_is_for_users_and_says_of_what(kind: type[Warning]) -> None:
+    assert issubclass(kind, UserWarning)
     assert kind.__doc__
 
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.errors import FlagError
-from pytest_rocm_attn.flags import VARIABLES, Flags, Kind, Variable, variable
+from pytest_rocm_attn.flags import (
+    NEIGHBOURS,
+    VARIABLES,
+    Flags,
+    Kind,
+    Variable,
+    check_name,
+    doubts,
+    variable,
+)
 from pytest_rocm_attn.registry import CLASS_PATHS
 
 BOOL = {  # name -> default
@@ -236,3 +245,56 @@ def test_every_environment_parses_or_names_the_variable_and_its_value(
         assert {name for name, _ in flags.non_default()} <= set(environ)
         for name, text in environ.items():
             assert flags[name] == VARIABLES[name].parse(text)
+
+
+SWITCHES = [
+    name for name, one in VARIABLES.items() if one.kind in (Kind.BOOL, Kind.EXACT, Kind.TRI)
+]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("text", ["yes", "on", "y", "2", " 1", "True ", "enabled", "1.0"])
+def test_a_text_that_looks_on_and_reads_as_off_is_doubtful(name: str, text: str) -> None:
+    variable = VARIABLES[name]
+    if variable.parse(text):  # TRI strips its text
+        assert variable.doubt(text) == ""
+        return
+    reads = "unset" if variable.kind is Kind.TRI else "off"
+    assert variable.doubt(text).startswith(f"{name}={text!r} reads as {reads}; only ")
+    assert doubts({"OTHER": text, name: text}) == [variable.doubt(text)]
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("text", ["0", "1", ""])
+def test_plain_texts_are_not_doubtful(name: str, text: str) -> None:
+    variable = VARIABLES[name]
+    try:
+        value = variable.parse(text)
+    except FlagError:
+        assert doubts({name: text}) == []  # it is an error already
+        return
+    # An empty text switches off what is on by default, which few who write it mean.
+    meant = value == bool(int(text)) if text else value == variable.default
+    assert bool(variable.doubt(text)) != meant or variable.kind not in (Kind.BOOL, Kind.EXACT)
+
+
+@pytest.mark.parametrize("text", ["true", "TRUE", "False", "no", "OFF"])
+def test_words_that_read_as_they_look_are_not_doubtful(text: str) -> None:
+    assert VARIABLES["VLLM_ROCM_USE_AITER"].doubt(text) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["VLLM_ROCM_USE_AITR", "VLLM_ROCM_NO_SUCH", "VLLM_ATTENTION_BACKENDS", "VLLM_MLA_DISABEL"],
+)
+def test_a_misspelt_name_is_refused(name: str) -> None:
+    with pytest.raises(FlagError, match=f"{name} is not a variable that ROCm attention reads"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*VARIABLES, *sorted(NEIGHBOURS), "HIP_VISIBLE_DEVICES", "VLLM_LOGGING_LEVEL", "MY_FORK"],
+)
+def test_other_names_pass(name: str) -> None:
+    check_name(name)

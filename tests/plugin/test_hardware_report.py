@@ -1,4 +1,4 @@
-"""`python -m pytest -m rocm --rocm-attn-report=FILE`: what a run of hardware tests leaves behind."""
+"""`python -m pytest -m rocm_attn_gpu --rocm-attn-report=FILE`: what a run of hardware tests leaves behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT = hardware_report  # imported before pytester, which drops what a run in t
 TESTS = '''
 import pytest
 
-pytestmark = pytest.mark.rocm
+pytestmark = pytest.mark.rocm_attn_gpu
 
 def test_right(record_property):
     """The backend is right."""
@@ -42,7 +42,7 @@ def test_crash():
 def test_advisory():
     pytest.xfail("ALiBi beside sinks")
 
-@pytest.mark.aiter
+@pytest.mark.rocm_attn_aiter
 def test_needs_aiter():
     raise AssertionError
 
@@ -77,7 +77,11 @@ def rows_of(pytester: pytest.Pytester) -> tuple[dict[str, Any], dict[str, dict[s
 
 def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
-        "-m", "rocm", "--rocm-attn-report=r.json", "--rocm-attn-report=r.md", gpus=("gfx942",)
+        "-m",
+        "rocm_attn_gpu",
+        "--rocm-attn-report=r.json",
+        "--rocm-attn-report=r.md",
+        gpus=("gfx942",),
     )
     report, rows = rows_of(pytester)
     assert {name: row["verdict"] for name, row in rows.items()} == {
@@ -92,7 +96,7 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
     assert right["gpu"] == {"gfx": "gfx942", "aiter": "absent"}
     assert right["expect"]["words"] == "The backend is right."
     assert right["details"] == {"backend": {"name": "OURS", "spec": ""}, "ratio": 0.25}
-    assert right["again"] == "python -m pytest -m rocm test_it.py::test_right"
+    assert right["again"] == "python -m pytest -m rocm_attn_gpu test_it.py::test_right"
     assert "error is 7 times its bound" in rows["test_wrong"]["message"]
     assert "hipErrorLaunchFailure" in rows["test_crash"]["outcome"]["traceback"]
     assert rows["test_crash"]["evidence"] == "real"
@@ -112,7 +116,9 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
 def test_without_a_gpu_the_report_says_that_nothing_ran(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    result = run("-m", "rocm", "--rocm-attn-report=r.json", "--rocm-attn-report=r.html", gpus=())
+    result = run(
+        "-m", "rocm_attn_gpu", "--rocm-attn-report=r.json", "--rocm-attn-report=r.html", gpus=()
+    )
     result.assert_outcomes(skipped=6, deselected=1)
     report, rows = rows_of(pytester)
     assert rows == {}
@@ -129,7 +135,7 @@ def test_tests_without_a_hardware_marker_are_not_in_it(run: Run, pytester: pytes
 
 
 def test_the_report_can_be_read_back(run: Run, pytester: pytest.Pytester) -> None:
-    run("-m", "rocm", "--rocm-attn-report=r.json", gpus=("gfx942",))
+    run("-m", "rocm_attn_gpu", "--rocm-attn-report=r.json", gpus=("gfx942",))
     command = [sys.executable, "-m", "pytest_rocm_attn", "report", "r.json", "r.html"]
     subprocess.run(command, cwd=pytester.path, check=True)
     assert "hardware tests" in (pytester.path / "r.html").read_text()
@@ -144,7 +150,9 @@ def test_a_path_that_cannot_be_written_is_told_before_anything_runs(run: Run) ->
 def test_xdist_sends_the_rows_to_the_controller(pytester: pytest.Pytester) -> None:
     """Nothing runs without a GPU, but what did not is counted once."""
     pytester.makepyfile(test_it=TESTS)
-    result = pytester.runpytest_subprocess("-n", "2", "-m", "rocm", "--rocm-attn-report=r.json")
+    result = pytester.runpytest_subprocess(
+        "-n", "2", "-m", "rocm_attn_gpu", "--rocm-attn-report=r.json"
+    )
     if hardware.detect().gpus:
         pytest.skip("made for a machine without an AMD GPU")
     result.assert_outcomes(skipped=6)

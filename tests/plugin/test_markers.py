@@ -1,4 +1,4 @@
-"""The decisions behind the markers rocm, rocm_gpu and aiter."""
+"""The decisions behind the hardware markers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import pytest
 
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.hardware import DetectedGpu, Detection
-from pytest_rocm_attn.markers import not_run_summary, skip_reason
+from pytest_rocm_attn.markers import AITER, GPU, not_run_summary, skip_reason
 
 NONE = Detection((), "no AMD GPU driver here; plug one in")
 MI300X = Detection((DetectedGpu(0, "gfx942", "AMD Instinct MI300X"),), "")
 MIXED = Detection((*MI300X.gpus, DetectedGpu(1, "gfx1100", "AMD Radeon RX 7900 XTX")), "")
 
 
-def test_rocm_runs_where_any_gpu_is() -> None:
-    assert skip_reason("rocm", (), MI300X, Aiter.ABSENT) is None
+def test_without_targets_any_gpu_is_enough() -> None:
+    assert skip_reason(GPU, (), MI300X, Aiter.ABSENT) is None
 
 
-def test_rocm_without_a_gpu_says_what_is_missing_and_how_to_get_it() -> None:
-    reason = skip_reason("rocm", (), NONE, Aiter.PRESENT)
+def test_without_a_gpu_the_reason_says_what_is_missing_and_how_to_get_it() -> None:
+    reason = skip_reason(GPU, (), NONE, Aiter.PRESENT)
     assert reason is not None
     assert "ROCm GPU" in reason
     assert NONE.reason in reason
@@ -26,49 +26,29 @@ def test_rocm_without_a_gpu_says_what_is_missing_and_how_to_get_it() -> None:
 
 @pytest.mark.parametrize("targets", [("gfx942",), ("gfx1201", "gfx942")])
 def test_rocm_gpu_runs_where_one_of_its_targets_is(targets: tuple[str, ...]) -> None:
-    assert skip_reason("rocm_gpu", targets, MI300X, Aiter.ABSENT) is None
+    assert skip_reason(GPU, targets, MI300X, Aiter.ABSENT) is None
 
 
 def test_rocm_gpu_finds_its_target_behind_another_gpu() -> None:
-    assert skip_reason("rocm_gpu", ("gfx1100",), MIXED, Aiter.ABSENT) is None
+    assert skip_reason(GPU, ("gfx1100",), MIXED, Aiter.ABSENT) is None
 
 
 def test_rocm_gpu_on_another_gpu_names_the_wanted_and_the_present() -> None:
-    reason = skip_reason("rocm_gpu", ("gfx950", "gfx1201"), MI300X, Aiter.ABSENT)
+    reason = skip_reason(GPU, ("gfx950", "gfx1201"), MI300X, Aiter.ABSENT)
     assert reason is not None
     assert "gfx950 or gfx1201" in reason
     assert "gfx942 (AMD Instinct MI300X)" in reason
 
 
 def test_rocm_gpu_without_a_gpu_names_the_wanted_and_why_there_is_none() -> None:
-    reason = skip_reason("rocm_gpu", ("gfx950",), NONE, Aiter.ABSENT)
+    reason = skip_reason(GPU, ("gfx950",), NONE, Aiter.ABSENT)
     assert reason is not None
     assert "gfx950" in reason
     assert NONE.reason in reason
 
 
-def test_an_unknown_target_is_a_usage_error_that_offers_the_nearest() -> None:
-    with pytest.raises(pytest.UsageError, match=r"'gfx943'.*Did you mean.*'gfx942'.*Known: gfx906"):
-        skip_reason("rocm_gpu", ("gfx943",), MI300X, Aiter.ABSENT)
-
-
-def test_an_unknown_target_is_told_without_any_gpu_too() -> None:
-    with pytest.raises(pytest.UsageError, match="MI300X"):
-        skip_reason("rocm_gpu", ("MI300X",), NONE, Aiter.ABSENT)
-
-
-def test_rocm_gpu_without_targets_is_a_usage_error() -> None:
-    with pytest.raises(pytest.UsageError, match="names targets"):
-        skip_reason("rocm_gpu", (), MI300X, Aiter.ABSENT)
-
-
-def test_arguments_to_rocm_point_to_rocm_gpu() -> None:
-    with pytest.raises(pytest.UsageError, match="rocm_gpu"):
-        skip_reason("rocm", ("gfx942",), MI300X, Aiter.ABSENT)
-
-
 def test_aiter_runs_where_amds_is() -> None:
-    assert skip_reason("aiter", (), NONE, Aiter.PRESENT) is None
+    assert skip_reason(AITER, (), NONE, Aiter.PRESENT) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +62,7 @@ def test_aiter_runs_where_amds_is() -> None:
 def test_without_amds_aiter_the_reason_tells_the_cases_apart(
     state: Aiter, words: list[str]
 ) -> None:
-    reason = skip_reason("aiter", (), MI300X, state, "its import fails: KeyError")
+    reason = skip_reason(AITER, (), MI300X, state, "its import fails: KeyError")
     assert reason is not None
     assert all(word in reason for word in [*words, "its import fails: KeyError"])
 

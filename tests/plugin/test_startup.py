@@ -34,6 +34,7 @@ def test_collecting_an_empty_folder_imports_nothing_heavy(pytester: pytest.Pytes
     )
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stderr.str()
     assert "imported at start-up" not in result.stdout.str() + result.stderr.str()
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester) -> None:
@@ -55,17 +56,59 @@ def test_a_normal_run_looks_the_same_with_the_plugin_and_without(
     assert told[0] == told[1]
 
 
+COUNTING = """
+import sys
+from pathlib import Path
+
+import pytest_rocm_attn.plugin
+
+HERE = str(Path(pytest_rocm_attn.plugin.__file__).parent)
+calls = 0
+
+def count(frame, event, argument):
+    global calls
+    if event == "call" and frame.f_code.co_filename.startswith(HERE):
+        calls += 1
+
+def pytest_collection(session):
+    sys.setprofile(count)
+
+def pytest_sessionfinish(session):
+    sys.setprofile(None)
+    ours = [name for name in sys.modules if name.startswith("pytest_rocm_attn")]
+    print(f"\\ncalls: {calls}, modules: {len(ours)}")
+"""
+
+
+def test_a_test_without_our_markers_costs_two_calls_of_ours(pytester: pytest.Pytester) -> None:
+    """One look at its markers when it is collected, one at those that came later when it is run."""
+    pytester.makeconftest(COUNTING)
+    pytester.makepyfile(
+        test_few="import pytest\n@pytest.mark.parametrize('n', range(10))\ndef test_it(n): pass\n",
+        test_many="def test_it(): pass\n" + "".join(f"def test_{n}(): pass\n" for n in range(109)),
+    )
+    counted = []
+    for name in ("test_few.py", "test_many.py"):
+        result = pytester.runpytest_subprocess("-s", "-p", "no:randomly", "-p", "no:xdist", name)
+        assert result.ret == pytest.ExitCode.OK
+        (line,) = (line for line in result.outlines if line.startswith("calls: "))
+        calls, modules = (int(word.split()[1]) for word in line.split(", "))
+        assert modules == 5  # as in the test above
+        counted.append(calls)
+    assert counted[1] - counted[0] <= 2 * 100
+
+
 def test_our_markers_pass_strict_markers_and_are_unknown_without_the_plugin(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(
         """
         import pytest
-        @pytest.mark.rocm
+        @pytest.mark.rocm_attn_gpu
         def test_any(): pass
         @pytest.mark.rocm_gpu("gfx942", "gfx950")
         def test_one_of_two(): pass
-        @pytest.mark.aiter
+        @pytest.mark.rocm_attn_aiter
         def test_with_aiter(): pass
         """
     )
@@ -75,4 +118,4 @@ def test_our_markers_pass_strict_markers_and_are_unknown_without_the_plugin(
     result.stdout.fnmatch_lines(["3 tests collected*"])
     without = pytester.runpytest_subprocess(*strict, "-p", "no:rocm_attn")
     assert without.ret == pytest.ExitCode.INTERRUPTED
-    without.stdout.fnmatch_lines(["*'rocm' not found in `markers` configuration option*"])
+    without.stdout.fnmatch_lines(["*'rocm_attn_gpu' not found in `markers` configuration option*"])

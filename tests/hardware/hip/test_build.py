@@ -11,7 +11,7 @@ import torch
 
 from pytest_rocm_attn.backends.hip import build
 
-pytestmark = pytest.mark.rocm
+pytestmark = pytest.mark.rocm_attn_gpu
 
 TWO = """
 import sys

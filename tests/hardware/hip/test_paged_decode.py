@@ -13,7 +13,7 @@ from pytest_rocm_attn.conformance.numerics.subjects import named
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
 
-pytestmark = pytest.mark.rocm
+pytestmark = pytest.mark.rocm_attn_gpu
 
 HIP, PLAIN = named("ROCM_ATTN-hip"), named("ROCM_ATTN-plain-hip")
 MATRIX = tuple(gfx for gfx in known_gpus() if gfx in MATRIX_TARGETS)
@@ -47,7 +47,7 @@ def kernels() -> list[Case]:
     ]
 
 
-@pytest.mark.rocm_gpu(*MATRIX)
+@pytest.mark.rocm_attn_gpu(*MATRIX)
 @pytest.mark.parametrize("case", kernels(), ids=lambda case: case.id)
 def test_a_matrix_kernel_is_right(case: Case, on_gpu: Any) -> None:
     """Decode by MFMA, or WMMA, is within its error bound."""

@@ -1,5 +1,7 @@
 # Each target makes what it needs below .venv and .venv-core. `make help` lists them.
 PYTHON ?= python3
+# Triton interprets or compiles in a process, never both: these tests have a run of their own.
+INTERPRETED := tests/backends/interpreted
 .DEFAULT_GOAL := help
 .PHONY: help conformance test test-slow test-floor test-latest lint build clean
 
@@ -11,15 +13,19 @@ conformance: .venv-core/installed ## run the matrix on the reference selector; n
 
 test: .venv/installed ## run the tests
 	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 $(INTERPRETED)
 
 test-slow: .venv/installed ## run what takes minutes or needs downloads (ROCM_ATTN_VLLM_DIR)
 	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow $(INTERPRETED)
 
 test-floor: .venv-floor/installed ## run the tests with the oldest supported dependencies
 	.venv-floor/bin/python -m pytest -n 2
+	.venv-floor/bin/python -m pytest -n 2 $(INTERPRETED)
 
 test-latest: .venv-latest/installed ## run the tests with the newest dependencies on the index
 	.venv-latest/bin/python -m pytest -n 2
+	.venv-latest/bin/python -m pytest -n 2 $(INTERPRETED)
 
 lint: .venv/installed .typings/pytest_rocm_attn ## run ruff and mypy
 	.venv/bin/python -m pip install --quiet --group dev

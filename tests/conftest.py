@@ -3,56 +3,84 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_rocm_attn import hardware
 from pytest_rocm_attn.markers import HARDWARE_MARKERS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 HARDWARE = Path(__file__).parent / "hardware"
+INTERPRETED = Path(__file__).parent / "backends" / "interpreted"
 
 # Killed processes whose parent died first are reaped by init, at its leisure.
 _GRACE = 30.0  # seconds
+
+
+def _paths(config: pytest.Config) -> list[Path]:
+    """Return the paths that a run asks for."""
+    folder = config.invocation_params.dir
+    return [(folder / argument.partition("::")[0]).resolve() for argument in config.args]
 
 
 def leaves_out_hardware(config: pytest.Config) -> bool:
     """Whether hardware tests are left out: no GPU is here, and neither a path nor -m asks for them."""
     if any(name in config.option.markexpr for name in HARDWARE_MARKERS):
         return False
-    folder = config.invocation_params.dir
-    paths = [(folder / argument.partition("::")[0]).resolve() for argument in config.args]
-    asked = any(path.is_relative_to(HARDWARE) for path in paths)
+    asked = any(path.is_relative_to(HARDWARE) for path in _paths(config))
     return not asked and not hardware.detect().gpus
 
 
+def leaves_out_interpreted(config: pytest.Config) -> bool:
+    """Whether tests of interpreted kernels are left out: Triton compiles in this process."""
+    return os.environ.get("TRITON_INTERPRET") != "1"
+
+
+def _needs_hardware(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in HARDWARE_MARKERS)
+
+
+# Folder -> whether a run leaves out its tests, which of them, and what it says then.
+LEFT_OUT: dict[Path, tuple[Callable[[pytest.Config], bool], Callable[[pytest.Item], bool], str]] = {
+    HARDWARE: (
+        leaves_out_hardware,
+        _needs_hardware,
+        "hardware tests were deselected: no AMD GPU here; `python -m pytest tests/hardware` shows them",
+    ),
+    INTERPRETED: (
+        leaves_out_interpreted,
+        lambda item: True,
+        "tests of interpreted kernels were deselected, as Triton compiles here;"
+        + " `python -m pytest tests/backends/interpreted` runs them",
+    ),
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what would only be skipped, hundreds of times; it is collected all the same."""
-    if not leaves_out_hardware(config):
-        return
+    """Leave out what cannot run in this process; it is collected all the same, so it cannot rot."""
     left_out = [
         item
+        for folder, (leaves_out, concerns, _) in LEFT_OUT.items()
+        if leaves_out(config)
         for item in items
-        if item.path.is_relative_to(HARDWARE)
-        and any(item.get_closest_marker(name) for name in HARDWARE_MARKERS)
+        if item.path.is_relative_to(folder) and concerns(item)
     ]
-    config.hook.pytest_deselected(items=left_out)
-    gone = set(left_out)
-    items[:] = [item for item in items if item not in gone]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say that they are left out, so that nobody takes them for passed."""
-    if leaves_out_hardware(config):
-        terminalreporter.write_line(
-            "hardware tests were deselected: no AMD GPU here; `python -m pytest tests/hardware` shows them"
-        )
+    """Say what is left out of a run that spans it, so that nobody takes it for passed."""
+    for folder, (leaves_out, _, words) in LEFT_OUT.items():
+        if any(folder.is_relative_to(path) for path in _paths(config)) and leaves_out(config):
+            terminalreporter.write_line(words)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from pytest_rocm_attn.backends.policy import NAMED, PR_26980, Policy
-from pytest_rocm_attn.backends.selector import select
+from pytest_rocm_attn.backends.selector import select, unreachable
 from pytest_rocm_attn.errors import SelectionError
 from pytest_rocm_attn.flags import Flags, variable
 from pytest_rocm_attn.gpu import Gpu
@@ -37,7 +37,10 @@ def how_to_get(
         if ways:
             return ways
     # A choice that could be had by flags could be had by name, so the refusal of the name says why.
-    instead = select(request, Flags({NAMED: backend}), gpu, policy)
+    try:
+        instead = select(request, Flags({NAMED: backend}), gpu, policy)
+    except SelectionError as error:
+        raise unreachable(backend, request, gpu, policy, error.trace) from None
     source = next(step.source for step in instead.trace if step.rule == "named")
     raise SelectionError(
         f"no variable leads to {backend}: such a request always gets {instead.backend}"

@@ -84,6 +84,32 @@ def _rule(branch: Branch, request: Request, flags: Flags, gpu: Gpu, trace: list[
     raise AssertionError(f"branch {branch.name}: no rule applies; the last must")
 
 
+def unreachable(
+    backend: str, request: Request, gpu: Gpu, policy: Policy, trace: tuple[Step, ...]
+) -> SelectionError:
+    """Return why no environment leads to a backend: its limits, not how it was asked for.
+
+    Args:
+        backend: a name that select() refuses for the request.
+        request: what the layer needs.
+        gpu: where.
+        policy: the rules.
+        trace: of that refusal.
+    """
+    branch = _branch(policy, request, [])
+    if backend not in branch.named:
+        problem, remedies, sources = branch.not_named, [], [branch.named_source]
+    else:
+        beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
+        problem = "; it ".join(limit.refusal(request, gpu) for limit in beyond)
+        remedies, sources = _within(beyond), [limit.source for limit in beyond]
+    return SelectionError(
+        _message(f"{backend} {problem}", remedies, "; ".join(dict.fromkeys(sources))),
+        backend=backend,
+        trace=trace,
+    )
+
+
 def _within(beyond: list[Limit]) -> list[str]:
     """Return how to come within every limit, when there is a way for each."""
     remedies = [limit.remedy for limit in beyond]
@@ -120,7 +146,10 @@ def _refusal(
     backend: str, problem: str, remedies: list[str], source: str, trace: list[Step]
 ) -> SelectionError:
     trace.append(Step(DECISION, "refused", problem, source))
+    message = _message(problem, remedies, source)
+    return SelectionError(message, backend=backend, trace=tuple(trace))
+
+
+def _message(problem: str, remedies: list[str], source: str) -> str:
     remedy = f". Remedy: {'; or '.join(remedies)}" if remedies else ""
-    return SelectionError(
-        f"{problem}{remedy}. Source: {source}", backend=backend, trace=tuple(trace)
-    )
+    return f"{problem}{remedy}. Source: {source}"

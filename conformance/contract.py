@@ -324,14 +324,15 @@ def _gpus(platform: _Platform, place: Place) -> tuple[Gpu, ...]:
     names = [platform.gfx] if isinstance(platform.gfx, str) else platform.gfx
     if not names:
         place.fail("platform.gfx", "names no target", "list at least one")
-    for index, gfx in enumerate(names):
-        if gfx in names[:index]:
-            place.fail("platform.gfx", f"lists {gfx!r} twice", "remove one of them")
     aiter = _AITER[platform.aiter] if isinstance(platform.aiter, bool) else Aiter(platform.aiter)
     try:
-        return tuple(Gpu(gfx, aiter) for gfx in names)
+        gpus = tuple(Gpu(gfx, aiter) for gfx in names)
     except UnknownGpuError as error:
         place.fail("platform.gfx", str(error), "use one of these")
+    for index, gpu in enumerate(gpus):
+        if gpu in gpus[:index]:
+            place.fail("platform.gfx", f"lists {gpu.gfx!r} twice", "remove one of them")
+    return gpus
 
 
 def _env(case: _Case, expect: ExpectBackend | ExpectRefusal, place: Place) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,12 +44,55 @@ def known_gpus() -> tuple[str, ...]:
     return tuple(hardware()["target"])
 
 
+_BRANDS = ("amd", "instinct", "radeon", "rx", "pro", "ai")
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+@functools.cache
+def products() -> dict[str, str]:
+    """Return the gfx target of every product that hardware.toml lists, by each of its names.
+
+    The names of "Radeon RX 7900 XTX" are that one, "RX 7900 XTX" and "7900 XTX", folded: lower case,
+    without spaces, underscores and hyphens. What is in brackets, and the size of the memory, may be
+    left out. A name that products of two targets share is not listed.
+    """
+    found: dict[str, str] = {}
+    shared = set()
+    for gfx, target in hardware()["target"].items():
+        for product in target.get("product", ()):
+            words = re.sub(r" \(.*\)| \d+GB$", "", product["name"]).split()
+            brands = sum(1 for _ in itertools.takewhile(lambda w: w.lower() in _BRANDS, words))
+            names = {" ".join(words[start:]) for start in range(min(brands + 1, len(words)))}
+            for name in map(_folded, names | {product["name"]}):
+                if found.setdefault(name, gfx) != gfx:
+                    shared.add(name)
+    return {name: gfx for name, gfx in found.items() if name not in shared}
+
+
+def _target_of(name: str) -> str:
+    """Return the gfx target that is meant by its own name or by a product's."""
+    if name in known_gpus():
+        return name
+    folded = _folded(name).removeprefix("amd")
+    if folded in products():
+        return products()[folded]
+    known = [product.upper() for product in products()]
+    raise UnknownGpuError(
+        f"unknown GPU {name!r}.{nearest(name, (*known_gpus(), *known))}"
+        f" Known: {', '.join(known_gpus())}"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One gfx target.
 
     Args:
-        gfx: bare target name, such as "gfx942".
+        gfx: target, such as "gfx942", or a product that has it, such as "MI300X"; the attribute is
+            the target.
         aiter: the state of AMD's aiter on the machine.
         amdsmi: the state of amdsmi on the machine.
 
@@ -55,7 +100,7 @@ class Gpu:
         is_gfx9: the contract's "gfx9": gfx90a, gfx942, gfx950 (rule on_gfx9_0_12).
 
     Raises:
-        UnknownGpuError: hardware.toml does not describe the target.
+        UnknownGpuError: hardware.toml describes no such target and no such product.
     """
 
     gfx: str
@@ -64,11 +109,7 @@ class Gpu:
     is_gfx9: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.gfx not in known_gpus():
-            raise UnknownGpuError(
-                f"unknown GPU {self.gfx!r}.{nearest(self.gfx, known_gpus())}"
-                f" Known: {', '.join(known_gpus())}"
-            )
+        object.__setattr__(self, "gfx", _target_of(self.gfx))
         object.__setattr__(self, "aiter", Aiter(self.aiter))
         object.__setattr__(self, "amdsmi", Amdsmi(self.amdsmi))
         gfx9 = hardware()["rules"]["on_gfx9_0_12"]["v"]

@@ -51,7 +51,17 @@ def _parser() -> argparse.ArgumentParser:
         help="print which backend is selected, and every step that leads there",
         description="Print which backend the reference selects, and every step that leads there.",
     )
-    explain.add_argument("flags", nargs="*", metavar="NAME=value", help="environment variables")
+    explain.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=value",
+        help="an environment variable; NAME alone: as this shell has it; may be given several times",
+    )
+    explain.add_argument(
+        "flags", nargs="*", metavar="NAME=value", help="environment variables, without -e"
+    )
     explain.add_argument(
         "--environment",
         action="store_true",
@@ -133,7 +143,9 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     machine = parser.add_argument_group("machine")
     machine.add_argument(
-        "--gpu", metavar="GFX", help=f"{', '.join(known_gpus())}; default: this one"
+        "--gpu",
+        metavar="GPU",
+        help=f"{', '.join(known_gpus())}, or a product such as MI300X; default: this machine's",
     )
     machine.add_argument(
         "--aiter",

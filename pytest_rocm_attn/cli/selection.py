@@ -84,17 +84,28 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the declared variables that the user gave.
 
     Raises:
-        FlagError: a word that is no NAME=value, or a name that is not declared.
+        FlagError: a word that is not NAME=value, a name that is not declared, or two values of one.
     """
     environ = {}
     if arguments.environment:
         environ = {name: text for name, text in os.environ.items() if name in VARIABLES}
-    for word in arguments.flags:
+    given: dict[str, str] = {}
+    for word in (*map(_from_shell, arguments.env), *arguments.flags):
         name, equals, text = word.partition("=")
         if not equals:
             raise FlagError(f"{word!r} is not of the form NAME=value")
-        environ[variable(name).name] = text
-    return environ
+        if given.setdefault(variable(name).name, text) != text:
+            raise FlagError(f"{name} is given twice, as {given[name]!r} and {text!r}")
+    return environ | given
+
+
+def _from_shell(word: str) -> str:
+    """Return ``NAME=value`` of -e; NAME alone stands for its value in this shell, as in docker."""
+    if "=" in word:
+        return word
+    if word not in os.environ:
+        raise FlagError(f"-e {word}: it is not set in this shell; write {word}=value")
+    return f"{word}={os.environ[word]}"
 
 
 def _machine(arguments: argparse.Namespace) -> Gpu:
@@ -106,7 +117,8 @@ def _machine(arguments: argparse.Namespace) -> Gpu:
     detection = detect()
     if not detection.gpus:
         raise UnknownGpuError(
-            f"give --gpu, such as --gpu gfx942: this machine has no AMD GPU ({detection.reason})"
+            "give --gpu, such as --gpu gfx942: this machine has no AMD GPU that can be used;"
+            " `rocm-attn doctor` says why"
         )
     return Gpu(detection.gpus[0].gfx, Aiter(arguments.aiter or probe().state))
 

@@ -67,7 +67,9 @@ def test_how_to_get_prints_the_smallest_environments(capsys: Capture) -> None:
 def test_a_refusal_is_an_answer_with_exit_code_1(capsys: Capture) -> None:
     code, out, err = ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx1100")
     assert (code, err) == (1, "")
-    assert out.startswith("no variables lead to ROCM_AITER_FA: ROCM_AITER_FA (named by")
+    # Nobody named it, and naming another backend would not be what was asked for.
+    assert out.startswith("no variables lead to ROCM_AITER_FA: ROCM_AITER_FA is only supported on")
+    assert "VLLM_ATTENTION_BACKEND" not in out
     line = "explain VLLM_ATTENTION_BACKEND=TRITON_MLA --gpu gfx942 --mla --block-size 8"
     code, out, err = ask(capsys, line)
     assert (code, err) == (1, "")
@@ -227,6 +229,39 @@ def test_without_a_gpu_option_this_machine_is_taken(
     assert json.loads(out)["gpu"] == {"gfx": "gfx1100", "aiter": "present"}
 
 
+def test_variables_are_given_as_to_docker_and_env(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ROCM_USE_AITER_MHA", "0")
+    line = "explain -e VLLM_ROCM_USE_AITER=1 --json --env VLLM_ROCM_USE_AITER_MHA --gpu gfx942"
+    _, out, _ = ask(capsys, f"{line} VLLM_ROCM_CUSTOM_PAGED_ATTN=0")
+    assert json.loads(out)["environment"] == {
+        "VLLM_ROCM_USE_AITER": "1",
+        "VLLM_ROCM_USE_AITER_MHA": "0",
+        "VLLM_ROCM_CUSTOM_PAGED_ATTN": "0",
+    }
+    line = "explain -e VLLM_ROCM_USE_AITER=1 --gpu gfx942 --json"
+    assert ask(capsys, line) == ask(capsys, line.replace("-e ", ""))
+
+
+@pytest.mark.parametrize(
+    ("backend", "machine", "words"),
+    [
+        ("ROCM_AITER_FA", "--gpu gfx942 --block-size 8", "Remedy: set --block-size to a multiple"),
+        ("ROCM_AITER_FA", "--gpu gfx942 --aiter absent", "Remedy: run `pip install amd-aiter`"),
+        ("TRITON_ATTN", "--gpu gfx942 --mla", "TRITON_ATTN is not MLA type"),
+        ("TRITON_MLA", "--gpu gfx942", "is not supported on ROCm for an ordinary"),
+    ],
+)
+def test_why_no_variables_lead_to_a_backend_is_about_the_backend(
+    capsys: Capture, backend: str, machine: str, words: str
+) -> None:
+    code, out, _ = ask(capsys, f"how-to-get {backend} {machine}")
+    assert code == 1
+    assert words in out
+    assert "VLLM_ATTENTION_BACKEND" not in out
+
+
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "detect", lambda: hardware.Detection((), "no driver"))
@@ -241,7 +276,18 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("explain --gpu gfx942 --frob", "rocm-attn: unrecognized arguments: --frob"),
         ("explain --gpu gfx942 -x A=1", "rocm-attn: unrecognized arguments: -x"),
         ("explain --gpu", "rocm-attn explain: argument --gpu: expected one argument"),
-        ("explain", "rocm-attn: give --gpu, such as --gpu gfx942: this machine has no AMD GPU (no"),
+        (
+            "explain",
+            "rocm-attn: give --gpu, such as --gpu gfx942: this machine has no AMD GPU that can be used;",
+        ),
+        ("explain --gpu gfx942 -e", "rocm-attn explain: argument -e/--env: expected one argument"),
+        ("explain --gpu gfx942 -e NOT_SET", "rocm-attn: -e NOT_SET: it is not set in this shell"),
+        (
+            "explain --gpu gfx942 -e VLLM_ROCM_USE_AITER=1 VLLM_ROCM_USE_AITER=0",
+            "rocm-attn: VLLM_ROCM_USE_AITER is given twice, as '1' and '0'",
+        ),
+        ("how-to-get TRITON_ATTN --gpu gfx942 -e A=1", "rocm-attn: unrecognized arguments: -e"),
+        ("explain --gpu MI301X", "rocm-attn: unknown GPU 'MI301X'. Did you mean 'MI3"),
         ("explain --gpu gfx94", "rocm-attn: unknown GPU 'gfx94'. Did you mean 'gfx942'"),
         (
             "explain --gpu gfx942 --aiter gone",

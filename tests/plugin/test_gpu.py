@@ -112,3 +112,32 @@ def test_every_fact_has_a_source_that_is_declared() -> None:
     for target, name, fact in facts:
         cited = fact["s"] if isinstance(fact["s"], list) else [fact["s"]]
         assert set(cited) <= sources, (target, name)
+
+
+@pytest.mark.parametrize("gfx", known_gpus())
+def test_each_product_that_hardware_toml_lists_stands_for_its_target(gfx: str) -> None:
+    for product in hardware()["target"][gfx].get("product", ()):
+        assert Gpu(product["name"]) == Gpu(product["name"].partition(" (")[0]) == Gpu(gfx)
+
+
+@pytest.mark.parametrize(
+    ("name", "gfx"),
+    [
+        ("MI300X", "gfx942"),
+        ("mi-355x", "gfx950"),
+        ("AMD Instinct MI210", "gfx90a"),
+        ("AMD_Instinct_MI300X", "gfx942"),
+        ("RX 7900 XTX", "gfx1100"),
+        ("7900xtx", "gfx1100"),
+        ("Radeon 8060S", "gfx1151"),
+        ("MI50", "gfx906"),
+    ],
+)
+def test_a_product_is_known_by_the_names_that_people_write(name: str, gfx: str) -> None:
+    assert Gpu(name).gfx == gfx
+
+
+@pytest.mark.parametrize("name", ["32GB", "XT", "Radeon", "Instinct", "MI", "", "MI300", "gfx94"])
+def test_what_is_no_name_of_one_target_is_refused(name: str) -> None:
+    with pytest.raises(UnknownGpuError, match=f"^unknown GPU '{name}'.*Known: gfx906"):
+        Gpu(name)

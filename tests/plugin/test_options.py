@@ -298,3 +298,10 @@ def test_a_run_that_could_run_nothing_says_why_in_one_line(
     errors = [line for line in result.errlines if line.startswith("ERROR: ")]
     assert len(errors) == 1
     result.stderr.fnmatch_lines([f"ERROR: *{reason}"])
+
+
+def test_a_product_stands_for_its_target(pytester: pytest.Pytester) -> None:
+    config = pytester.parseconfig("--rocm-attn-gpu=MI300X, rx 9070 xt,gfx942")
+    assert options.value(config, "gpu") == ("gfx942", "gfx1201")
+    result = pytester.runpytest_subprocess("--rocm-attn-mock=MI355X", "--co")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stderr.str()

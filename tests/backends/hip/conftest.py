@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import functools
+import hashlib
 import math
 import shutil
 import subprocess
@@ -25,6 +28,7 @@ from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES, MatrixShape
 
 HERE = Path(__file__).parent
 SOURCES = Path(__file__).parents[3] / "backends" / "hip"
+CACHE = Path(__file__).parents[3] / ".cache" / "hip-emulator"
 FEW = (
     "EACH(::rocm_attn::F16, ::rocm_attn::Cache::SAME, 128, 16)"
     " EACH(::rocm_attn::BF16, ::rocm_attn::Cache::SAME, 64, 32)"
@@ -206,13 +210,15 @@ def _table(name: str, lanes: int, count: int, place: Callable[[int, int], tuple[
     return f"static const int {name}[][2] = {{{pairs}}};\n"
 
 
-def build_emulator(folder: Path, shape: MatrixShape, kernels: str = "") -> Emulator:
-    """Build the kernels for one matrix instruction as a library for the CPU.
+def build_emulator(shape: MatrixShape, kernels: str = "", cache: Path = CACHE) -> Emulator:
+    """Build the kernels for one matrix instruction as a library for the CPU, or find it built.
+
+    It is kept by a hash of all that it is made of, so that a session, and its xdist workers, build it once.
 
     Args:
-        folder: where to; empty.
         shape: the instruction.
         kernels: which, in the form of ROCM_ATTN_EACH (kernels.h); all of them by default.
+        cache: where libraries are kept.
     """
     layout = _table("A_AT", shape.wave, shape.per_lane, shape.a)
     layout += _table("B_AT", shape.wave, shape.per_lane, shape.b)
@@ -221,35 +227,47 @@ def build_emulator(folder: Path, shape: MatrixShape, kernels: str = "") -> Emula
         f"static const emulator::Layout LAYOUT{{{shape.k}, {shape.wave}, {shape.per_lane},"
         f" {shape.results}, A_AT, B_AT, D_AT}};\n"
     )
-    (folder / "layout.h").write_text(layout)
-    subprocess.run(
-        [
-            *("g++", "-std=c++17", "-O1", "-fPIC", "-shared"),
-            *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Werror"),
-            f"-DROCM_ATTN_EMULATE={shape.struct}",
-            *([f"-DROCM_ATTN_EACH(EACH)={kernels}"] if kernels else []),
-            *(f"-I{path}" for path in (SOURCES, HERE, folder)),
-            str(HERE / "emulated_decode.cpp"),
-            *("-o", str(folder / "kernels.so")),
-        ],
-        check=True,
-    )
-    return Emulator(folder / "kernels.so", shape)
+    options = [
+        *("-std=c++17", "-O1", "-fPIC", "-shared"),
+        *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Werror"),
+        f"-DROCM_ATTN_EMULATE={shape.struct}",
+        *([f"-DROCM_ATTN_EACH(EACH)={kernels}"] if kernels else []),
+    ]
+    folder = cache / _hash(layout, *options)
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "kernels.so"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be building it
+        if not library.exists():
+            (folder / "layout.h").write_text(layout)
+            includes = [f"-I{path}" for path in (SOURCES, HERE, folder)]
+            unfinished = folder / "unfinished.so"
+            command = ["g++", *options, *includes, str(HERE / "emulated_decode.cpp")]
+            subprocess.run([*command, "-o", str(unfinished)], check=True)
+            unfinished.rename(library)
+    return Emulator(library, shape)
+
+
+def _hash(*texts: str) -> str:
+    """Return a hash of texts, of the sources, and of the compiler."""
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
+    found = hashlib.sha256(compiler)
+    for path in sorted(path for folder in (SOURCES, HERE) for path in folder.glob("*.[ch]*")):
+        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for text in texts:
+        found.update(text.encode() + b"\0")
+    return found.hexdigest()[:32]
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulator]:
+def emulator() -> Callable[..., Emulator]:
     """A function that builds, once, the kernels for one matrix shape."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ on PATH; the HIP kernels are emulated on the CPU with it")
-    built: dict[tuple[str, bool], Emulator] = {}
 
+    @functools.cache
     def build(shape: MatrixShape, *, every_kernel: bool = False) -> Emulator:
-        if (shape.struct, every_kernel) not in built:
-            folder = tmp_path_factory.mktemp(shape.struct)
-            kernels = "" if every_kernel else FEW
-            built[shape.struct, every_kernel] = build_emulator(folder, shape, kernels)
-        return built[shape.struct, every_kernel]
+        return build_emulator(shape, "" if every_kernel else FEW)
 
     return build
 

@@ -1,33 +1,44 @@
 """Reports of hardware tests: what ``python -m pytest -m rocm_attn_gpu --rocm-attn-report=FILE`` writes.
 
 Where the matrix does not run, a report named on the command line holds a row for each test that bears a
-hardware marker and ran. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
+hardware marker and ran, and lists those that were skipped or not reached. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
 "rocm_attn_evidence" and "rocm_attn_device" (a table, as host.describe() gives it), "rocm_attn_ratio" (its
 largest error over its bound).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shlex
-from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.machine import first_gpu
-from pytest_rocm_attn.conformance.report import json_file, output, terminal
+from pytest_rocm_attn.conformance import results
+from pytest_rocm_attn.conformance.items import cause_of
+from pytest_rocm_attn.conformance.machine import Machine, first_gpu
+from pytest_rocm_attn.conformance.report import json_file, output, terminal, words
+from pytest_rocm_attn.conformance.results import Results
 from pytest_rocm_attn.conformance.settings import reports_of
+from pytest_rocm_attn.conformance.verdict import Verdict
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.record import Declined, Record
 
 TIER = "hardware"
 _PREFIX = "rocm_attn_"
-_WORDS = {"pass": "passed", "fail": "failed", "crash": "broke down", "advisory": "fell short"}
+_WORDS = {
+    Verdict.PASS: "passed",
+    Verdict.FAIL: "failed",
+    Verdict.CRASH: "broke down",
+    Verdict.ADVISORY: "fell short",
+    Verdict.ERROR: "could not be judged",
+}
+_ROW = pytest.StashKey["Record"]()  # of an item, after its call
 
 
 class HardwareReport:
@@ -42,9 +53,9 @@ class HardwareReport:
         self.config = config
         self.marker = marker
         self.paths = reports_of(config)
-        self.records: list[Record] = []
-        self.skipped: Counter[str] = Counter()
-        self.planned = 0
+        self.results = Results()
+        self._lost: list[pytest.TestReport] = []
+        self._report: dict[str, Any] | None = None
         self._error = ""
 
     def _is_ours(self, item: pytest.Item) -> bool:
@@ -52,7 +63,12 @@ class HardwareReport:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.planned = sum(map(self._is_ours, session.items))
+        self.results.select(item.nodeid for item in session.items if self._is_ours(item))
+
+    @functools.cached_property
+    def _machine(self) -> Machine | None:
+        """The real GPU; asked for once, because that runs rocminfo."""
+        return first_gpu()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -63,17 +79,43 @@ class HardwareReport:
             return report
         if report.skipped and not hasattr(report, "wasxfail"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
-            vars(report)["rocm_attn_skipped"] = reason.removeprefix("Skipped: ")
+            results.attach(report, declined=_skipped(item.nodeid, reason))
         else:
-            vars(report)["rocm_attn"] = self._record(item, call, report)
+            results.attach(report, row=self._record(item, call, report))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # Under xdist the controller gets here with what its workers sent.
-        if (record := getattr(report, "rocm_attn", None)) is not None:
-            self.records.append(record)
-        if (reason := getattr(report, "rocm_attn_skipped", None)) is not None:
-            self.skipped[reason] += 1
+        self.results.add(report)
+
+    # --- xdist: the controller knows neither the items nor their markers --------------------------
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Learn from a worker that has ended which items are hardware tests."""
+        self.results.select(getattr(node, "workeroutput", {}).get("rocm_attn_selected", ()))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
+        """Keep xdist's report of the item that a lost worker was running."""
+        self._lost.append(report)
+
+    def _add_lost(self) -> None:
+        known = self.results.selected  # empty if no worker lived to send it
+        for report in self._lost:
+            if report.nodeid in known or not known:
+                words = str(report.longrepr)
+                row = self._row(
+                    report.nodeid,
+                    Verdict.ERROR,
+                    words,
+                    source=report.location[0],
+                    again=shlex.join(["python", "-m", "pytest", report.nodeid]),
+                )
+                results.attach(report, row=row)
+                self.results.add(report)
+
+    # --- rows -------------------------------------------------------------------------------------
 
     def _record(
         self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport
@@ -83,61 +125,95 @@ class HardwareReport:
             for name, value in item.user_properties
             if name.startswith(_PREFIX)
         }
-        gpu, error = first_gpu(), call.excinfo
-        verdict = "pass"
+        error = call.excinfo
+        verdict = Verdict.PASS
         if hasattr(report, "wasxfail"):
-            verdict = "advisory"
+            verdict = Verdict.ADVISORY
         elif error is not None:
             failed = isinstance(error.value, AssertionError | pytest.fail.Exception)
-            verdict = "fail" if failed else "crash"
+            verdict = Verdict.FAIL if failed else Verdict.CRASH
         message = str(error.value) if error is not None else ""
+        if call.when != "call" and error is not None:
+            verdict, message = Verdict.ERROR, f"{call.when} failed: {cause_of(error.value)}"
+            if (before := item.stash.get(_ROW, None)) is not None and before["message"]:
+                message += f"; before that, {before['verdict']}: {before['message']}"
         details = {name: value for name, value in told.items() if name in ("device", "ratio")}
         if "backend" in told:
             details["backend"] = {"name": told["backend"], "spec": ""}
         function = getattr(item, "function", None)
         promise = (inspect.getdoc(function) or item.name).partition("\n")[0]
+        row = self._row(
+            item.nodeid,
+            verdict,
+            message,
+            promise=promise,
+            source=item.location[0],
+            again=shlex.join(["python", "-m", "pytest", "-m", str(self.marker(item)), item.nodeid]),
+            traceback=report.longreprtext if report.failed else "",
+            seconds=round(call.duration, 6),
+            details=details,
+        )
+        if "evidence" in told:
+            row["evidence"] = str(told["evidence"])
+        item.stash[_ROW] = row
+        return row
+
+    def _row(
+        self,
+        nodeid: str,
+        verdict: Verdict,
+        message: str,
+        *,
+        source: str,
+        again: str,
+        promise: str = "",
+        traceback: str = "",
+        seconds: float = 0.0,
+        details: dict[str, Any] | None = None,
+    ) -> Record:
+        gpu = self._machine
         return {
-            "id": item.nodeid,
+            "id": nodeid,
             "tier": TIER,
-            "level": "advisory" if verdict == "advisory" else "required",
+            "level": "advisory" if verdict is Verdict.ADVISORY else "required",
             "gpu": {"gfx": gpu.gfx, "aiter": gpu.aiter.value} if gpu else None,
-            "evidence": str(told.get("evidence", "real" if gpu else "")),
+            "evidence": "real" if gpu else "",
             "env": None,
             "request": None,
             "expect": {"words": promise},
             "outcome": {
-                "kind": verdict,
+                "kind": verdict.value,
                 "words": message.partition("\n")[0] or _WORDS[verdict],
-                "traceback": report.longreprtext if report.failed else "",
+                "traceback": traceback,
             },
-            "verdict": verdict,
+            "verdict": verdict.value,
             "message": message,
-            "source": item.location[0],
-            "seconds": round(call.duration, 6),
+            "source": source,
+            "seconds": seconds,
             "environment_written": [],
-            "again": shlex.join(
-                ["python", "-m", "pytest", "-m", str(self.marker(item)), item.nodeid]
-            ),
-            "details": details,
+            "again": again,
+            "details": details or {},
         }
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if hasattr(self.config, "workerinput") or self.config.getoption("collectonly"):
+        if hasattr(self.config, "workerinput"):
+            self.config.workeroutput["rocm_attn_selected"] = self.results.selected  # type: ignore[attr-defined]  # xdist sets it
             return
-        gpu = first_gpu()
-        ran = len(self.records) + self.skipped.total()
-        report = json_file.of_rows(
-            self.records,
+        if self.config.getoption("collectonly"):
+            return
+        self._add_lost()
+        gpu = self._machine
+        session.exitstatus = self.results.exit_status(session.exitstatus)
+        self._report = json_file.of_results(
+            self.results,
             kind="real" if gpu else "none",
             machine=str(gpu) if gpu else None,
-            planned=max(self.planned, ran),  # an xdist controller collects nothing itself
-            notes=[f"{count} not run: {reason}" for reason, count in self.skipped.items()],
             contract={"id": "", "title": "", "source": ""},
             selector={"name": "hardware tests", "distribution": None, "version": None},
         )
         try:
-            output.write(self.paths, report)
+            output.write(self.paths, self._report)
         except ReportError as error:
             self._error = str(error)
             if session.exitstatus == pytest.ExitCode.OK:
@@ -145,11 +221,22 @@ class HardwareReport:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.config.getoption("collectonly"):
+        if self._report is None:
             return
-        terminal.write_evidence(terminalreporter, self.records, [])
+        terminal.write_evidence(terminalreporter, self._report)
         if self._error:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
             return
         for path in self.paths:
-            terminalreporter.write_line(f"report of {len(self.records)} hardware tests: {path}")
+            terminalreporter.write_line(f"hardware tests, {words.headline(self._report)}: {path}")
+
+
+def _skipped(nodeid: str, reason: str) -> Declined:
+    return {
+        "id": nodeid,
+        "tier": TIER,
+        "gfx": "",
+        "backend": "",
+        "evidence": "",
+        "reason": reason.removeprefix("Skipped: "),
+    }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import abc
 import shlex
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import pytest
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.conformance import results
+from pytest_rocm_attn.conformance.tiers import TIERS
 from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
 from pytest_rocm_attn.errors import RocmAttnError
 
@@ -19,12 +22,15 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.conformance.matrix import Matrix
-    from pytest_rocm_attn.conformance.record import Record, Summary
+    from pytest_rocm_attn.conformance.record import Declined, Record, Summary
     from pytest_rocm_attn.conformance.session import ConformancePlugin
     from pytest_rocm_attn.conformance.settings import Settings
     from pytest_rocm_attn.conformance.workers import Question
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
+
+
+_LONGEST_CAUSE = 1000  # characters
 
 
 class Shortfall(Exception):
@@ -86,8 +92,8 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.row_id = row_id
         self.level: Level = level
         self.gpu = gpu
-        self.judgement: Judgement | None = None
-        self.declined: dict[str, str] | None = None
+        self.row: Record | None = None  # once it was judged
+        self.declined: Declined | None = None
         self.add_marker(f"rocm_attn_{level}")
         self.extra_keyword_matches.add(level)
         if gpu is not None:
@@ -114,12 +120,16 @@ class ConformanceItem(pytest.Item, abc.ABC):
     def judge(self) -> Judgement:
         """Do what the item is about, and judge it."""
 
+    def known(self) -> dict[str, Any]:
+        """Return those fields of Record that are known before the item was judged.
+
+        expect and source at least.
+        """
+        return {}
+
     @abc.abstractmethod
     def fields(self) -> dict[str, Any]:
-        """Return those fields of Record that ``record`` cannot know, once the item was judged.
-
-        expect, outcome and source at least.
-        """
+        """Return those fields of Record that are known once the item was judged: outcome at least."""
 
     # --- what pytest sees -------------------------------------------------------------------------
 
@@ -138,6 +148,11 @@ class ConformanceItem(pytest.Item, abc.ABC):
                 return entry
         return None
 
+    @property
+    def evidence(self) -> str:
+        """What the item's result rests on, as Record has it; "" while that is not known."""
+        return self.plugin.settings.subject.evidence
+
     def decline(self, backend: str, evidence: str, words: str) -> NoReturn:
         """Skip the item as one that the backend under test does not claim; the report counts it.
 
@@ -146,7 +161,11 @@ class ConformanceItem(pytest.Item, abc.ABC):
             evidence: the kind that the result would have been.
             words: the backend's reason.
         """
-        self.declined = {
+        self.declined = self._declined(backend, evidence, words)
+        pytest.skip(f"{backend} declines: {words}")
+
+    def _declined(self, backend: str, evidence: str, words: str) -> Declined:
+        return {
             "id": self.row_id,
             "tier": self.parent.name,
             "gfx": self.gpu.gfx if self.gpu else "",
@@ -154,50 +173,96 @@ class ConformanceItem(pytest.Item, abc.ABC):
             "evidence": evidence,
             "reason": words,
         }
-        pytest.skip(f"{backend} declines: {words}")
 
     def runtest(self) -> None:
-        self.judgement = self.judge()
-        record = self.record()
-        # What --junitxml shows of a testcase. Texts: xdist carries those from worker to controller.
-        self.user_properties += [
-            ("rocm_attn_tier", record["tier"]),
-            ("rocm_attn_gpu", self.gpu.gfx if self.gpu else ""),
-            ("rocm_attn_level", record["level"]),
-            ("rocm_attn_verdict", record["verdict"]),
-            ("rocm_attn_again", record["again"]),
-        ]
-        if self.judgement.verdict.fails:
-            raise Shortfall(self.judgement.message)
-        if self.judgement.verdict is not Verdict.PASS:
-            pytest.xfail(f"{self.judgement.verdict}: {self.judgement.message}")
+        judgement = self.judge()
+        self.row = self._record(judgement) | self.fields()  # type: ignore[operator]  # a dict of Record's fields
+        if judgement.verdict.fails:
+            lines = [f"{label:>9}  {text}" for label, text in self.story()]
+            raise Shortfall("\n".join([judgement.message, *lines]))
+        if judgement.verdict is not Verdict.PASS:
+            pytest.xfail(f"{judgement.verdict}: {judgement.message}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Shortfall):
-            lines = [str(excinfo.value)]
-            return "\n".join(lines + [f"{label:>9}  {text}" for label, text in self.story()])
-        if isinstance(excinfo.value, RocmAttnError):
             return str(excinfo.value)
+        if isinstance(excinfo.value, RocmAttnError) or self.config.getoption("tbstyle") == "auto":
+            lines = [f"{self.name} could not be judged: {cause_of(excinfo.value)}"]
+            lines.append(f"{'again':>9}  {self.reproduce()}")
+            if not isinstance(excinfo.value, RocmAttnError | pytest.fail.Exception):
+                lines.append(f"{'traceback':>9}  add --tb=long")
+            return "\n".join(lines)
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self.parent.name, None, self.name
 
     def story(self) -> list[tuple[str, str]]:
-        """Return what a reader must know about this item, as (label, text)."""
-        record = self.record()
-        story = [("verdict", record["verdict"])]
-        if record["env"] is not None:
-            story.append(("flags", flags_words(record["env"])))
+        """Return what a reader must know about this item once it was judged, as (label, text)."""
+        row = self.row
+        assert row is not None
+        story = [("verdict", row["verdict"])]
+        if row["env"] is not None:
+            story.append(("flags", flags_words(row["env"])))
         if self.gpu is not None:
             story.append(("gpu", f"{self.gpu.gfx}, aiter {self.gpu.aiter}"))
         story += [
-            ("expected", record["expect"]["words"]),
-            ("got", record["outcome"]["words"]),
-            ("source", record["source"]),
-            ("again", record["again"]),
+            ("expected", row["expect"]["words"]),
+            ("got", row["outcome"]["words"]),
+            ("source", row["source"]),
+            ("again", row["again"]),
         ]
         return story
+
+    # --- what became of it ------------------------------------------------------------------------
+
+    def conclude(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """Put on pytest's report of a stage what became of the item, as far as that stage shows it."""
+        error = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(error, pytest.skip.Exception) or (
+            isinstance(error, pytest.xfail.Exception) and self.row is None
+        ):
+            plain = self._declined("", self.evidence, (error.msg or "skipped").partition("\n")[0])
+            results.attach(report, declined=self.declined or plain)
+        elif error is not None and not isinstance(error, Shortfall | pytest.xfail.Exception):
+            self.fault(report, cause_of(error))
+        elif call.when == "call":
+            if self.row is None:
+                self.fault(report, "it ended without a verdict")
+            else:
+                self._attach(report, self.row)
+
+    def fault(self, report: pytest.TestReport, cause: str) -> None:
+        """Put on a report that the item could not be judged, or failed after it was.
+
+        Args:
+            report: of the stage that failed.
+            cause: in one line.
+        """
+        words = cause if report.when == "call" else f"{report.when} failed: {cause}"
+        message = words
+        row = self.row
+        if row is None:
+            row = self._record(Judgement(Verdict.ERROR))
+        elif row["message"]:
+            message = f"{words}; before that, {row['verdict']}: {row['message']}"
+        outcome = row["outcome"] | {"kind": "error", "words": words}
+        verdict = Verdict.ERROR.value
+        self._attach(report, {**row, "verdict": verdict, "message": message, "outcome": outcome})
+
+    def _attach(self, report: pytest.TestReport, row: Record) -> None:
+        results.attach(report, row=row)
+        # What --junitxml shows of a testcase. Texts: xdist carries those from worker to controller.
+        told = {
+            "rocm_attn_tier": row["tier"],
+            "rocm_attn_gpu": self.gpu.gfx if self.gpu else "",
+            "rocm_attn_level": row["level"],
+            "rocm_attn_verdict": row["verdict"],
+            "rocm_attn_again": row["again"],
+        }
+        others = [(name, value) for name, value in self.user_properties if name not in told]
+        self.user_properties = [*others, *told.items()]  # for the stages to come
+        report.user_properties = list(self.user_properties)
 
     def reproduce(self, **own: Any) -> str:
         """Return the command that runs this item alone.
@@ -207,29 +272,39 @@ class ConformanceItem(pytest.Item, abc.ABC):
         """
         tier = self.parent.name
         option = options.BY_NAME["tier"]
-        if (tier,) != option.default or self.config.getini(option.ini):
+        if tier in TIERS and ((tier,) != option.default or self.config.getini(option.ini)):
             own["tier"] = tier
         return shlex.join([*self.plugin.command(**own), self.nodeid])
 
-    def record(self) -> Record:
-        """Return the row of the report."""
-        assert self.judgement is not None
+    def _record(self, judgement: Judgement) -> Record:
+        """Return the row of the report but for the fields that only judging gives."""
         return {
             "id": self.row_id,
             "tier": self.parent.name,
             "level": self.level,
             "gpu": {"gfx": self.gpu.gfx, "aiter": self.gpu.aiter.value} if self.gpu else None,
-            "evidence": self.plugin.settings.subject.evidence,
+            "evidence": self.evidence,
             "env": None,
             "request": None,
-            "verdict": self.judgement.verdict.value,
-            "message": self.judgement.message,
+            "expect": {"words": ""},
+            "outcome": {},
+            "verdict": judgement.verdict.value,
+            "message": judgement.message,
+            "source": "",
             "seconds": 0.0,
             "environment_written": [],
             "again": self.reproduce(),
             "details": {},
-            **self.fields(),  # type: ignore[typeddict-item]  # a dict of the fields left over
+            **self.known(),  # type: ignore[typeddict-item]  # a dict of some of the fields
         }
+
+
+def cause_of(error: BaseException) -> str:
+    """Return in one line why an item could not be judged."""
+    text = " ".join(str(traceback.TracebackException.from_exception(error)).split())
+    if not isinstance(error, RocmAttnError | pytest.fail.Exception) or not text:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) <= _LONGEST_CAUSE else f"{text[:_LONGEST_CAUSE]} [cut]"
 
 
 def flags_words(env: Mapping[str, str]) -> str:

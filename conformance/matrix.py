@@ -23,7 +23,7 @@ class Matrix(pytest.Collector):
 
     plugin: ConformancePlugin
 
-    def collect(self) -> Iterator[Tier | Declared]:
+    def collect(self) -> Iterator[Tier]:
         for name in self.plugin.settings.tiers:
             yield tier_class(name).from_parent(self, name=name)
         if self.plugin.settings.deviations is not None:

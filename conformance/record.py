@@ -17,8 +17,9 @@ class Record(TypedDict):
         tier: name of the tier.
         level: "required" or "advisory".
         gpu: ``{"gfx": ..., "aiter": ...}``; None for what has no GPU.
-        evidence: what the result rests on (design.md section 8): "pure", "mock" or "real" for selection,
-            "oracle", "interpreter", "launch", "emulated", "cuda", "rocm" for kernels.
+        evidence: what the result rests on: "pure", "mock" or "real" for selection, "oracle",
+            "interpreter", "launch", "emulated", "cuda", "rocm" for kernels; "" where a backend
+            could not be asked.
         env: the environment variables that are set; None where it is not about one environment.
         request: fields of the request; None where it is not about one request.
         expect: ``{"words": ...}``, and as plain data where the tier has more to say.
@@ -48,6 +49,26 @@ class Record(TypedDict):
     environment_written: list[str]
     again: str
     details: dict[str, Any]
+
+
+class Declined(TypedDict):
+    """An item without a verdict: it was skipped, or the backend under test does not claim the case.
+
+    Attributes:
+        id: as in Record.
+        tier: name of the tier.
+        gfx: name of the GPU, "" for none.
+        backend: that declined; "" for an item that was skipped for another reason.
+        evidence: the kind that the result would have been.
+        reason: in words.
+    """
+
+    id: str
+    tier: str
+    gfx: str
+    backend: str
+    evidence: str
+    reason: str
 
 
 class Summary(TypedDict):
@@ -87,7 +108,7 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
 
 def column(record: Record) -> str:
     """Return the column of the matrix that a record stands in: its GPU, else its evidence."""
-    return record["gpu"]["gfx"] if record["gpu"] else record["evidence"]
+    return record["gpu"]["gfx"] if record["gpu"] else record["evidence"] or "no evidence"
 
 
 def sort_key(record: Record) -> tuple[str, ...]:

@@ -14,26 +14,23 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.conformance import results
 from pytest_rocm_attn.conformance import settings as settings_module
-from pytest_rocm_attn.conformance.items import ConformanceItem
+from pytest_rocm_attn.conformance.declared import Declared
+from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.matrix import ROOT, Matrix
 from pytest_rocm_attn.conformance.report import draft, json_file, output, terminal
-from pytest_rocm_attn.conformance.tiers import tier_class
+from pytest_rocm_attn.conformance.results import Results
+from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
+from pytest_rocm_attn.conformance.verdict import Verdict
 from pytest_rocm_attn.conformance.workers import Pool, WorkerError
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-    from pytest_rocm_attn.conformance.record import Record, Summary
+    from pytest_rocm_attn.conformance.record import Summary
     from pytest_rocm_attn.conformance.workers import Observation, Question
-
-_STATUS = {  # verdict -> category, letter, word; the others are pytest's own
-    "advisory": ("advisory", "a", ("ADVISORY", {"yellow": True})),
-    "deviation": ("deviation", "d", ("DEVIATION", {"yellow": True})),
-    "stale": ("failed", "S", ("STALE", {"red": True})),
-    "crash": ("failed", "C", ("CRASH", {"red": True})),
-}
 
 
 class Closing(Protocol):
@@ -52,25 +49,25 @@ class ConformancePlugin:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = settings_module.read(config)
-        self.records: list[Record] = []
-        self.declined: list[dict[str, str]] = []
+        self.results = Results()
         self._notes: list[str] = []
         self._counted: Counter[str] = Counter()
         self._discarded: list[str] = []
+        self._lost: set[str] = set()  # node ids of items whose xdist worker was lost
         self._unfinished = False
         self._pool: Pool | None = None
         self._shared: dict[type, Closing] = {}
+        self._session: pytest.Session | None = None
+        self._report: dict[str, Any] | None = None
         self._report_error: str = ""
         self._ids = self._take_node_ids()
         self._pytest_words, self._given = self._find_command()
-        declared = self.settings.deviations.entries if self.settings.deviations else ()
         names = {tier: list(tier_class(tier).names(self.settings)) for tier in self.settings.tiers}
         for tier, found in names.items():
             if not found and not tier_class(tier).header(self.settings):  # which may say why
                 raise settings_module.nothing_to_run(self.settings, tier)
         known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
-        self.planned = len(known)
-        known += [f"{ROOT}::deviations::line-{entry.line}" for entry in declared]
+        known += [f"{ROOT}::deviations::{name}" for name in Declared.names(self.settings)]
         for wanted in self._ids:
             if not any(_selects(wanted, nodeid) for nodeid in known):
                 raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, known)}")
@@ -154,12 +151,34 @@ class ConformancePlugin:
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: list[pytest.Item]
     ) -> None:
+        items.extend(session.genitems(self._matrix(session)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Leave out what the command line does not name, so that pytest does not count it."""
+        report = yield
+        if self._ids and isinstance(collector, Tier) and report.passed:
+            report.result = [
+                item for item in report.result if any(_selects(i, item.nodeid) for i in self._ids)
+            ]
+        return report
+
+    def _matrix(self, session: pytest.Session) -> Matrix:
         matrix = Matrix.from_parent(session, name=ROOT, nodeid=ROOT)
         matrix.plugin = self
-        ours = list(session.genitems(matrix))
-        if self._ids:
-            ours = [item for item in ours if any(_selects(i, item.nodeid) for i in self._ids)]
-        items.extend(ours)
+        return matrix
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to be run; an xdist controller collects nothing itself."""
+        ours = (item.nodeid for item in session.items if isinstance(item, ConformanceItem))
+        self.results.select(ours)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note what an xdist worker has collected; each of them collects the same."""
+        self.results.select(nodeid for nodeid in ids if nodeid.startswith(f"{ROOT}::"))
 
     def pytest_report_header(self) -> list[str]:
         contract = self.settings.contract
@@ -185,7 +204,7 @@ class ConformancePlugin:
             lines.append(f"rocm-attn: {len(declared.entries)} declared deviations ({files})")
         if machine := self.settings.machine:
             lines.append(
-                f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} cells"
+                f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} items"
                 " of the contract that are about it; --rocm-attn-mock=GFX mocks all of them"
             )
         return lines
@@ -193,7 +212,8 @@ class ConformancePlugin:
     # --- running ---------------------------------------------------------------------------------
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionstart(self) -> None:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
         if self._is_worker or self.config.getoption("collectonly"):
             return
         firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
@@ -256,31 +276,42 @@ class ConformancePlugin:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if isinstance(item, ConformanceItem) and call.when == "call":
-            if item.judgement is not None:
-                vars(report)["rocm_attn"] = item.record()  # xdist sends it along
-            elif item.declined is not None:
-                vars(report)["rocm_attn_declined"] = item.declined
+        if isinstance(item, ConformanceItem):
+            item.conclude(call, report)
         return report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Put on xdist's report of the item that a lost worker was running what becomes of it."""
+        assert self._session is not None
+        tiers = self._matrix(self._session).collect()
+        items = (item for tier in tiers for item in tier.collect())
+        for item in items:
+            if item.nodeid == crashitem and isinstance(item, ConformanceItem):
+                report.when = "call"  # xdist says "???"
+                item.fault(report, str(report.longrepr))
+                self._lost.add(crashitem)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
-        record = getattr(report, "rocm_attn", None)
-        return _STATUS.get(record["verdict"]) if record else None
+        if report.when != "call" or (row := results.row_of(report)) is None:
+            return None
+        verdict = Verdict(row["verdict"])
+        return verdict.category, verdict.letter, (verdict.word, {verdict.colour: True})
 
+    @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call":
-            return
-        if record := getattr(report, "rocm_attn", None):
-            self.records.append(record)
-        if declined := getattr(report, "rocm_attn_declined", None):
-            self.declined.append(declined)
+        self.results.add(report)
+        if report.nodeid in self._lost and report.when == "call":
+            # --junitxml writes an item's properties when its teardown is reported.
+            results.report_teardown(self.config, report)
 
     def summaries(self) -> list[Summary]:
-        """Return what each tier that is better told as a whole came to."""
+        """Return what each tier that is better told as a whole came to, but for items in error."""
         found = []
+        judged = [row for row in self.results.rows if row["verdict"] != Verdict.ERROR]
         for tier in self.settings.tiers:
-            of_tier = [record for record in self.records if record["tier"] == tier]
+            of_tier = [row for row in judged if row["tier"] == tier]
             told = tier_class(tier).summary(of_tier) if of_tier else None
             if told is not None:
                 found.append(told)
@@ -305,15 +336,19 @@ class ConformancePlugin:
                 with contextlib.suppress(OSError):  # others may be in the folder
                     file.unlink(missing_ok=True)
                     file.parent.rmdir()
+        if self.config.getoption("collectonly"):
+            return
         if self._is_controller and session.exitstatus == pytest.ExitCode.INTERRUPTED:
             # What its workers have to say of it does not come any more.
             for tier in self.settings.tiers:
                 self._notes += tier_class(tier).when_interrupted(self.settings)
+        session.exitstatus = self.results.exit_status(session.exitstatus)
+        self._report = json_file.content(self)
         try:
-            if self.settings.draft is not None and not self.config.getoption("collectonly"):
-                output.write_draft(self.settings.draft, draft.render(self.records))
-            if self.settings.reports:
-                output.write(self.settings.reports, json_file.content(self))
+            if self.settings.draft is not None:
+                rows = [row for row in self.results.rows if row["tier"] in TIERS]
+                output.write_draft(self.settings.draft, draft.render(rows))
+            output.write(self.settings.reports, self._report)
         except ReportError as error:
             self._report_error = str(error)
             if session.exitstatus == pytest.ExitCode.OK:
@@ -321,9 +356,9 @@ class ConformancePlugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.config.getoption("collectonly"):
+        if self._report is None:
             return
-        terminal.write(terminalreporter, self)
+        terminal.write(terminalreporter, self._report)
         if self._report_error:
             terminalreporter.write_line(f"ERROR: {self._report_error}", red=True)
             return

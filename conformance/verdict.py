@@ -4,32 +4,76 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal
 from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_rocm_attn.conformance.contract import Level, Row
     from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.outcome import Outcome
 
 
 class Verdict(enum.StrEnum):
-    """The six verdicts of design.md section 2."""
+    """What became of an item that was not skipped. In order, the worst first.
 
-    PASS = "pass"
-    FAIL = "fail"
-    CRASH = "crash"
-    DEVIATION = "deviation"  # declared by the fork, and still so
-    STALE = "stale"  # declared by the fork, and no longer so
-    ADVISORY = "advisory"  # a row beyond the contract fell short
+    This is the one table of facts about verdicts; reports and pytest's summary are made from it.
+
+    Attributes:
+        letter: in pytest's progress line and in the matrix.
+        fails: whether it turns the run red.
+        category: under which pytest's own summary counts it.
+        word: that ``pytest -v`` shows.
+        colour: of word and letter in a terminal.
+        meaning: in a few words, for a legend.
+    """
+
+    letter: str
+    fails: bool
+    category: str
+    word: str
+    colour: str
+    meaning: str
+
+    def __new__(
+        cls,
+        value: str,
+        letter: str,
+        fails: bool,
+        category: str,
+        word: str,
+        colour: str,
+        meaning: str,
+    ) -> Self:
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.letter, self.fails, self.category, self.word = letter, fails, category, word
+        self.colour, self.meaning = colour, meaning
+        return self
+
+    # fmt: off
+    ERROR = "error", "E", True, "error", "ERROR", "red", "could not be judged"
+    CRASH = "crash", "C", True, "failed", "CRASH", "red", "the selector crashed, hung or died"
+    FAIL = "fail", "F", True, "failed", "FAILED", "red", "a required promise is broken"
+    STALE = "stale", "S", True, "failed", "STALE", "red", "declared as a deviation, but it holds"
+    DEVIATION = "deviation", "d", False, "deviation", "DEVIATION", "yellow", "declared by the fork, and still so"
+    ADVISORY = "advisory", "a", False, "advisory", "ADVISORY", "yellow", "beyond the contract, and not met"
+    PASS = "pass", ".", False, "passed", "PASSED", "green", "as promised"
+    # fmt: on
 
     @property
-    def fails(self) -> bool:
-        """Whether it turns the run red."""
-        return self in (Verdict.FAIL, Verdict.CRASH, Verdict.STALE)
+    def severity(self) -> int:
+        """0 for the worst verdict, more for milder ones."""
+        return list(Verdict).index(self)
+
+    @classmethod
+    def worst(cls, values: Iterable[str]) -> Verdict:
+        """Return the worst of some verdicts, at least one, that a report gives by their values."""
+        return min(map(cls, values), key=lambda verdict: verdict.severity)
 
 
 @dataclass(frozen=True, slots=True)

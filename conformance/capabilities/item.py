@@ -53,18 +53,23 @@ class CapabilityItem(ConformanceItem, abc.ABC):
             strict=self.plugin.settings.strict,
         )
 
+    def known(self) -> dict[str, Any]:
+        return {
+            "env": dict(self.environ),
+            "expect": {"words": self.expectation},
+            "source": self.source,
+        }
+
     def fields(self) -> dict[str, Any]:
         first = self.findings[0] if self.findings else None
         seen = ", ".join(f"{number} {what}" for what, number in self.counts.items() if number)
         return {
             "env": dict(first.environ) if first else dict(self.environ),
             "request": asdict(first.request) if first and first.request else None,
-            "expect": {"words": self.expectation},
             "outcome": {
                 "kind": "findings" if self.findings else "none",
                 "words": summary(self.findings) or seen or "as expected",
             },
-            "source": self.source,
             "details": {
                 "counts": dict(self.counts),
                 "findings": [finding.as_data() for finding in self.findings],

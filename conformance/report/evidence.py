@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.report.words import KERNEL_EVIDENCE, VERDICTS
+from pytest_rocm_attn.conformance.report.words import KERNEL_EVIDENCE
+from pytest_rocm_attn.conformance.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 COLUMNS = tuple(kind for kind in KERNEL_EVIDENCE if kind != "oracle")
 NOT_TRIED = "not tried"
-_ORDER = (*reversed(VERDICTS), "declined")
+_ORDER = (*reversed(Verdict), "declined")
 
 
 def table(
@@ -34,7 +35,7 @@ def table(
         if isinstance(backend, dict) and row["evidence"] in COLUMNS:
             count(found, str(backend.get("name")), row["evidence"], row["verdict"])
     for entry in declined:
-        if entry["evidence"] in COLUMNS:
+        if entry["backend"] and entry["evidence"] in COLUMNS:
             count(found, entry["backend"], entry["evidence"], "declined")
     return [(backend, [_words(found[backend].get(kind)) for kind in COLUMNS]) for backend in found]
 

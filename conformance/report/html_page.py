@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import column
 from pytest_rocm_attn.conformance.report import evidence, words
+from pytest_rocm_attn.conformance.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LIMIT = 4_500_000  # bytes of the page
 _MOST_BACKENDS = 100  # of the table by evidence
 _MOST_CONDITIONS = 20  # of a summary; the grid's has ten
+_MOST_CAUSES, _MOST_NAMES = 30, 5  # of items without a verdict; of their names
 _CUTS = (20_000, 4_000, 1_000, 250)  # characters of one text, the first that fits
 _FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")
 _FIELDS = (
@@ -56,7 +58,6 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         )
     )
     headline = words.headline(report)
-    failing = any(row["verdict"] in words.FAILING for row in report["rows"])
     tool = report.get("tool") or {}
     page = {
         "policy": policy,
@@ -64,7 +65,7 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         "style": style,
         "script": script,
         "headline": _escaped(headline[0].upper() + headline[1:]),
-        "colour": "bad" if failing else "good",
+        "colour": "good" if words.is_good(report) else "bad",
         "facts": "".join(
             f"<dt>{label}</dt><dd>{_escaped(text)}</dd>" for label, text in _facts(report) if text
         ),
@@ -74,6 +75,7 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     template = string.Template(_asset("page.html"))
     page["evidence"] = _evidence(report)
     page["summaries"] = "".join(map(_summary, words.summaries_of(report)))
+    page["without"] = _without_verdict(report)
     fixed = template.substitute(page, notes="", data="")
     size = len(fixed.encode())
     notes = [words.cut(str(note), 2_000) for note in (report.get("notes") or ())[:50]]
@@ -95,7 +97,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Contract", ": ".join(titles)),
         ("Evidence", words.host_words(report)),
         ("Devices", "; ".join(words.device_words(report))),
-        ("Totals", ", ".join(f"{counts[v]:,} {v}" for v in words.VERDICTS if counts[v])),
+        ("Totals", ", ".join(f"{counts[v]:,} {v}" for v in Verdict if counts[v])),
     ]
 
 
@@ -131,6 +133,24 @@ def _summary(summary: Mapping[str, Any]) -> str:
     )
 
 
+def _without_verdict(report: Mapping[str, Any]) -> str:
+    """Return the items without a verdict, by their cause, as a section; "" for none."""
+    found = words.without_verdict(report)
+    listed = "".join(
+        f"<li>{kind}: {_escaped(why)}"
+        f' <span class="count">({len(names):,}: {_escaped(", ".join(names[:_MOST_NAMES]))}'
+        f"{', ...' if len(names) > _MOST_NAMES else ''})</span></li>"
+        for kind, why, names in found[:_MOST_CAUSES]
+    )
+    more = len(found) - _MOST_CAUSES
+    listed += f"<li>and {more:,} more causes, in the JSON report</li>" if more > 0 else ""
+    return (
+        f'<section class="without"><h2>Without a verdict</h2><ul>{listed}</ul></section>'
+        if found
+        else ""
+    )
+
+
 def _condition(one: Mapping[str, Any]) -> str:
     verdict = {"required": "fail", "declared": "deviation"}.get(one["level"], "advisory")
     facts = [("smallest", f"<code>{_escaped(one['smallest'])}</code>")] if one["smallest"] else []
@@ -153,8 +173,8 @@ def _condition(one: Mapping[str, Any]) -> str:
 def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
     """Return the page's data as JSON of at most room bytes, and in words what it leaves out.
 
-    First long texts are cut; then what is peculiar to cells that pass goes, then those cells
-    themselves, and last cells that fell short, the worst staying longest.
+    First long texts are cut; then what is peculiar to items that pass goes, then those items
+    themselves, and last items that fell short, the worst staying longest.
     """
     ordered = words.in_order(rows)
     for cut in _CUTS:
@@ -165,12 +185,12 @@ def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
     bare = [row if row["verdict"] != "pass" else _bare(row) for row in ordered]
     data = _json(_data(bare, _CUTS[-1]))
     if len(data) <= room:
-        return data, [_cut_note(_CUTS[-1]), "Details of cells that pass are left out, for size."]
-    short.sort(key=lambda row: words.VERDICTS.index(row["verdict"]))
+        return data, [_cut_note(_CUTS[-1]), "Details of items that pass are left out, for size."]
+    short.sort(key=lambda row: Verdict(row["verdict"]).severity)
     kept = len(short)
     while len(data := _json(_data(words.in_order(short[:kept]), _CUTS[-1]))) > room and kept:
         kept = min(kept - 1, kept * room * 19 // (len(data) * 20))
-    dropped = [f"{len(ordered) - len(short):,} cells that pass"]
+    dropped = [f"{len(ordered) - len(short):,} items that pass"]
     if kept < len(short):
         dropped.append(f"{len(short) - kept:,} that fell short")
     return data, [
@@ -212,8 +232,8 @@ def _data(rows: Sequence[Record], cut: int) -> dict[str, Any]:
     ]
     return {
         "fields": _FIELDS,
-        "letters": words.SYMBOLS | {"pass": "\N{MIDDLE DOT}"},
-        "meanings": words.MEANINGS,
+        "letters": {v: v.letter for v in Verdict} | {Verdict.PASS: "\N{MIDDLE DOT}"},
+        "meanings": {v: v.meaning for v in Verdict},
         "columns": columns,
         "families": [*(f for f in _FAMILIES if f in found), *sorted(found - set(_FAMILIES))],
         "rows": drawn,

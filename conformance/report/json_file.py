@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_rocm_attn.conformance.record import Record, Summary
+    from pytest_rocm_attn.conformance.results import Results
     from pytest_rocm_attn.conformance.session import ConformancePlugin
 
 SCHEMA = 1
@@ -29,12 +30,10 @@ def render(report: Mapping[str, Any]) -> str:
 def content(run: ConformancePlugin) -> dict[str, Any]:
     """Return the report as plain data."""
     settings = run.settings
-    return of_rows(
-        run.records,
+    return of_results(
+        run.results,
         kind=settings.subject.evidence,
         machine=str(settings.machine) if settings.machine else None,
-        planned=run.planned,
-        declined=run.declined,
         notes=run.notes,
         summaries=run.summaries(),
         contract={
@@ -47,30 +46,29 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
     )
 
 
-def of_rows(
-    records: Iterable[Record],
+def of_results(
+    results: Results,
     *,
     kind: str,
     machine: str | None,
-    planned: int,
-    declined: Iterable[dict[str, str]] = (),
     notes: Iterable[str] = (),
     summaries: Iterable[Summary] = (),
     **head: Any,
 ) -> dict[str, Any]:
-    """Return a report of these rows.
+    """Return a report of what became of the items of a run.
+
+    ``selected`` is the number of rows, of entries in ``declined`` and of node ids in ``not_run``;
+    ``totals`` counts the rows by verdict.
 
     Args:
-        records: what the items told.
+        results: of the items.
         kind: on what selections ran: "mock", "pure", or "real" for this machine's own GPU.
         machine: that GPU.
-        planned: how many items were selected.
-        declined: what backends declined.
         notes: for the reader.
         summaries: of tiers that are better told as a whole.
         head: what was under test, contract and selector, and how: the run's settings.
     """
-    rows = sorted(records, key=sort_key)
+    rows = sorted(results.rows, key=sort_key)
     counts = Counter(row["verdict"] for row in rows)
     return {
         "schema": SCHEMA,
@@ -86,10 +84,11 @@ def of_rows(
             "python": platform.python_version(),
             "system": platform.system(),
         },
-        "cells_selected": planned,
-        "rows": [_without_device(row) for row in rows],
-        "declined": sorted(declined, key=lambda entry: sorted(entry.items())),
+        "selected": len(results.selected),
         "totals": dict(sorted(counts.items())),
+        "rows": [_without_device(row) for row in rows],
+        "declined": sorted(results.declined, key=lambda entry: sorted(entry.items())),
+        "not_run": sorted(results.not_run),
         "notes": sorted(notes),
         "summaries": list(summaries),
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import column
 from pytest_rocm_attn.conformance.report import evidence, words
+from pytest_rocm_attn.conformance.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.record import Record
 
 LIMIT = 1_000_000  # bytes; GitHub's own is 1,048,576 a step, and other steps may write too
+_MOST_NAMES = 5  # of items that share a cause
 _CUT = 600  # characters of one value
 _TAIL = 2_000  # bytes kept free for what must be said at the end
 _MATRIX_SHARE = 0.4  # of the room, at most, so that the stories have the rest
@@ -49,9 +51,10 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         page.add("## Where it falls short\n\n")
         _add_matrix(page, short, columns)
         page.add("\n" + _legend(short) + "\n\n")
-    red = [row for row in short if row["verdict"] in words.FAILING]
+    red = [row for row in short if Verdict(row["verdict"]).fails]
     _add_stories(page, "Failed", red)
     _add_stories(page, "Not failing: advisory and declared", [r for r in short if r not in red])
+    _add_without_verdict(page, report)
     for note in report.get("notes") or ():
         page.add(f"> note: {code(str(note))}\n")
     return page.text()
@@ -88,13 +91,13 @@ def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
     if not contract:  # no selector was judged
         subject = code(words.subject_words(report))
     lines = [
-        f"# ROCm attention conformance: {words.headline(report)}",
+        f"# ROCm attention conformance, {words.headline(report)}",
         "",
         f"{subject} ({_host(report)}).",
         "",
     ]
-    present = [v for v in words.VERDICTS if any(row["verdict"] == v for row in rows)]
-    lines.append("| tier | cells | " + " | ".join(present) + " |")
+    present = [v for v in Verdict if any(row["verdict"] == v for row in rows)]
+    lines.append("| tier | items | " + " | ".join(present) + " |")
     lines.append("| --- | ---: |" + " ---: |" * len(present))
     for tier, members in groupby(rows, key=lambda row: str(row["tier"])):
         counts = Counter(row["verdict"] for row in members)
@@ -144,28 +147,24 @@ def _add_matrix(page: _Page, short: Sequence[Record], columns: Sequence[str]) ->
     for record in short:
         cells = by_row.setdefault((record["tier"], record["id"]), {})
         cells.setdefault(column(record), set()).add(record["verdict"])
-    rank = words.VERDICTS.index
-
-    def worst(verdicts: Iterable[str]) -> str:
-        return min(verdicts, key=rank)
 
     def badness(item: tuple[tuple[str, str], dict[str, set[str]]]) -> int:
-        return min(rank(worst(verdicts)) for verdicts in item[1].values())
+        return min(Verdict.worst(verdicts).severity for verdicts in item[1].values())
 
     for (_, row), cells in sorted(by_row.items(), key=badness):
-        marks = (_mark(worst(cells[name])) if name in cells else "" for name in columns)
+        marks = (_mark(Verdict.worst(cells[name])) if name in cells else "" for name in columns)
         line = f"| {cell(row)} | " + " | ".join(marks) + " |\n"
         page.add(line, "rows of the matrix", share=page.room - floor)
 
 
-def _mark(verdict: str) -> str:
-    return f"**{verdict}**" if verdict in words.FAILING else verdict
+def _mark(verdict: Verdict) -> str:
+    return f"**{verdict}**" if verdict.fails else verdict
 
 
 def _legend(short: Iterable[Record]) -> str:
     present = {record["verdict"] for record in short}
-    parts = [f"{_mark(v)}: {words.MEANINGS[v]}" for v in words.VERDICTS if v in present]
-    return "; ".join(parts) + ". An empty cell passes or was not asked."
+    parts = [f"{_mark(v)}: {v.meaning}" for v in Verdict if v in present]
+    return "; ".join(parts) + ". An empty square passes or was not asked."
 
 
 def _add_stories(page: _Page, title: str, records: Sequence[Record]) -> None:
@@ -176,9 +175,21 @@ def _add_stories(page: _Page, title: str, records: Sequence[Record]) -> None:
     stories: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         stories.setdefault(_plot(record), []).append(record)
-    rank = words.VERDICTS.index
-    for members in sorted(stories.values(), key=lambda ms: rank(ms[0]["verdict"])):
-        page.add(_story(members), "cells in full (or several of one row)")
+    for members in sorted(stories.values(), key=lambda ms: Verdict(ms[0]["verdict"]).severity):
+        page.add(_story(members), "items in full (or several of one row)")
+
+
+def _add_without_verdict(page: _Page, report: Mapping[str, Any]) -> None:
+    """Add the items without a verdict, by their cause."""
+    found = words.without_verdict(report)
+    if found:
+        page.add("## Without a verdict\n\n")
+    for kind, why, names in found:
+        more = ", ..." if len(names) > _MOST_NAMES else ""
+        shown = ", ".join(map(code, names[:_MOST_NAMES]))
+        page.add(f"- {kind}: {code(why)} ({len(names):,}: {shown}{more})\n", "causes")
+    if found:
+        page.add("\n")
 
 
 def _plot(record: Record) -> tuple[Any, ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_rocm_attn.conformance.report.json_file import SCHEMA
+from pytest_rocm_attn.conformance.verdict import Verdict
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SCHEMA = 1
 
 
 class _Gpu(msgspec.Struct):
@@ -21,11 +22,11 @@ class _Gpu(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
-    """One cell; what a tier has no use for may be left out. Further keys are let pass."""
+    """One item; what a tier has no use for may be left out. Further keys are let pass."""
 
     id: str
     tier: str
-    verdict: Literal["pass", "fail", "crash", "deviation", "stale", "advisory"]
+    verdict: Verdict
     level: str = ""
     gpu: _Gpu | None = None
     evidence: str = ""
@@ -42,11 +43,11 @@ class _Row(msgspec.Struct):
 
 
 class _Declined(msgspec.Struct):
-    """What a backend under test does not claim; further keys are let pass."""
+    """An item without a verdict; further keys are let pass."""
 
     id: str
     tier: str
-    backend: str
+    backend: str = ""
     evidence: str = ""
     gfx: str = ""
     reason: str = ""
@@ -77,8 +78,10 @@ class _Report(msgspec.Struct):
     contract: dict[str, Any] = {}
     selector: dict[str, Any] = {}
     host: dict[str, Any] = {}
-    cells_selected: int | None = None
+    selected: int | None = None
+    cells_selected: int | None = None  # its name in older reports
     declined: list[_Declined] = []
+    not_run: list[str] = []
     notes: list[str] = []
     summaries: list[_Summary] = []
 
@@ -119,5 +122,8 @@ def load(path: Path) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise ReportError(f"report {path}: {error}; make the report anew") from None
     report: dict[str, Any] = msgspec.to_builtins(checked)
-    report["cells_selected"] = checked.cells_selected or len(checked.rows)
-    return {"schema": schema} | report
+    older = report.pop("cells_selected")
+    if checked.selected is None:
+        report["selected"] = max(older or 0, len(checked.rows) + len(checked.declined))
+    totals = Counter(row["verdict"] for row in report["rows"])
+    return {"schema": schema, **report, "totals": dict(sorted(totals.items()))}

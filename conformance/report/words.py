@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.record import column, sort_key
+from pytest_rocm_attn.conformance.verdict import Verdict
 from pytest_rocm_attn.errors import RequestError
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
@@ -19,26 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.record import Record
-
-# Worst first: the order in which a reader wants them.
-VERDICTS = ("crash", "fail", "stale", "deviation", "advisory", "pass")
-FAILING = ("crash", "fail", "stale")
-SYMBOLS = {
-    "crash": "C",
-    "fail": "F",
-    "stale": "S",
-    "deviation": "d",
-    "advisory": "a",
-    "pass": ".",
-}
-MEANINGS = {
-    "crash": "the selector crashed, hung or died",
-    "fail": "a required promise is broken",
-    "stale": "declared as a deviation, but it holds",
-    "deviation": "declared by the fork, and still so",
-    "advisory": "beyond the contract, and not met",
-    "pass": "as promised",
-}
 
 
 def gpu_words(record: Record) -> str:
@@ -237,22 +219,51 @@ def _device(device: Mapping[str, Any]) -> str:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return the result in one line."""
+    """Return the result in one line: how many items were selected, and what became of each."""
+    selected = int(report["selected"])
+    counts = Counter(row["verdict"] for row in report["rows"])
+    verdicts = (Verdict.PASS, *(verdict for verdict in Verdict if verdict is not Verdict.PASS))
+    parts = [f"{counts[verdict]:,} {verdict}" for verdict in verdicts if counts[verdict]]
+    others = Counter(_kind(entry) for entry in report.get("declined") or ())
+    others["not run"] = _not_run(report)
+    parts += [f"{number:,} {kind}" for kind, number in sorted(others.items()) if number]
+    if not selected:
+        return "no item was selected"
+    return f"{selected:,} item{'' if selected == 1 else 's'}: {', '.join(parts)}"
+
+
+def is_good(report: Mapping[str, Any]) -> bool:
+    """Whether items were judged, none of them failed, and none was left out by the end of the run."""
     rows: Sequence[Record] = report["rows"]
-    failing = sum(row["verdict"] in FAILING for row in rows)
-    noun = "slice" if {row["tier"] for row in rows} == {"grid"} else "cell"
-    cells = f"{len(rows):,} {noun}{'' if len(rows) == 1 else 's'}"
-    selected = report.get("cells_selected", len(rows))
-    declined = len(report.get("declined") or ())
-    rest = [f"{declined:,} more were declined"] if declined else []
-    if (missing := selected - len(rows) - declined) > 0:
-        rest.append(f"{missing:,} more were not run")
-    unanswered = f" ({', '.join(rest)})" if rest else ""
-    if not rows:
-        return "no cell was answered" + unanswered
-    if not failing:
-        return f"none of {cells} failed{unanswered}"
-    return f"{failing:,} of {cells} failed{unanswered}"
+    failed = any(Verdict(row["verdict"]).fails for row in rows)
+    return bool(rows) and not failed and not _not_run(report)
+
+
+def without_verdict(report: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """Return the items without a verdict, those with the same cause together.
+
+    Returns: declined, skipped or not run; by whom and why; and the items' names.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in report.get("declined") or ():
+        backend, gfx = entry["backend"], entry.get("gfx")
+        why = f"{backend}: {entry['reason']}" if backend else str(entry["reason"])
+        name = f"{entry['tier']}::{entry['id']}" + (f"[{gfx}]" if gfx else "")
+        found.setdefault((_kind(entry), why), []).append(name)
+    listed = [(kind, why, names) for (kind, why), names in sorted(found.items())]
+    if _not_run(report):
+        why = "the run ended before them"
+        listed.append(("not run", why, list(report.get("not_run") or ())))
+    return listed
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    return "declined" if entry["backend"] else "skipped"
+
+
+def _not_run(report: Mapping[str, Any]) -> int:
+    # As a number: an older report does not list them.
+    return int(report["selected"]) - len(report["rows"]) - len(report.get("declined") or ())
 
 
 def visible(text: str) -> str:

@@ -67,19 +67,23 @@ class CellItem(ConformanceItem):
             story.insert(-1, ("note", row.note))
         return story
 
-    def fields(self) -> dict[str, Any]:
-        assert self.observation is not None
+    def known(self) -> dict[str, Any]:
         row = self.cell.row
         return {
             "env": dict(row.env),
             "request": asdict(row.request),
             "expect": _expectation(row),
+            "source": row.source,
+            "details": {"note": row.note} if row.note else {},
+        }
+
+    def fields(self) -> dict[str, Any]:
+        assert self.observation is not None
+        return {
             "outcome": outcome_fields(self.observation.outcome)
             | {"trace": [list(step) for step in self.observation.trace]},
-            "source": row.source,
             "seconds": round(self.observation.seconds, 6),
             "environment_written": list(self.observation.written),
-            "details": {"note": row.note} if row.note else {},
         }
 
 

@@ -173,8 +173,9 @@ class SliceItem(ConformanceItem):
     def story(self) -> list[tuple[str, str]]:
         assert self.judged is not None
         number = self.plugin.settings.cell
-        record = self.record()
-        story = [("verdict", record["verdict"])]
+        row = self.row
+        assert row is not None
+        story = [("verdict", row["verdict"])]
         if number is not None:
             cell = self.part.cell(number)
             story += [
@@ -182,8 +183,8 @@ class SliceItem(ConformanceItem):
                 ("gpu", f"{cell.gpu.gfx}, aiter {cell.gpu.aiter}"),
                 ("request", request_words(cell.request)),
             ]
-        story += [("expected", record["expect"]["words"]), ("got", record["outcome"]["words"])]
-        story.append(("source", record["source"]))
+        story += [("expected", row["expect"]["words"]), ("got", row["outcome"]["words"])]
+        story.append(("source", row["source"]))
         for finding in self.judged.findings[:_SHOWN]:
             story += [(finding.level, f"{finding.rule}: {finding}; {finding.cells:,} cells")]
             if number is None:
@@ -195,18 +196,22 @@ class SliceItem(ConformanceItem):
             )
         return story
 
+    def known(self) -> dict[str, Any]:
+        states = ", ".join(str(value) for value in self.part.axes[0].values)
+        return {
+            "gpu": {"gfx": self.part.gfx, "aiter": states},
+            "expect": {"words": self._expected_words()},
+            "source": self._standard or self.plugin.settings.contract.source,
+        }
+
     def fields(self) -> dict[str, Any]:
         assert self.judged is not None
         assert self._answers is not None
         number = self.plugin.settings.cell
-        states = ", ".join(str(value) for value in self.part.axes[0].values)
         judged = asdict(self.judged)
         counts = {name: judged[name] for name in _COUNTS}
         fields: dict[str, Any] = {
-            "gpu": {"gfx": self.part.gfx, "aiter": states},
-            "expect": {"words": self._expected_words()},
             "outcome": {"kind": "grid", "words": _outcome_words(self.judged)},
-            "source": self.plugin.settings.contract.source,
             "details": {
                 "title": self.part.family.title,
                 "counts": counts,
@@ -217,8 +222,6 @@ class SliceItem(ConformanceItem):
                 ],
             },
         }
-        if self._standard:
-            fields["source"] = self._standard
         if number is None:
             seconds, written = self.parent.run.timing(self.part)
             return fields | {"seconds": round(seconds, 3), "environment_written": written}

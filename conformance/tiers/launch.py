@@ -17,7 +17,6 @@ from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.numerics.case import Case, load
 from pytest_rocm_attn.conformance.numerics.lane import Lane
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
-from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -105,12 +104,9 @@ class LaunchItem(ConformanceItem):
         return lane
 
     def judge(self) -> Judgement:
-        try:
-            self.finding = self.lane.ask(self.case)
-        except BackendUnderTestError as error:
-            pytest.fail(str(error), pytrace=False)
+        self.finding = self.lane.ask(self.case)
         if self.finding.kind == "declined":
-            self.decline(self.backend.name, "launch", self.finding.words)
+            self.decline(self.backend.name, self.evidence, self.finding.words)
         shortfall = ""
         if self.finding.kind != "right":
             shortfall = (
@@ -132,18 +128,25 @@ class LaunchItem(ConformanceItem):
             story.append(("traceback", "\n" + self.finding.traceback))
         return story
 
-    def fields(self) -> dict[str, Any]:
-        assert self.finding is not None
+    @property
+    def evidence(self) -> str:
+        return "launch"
+
+    def known(self) -> dict[str, Any]:
         return {
-            "evidence": "launch",
             "request": asdict(self.case.request),
             "expect": {"words": "compiles, fits, no spill on CDNA, uses matrix instructions"},
-            "outcome": {"kind": self.finding.kind, "words": self.finding.words},
             "source": self.case.why,
-            "seconds": round(self.finding.seconds, 6),
             "details": {
                 "backend": {"name": self.backend.name, "spec": self.backend.spec},
                 "case": self.case.to_json(),
-                "launches": list(self.finding.launches),
             },
+        }
+
+    def fields(self) -> dict[str, Any]:
+        assert self.finding is not None
+        return {
+            "outcome": {"kind": self.finding.kind, "words": self.finding.words},
+            "seconds": round(self.finding.seconds, 6),
+            "details": self.known()["details"] | {"launches": list(self.finding.launches)},
         }

@@ -18,7 +18,7 @@ from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.lane import Lane, Lanes
 from pytest_rocm_attn.conformance.numerics.searches import SEARCHES
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
-from pytest_rocm_attn.errors import BackendUnderTestError, RocmAttnError
+from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +94,13 @@ class NumericsItem(ConformanceItem):
     def __init__(self, *, backend: BackendUnderTest, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.backend = backend
-        self.evidence = ""
+        self._evidence = ""
         self.device: dict[str, str] = {}
         self.allowance = ""
+
+    @property
+    def evidence(self) -> str:
+        return self._evidence
 
     @property
     def lane(self) -> Lane:
@@ -110,13 +114,14 @@ class NumericsItem(ConformanceItem):
         return lanes.of(self.backend.spec)
 
     def start(self) -> None:
-        """Start the backend's process, and learn on what evidence its results rest."""
+        """Start the backend's process, and learn on what evidence its results rest.
+
+        Raises:
+            BackendUnderTestError: the backend cannot be imported.
+        """
         lane = self.lane
-        try:
-            lane.start()
-        except BackendUnderTestError as error:
-            pytest.fail(str(error), pytrace=False)
-        self.evidence, self.device, self.allowance = lane.evidence, lane.device, lane.allowance
+        lane.start()
+        self._evidence, self.device, self.allowance = lane.evidence, lane.device, lane.allowance
 
     def ask(self, case: Case) -> Finding:
         """Return what came of a case, in the backend's process."""
@@ -139,22 +144,26 @@ class NumericsItem(ConformanceItem):
         what = f"computes {case.id} wrongly" if wrong else f"breaks down on {case.id}"
         return f"{self.backend.name} {what} (evidence: {self.evidence}): {finding.words}"
 
+    def known(self) -> dict[str, Any]:
+        backend = {"name": self.backend.name, "spec": self.backend.spec}
+        return {"expect": {"words": EXPECTED}, "details": {"backend": backend}}
+
+    def _ran(self) -> dict[str, Any]:
+        """Return the details of a backend that was started."""
+        return self.known()["details"] | {"device": self.device, "allowance": self.allowance}
+
     def told(self, finding: Finding, case: Case) -> dict[str, Any]:
         """Return what a record says of a case and what came of it."""
         ratio = finding.ratio
         return {
-            "evidence": self.evidence,
             "request": asdict(case.request),
-            "expect": {"words": EXPECTED},
             "outcome": {"kind": finding.kind, "words": finding.words},
             "source": case.why,
             "seconds": round(finding.seconds, 6),
-            "details": {
-                "backend": {"name": self.backend.name, "spec": self.backend.spec},
+            "details": self._ran()
+            | {
                 "case": case.to_json(),
                 "error_over_bound": ratio if math.isfinite(ratio) else None,
-                "device": self.device,
-                "allowance": self.allowance,
             },
         }
 
@@ -181,6 +190,11 @@ class CaseItem(NumericsItem):
         if self.finding.kind == "declined":
             self.decline(self.backend.name, self.evidence, self.finding.words)
         return self.verdict(self.finding, self.case)
+
+    def known(self) -> dict[str, Any]:
+        fields = super().known()
+        fields["details"]["case"] = self.case.to_json()
+        return fields | {"request": asdict(self.case.request), "source": self.case.why}
 
     def story(self) -> list[tuple[str, str]]:
         assert self.finding is not None
@@ -239,6 +253,9 @@ class DrawnItem(NumericsItem):
     def story(self) -> list[tuple[str, str]]:
         return self.told_story(*self.found) if self.found else super().story()
 
+    def known(self) -> dict[str, Any]:
+        return super().known() | {"source": self.search.why}
+
     def fields(self) -> dict[str, Any]:
         fields = self.told(*self.found) if self.found else self._held()
         fields["seconds"] = round(self.seconds, 6)
@@ -247,15 +264,8 @@ class DrawnItem(NumericsItem):
 
     def _held(self) -> dict[str, Any]:
         return {
-            "evidence": self.evidence,
-            "expect": {"words": EXPECTED},
             "outcome": {"kind": "right", "words": self.words},
-            "source": self.search.why,
-            "details": {
-                "backend": {"name": self.backend.name, "spec": self.backend.spec},
-                "device": self.device,
-                "allowance": self.allowance,
-            },
+            "details": self._ran(),
         }
 
     def reproduce(self, **own: Any) -> str:

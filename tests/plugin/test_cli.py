@@ -483,7 +483,7 @@ def test_report_makes_the_other_formats_from_a_json_report(
     source, target = tmp_path / "r.json", tmp_path / "r.md"
     source.write_text('{"schema": 1, "rows": [{"id": "a", "tier": "b", "verdict": "fail"}]}')
     assert main(["report", str(source), str(target)]) == 0
-    assert "1 of 1 cell failed" in target.read_text()
+    assert "1 item: 1 fail" in target.read_text()
     source.write_text('{"schema": 99, "rows": []}')
     assert main(["report", str(source), str(target)]) == 2
     assert main(["report", str(source), str(tmp_path / "r.pdf")]) == 2

@@ -89,7 +89,7 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
         "test_wrong": "fail",
         "test_crash": "crash",
         "test_advisory": "advisory",
-        "test_setup": "crash",
+        "test_setup": "error",
     }
     right = rows["test_right"]
     assert (right["tier"], right["evidence"], right["seconds"] > 0) == ("hardware", "rocm", True)
@@ -104,11 +104,16 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
     assert host["devices"] == [{"name": "MI300X", "arch": "gfx942:sramecc+:xnack-"}]
     assert host["real_gpus"] == [{"index": 0, "gfx": "gfx942", "name": "MI"}]
     assert (host["kind"], host["machine"]) == ("real", "gfx942 (MI), aiter absent")
-    (note,) = report["notes"]
-    assert note.startswith("1 not run: rocm-attn: needs AMD's aiter")
-    assert report["cells_selected"] == 6
+    assert rows["test_setup"]["message"] == "setup failed: OSError: no such device"
+    (skipped,) = report["declined"]
+    assert skipped["reason"].startswith("rocm-attn: needs AMD's aiter")
+    assert report["selected"] == 6
     result.stdout.fnmatch_lines(["OURS *1 pass, 1 fail", "on MI300X (gfx942:sramecc+:xnack-)"])
-    result.stdout.fnmatch_lines(["report of 5 hardware tests: *r.json"])
+    result.stdout.fnmatch_lines(
+        [
+            "hardware tests, 6 items: 1 pass, 1 error, 1 crash, 1 fail, 1 advisory, 1 skipped: *r.json"
+        ]
+    )
     markdown = (pytester.path / "r.md").read_text()
     assert "`hardware tests` (`on a real AMD GPU" in markdown
 
@@ -123,15 +128,19 @@ def test_without_a_gpu_the_report_says_that_nothing_ran(
     report, rows = rows_of(pytester)
     assert rows == {}
     assert report["host"]["kind"] == "none"
-    assert report["notes"] == ["6 not run: rocm-attn: needs a real ROCm GPU: none here"]
+    reasons = {entry["reason"] for entry in report["declined"]}
+    assert (reasons, len(report["declined"])) == (
+        {"rocm-attn: needs a real ROCm GPU: none here"},
+        6,
+    )
     page = (pytester.path / "r.html").read_text()
-    assert "No cell was answered (6 more were not run)" in page
+    assert '<p class="result bad">6 items: 6 skipped</p>' in page
 
 
 def test_tests_without_a_hardware_marker_are_not_in_it(run: Run, pytester: pytest.Pytester) -> None:
     run("test_plain.py", "--rocm-attn-report=r.json", gpus=("gfx942",))
     report, rows = rows_of(pytester)
-    assert (rows, report["cells_selected"]) == ({}, 0)
+    assert (rows, report["selected"]) == ({}, 0)
 
 
 def test_the_report_can_be_read_back(run: Run, pytester: pytest.Pytester) -> None:
@@ -157,5 +166,4 @@ def test_xdist_sends_the_rows_to_the_controller(pytester: pytest.Pytester) -> No
         pytest.skip("made for a machine without an AMD GPU")
     result.assert_outcomes(skipped=6)
     report, _ = rows_of(pytester)
-    assert sum(int(note.split()[0]) for note in report["notes"]) == 6
-    assert report["cells_selected"] == 6
+    assert len(report["declined"]) == report["selected"] == 6

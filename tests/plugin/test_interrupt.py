@@ -79,9 +79,9 @@ def test_ctrl_c_reports_the_rows_done_so_far(
     output += run.communicate(timeout=120)[0]
 
     assert run.returncode == pytest.ExitCode.INTERRUPTED
-    assert f"{QUICK} of {len(rows)} cells answered: {QUICK} pass" in output
+    assert f"{len(rows)} items: {QUICK} pass, {len(rows) - QUICK} not run" in output
     assert "Traceback" not in output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["totals"] == {"pass": QUICK}
-    assert report["cells_selected"] == len(rows)
+    assert report["selected"] == len(rows)
     assert not processes_left()

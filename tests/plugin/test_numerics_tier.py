@@ -157,14 +157,26 @@ def test_a_mistake_in_the_option_is_one_line(
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
 
-def test_a_backend_that_cannot_be_imported_fails_its_cases(pytester: pytest.Pytester) -> None:
+def test_a_backend_that_cannot_be_imported_is_an_error_of_each_of_its_cases(
+    pytester: pytest.Pytester,
+) -> None:
+    cases = [node("Gone"), node("Gone", "sinks-float16")]
     result = pytester.runpytest_subprocess(
-        *TIER, "--rocm-attn-backends=Gone=no_such_module:Gone", node("Gone")
+        *TIER,
+        "--rocm-attn-backends=Gone=no_such_module:Gone",
+        "--rocm-attn-report=r.json",
+        "--rocm-attn-report=r.html",
+        *cases,
     )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"]
-    )
+    result.assert_outcomes(errors=2)
+    cause = "backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"
+    result.stdout.fnmatch_lines([f"* could not be judged: {cause}", f"ERROR *got {cause}"])
+    result.stdout.fnmatch_lines(["2 items: 2 error (*"])
+    rows = json.loads((pytester.path / "r.json").read_text())["rows"]
+    assert [(row["verdict"], row["details"]["backend"]["name"]) for row in rows] == [
+        ("error", "Gone")
+    ] * 2
+    assert '<p class="result bad">2 items: 2 error</p>' in (pytester.path / "r.html").read_text()
 
 
 # --- drawn cases ---------------------------------------------------------------------------------------

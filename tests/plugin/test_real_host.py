@@ -78,7 +78,7 @@ def test_a_real_gpu_is_judged_unmocked_and_alone(run: Run, pytester: pytest.Pyte
     result = run(gpus=("gfx942", "gfx1201"))
     assert result.parseoutcomes() == {"passed": 1}
     result.stdout.fnmatch_lines(
-        ["*this machine's own gfx942 (MI), aiter present, with the 1 cells*--rocm-attn-mock*"]
+        ["*this machine's own gfx942 (MI), aiter present, with the 1 items*--rocm-attn-mock*"]
     )
     written = report(pytester)
     assert written["host"]["kind"] == "real"
@@ -135,7 +135,7 @@ def test_a_printed_command_mocks_what_the_run_mocked(run: Run, pytester: pytest.
 def test_the_reference_needs_no_gpu_and_answers_for_all(run: Run) -> None:
     reference = "--rocm-attn-selector=pytest_rocm_attn.backends:select"
     result = run(reference, gpus=("gfx942",))
-    result.stdout.fnmatch_lines(["3 of 3 cells answered*"])
+    result.stdout.fnmatch_lines(["3 items: *"])
 
 
 def test_a_question_about_another_gpu_is_never_put_to_the_real_one() -> None:

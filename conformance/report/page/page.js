@@ -48,7 +48,6 @@
   const find = (id) => document.getElementById(id);
   const mark = (verdict) => el("span", { class: `mark ${verdict}`, "aria-hidden": "true" }, LETTERS[verdict]);
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
-  const nounOf = (members) => (members.length && members.every((cell) => cell.tier === "grid") ? "slice" : "cell");
   const worst = (members) => members.reduce((a, b) => (rank(b.verdict) < rank(a.verdict) ? b : a)).verdict;
   const group = (list, key) => {
     const groups = new Map();
@@ -153,7 +152,7 @@
   const cellButton = (members, label, wide) => {
     const verdict = worst(members);
     const bad = members.filter((member) => member.verdict === verdict).length;
-    const tally = members.length === 1 ? verdict : `${verdict}, ${bad} of ${plural(members.length, "cell")}`;
+    const tally = members.length === 1 ? verdict : `${verdict}, ${bad} of ${plural(members.length, "item")}`;
     const name = `${label}: ${tally}`;
     const attributes = { type: "button", class: `cell ${verdict}`, tabindex: "-1", title: name };
     const button = wide && members[0].tally
@@ -234,7 +233,7 @@
     const count = (flags) => (flags === "none set" ? 0 : flags.split("=").length);
     const rows = [...group(members, (cell) => cell.flags)].sort(([a], [b]) => count(a) - count(b) || (a < b ? -1 : 1));
     return limited(rows, limit, (some) => tableOf(
-      "Each square: one set of flags, one family of requests, one GPU; the worst verdict among its cells", head,
+      "Each square: one set of flags, one family of requests, one GPU; the worst verdict among its items", head,
       [el("tbody", null, some.map(([flags, inRow]) => {
         const at = group(inRow, (cell) => `${cell.family}\n${cell.column}`);
         return el("tr", null, el("th", { scope: "row" }, flagWords(flags)), columns.map(({ family, gpu, first }) => {
@@ -252,7 +251,7 @@
       columns.map((column) => el("th", { scope: "col" }, column))));
     const rows = [...group(members, (cell) => `${cell.level}\n${cell.id}`).values()]
       .sort((a, b) => (a[0].level !== "required") - (b[0].level !== "required"));
-    return limited(rows, limit, (some) => tableOf(`${tier}: ${plural(members.length, nounOf(members))}`, head,
+    return limited(rows, limit, (some) => tableOf(`${tier}: ${plural(members.length, "item")}`, head,
       [...group(some, (inRow) => inRow[0].level)].map(([level, inLevel]) => el("tbody", { class: "level" },
         el("tr", null, el("th", { scope: "rowgroup", colspan: columns.length + 1 }, `${level || "other"} rows`)),
         inLevel.map((inRow) => {
@@ -273,7 +272,7 @@
       if (pictured.length) parts.push(...pictureOf(pictured, limit));
       if (listed.length) parts.push(...rowsOf(tier, listed, limit));
     }
-    find("matrix").replaceChildren(...(parts.length ? parts : [el("p", { class: "empty" }, "No cell passes this filter.")]));
+    find("matrix").replaceChildren(...(parts.length ? parts : [el("p", { class: "empty" }, "No item passes this filter.")]));
     showCurrent();
   };
 
@@ -283,7 +282,7 @@
     const rest = cell.findings.length - limit;
     return [el("ol", { class: "findings" }, cell.findings.slice(0, limit).map(([first, ...others]) => el("li", null,
       el("strong", null, first[1]), facts(others.map(([label, text]) => [label, label === "again" ? command(text) : text]))))),
-    rest > 0 ? el("p", { class: "empty" }, `and ${plural(rest, "finding")} more: open the cell`) : null];
+    rest > 0 ? el("p", { class: "empty" }, `and ${plural(rest, "finding")} more: open the item`) : null];
   };
   const storyFacts = (cell) => [
     ["flags", cell.flags], ["request", cell.request], ["expected", cell.expected], ["got", cell.got],
@@ -376,7 +375,7 @@
     opener = from;
     current = null;
     const sorted = [...members].sort((a, b) => rank(a.verdict) - rank(b.verdict) || a.index - b.index);
-    show(label, titleBar(label), heading(label), el("p", null, plural(members.length, "cell")),
+    show(label, titleBar(label), heading(label), el("p", null, plural(members.length, "item")),
       el("ul", { class: "members" }, sorted.map((cell) => el("li", null, mark(cell.verdict),
         el("button", { type: "button", class: "linklike", onclick: () => open(cell), "aria-label": `${cell.name}: ${cell.verdict}` }, cell.name)))));
     showCurrent();
@@ -432,7 +431,7 @@
   const refresh = () => {
     shown = cells.filter(passes);
     for (const [button, key, value] of toggles) button.setAttribute("aria-pressed", String(filter[key].has(value)));
-    find("shown").textContent = `${shown.length.toLocaleString("en")} of ${plural(cells.length, nounOf(cells))} shown`;
+    find("shown").textContent = `${shown.length.toLocaleString("en")} of ${plural(cells.length, "item")} shown`;
     reset.hidden = shown.length === cells.length;
     drawMatrix();
     drawStories();

@@ -52,7 +52,7 @@ def build_report(*rows: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "contract": {"id": "ours", "title": "What we promise", "source": "the handbook"},
         "selector": {"name": "ours.pick:select", "distribution": "ours", "version": "4.5"},
         "host": {"kind": "mock", "gpus": ["gfx942"], "python": "3.11.7", "system": "Linux"},
-        "cells_selected": len(rows),
+        "selected": len(rows),
         "rows": list(rows),
         "totals": {},
         "notes": [],

@@ -74,35 +74,20 @@ def test_a_backends_name_cannot_break_out_of_the_page(record: Any, report: Any) 
     assert '<th scope="row">&lt;script&gt;alert(1)&lt;/script&gt;</th>' in page
 
 
-def test_the_terminal_shows_the_table_and_the_device(record: Any) -> None:
+def test_the_terminal_shows_the_table_and_the_device(record: Any, report: Any) -> None:
     lines: list[str] = []
     out = SimpleNamespace(
-        verbosity=-1,  # no matrix
         section=lambda title, **_: lines.append(title),
-        write=lambda *_, **__: None,
         write_line=lambda text, **_: lines.append(text),
     )
-    shown = rows(record)
-    shown[0]["details"]["device"] = H100
-    run: Any = SimpleNamespace(
-        records=shown,
-        declined=DECLINED,
-        notes=[],
-        summaries=list,
-        planned=9,
-        settings=SimpleNamespace(
-            tiers=("numerics",),
-            contract=SimpleNamespace(id="c"),
-            subject=SimpleNamespace(selector="s"),
-        ),
-    )
-    terminal.write(out, run)  # type: ignore[arg-type]  # as much of a reporter as it uses
+    done = report(*rows(record), declined=DECLINED, host={"devices": [H100]})
+    terminal.write_evidence(out, done)  # type: ignore[arg-type]  # as much of a reporter as it uses
     start = lines.index("backends by evidence")
     assert [line.split() for line in lines[start + 1 : start + 5]] == [
         list(evidence.COLUMNS),
         *([name, *" ".join(cells).split()] for name, cells in WANTED),
     ]
-    assert lines[start + 5] == "on NVIDIA H100 (sm_90), cuda 13.0, torch 2.11.0"
+    assert lines[start + 5] == "on NVIDIA H100 (sm_90), torch 2.11.0, cuda 13.0"
 
 
 def test_a_saved_report_keeps_what_was_declined(record: Any, report: Any, tmp_path: Any) -> None:

@@ -80,7 +80,7 @@ def test_the_page_names_nothing_outside_itself(record: Any, report: Any) -> None
 
 def test_the_head_says_what_was_tested_and_on_which_evidence(record: Any, report: Any) -> None:
     page = Page(html_page.render(report(record(), record(id="b", verdict="crash"))))
-    assert page.texts["p"][0] == "1 of 2 cells failed"
+    assert page.texts["p"][0] == "2 items: 1 pass, 1 crash"
     assert "ours.pick:select (ours 4.5)" in page.texts["dd"]
     assert any("no AMD GPU was used" in text for text in page.texts["dd"])
     assert "1 crash, 1 pass" in page.texts["dd"]
@@ -133,8 +133,8 @@ def test_a_long_text_is_cut_and_says_so(hostile: dict[str, Any]) -> None:
     [
         (30, 20_000, "more than 4,000 characters are cut"),
         (150, 4_000, "more than 1,000 characters are cut"),
-        (1500, 100, "cells that pass are left out"),
-        (3000, 10, "600 cells that pass and"),
+        (1500, 100, "items that pass are left out"),
+        (3000, 10, "600 items that pass and"),
     ],
 )
 def test_a_page_stays_within_its_limit_and_says_what_is_left_out(
@@ -200,5 +200,5 @@ def test_what_the_grid_came_to_stands_in_the_page_before_the_matrix(
     assert page.texts["code"].count(summary["conditions"][0]["again"]) == 2
     assert "18,432 cells" in page.texts["span"]
     assert text.index("grid: what differs") < text.index(">Matrix<")
-    assert "1 of 1 slice failed" in "".join(page.texts["p"])
+    assert "1 item: 1 fail" in "".join(page.texts["p"])
     assert "what differs" not in html_page.render(report(record()))

@@ -166,7 +166,7 @@ def test_a_square_opens_its_story_and_escape_leads_back(show: Open, sample: dict
 def test_a_deep_link_opens_its_cell_even_past_a_filter(show: Open, sample: dict[str, Any]) -> None:
     page = show(sample, "#mla[gfx1201]?verdict=fail")
     assert page.locator("#detail h2").inner_text() == "mla[gfx1201]"
-    assert page.locator("#shown").inner_text() == "31 of 31 cells shown"
+    assert page.locator("#shown").inner_text() == "31 of 31 items shown"
     page.evaluate("location.hash = '#grid::ordinary[gfx90a]'")
     page.wait_for_function("document.querySelector('#detail-title').textContent[0] === 'o'")
     assert "18,432" in page.locator("#detail").inner_text()
@@ -183,19 +183,19 @@ def test_filters_narrow_the_page_and_stand_in_the_address(
     page = show(sample)
     shown = page.locator("#shown")
     page.get_by_role("button", name="fail 10", exact=True).click()
-    assert shown.inner_text() == "10 of 31 cells shown"
+    assert shown.inner_text() == "10 of 31 items shown"
     page.get_by_role("button", name="gfx942 7", exact=True).click()
     page.get_by_role("button", name="documented 26", exact=True).click()
     page.get_by_label("Text to look for").fill("AITER_fa ignored")
-    assert shown.inner_text() == "1 of 31 cells shown"
+    assert shown.inner_text() == "1 of 31 items shown"
     assert page.locator(".story h3").all_inner_texts() == ["aiter-is-ignored"]
     fragment = page.evaluate("location.hash")
     again = show(sample, fragment)
-    assert again.locator("#shown").inner_text() == "1 of 31 cells shown"
+    assert again.locator("#shown").inner_text() == "1 of 31 items shown"
     again.get_by_role("button", name="Show all").click()
-    assert again.locator("#shown").inner_text() == "31 of 31 cells shown"
+    assert again.locator("#shown").inner_text() == "31 of 31 items shown"
     again.get_by_label("Text to look for").fill("no such text")
-    assert "No cell passes this filter" in again.locator("#matrix").inner_text()
+    assert "No item passes this filter" in again.locator("#matrix").inner_text()
 
 
 def test_the_keyboard_alone_reaches_and_reads_every_cell(
@@ -329,7 +329,7 @@ def test_the_page_of_a_full_grid_is_small_and_opens_at_once(
     for _ in range(3):  # the best: this machine may have other work
         page = show(everything)
         drawn.append(page.evaluate("Number(document.documentElement.dataset.ready)"))
-        assert page.locator("#shown").inner_text() == "2,100 of 2,100 cells shown"
+        assert page.locator("#shown").inner_text() == "2,100 of 2,100 items shown"
     print(f"{len(html_page.render(everything)):,} bytes, drawn after {sorted(drawn)} ms")
     assert min(drawn) < 2_000
 

@@ -91,13 +91,13 @@ def test_a_shortfall_is_told_with_all_that_is_needed_to_see_it_again(
     ):
         assert text in page.code
     assert failed["again"] + "\n" in page.code
-    assert ["documented", "2", "1", "1"] in page.cells  # cells, fail, pass
+    assert ["documented", "2", "1", "1"] in page.cells  # items, fail, pass
     assert ["aiter-is-ignored", "fail"] in page.cells
 
 
 def test_rows_that_pass_take_no_room(record: Any, report: Any) -> None:
     text = markdown.render(report(*(record(id=f"row-{number}") for number in range(500))))
-    assert "none of 500 cells failed" in text
+    assert "500 items: 500 pass" in text
     assert len(text) < 1000
 
 
@@ -203,7 +203,7 @@ def test_a_summary_stays_within_its_limit_and_says_what_is_left_out(
     assert "rows of the matrix" in text
     assert set(Page(text).tags) <= OURS
     assert (
-        text.count("### ") + int(text.rpartition(" cells in full")[0].split()[-1].replace(",", ""))
+        text.count("### ") + int(text.rpartition(" items in full")[0].split()[-1].replace(",", ""))
         == 3000
     )
 

@@ -29,7 +29,7 @@ def test_each_path_gets_the_format_of_its_suffix(report: Any, record: Any, tmp_p
     output.write(paths, report(record()))
     texts = {path.suffix: path.read_text() for path in paths}
     assert json.loads(texts[".json"])["rows"] == [record()]
-    assert texts[".md"].startswith("# ROCm attention conformance: none of 1 cell failed")
+    assert texts[".md"].startswith("# ROCm attention conformance, 1 item: 1 pass")
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 

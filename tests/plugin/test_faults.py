@@ -1,0 +1,218 @@
+"""However an item ends, every report has it: each tier, with a fault at each stage of a run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+HERE = Path(__file__).parent
+STAGES = ("setup", "call", "teardown")  # where an item of each tier fails
+STOPS = {  # what ends a run early -> its exit status
+    "stop": pytest.ExitCode.INTERRUPTED,
+    "interrupt": pytest.ExitCode.INTERRUPTED,
+    "exit": pytest.ExitCode.TESTS_FAILED,  # though it asked for 0: items were not run
+}
+# pytest, but for the SIGINT that a job in the background of a script, CI's too, inherits ignored.
+SELECTOR = """
+class Fork:
+    def select(self, request, environ, gpu):
+        return environ.get("VLLM_ATTENTION_BACKEND") or "TRITON_ATTN"
+
+fork = Fork()
+"""
+BACKEND = """
+class Mine:
+    def attend(self, problem):
+        raise NotImplementedError("only on Tuesdays")
+"""
+CASE = """
+[[case]]
+id = "row-{}"
+source = "s"
+level = "required"
+platform = {{ gfx = "gfx942" }}
+expect = {{ backend = "TRITON_ATTN" }}
+"""
+DEVIATION = '[[deviation]]\nmatch = "grid::mla[gfx{}]"\nreason = "ours"\nlink = "#1"\n'
+# Four items of each tier: one for each stage, and one without a fault.
+ITEMS = {
+    "documented": [f"row-{number}[gfx942]" for number in range(4)],
+    "grid": [f"attention-types[gfx{gfx}]" for gfx in ("90a", "942", "950", "1201")],
+    "invariants": [
+        f"{law}[gfx942]"
+        for law in (
+            "unset-equals-default",
+            "every-legal-question-is-answered",
+            "selecting-writes-nothing-to-the-environment",
+            "an-mla-layer-gets-an-mla-backend-and-no-other-layer-does",
+        )
+    ],
+    "numerics": [f"MINE::{case}" for case in ("chunked-prefill", "sinks-float16")]
+    + ["MINE::drawn-attention", "MINE::sinks-bfloat16"],
+    "launch": [f"MINE::prefill-head-size-{size}[gfx942]" for size in (64, 80, 128, 256)],
+    "capabilities": [
+        f"{name}[gfx942]"
+        for name in (
+            "triton-attn-imports",
+            "rocm-attn-imports",
+            "spec-decode-needs-no-aiter",
+            "sinks-build-by-default",
+        )
+    ],
+    "deviations": [f"line-{line}" for line in (1, 5, 9, 13)],
+}
+
+
+def node(tier: str, name: str) -> str:
+    return f"rocm-attn::{tier}::{name}"
+
+
+class Reports:
+    """What a nested run left behind, in each format: node id -> what it says of the item."""
+
+    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
+        self.status, self.output = done.returncode, done.stdout + done.stderr
+        assert "INTERNALERROR" not in self.output, self.output
+        assert (folder / "r.json").exists(), self.output
+        self.json: dict[str, Any] = json.loads((folder / "r.json").read_text())
+        self.markdown = (folder / "r.md").read_text()
+        self.html = (folder / "r.html").read_text()
+        self.junit = list(ElementTree.parse(folder / "junit.xml").getroot().iter("testcase"))
+
+    @functools.cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Each row by its node id; no two are about one item."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.json["rows"]:
+            gfx = f"[{row['gpu']['gfx']}]" if row["gpu"] else ""
+            name = node(row["tier"], row["id"] + gfx)
+            assert name not in found
+            found[name] = row
+        return found
+
+    @functools.cached_property
+    def page(self) -> list[dict[str, str]]:
+        (text,) = re.findall(r'id="data">(.*?)</script>', self.html)
+        data = json.loads(text)
+        width = len(data["fields"])
+        return [
+            dict(
+                zip(data["fields"], (data["strings"][n] for n in row[:width]), strict=True),
+            )
+            for row in data["rows"]
+        ]
+
+    def assert_has(self, nodeid: str, verdict: str, words: str) -> None:
+        """Check that each format has the item with this verdict, and with these words of why."""
+        row = self.rows[nodeid]
+        assert (row["verdict"], words in row["message"]) == (verdict, True), row
+        assert "\n" not in row["message"]
+        assert nodeid in row["again"]
+        shown = [r for r in self.page if (r["tier"], r["id"]) == (row["tier"], row["id"])]
+        assert any(r["verdict"] == verdict and words in r["message"] + r["got"] for r in shown)
+        heading = rf"### {verdict}: `{re.escape(row['id'])}`\n.*?\n```"
+        stories = re.findall(heading, self.markdown, re.DOTALL)
+        assert any(words in story for story in stories), self.markdown
+        line = rf"^{verdict.upper()} +{re.escape(row['id'])}.*{re.escape(words)}"
+        assert re.search(line, self.output, re.MULTILINE), self.output
+        cases = [
+            case
+            for case in self.junit
+            if f"{case.get('classname')}.{case.get('name')}" == nodeid.replace("::", ".")
+        ]
+        told = {
+            item.get("value")
+            for case in cases
+            for item in case.iter("property")
+            if item.get("name") == "rocm_attn_verdict"
+        }
+        assert told == {verdict}, (nodeid, told)
+        assert any(child.tag in ("error", "failure") for case in cases for child in case)
+
+    def assert_adds_up(self, selected: int) -> None:
+        """Check that each item that was selected is counted once, and that the result is bad."""
+        done = self.json
+        parts = [done["rows"], done["declined"], done["not_run"]]
+        assert done["selected"] == selected == sum(map(len, parts))
+        assert sum(done["totals"].values()) == len(done["rows"])
+        counts = ", ".join(
+            f"{number} {name}"
+            for name, number in (
+                ("pass", done["totals"].get("pass", 0)),
+                *(
+                    (v, done["totals"].get(v, 0))
+                    for v in ("error", "crash", "fail", "stale", "deviation", "advisory")
+                ),
+                ("declined", sum(bool(entry["backend"]) for entry in done["declined"])),
+                ("skipped", sum(not entry["backend"] for entry in done["declined"])),
+                ("not run", len(done["not_run"])),
+            )
+            if number
+        )
+        headline = f"{selected} items: {counts}"
+        assert headline in self.output, (headline, self.output)
+        assert headline in self.markdown.partition("\n")[0]
+        assert f'<p class="result bad">{headline}</p>' in self.html
+        assert self.status != pytest.ExitCode.OK
+
+
+def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: str) -> Reports:
+    """Run the items of some tiers with these faults, and return the reports."""
+    (folder / "ours.py").write_text(SELECTOR + BACKEND)
+    head = 'id = "mini"\ntitle = "t"\nsource = "this test"\n'
+    (folder / "contract.toml").write_text(head + "".join(map(CASE.format, range(4))))
+    gpus = ("90a", "942", "950", "1201")
+    (folder / "dev.toml").write_text("".join(map(DEVIATION.format, gpus)))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "faults", "-p", "no:randomly", "--rootdir=."),
+            *("-p", "no:cacheprovider", "--rocm-attn-conformance"),
+            f"--rocm-attn-tier={','.join(tier for tier in tiers if tier != 'deviations')}",
+            *("--rocm-attn-contract=contract.toml", "--rocm-attn-selector=ours.py:fork"),
+            *("--rocm-attn-backends=MINE=ours.py:Mine", "--rocm-attn-deviations=dev.toml"),
+            *("--rocm-attn-cell=0", "--rocm-attn-examples=3", "--junitxml=junit.xml"),
+            *(f"--rocm-attn-report=r.{suffix}" for suffix in ("json", "md", "html")),
+            *(node(tier, name) for tier in tiers for name in ITEMS[tier]),
+            *options,
+        ],
+        cwd=folder,
+        env=os.environ | {"FAULTS": json.dumps(faults), "PYTHONPATH": str(HERE)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Reports(folder, done)
+
+
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        pytest.param(("documented", "numerics", "deviations"), id="some tiers"),
+        pytest.param(tuple(ITEMS), id="all tiers", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("stop", ["interrupt"])
+def test_every_report_has_an_item_that_failed_at_any_stage_before_the_run_was_stopped(
+    tmp_path: Path, tiers: tuple[str, ...], stop: str
+) -> None:
+    pytest.importorskip("torch")
+    last = node("documented", ITEMS["documented"][3])
+    faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(STAGES)}
+    reports = run(tmp_path, tiers, faults | {last: stop})
+    for nodeid, stage in faults.items():
+        prefix = "" if stage == "call" else f"{stage} failed: "
+        reports.assert_has(nodeid, "error", f"{prefix}RuntimeError: a fault at {stage} of ")
+    assert sorted(reports.json["not_run"]) == sorted(node(t, ITEMS[t][3]) for t in tiers)
+    assert reports.json["totals"] == {"error": 3 * len(tiers)}
+    reports.assert_adds_up(4 * len(tiers))
+    assert reports.status == STOPS[stop]

@@ -187,7 +187,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         if isinstance(excinfo.value, Shortfall):
             return str(excinfo.value)
         if isinstance(excinfo.value, RocmAttnError) or self.config.getoption("tbstyle") == "auto":
-            lines = [f"{self.name} could not be judged: {cause_of(excinfo.value)}"]
+            lines = [cause_of(excinfo.value)]
             lines.append(f"{'again':>9}  {self.reproduce()}")
             if not isinstance(excinfo.value, RocmAttnError | pytest.fail.Exception):
                 lines.append(f"{'traceback':>9}  add --tb=long")

@@ -238,37 +238,43 @@ def test_exitfirst_stops_at_the_first_row_that_fails(run: Run) -> None:
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
-@pytest.mark.parametrize(
-    ("answer", "outcomes", "words"),
-    [
-        ("return 'TRITON_ATTN'", {"passed": 3, "advisory": 1}, "got TRITON_ATTN"),
-        (
-            "return enum.Enum('E', 'TRITON_ATTN').TRITON_ATTN",
-            {"passed": 3, "advisory": 1},
-            "got TRITON_ATTN",
-        ),
-        (
-            "return 'vllm.v1.attention.backends.triton_attn.TritonAttentionBackend'",
-            {"passed": 3, "advisory": 1},
-            "got TRITON_ATTN",
-        ),
-        ("return None", {"failed": 3, "advisory": 1}, "None"),
-        (
-            "return 'vllm.v1.attention.backends.triton_attn.Nope'",
-            {"failed": 3, "advisory": 1},
-            "'vllm.v1.attention.backends.triton_attn.Nope'",
-        ),
-        ("raise ImportError('no module aiter')", {"failed": 3, "advisory": 1}, "ImportError"),
-    ],
-    ids=["name", "enum", "class path", "None", "wrong class path", "ImportError"],
-)
+# What a selector does, the verdict on a row that expects TRITON_ATTN, and what the row's message says.
+CLASSES = "vllm.v1.attention.backends.triton_attn"
+ANSWERS = {
+    "name": ("return 'TRITON_ATTN'", "pass", ""),
+    "another": ("return 'ROCM_ATTN'", "fail", "got ROCM_ATTN"),
+    "enum": ("return enum.Enum('E', 'TRITON_ATTN').TRITON_ATTN", "pass", ""),
+    "class-path": (f"return '{CLASSES}.TritonAttentionBackend'", "pass", ""),
+    "none": ("return None", "fail", "None"),
+    "wrong-class-path": (f"return '{CLASSES}.Nope'", "fail", f"'{CLASSES}.Nope'"),
+    "import-error": ("raise ImportError('no module aiter')", "crash", "ImportError"),
+}
+
+
 def test_an_answer_of_any_kind_is_judged_for_what_it_is(
-    run: Run, pytester: pytest.Pytester, answer: str, outcomes: dict[str, int], words: str
+    run: Run, pytester: pytest.Pytester
 ) -> None:
-    pytester.makepyfile(selector=f"import enum\ndef select(request):\n    {answer}\n")
-    result = run("--rocm-attn-selector=selector.py:select")
-    assert result.parseoutcomes() == outcomes
-    result.stdout.fnmatch_lines([f"*ADVISORY*fp16-is-flex*{words}*"])
+    contract, selector = 'id = "mini"\ntitle = "t"\nsource = "s"\n', "import enum\n"
+    selector += "def select(request):\n"
+    for number, (name, (statement, _, _)) in enumerate(ANSWERS.items(), 1):
+        size = 16 * number
+        contract += f'[[case]]\nid = "{name}"\nsource = "s"\nlevel = "required"\n'
+        contract += f'platform = {{ gfx = "gfx942" }}\nrequest = {{ block_size = {size} }}\n'
+        contract += 'expect = { backend = "TRITON_ATTN" }\n'
+        selector += f"    if request.block_size == {size}: {statement}\n"
+    pytester.makepyfile(selector=selector)
+    pytester.makefile(".toml", answers=contract)
+    run(
+        "--rocm-attn-contract=answers.toml",
+        "--rocm-attn-selector=selector.py:select",
+        "--rocm-attn-report=out.json",
+    )
+    rows = json.loads((pytester.path / "out.json").read_text())["rows"]
+    judged = {row["id"]: (row["verdict"], row["message"]) for row in rows}
+    assert set(judged) == set(ANSWERS)
+    for name, (_, verdict, words) in ANSWERS.items():
+        assert judged[name][0] == verdict, (name, judged[name])
+        assert words in judged[name][1], (name, judged[name])
 
 
 def test_a_selector_that_writes_to_the_environment_is_reported(

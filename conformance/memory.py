@@ -1,6 +1,6 @@
 """What a selector's process remembers: caches and frozen values, found whatever they are called.
 
-Runs in the worker, for interviews.Interview.memory. A cache is what has ``cache_clear`` (functools)
+Runs in the worker, for workers.Interview.memory. A cache is what has ``cache_clear`` (functools)
 or is a container named after caching; a frozen value is a plain value of a class or a module. Only
 the package that the selector itself comes from is looked at.
 """

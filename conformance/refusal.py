@@ -31,7 +31,15 @@ def is_refusal(error: BaseException) -> bool:
     """
     if not isinstance(error, _KINDS) or isinstance(error, _NO_REFUSAL):
         return False
-    return not any(map(_is_failed_import, _chain(error))) or bool(_ASKED.search(str(error)))
+    return not any(map(_is_failed_import, _chain(error))) or bool(_ASKED.search(text_of(error)))
+
+
+def text_of(error: BaseException) -> str:
+    """Return the message of an exception, or why it has none: its own code makes the text."""
+    try:
+        return str(error)
+    except BaseException as raised:  # noqa: BLE001  foreign code
+        return f"(no message: its __str__ raised {type(raised).__name__})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 
@@ -20,14 +20,11 @@ def write(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    written = Path(name)
+    written = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        # The mode of any new file: the umask takes away from it what is to be taken away.
+        with written.open("xb") as file:
             file.write(content)
-        mask = os.umask(0)  # there is no other way to read it
-        os.umask(mask)
-        written.chmod(0o666 & ~mask)
         written.replace(path)
     except BaseException:
         written.unlink(missing_ok=True)

@@ -17,10 +17,14 @@ import sys
 import zlib
 from array import array
 from base64 import b85decode, b85encode
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from pytest_rocm_attn.conformance import whole_file
 from pytest_rocm_attn.conformance.grid.cells import UNANSWERED
 from pytest_rocm_attn.conformance.grid.evaluate import PartTable
 from pytest_rocm_attn.conformance.worker.environment import neutral_environment
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.grid.evaluate import Part
     from pytest_rocm_attn.conformance.workers import Subject
+    from pytest_rocm_attn.outcome import Outcome
 
 _SCHEMA = 1
 _MOST_FILES = 20_000  # of a selector whose source is larger, nothing is kept
@@ -40,6 +45,16 @@ _PREFIXES = (
     *("VLLM_", "SGLANG_", "AITER_", "ROCM_", "HIP_", "HSA_", "TRITON_", "TORCH", "PYTORCH_"),
     *("PYTHONPATH", "FLASH_ATTENTION_", "LD_"),
 )
+
+
+class _Kept(msgspec.Struct):
+    """The content of a file."""
+
+    schema: int
+    codes: str
+    outcomes: list[list[Any]]
+    seconds: float
+    written: list[str]
 
 
 class Cache:
@@ -56,44 +71,42 @@ class Cache:
     def load(self, part: Part) -> PartTable | None:
         """Return what is kept of a part, or None."""
         try:
-            data = json.loads(self.file(part).read_text())
-            if data["schema"] != _SCHEMA:
-                return None
-            codes = array("H", zlib.decompress(b85decode(data["codes"])))
-            table = PartTable(codes, [from_wire(wire) for wire in data["outcomes"]])
-            fits = all(code == UNANSWERED or code < len(table.outcomes) for code in set(codes))
+            kept = msgspec.json.decode(self.file(part).read_bytes(), type=_Kept)
+            codes = array("H", zlib.decompress(b85decode(kept.codes)))
+            outcomes = list(map(_outcome, kept.outcomes))
         except (OSError, ValueError, KeyError, TypeError, zlib.error):
             return None
-        if len(codes) != part.cells or not fits:
+        fits = all(code == UNANSWERED or code < len(outcomes) for code in set(codes))
+        if kept.schema != _SCHEMA or len(codes) != part.cells or not fits:
             return None
-        table.seconds = data["seconds"]
-        table.written = set(data["written"])
-        return table
+        return PartTable(codes, outcomes, kept.seconds, set(kept.written))
 
     def save(self, part: Part, table: PartTable) -> None:
         """Keep what there is of a part. Where it cannot be kept, the next run asks again."""
         if table.unanswered == len(table.codes):
             return
-        data = {
-            "schema": _SCHEMA,
-            "codes": b85encode(zlib.compress(table.codes.tobytes())).decode(),
-            "outcomes": [to_wire(outcome) for outcome in table.outcomes],
-            "seconds": table.seconds,
-            "written": sorted(table.written),
-        }
+        kept = _Kept(
+            _SCHEMA,
+            b85encode(zlib.compress(table.codes.tobytes())).decode(),
+            [to_wire(outcome) for outcome in table.outcomes],
+            table.seconds,
+            sorted(table.written),
+        )
         file = self.file(part)
-        partial = file.with_name(f"{file.name}.{os.getpid()}")
-        try:
+        with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(data))
-            partial.replace(file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+            whole_file.write(file, msgspec.json.encode(kept))
 
     def file(self, part: Part) -> Path:
         """Return where a part is kept, or would be."""
         return self._folder / f"{part.id}.json"
+
+
+def _outcome(wire: list[Any]) -> Outcome:
+    """Return an outcome from plain data. KeyError, TypeError, ValueError if it is not one."""
+    outcome = from_wire(wire)
+    msgspec.convert(asdict(outcome), type(outcome))  # which looks at the types
+    return outcome
 
 
 def fingerprint(subject: Subject, grid: str, apart: Iterable[Path] = ()) -> str | None:

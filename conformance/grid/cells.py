@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_rocm_attn.conformance.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.grid.space import Axis, environment_of
+from pytest_rocm_attn.conformance.refusal import text_of
 from pytest_rocm_attn.conformance.worker.environment import set_environment
 from pytest_rocm_attn.conformance.worker.outcomes import outcome_of
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -217,7 +218,7 @@ class _Asking:
             outcome: Outcome = self._adapter.select(request, dict(environ), self._gpu)
         except BaseException as error:  # noqa: BLE001  whatever it raises is its outcome
             # A traceback is long in the making; the same error again is the same outcome.
-            key = type(error), str(error)
+            key = type(error), text_of(error)
             code = self._raised.get(key)
             if code is None:
                 code = self._number(outcome_of(error))

@@ -8,7 +8,7 @@ each environment. What becomes of a process is the outcome of the cell it was at
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.grid.cells import UNANSWERED, Enumeration, SharedCodes, scattered
 from pytest_rocm_attn.conformance.grid.outcomes import normalised
 from pytest_rocm_attn.conformance.workers import Bulk, Question, WorkerError
+from pytest_rocm_attn.conformance.workers.lanes import Lanes
+from pytest_rocm_attn.conformance.workers.patience import Patience
+from pytest_rocm_attn.conformance.workers.processes import UnreadableError
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.outcome import Crashed, from_wire, to_wire
+from pytest_rocm_attn.outcome import Crashed, Died, from_wire, to_wire
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -150,26 +153,21 @@ class Evaluator:
         self._start = time.monotonic()
         self._begun = 0  # cells of all parts that were begun, or known, so far
         self._futures: dict[Part, Future[PartTable]] = {}
-        self._waiting: dict[Gpu, list[Part]] = {}
-        self._busy: set[Gpu] = set()
-        self._closed = False
         self._changed = threading.Condition()
         self._folder = Path(tempfile.mkdtemp(prefix="rocm-attn-grid-"))
-        self._threads = [threading.Thread(target=self._lane, daemon=True) for _ in range(lanes)]
-        for thread in self._threads:
-            thread.start()
+        self._lanes: Lanes[Part] = Lanes(
+            lanes, self._answer, self._fail, changed=self._changed, busy=set()
+        )
 
     def submit(self, slices: Iterable[Slice]) -> None:
         """Have slices answered; each once, however often it is submitted."""
         with self._changed:
-            for each in slices:
-                for part in parts_of(each):
-                    if part not in self._futures:
-                        self._futures[part] = Future()
-                        self._waiting.setdefault(part.gpu, []).append(part)
-                        self.counts.parts += 1
-                        self.counts.cells += part.cells
-            self._changed.notify_all()
+            parts = [part for each in slices for part in parts_of(each)]
+            new = [part for part in dict.fromkeys(parts) if part not in self._futures]
+            self._futures.update((part, Future()) for part in new)
+            self.counts.parts += len(new)
+            self.counts.cells += sum(part.cells for part in new)
+            self._lanes.submit((part.gpu, part) for part in new)
 
     def tables(self, of: Slice) -> list[PartTable]:
         """Return the tables of a slice's parts, in order; waits for them."""
@@ -182,45 +180,26 @@ class Evaluator:
         Args:
             kill: ends the pool's processes, for lanes that wait for one that does not answer.
         """
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=_PATIENCE)
-        if any(thread.is_alive() for thread in self._threads):
-            kill()
-            for thread in self._threads:
-                thread.join()
+        with contextlib.ExitStack() as steps:  # run from the last to the first, whatever they raise
+            steps.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            steps.callback(self._cancel)
+            self._lanes.close()
+            if not self._lanes.join(_PATIENCE):
+                steps.callback(self._lanes.join)
+                steps.callback(kill)
+
+    def _cancel(self) -> None:
         for future in self._futures.values():
             future.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- lanes ------------------------------------------------------------------------------------
 
-    def _lane(self) -> None:
-        while True:
-            with self._changed:
-                gpu = None
-                while not self._closed and (gpu := self._next_gpu()) is None:
-                    self._changed.wait()
-                if self._closed or gpu is None:
-                    return
-                self._busy.add(gpu)
-                parts = self._waiting.pop(gpu)
-            try:
-                self._answer(gpu, parts)
-            except (WorkerError, OSError, ValueError, queue.Empty) as error:
-                # ValueError: a stream that was closed while this lane read from it.
-                for part in parts:
-                    if not self._futures[part].done():
-                        self._futures[part].set_exception(WorkerError(str(error)))
-            finally:
+    def _fail(self, parts: list[Part], error: WorkerError) -> None:
+        for part in parts:
+            if not self._futures[part].done():
+                self._futures[part].set_exception(error)
                 with self._changed:
-                    self._busy.discard(gpu)
-                    self._changed.notify_all()
-
-    def _next_gpu(self) -> Gpu | None:
-        return next((gpu for gpu in self._waiting if gpu not in self._busy), None)
+                    self.counts.parts_done += 1
 
     def _answer(self, gpu: Gpu, parts: Sequence[Part]) -> None:
         tables = {part: self._load(part) or PartTable.empty(part.cells) for part in parts}
@@ -252,13 +231,13 @@ class Evaluator:
                     self._resolve(part, table)
                 return
             for part, table in tables.items():
-                if self._closed:
+                if self._lanes.closed:
                     return
                 try:
                     _Answering(self, bulk, part, table).run()
                 finally:
                     self._save(part, table)
-                if self._closed and table.unanswered:
+                if self._lanes.closed and table.unanswered:
                     return
                 self._resolve(part, table)
             if self._all_at_once:
@@ -285,7 +264,7 @@ class Evaluator:
             left = max(cells, (self._cells or self.counts.cells) - self._begun)
             self._begun += cells
         seconds = self._start + self._budget - time.monotonic()
-        return seconds * min(1.0, len(self._threads) * cells / left)
+        return seconds * min(1.0, self._lanes.count * cells / left)
 
 
 class _Answering:
@@ -302,7 +281,8 @@ class _Answering:
         self._shared.codes[:] = memoryview(table.codes)
         self._counted = part.cells - table.unanswered
         self._at = -1
-        self._since = self._saved = time.monotonic()
+        self._patience: Patience | None = None  # with the cell that the process is at
+        self._saved = time.monotonic()
 
     def run(self) -> None:
         start = time.monotonic()
@@ -315,7 +295,7 @@ class _Answering:
                         break
                     self._ask([number], self._part.enumeration.environ(number))
         finally:
-            self._table.codes = array("H", self._shared.codes.tobytes())
+            self._table.codes = self._heard_codes()
             self._count(self._part.cells - self._table.unanswered)
             self._table.seconds += time.monotonic() - start
             self._shared.close()
@@ -334,28 +314,32 @@ class _Answering:
         return numbers
 
     def _out_of_time(self) -> bool:
-        return self._evaluator._closed or time.monotonic() > self._end
+        return self._evaluator._lanes.closed or time.monotonic() > self._end
 
     def _ask(self, environments: list[int] | None, environ: dict[str, str] | None) -> None:
         """Ask until every cell of these environments has a code, or the time is over."""
         requests = len(self._part.enumeration.requests)
-        fallen = -1
+        fallen, again = -1, False
         while not self._out_of_time():
             if environments is not None:
                 first = environments[0] * requests
                 if UNANSWERED not in self._shared.codes[first : first + requests].tolist():
                     return
             self._shared.current = -1
-            self._at, self._since = -1, time.monotonic()
+            self._patience = None
             failure = self._bulk.ask(
                 self._message(environments), environ, heard=self._heard, stuck=self._stuck
             )
-            if failure is None or self._evaluator._closed:
+            if failure is None or self._evaluator._lanes.closed:
                 return
+            # The next process numbers its outcomes from those that were received.
+            self._shared.codes[:] = memoryview(self._heard_codes())
             cell = self._shared.current
-            if (
-                cell < 0 or cell == fallen
-            ):  # it was the import, or our beginning, and would be again
+            if cell < 0 and isinstance(failure, Died) and not again:
+                again = True  # it may have ended after its last answer; no cell was asked since
+                continue
+            if cell < 0 or cell == fallen:
+                # It was the import, or the beginning before any cell, and would be again.
                 self._give_all(environments, failure)
                 return
             fallen = cell
@@ -387,31 +371,37 @@ class _Answering:
         }
 
     def _heard(self, message: dict[str, Any]) -> None:
-        if "outcome" in message:  # the next number, in the form that is kept
-            self._table.outcomes.append(from_wire(message["outcome"]))
-        if "done" in message:
-            self._table.written.update(message["written"])
+        try:
+            if "outcome" in message:  # the next number, in the form that is kept
+                self._table.outcomes.append(from_wire(message["outcome"]))
+            if "done" in message:
+                self._table.written.update(message["written"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableError(f"its process sent no outcome: {message!r:.80}") from error
 
-    def _stuck(self) -> bool:
-        """Note how far the process is; say whether it is to be killed."""
+    def _stuck(self, pid: int) -> bool:
+        """Note how far the process is; return whether it is to be killed."""
         now = time.monotonic()
         current = self._shared.current
-        if current != self._at:
-            self._at, self._since = current, now
+        if self._patience is None or current != self._at:
+            limit = self._evaluator._pool.subject.timeout
+            self._at, self._patience = current, Patience(pid, limit)
         if self._bulk.in_place:
             answered = self._part.cells - array("H", self._shared.codes.tobytes()).count(UNANSWERED)
             self._count(answered)
         if now - self._saved > _SAVE_SECONDS:
             self._save()
-        return self._evaluator._closed or now - self._since > self._evaluator._pool.subject.timeout
+        return self._evaluator._lanes.closed or self._patience.is_over()
 
     def _save(self) -> None:
         """Keep what there is so far, in case this process is killed."""
-        # The process may have written a number whose outcome it has not sent yet.
-        known = len(self._table.outcomes)
-        codes = (code if code < known else UNANSWERED for code in self._shared.codes)
-        self._evaluator._save(self._part, replace(self._table, codes=array("H", codes)))
+        self._evaluator._save(self._part, replace(self._table, codes=self._heard_codes()))
         self._saved = time.monotonic()
+
+    def _heard_codes(self) -> array[int]:
+        """Return the codes whose outcome was received: a process may write one before it is."""
+        known = len(self._table.outcomes)
+        return array("H", (c if c < known else UNANSWERED for c in self._shared.codes))
 
     def _count(self, answered: int) -> None:
         with self._evaluator._changed:

@@ -29,6 +29,7 @@ def main() -> None:
     from pytest_rocm_attn.conformance import adapters
     from pytest_rocm_attn.conformance.launch.judge import examine
     from pytest_rocm_attn.conformance.numerics.case import Case
+    from pytest_rocm_attn.conformance.refusal import text_of
     from pytest_rocm_attn.gpu import Aiter, Gpu
     from pytest_rocm_attn.mock import MockRocm
 
@@ -38,8 +39,8 @@ def main() -> None:
         try:
             found: Any = adapters.load(spec)
             backend = found() if isinstance(found, type) else found
-        except Exception as error:  # noqa: BLE001  foreign code: its import may raise anything
-            words = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
+            words = f"{type(error).__name__}: {text_of(error)}"
             say({"error": words, "traceback": traceback.format_exc()})
             return
         say({"evidence": "launch", "name": getattr(backend, "name", None)})

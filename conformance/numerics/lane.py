@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from pytest_rocm_attn.conformance.numerics.finding import Finding
+from pytest_rocm_attn.conformance.workers.processes import SpawnedProcess, UnreadableError
 from pytest_rocm_attn.errors import BackendUnderTestError
+from pytest_rocm_attn.outcome import Died
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,9 +29,14 @@ class Lane:
 
     Args:
         spec: ``module:object`` or ``file.py:object`` of the backend under test.
-        timeout: seconds that one case may take.
+        timeout: seconds that one case may take, as workers.patience counts them.
         worker: module of the process.
         arguments: what it is given after the spec.
+
+    Attributes:
+        evidence: on what its results rest; known once it was started, as what follows is.
+        allowance: what the backend said that it does and the cases then allow.
+        device: what it runs on, as host.describe() tells.
     """
 
     def __init__(
@@ -42,102 +46,90 @@ class Lane:
         self.timeout = timeout
         self._command = [sys.executable, "-m", worker, spec, *arguments]
         self.evidence = ""
-        self.allowance = ""  # what the backend said that it does and the cases then allow
-        self.device: dict[str, str] = {}  # what it runs on, as host.describe() tells
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.allowance = ""
+        self.device: dict[str, str] = {}
+        self._process: SpawnedProcess | None = None
         # The backend's own output; its end goes into the message when the worker dies.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        self._output: IO[bytes] | None = None
+        self._failure = ""  # why it cannot be started: it is not tried again
 
     def ask(self, case: Case) -> Finding:
         """Return what came of a case.
 
         Raises:
-            BackendUnderTestError: the backend cannot be imported.
+            BackendUnderTestError: the backend cannot be started.
         """
         process = self.start()
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a death is found out by the missing answer
-            process.stdin.write(json.dumps(case.to_json()) + "\n")
-            process.stdin.flush()
-        answer = self._answer(self.timeout)
-        if isinstance(answer, Finding):
-            return answer
-        return Finding(**answer)
+        process.send(**case.to_json())
+        answer = self._answer(process, self.timeout)
+        return answer if isinstance(answer, Finding) else Finding(**answer)
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> SpawnedProcess:
         """Return the process, started unless it is there, with `evidence` known.
 
         Raises:
-            BackendUnderTestError: the backend cannot be imported.
+            BackendUnderTestError: the backend cannot be started, now or when it was first tried.
         """
         if self._process is not None:
             return self._process
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._output,
-            text=True,
-            encoding="utf-8",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # so that a hanging compiler dies with it
-        )
-        self._lines = queue.SimpleQueue()
-        threading.Thread(
-            target=_forward, args=(self._process.stdout, self._lines), daemon=True
-        ).start()
-        hello = self._answer(START_LIMIT)
-        if isinstance(hello, Finding):
-            raise BackendUnderTestError(f"backend {self.spec}: its process {hello.words}")
-        if "error" in hello:
+        if not self._failure:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+            popen = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._output,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # so that a hanging compiler dies with it
+            )
+            process = self._process = SpawnedProcess(popen)
+            hello = self._answer(process, START_LIMIT)
+            if isinstance(hello, dict) and "error" not in hello:
+                self.evidence = hello["evidence"]
+                self.device = hello.get("device", {})
+                self.allowance = hello.get("allowance", "")
+                return process
+            why = hello.words if isinstance(hello, Finding) else hello["error"]
+            self._failure = f"backend {self.spec} cannot be imported: {why}"
             self.close()
-            raise BackendUnderTestError(f"backend {self.spec} cannot be imported: {hello['error']}")
-        self.evidence = hello["evidence"]
-        self.device = hello.get("device", {})
-        self.allowance = hello.get("allowance", "")
-        return self._process
+        raise BackendUnderTestError(self._failure)
 
-    def _answer(self, timeout: float) -> dict[str, Any] | Finding:
-        """Return the worker's next line, or what happened instead."""
+    def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Finding:
+        """Return the worker's next message, or what happened instead, with the worker ended."""
         try:
-            line = self._lines.get(timeout=timeout)
+            message = process.receive(timeout)
+            if message is not None:
+                return message
+            words = str(process.end(kill=False) or Died(None, 0)) + self._last_words()
         except queue.Empty:
-            self._stop()
-            return Finding("crashed", f"did not answer within {timeout:g} seconds")
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        assert self._process is not None
-        code = self._process.wait()
-        self._stop()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        return Finding("crashed", f"{how}{self._last_words()}")
+            words = f"no answer within {timeout:g} s"
+            self.close(hurry=True)
+        except UnreadableError as error:
+            words = str(error)
+        self.close()
+        return Finding("crashed", words)
 
     def _last_words(self) -> str:
+        assert self._output is not None
         self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, self._output.tell() - 2000))
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return f"; its last words: {lines[-1]}" if lines else ""
 
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):  # a last line that it can no longer take
-                process.stdin.close()
-        try:
-            process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def close(self, *, hurry: bool = False) -> None:
+        """End the worker, if there is one. Another one is started when the next case comes.
 
-    def close(self) -> None:
-        """End the worker."""
-        self._stop()
-        self._output.close()
+        Args:
+            hurry: kill it, as it does not answer.
+        """
+        process, self._process = self._process, None
+        output, self._output = self._output, None
+        try:
+            if process is not None and not process.ended:
+                process.end(kill=hurry)
+        finally:
+            if output is not None:
+                output.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,37 +144,33 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of several backends, of which the few that were used last are kept.
+    """The lanes of several backends, of which the few that were used last keep their process.
 
     Args:
         timeout: seconds that one case may take.
+        most: how many processes are kept; each holds torch, and a GPU's context or a compiler.
+        worker: module of the processes.
     """
 
-    most = 3  # each process holds torch, and a GPU's context
-
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, most: int = 3, worker: str = WORKER) -> None:
         self.timeout = timeout
-        self._lanes: dict[str, Lane] = {}
+        self.most = most
+        self._worker = worker
+        self._lanes: dict[tuple[str, ...], Lane] = {}  # the one used last stands last
 
-    def of(self, spec: str) -> Lane:
-        """Return the lane of a backend."""
-        lane = self._lanes.pop(spec, None)
+    def of(self, spec: str, *arguments: str) -> Lane:
+        """Return the lane of a backend, and of what its process is given after the spec."""
+        key = (spec, *arguments)
+        lane = self._lanes.pop(key, None)
         if lane is None:
-            if len(self._lanes) >= self.most:
-                self._lanes.pop(next(iter(self._lanes))).close()
-            lane = Lane(spec, self.timeout)
-        self._lanes[spec] = lane
+            lane = Lane(spec, self.timeout, worker=self._worker, arguments=arguments)
+        for other in list(self._lanes.values())[: max(0, len(self._lanes) + 1 - self.most)]:
+            other.close()
+        self._lanes[key] = lane
         return lane
 
     def close(self) -> None:
-        """End them all."""
-        while self._lanes:
-            self._lanes.popitem()[1].close()
-
-
-def _forward(pipe: Any, lines: queue.SimpleQueue[str]) -> None:
-    """Pass on lines until the process ends, then an empty one."""
-    with pipe:
-        for line in pipe:
-            lines.put(line)
-    lines.put("")
+        """End them all, whatever goes wrong with one."""
+        with contextlib.ExitStack() as steps:
+            for lane in self._lanes.values():
+                steps.callback(lane.close)

@@ -15,6 +15,8 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
+from pytest_rocm_attn.conformance.refusal import text_of
+
 READS_UNUSED = "it reads unused slots of a request's last block, which hold numbers instead of NaN"
 AITERS_GPU = "gfx942"  # mocked for aiter's import, where kernels are interpreted
 
@@ -31,8 +33,8 @@ def main() -> None:
     try:
         backend, device, evidence = _start(sys.argv[1])
         check = check_named(sys.argv[2] if len(sys.argv) > 2 else "examine")
-    except Exception as error:  # noqa: BLE001  foreign code: its import may raise anything
-        words = f"{type(error).__name__}: {error}"
+    except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
+        words = f"{type(error).__name__}: {text_of(error)}"
         say({"error": words, "traceback": traceback.format_exc()})
         return
     from pytest_rocm_attn.conformance.host import describe

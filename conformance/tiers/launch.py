@@ -5,7 +5,6 @@ docs/launch-tier.md says what is promised and how to bring a backend along.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.numerics.case import Case, load
-from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.numerics.lane import Lane, Lanes
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
 from pytest_rocm_attn.gpu import Gpu
 
@@ -31,12 +30,7 @@ TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
 WORKER = "pytest_rocm_attn.conformance.launch.worker"
 OPEN_LANES = 2  # each is a process that holds torch and a compiler
 SLOWNESS = 20  # compiling a family may take this many times as long as one selection
-_LANES = pytest.StashKey[dict[tuple[str, str], Lane]]()
-
-
-def _close(lanes: dict[tuple[str, str], Lane]) -> None:
-    for lane in lanes.values():
-        lane.close()
+_LANES = pytest.StashKey[Lanes]()
 
 
 def shipped() -> tuple[Case, ...]:
@@ -88,20 +82,12 @@ class LaunchItem(ConformanceItem):
     @property
     def lane(self) -> Lane:
         """The process that the backend launches in for this item's target."""
-        if _LANES not in self.config.stash:
-            self.config.stash[_LANES] = {}
-            self.config.add_cleanup(functools.partial(_close, self.config.stash[_LANES]))
-        lanes = self.config.stash[_LANES]
-        key = (self.backend.name, self.gpu.gfx)
-        lane = lanes.pop(key, None)
-        if lane is None:
-            while len(lanes) >= OPEN_LANES:
-                lanes.pop(next(iter(lanes))).close()
+        lanes = self.config.stash.get(_LANES, None)
+        if lanes is None:
             timeout = SLOWNESS * self.plugin.settings.subject.timeout
-            spec = self.backend.compiled or self.backend.spec
-            lane = Lane(spec, timeout, worker=WORKER, arguments=(self.gpu.gfx,))
-        lanes[key] = lane  # the last in order is the last used
-        return lane
+            lanes = self.config.stash[_LANES] = Lanes(timeout, most=OPEN_LANES, worker=WORKER)
+            self.config.add_cleanup(lanes.close)
+        return lanes.of(self.backend.compiled or self.backend.spec, self.gpu.gfx)
 
     def judge(self) -> Judgement:
         self.finding = self.lane.ask(self.case)

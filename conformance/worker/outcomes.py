@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.refusal import is_refusal
+from pytest_rocm_attn.conformance.refusal import is_refusal, text_of
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def ask_and_keep(
     """Return the outcome, and what was answered or raised, which may tell how it came about."""
     try:
         return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
-    except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
+    except BaseException as error:  # noqa: BLE001  even SystemExit is the selector's answer
         outcome = outcome_of(error)
         return outcome, error if isinstance(outcome, Rejected) else None
 
@@ -37,7 +37,7 @@ def ask_and_keep(
 def outcome_of(error: BaseException) -> Rejected | Crashed:
     """Return what an exception of the selector's comes to: a refusal, or a crash."""
     if is_refusal(error):
-        return Rejected(type(error).__name__, str(error)[:_TRACEBACK_LIMIT])
+        return Rejected(type(error).__name__, text_of(error)[:_TRACEBACK_LIMIT])
     return crashed(error)
 
 

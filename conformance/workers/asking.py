@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.workers.processes import UnreadableError, WorkerError
 from pytest_rocm_attn.conformance.workers.question import Group, Observation, Question
-from pytest_rocm_attn.outcome import Died, Outcome, TimedOut, from_wire
+from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut, from_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
     from pytest_rocm_attn.conformance.workers.processes import WorkerProcess
@@ -36,6 +38,8 @@ def ask(
     """
     remaining = [(group, question) for group in groups for question in group.questions]
     while remaining:
+        if platform.process.ended:
+            platforms.reopen(platform)
         process = platform.answering_process()
         process.send(unset=list(platform.environ), refresh=refresh, groups=as_messages(remaining))
         questions = [question for _, question in remaining]
@@ -43,10 +47,15 @@ def ask(
             process, questions, resolve, platforms.subject.timeout, keep=not platform.forks
         )
         if failure is None:
+            platform.answered = not platform.forks
             return
+        if platform.answered and not answered and isinstance(failure, Died):
+            # It ended after its last answer, which is not the fault of the next question.
+            platform.answered = False
+            continue
+        platform.answered = False
         resolve(questions[answered], Observation(failure))
         remaining = remaining[answered + 1 :]
-        platforms.reopen(platform)
 
 
 def listen(
@@ -67,29 +76,46 @@ def listen(
         keep: leave the process waiting for more when it is done.
     """
     answered = 0
-    while True:
-        try:
+    try:
+        while True:
             message = process.receive(timeout)
-        except queue.Empty:
+            if message is None:
+                died = process.end(kill=False) or Died(None, 0)
+                return answered, None if answered == len(questions) else died
+            if "done" in message and answered == len(questions):
+                if not keep:
+                    process.end(kill=False)
+                return answered, None
+            observation = _observation(message)
+            resolve(questions[answered], observation)
+            answered += 1
+    except queue.Empty:
+        process.end(kill=True)
+        return answered, TimedOut(timeout)
+    except UnreadableError as error:
+        process.end(kill=True)
+        return answered, Crashed(type(error).__name__, f"{type(error).__name__}: {error}")
+    except BaseException:
+        with contextlib.suppress(WorkerError):
             process.end(kill=True)
-            return answered, TimedOut(timeout)
-        if message is None:
-            died = process.end(kill=False) or Died(None, 0)
-            return answered, None if answered == len(questions) else died
-        if "done" in message:
-            if not keep:
-                process.end(kill=False)
-            return answered, None
-        resolve(
-            questions[answered],
-            Observation(
-                from_wire(message["outcome"]),
-                message["seconds"],
-                tuple(message["written"]),
-                tuple(map(tuple, message["trace"])),
-            ),
+        raise
+
+
+def _observation(message: Mapping[str, Any]) -> Observation:
+    """Return the observation that a message carries.
+
+    Raises:
+        UnreadableError: it carries none, so that the selector must have sent it.
+    """
+    try:
+        return Observation(
+            from_wire(message["outcome"]),
+            message["seconds"],
+            tuple(message["written"]),
+            tuple(map(tuple, message["trace"])),
         )
-        answered += 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(f"its process sent what is not an answer: {message!r:.80}") from error
 
 
 def as_messages(remaining: Sequence[tuple[Group, Question]]) -> list[dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
+from pytest_rocm_attn.conformance.workers.processes import UnreadableError, WorkerError
 from pytest_rocm_attn.conformance.workers.refreshing import Trust
-from pytest_rocm_attn.outcome import Died, Outcome, TimedOut
+from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +49,7 @@ class Bulk:
         environ: Mapping[str, str] | None,
         *,
         heard: Callable[[dict[str, Any]], None],
-        stuck: Callable[[], bool],
+        stuck: Callable[[int], bool],
     ) -> Outcome | None:
         """Have cells asked, in a process of their own where there is fork.
 
@@ -55,7 +57,7 @@ class Bulk:
             cells: what grid.cells.answer_cells takes.
             environ: the one environment that the cells are in; None where in_place.
             heard: is given each message that the process sends on the way.
-            stuck: is asked ten times a second whether it is to be killed.
+            stuck: is asked ten times a second, with the process's number, whether it is to be killed.
 
         Returns:
             What became of the process, or of the import, before it had done all; else None.
@@ -63,30 +65,35 @@ class Bulk:
         platform = self._platform if environ is None else self._holding(environ)
         if not isinstance(platform, Platform):
             return platform
+        if platform.process.ended:
+            self._platforms.reopen(platform)
         subject = self._platforms.subject
         process = platform.answering_process()
         refresh = platform.refreshes and not subject.pure
         process.send(unset=list(platform.environ), refresh=refresh, cells=cells)
-        failure: Outcome
-        while True:
-            try:
-                message = process.receive(_LOOK)
-            except queue.Empty:
-                if not stuck():
-                    continue
+        try:
+            while True:
+                try:
+                    message = process.next_message(_LOOK)
+                except queue.Empty:
+                    if not stuck(process.pid):
+                        continue
+                    process.end(kill=True)
+                    return TimedOut(subject.timeout)
+                if message is None:
+                    return process.end(kill=False) or Died(None, 0)
+                heard(message)
+                if "done" in message:
+                    if platform.forks:
+                        process.end(kill=False)
+                    return None
+        except UnreadableError as error:
+            process.end(kill=True)
+            return Crashed(type(error).__name__, f"{type(error).__name__}: {error}")
+        except BaseException:
+            with contextlib.suppress(WorkerError):
                 process.end(kill=True)
-                failure = TimedOut(subject.timeout)
-                break
-            if message is None:
-                failure = process.end(kill=False) or Died(None, 0)
-                break
-            heard(message)
-            if "done" in message:
-                if platform.forks:
-                    process.end(kill=False)
-                return None
-        self._platforms.reopen(platform)
-        return failure
+            raise
 
     def _holding(self, environ: Mapping[str, str]) -> Platform | Outcome:
         """Return a platform that an environment holds in, imports included."""

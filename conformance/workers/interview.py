@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import TYPE_CHECKING, Any
 
@@ -90,21 +91,30 @@ class Interview:
         self._process.send(unset=list(self._platform.environ), more=True, **message)
 
     def memory(self, **message: Any) -> Any:
-        """Look into, or change, what the selector's process remembers: memory.handle()'s answer."""
+        """Look into, or change, what the selector's process remembers: memory.handle()'s answer.
+
+        Raises:
+            WorkerError: it does not answer, and the interview is over.
+        """
         self._send(memory=message)
         try:
             answer = self._process.receive(self._timeout)
+            problem = "" if answer else "ended"
         except queue.Empty:
-            answer = None
-        if answer is None:
-            raise WorkerError("the selector's process ended while its memory was looked at")
-        return answer["remembered"]
+            answer, problem = None, f"did not answer within {self._timeout:g} s"
+        if answer is not None and "remembered" in answer:
+            return answer["remembered"]
+        if answer is not None:
+            problem = f"failed ({answer.get('failed', answer)})"
+        self.close()  # an answer that comes late would be taken for the next one
+        raise WorkerError(f"the selector's process {problem} while its memory was looked at")
 
     def close(self) -> None:
         """End the process. Safe to call again."""
         if not self.over:
             self._ended()
-            self._process.end(kill=True)
+            with contextlib.suppress(WorkerError):  # what forked it has ended: so has it, killed
+                self._process.end(kill=True)
 
     def _ended(self) -> None:
         self.over = True

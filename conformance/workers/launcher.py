@@ -83,16 +83,19 @@ class Launcher:
         """End every process, whatever it is at. No other one starts."""
         with self._spawning:
             self._killed = True
-        for popen in self._popen:
-            if popen.returncode is None:  # else its number may be another's by now
-                kill_all(popen)
-                popen.wait()
+        with contextlib.ExitStack() as steps:  # each is run, whatever the others raise
+            for popen in self._popen:
+                if popen.returncode is None:  # else its number may be another's by now
+                    steps.callback(popen.wait)
+                    steps.callback(kill_all, popen)
 
     def close(self) -> None:
         """Let go of what is left once every process has ended."""
-        if self._base_conversation is not None:
-            self._base_conversation.close()
-        self._log.close()
+        try:
+            if self._base_conversation is not None:
+                self._base_conversation.close()
+        finally:
+            self._log.close()
 
     def _greet(self, conversation: Conversation) -> None:
         conversation.send(preload=list(self._subject.preload))
@@ -119,14 +122,14 @@ class Launcher:
     def _start_base(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._spawn(
+            popen = self._spawn(
                 "fork",
                 str(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 pass_fds=(theirs.fileno(),),
             )
-        self._base_conversation = Conversation.over(ours)
+        self._base_conversation = Conversation.over(popen.pid, ours)
         self._base = ForkServer(ours, self._base_conversation)
         self._greet(self._base_conversation)
 

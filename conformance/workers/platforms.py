@@ -39,6 +39,7 @@ class Platform:
         process: which imported it.
         forks: has it fork; None where fork is not to be had.
         interviews: open ones, for which it has to stay.
+        answered: its process, which is kept where there is no fork, has answered something.
     """
 
     gpu: Gpu
@@ -48,6 +49,7 @@ class Platform:
     process: WorkerProcess
     forks: ForkServer | None
     interviews: int = 0
+    answered: bool = False
 
     def answering_process(self) -> WorkerProcess:
         """Return a process to put questions to: a fork, or the one that there is."""
@@ -240,5 +242,6 @@ class Platforms:
 
     def close(self) -> None:
         """Let go of what is kept; the processes have been killed."""
-        for platform in self._kept:
-            platform.process.close()
+        with contextlib.ExitStack() as steps:  # each is run, whatever the others raise
+            for platform in self._kept:
+                steps.callback(platform.process.close)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.workers.asking import ask
 from pytest_rocm_attn.conformance.workers.bulk import Bulk
 from pytest_rocm_attn.conformance.workers.interview import Interview
+from pytest_rocm_attn.conformance.workers.lanes import Lanes
 from pytest_rocm_attn.conformance.workers.launcher import Launcher
 from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
 from pytest_rocm_attn.conformance.workers.processes import WorkerError
@@ -57,32 +56,26 @@ class Pool:
         # The rest changes under _changed.
         self._changed = self._platforms.changed
         self._futures: dict[Question, Future[Observation]] = {}
-        self._waiting: dict[Gpu, dict[tuple[tuple[str, str], ...], Group]] = {}
         self._only_gpu: Gpu | None = None  # stands for all, where the selector is pure
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._lane, daemon=True)
-            for _ in range(lanes or min(4, os.cpu_count() or 1))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lanes: Lanes[Question] = Lanes(
+            lanes or min(4, os.cpu_count() or 1),
+            self._answer,
+            self._fail,
+            changed=self._changed,
+            busy=self._platforms.busy,
+            rank=lambda gpu: gpu not in self._platforms.imported,  # an imported one first
+        )
 
     # --- asking -----------------------------------------------------------------------------------
 
     def submit(self, questions: Iterable[Question]) -> list[Future[Observation]]:
         """Ask each question, once however often it is submitted; answers come in the futures."""
-        futures = []
         with self._changed:
-            for question in questions:
-                if question not in self._futures:
-                    self._futures[question] = Future()
-                    gpu, environ = self._place(question)
-                    groups = self._waiting.setdefault(gpu, {})
-                    group = groups.setdefault(environ, Group(dict(environ)))
-                    group.questions.append(question)
-                futures.append(self._futures[question])
-            self._changed.notify_all()
-        return futures
+            wanted = list(questions)
+            new = [q for q in dict.fromkeys(wanted) if q not in self._futures]
+            self._futures.update((question, Future()) for question in new)
+            self._lanes.submit((self._place(question)[0], question) for question in new)
+            return [self._futures[question] for question in wanted]
 
     def _place(self, question: Question) -> tuple[Gpu, tuple[tuple[str, str], ...]]:
         """Return the platform and the environment of the process that a question needs."""
@@ -182,55 +175,48 @@ class Pool:
         return self._launcher.printed(limit)
 
     def close(self) -> None:
-        """End every worker. Questions without an answer are cancelled."""
-        for interview in list(self._interviews):
-            interview.close()
+        """End every worker. Questions without an answer are cancelled.
+
+        Whatever goes wrong on the way, the rest is ended all the same.
+
+        Raises:
+            BaseException: the first of what went wrong.
+        """
+        with contextlib.ExitStack() as steps:  # run from the last to the first
+            steps.callback(self._launcher.close)
+            steps.callback(self._platforms.close)
+            steps.callback(self._lanes.join)
+            steps.callback(self._launcher.kill)
+            steps.callback(self._cancel)
+            steps.callback(self._lanes.close)
+            for interview in list(self._interviews):
+                steps.callback(interview.close)
+
+    def _cancel(self) -> None:
         with self._changed:
-            self._closed = True
             for future in self._futures.values():
                 future.cancel()
-            self._changed.notify_all()
-        self._launcher.kill()
-        for thread in self._threads:
-            thread.join()
-        self._platforms.close()
-        self._launcher.close()
 
     # --- lanes ------------------------------------------------------------------------------------
 
-    def _lane(self) -> None:
-        while True:
-            with self._changed:
-                gpu = None
-                while not self._closed and (gpu := self._next_gpu()) is None:
-                    self._changed.wait()
-                if self._closed or gpu is None:
-                    return
-                self._platforms.busy.add(gpu)
-                groups = list(self._waiting.pop(gpu).values())
-            try:
-                self._answer(gpu, groups)
-            finally:
-                self._platforms.free(gpu)
+    def _answer(self, gpu: Gpu, questions: list[Question]) -> None:
+        """Answer the questions of one platform."""
+        groups: dict[tuple[tuple[str, str], ...], Group] = {}
+        for question in questions:
+            environ = self._place(question)[1]
+            groups.setdefault(environ, Group(dict(environ))).questions.append(question)
+        self._answer_where_it_holds(gpu, list(groups.values()))
+        unanswered = [question for question in questions if not self._futures[question].done()]
+        if unanswered:
+            self._fail(unanswered, WorkerError(f"{len(unanswered)} questions were not answered"))
 
-    def _next_gpu(self) -> Gpu | None:
-        """Return a platform with open questions that no lane works on; an imported one first."""
-        free = [gpu for gpu in self._waiting if gpu not in self._platforms.busy]
-        imported = self._platforms.imported
-        return min(free, key=lambda gpu: gpu not in imported, default=None)
-
-    def _answer(self, gpu: Gpu, groups: list[Group]) -> None:
-        """Answer the questions of one platform; never leaves one without an answer."""
-        problem = "a lane of pytest-rocm-attn ended early, which is a bug of ours; please report it"
-        try:
-            self._answer_where_it_holds(gpu, groups)
-        except (WorkerError, OSError, queue.Empty) as error:
-            problem = str(error)
-        finally:  # also where a bug of ours ends the lane: whoever waits must not wait for ever
-            for question in (question for group in groups for question in group.questions):
-                future = self._futures[question]
-                if not future.done():
-                    future.set_exception(WorkerError(f"{problem}{self._tail()}"))
+    def _fail(self, questions: list[Question], error: WorkerError) -> None:
+        for question in questions:
+            future = self._futures[question]
+            if not future.done():
+                failure = WorkerError(f"{error}{self._tail()}")
+                failure.__cause__ = error.__cause__
+                future.set_exception(failure)
 
     def _answer_where_it_holds(self, gpu: Gpu, groups: list[Group]) -> None:
         """Ask each group in a process in which its environment holds, imports included."""

@@ -57,14 +57,32 @@ def test_what_was_kept_comes_back(tmp_path: Path, part: Part) -> None:
         pytest.param(lambda text: text[: len(text) // 2], id="cut"),
         pytest.param(lambda text: "", id="empty"),
         pytest.param(lambda text: "[1, 2]", id="foreign"),
-        pytest.param(lambda text: text.replace('"schema": 1', '"schema": 2'), id="newer"),
-        pytest.param(
-            lambda text: json.dumps(json.loads(text) | {"outcomes": []}), id="codes of none"
+        *(
+            pytest.param(lambda text, with_=with_: json.dumps(json.loads(text) | with_), id=name)
+            for name, with_ in {
+                "newer": {"schema": 2},
+                "codes of no outcome": {"outcomes": []},
+                "no codes": {"codes": "xx"},
+                "too few codes": {"codes": "c$`-|00062"},
+                "outcome of another kind": {"outcomes": [["Guessed", "x"]] * 2},
+                "outcome of another type": {"outcomes": [["Selected", ["x"]]] * 2},
+                "outcome without its fields": {"outcomes": [["Crashed"]] * 2},
+                "time in words": {"seconds": "a while"},
+                "what was written as a number": {"written": [1]},
+            }.items()
         ),
-        pytest.param(lambda text: json.dumps(json.loads(text) | {"codes": "xx"}), id="no codes"),
+        *(
+            pytest.param(
+                lambda text, name=name: json.dumps(
+                    {key: value for key, value in json.loads(text).items() if key != name}
+                ),
+                id=f"without {name}",
+            )
+            for name in ("schema", "codes", "outcomes", "seconds", "written")
+        ),
     ],
 )
-def test_a_damaged_file_counts_as_none(
+def test_a_file_that_is_damaged_or_lacks_something_counts_as_none(
     tmp_path: Path, part: Part, damage: Callable[[str], str]
 ) -> None:
     kept = Cache(tmp_path, "key")

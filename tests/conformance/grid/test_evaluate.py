@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import time
 from array import array
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Rejected, Request, Selected, TimedOut
-from pytest_rocm_attn.conformance.grid import cells as cells_module
-from pytest_rocm_attn.conformance.grid.cells import UNANSWERED, Enumeration, scattered
+from pytest_rocm_attn.conformance.grid.cells import (
+    MOST_OUTCOMES,
+    UNANSWERED,
+    Enumeration,
+    SharedCodes,
+    scattered,
+)
 from pytest_rocm_attn.conformance.grid.evaluate import Evaluator, Part, PartTable, parts_of
 from pytest_rocm_attn.conformance.grid.space import Axis, Family
-from pytest_rocm_attn.conformance.workers import Pool, Subject
+from pytest_rocm_attn.conformance.workers import Bulk, Pool, Subject, WorkerError
+from pytest_rocm_attn.outcome import to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,14 +272,12 @@ def test_a_slow_selector_ends_with_the_budget_and_says_what_was_not_reached(
 
 
 def test_a_selector_that_says_something_new_each_time_does_not_fill_the_memory(
-    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+    evaluate: Evaluate,
 ) -> None:
-    monkeypatch.setattr(cells_module, "MOST_OUTCOMES", 5)
-    of = family(None, "ROCM_ATTN", "FLEX_ATTENTION")
+    of = family(*map(str, range(MOST_OUTCOMES // len(REQUESTS) + 10)), flags=(None,))
+    assert of.cells > MOST_OUTCOMES
     outcomes = evaluate(
         """
-        from pytest_rocm_attn.conformance.grid import cells
-        cells.MOST_OUTCOMES = 5
         calls = 0
         def select(request):
             global calls
@@ -282,8 +288,8 @@ def test_a_selector_that_says_something_new_each_time_does_not_fill_the_memory(
         pure=True,
     )
     assert None not in outcomes
-    assert len(set(outcomes)) == 6
-    assert any("one of more than 5" in str(outcome) for outcome in outcomes)
+    assert len(set(outcomes)) == MOST_OUTCOMES + 1
+    assert sum("one of more than" in str(o) for o in outcomes) == of.cells - MOST_OUTCOMES
 
 
 def test_what_is_known_already_is_not_asked_again_and_what_is_left_is_kept(
@@ -310,3 +316,74 @@ def test_a_machine_of_its_own_answers_for_itself_only(evaluate: Evaluate) -> Non
     outcomes = evaluate(ECHO.replace("{refreshes}", "True"), of, only=Gpu("gfx1201"))
     assert {type(outcome) for outcome in outcomes} == {Crashed}
     assert all(isinstance(o, Crashed) and o.error == "MockError" for o in outcomes)
+
+
+@pytest.mark.parametrize("step", ["load", "save"])
+@pytest.mark.parametrize(
+    "fault", [KeyError("x"), MemoryError(), SystemExit(3)], ids=lambda fault: type(fault).__name__
+)
+def test_a_fault_of_ours_is_raised_where_the_tables_are_waited_for(
+    evaluate: Evaluate, fault: BaseException, step: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise fault
+
+    with pytest.raises(WorkerError, match=type(fault).__name__):
+        evaluate(ECHO.replace("{refreshes}", "True"), family(None), pure=True, **{step: fails})
+
+
+class Scripted(Bulk):
+    """A platform whose process dies with a code written whose outcome it has not sent."""
+
+    in_place = True
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def ask(
+        self,
+        cells: dict[str, Any],
+        environ: object,
+        *,
+        heard: Callable[[dict[str, Any]], None],
+        stuck: object,
+    ) -> Outcome | None:
+        self.asked += 1
+        shared = SharedCodes(cells["file"])
+        try:
+            if self.asked == 1:
+                heard({"outcome": to_wire(Selected("TRITON_ATTN"))})
+                shared.codes[0] = 0
+                shared.codes[1] = 1  # of what was never heard
+                shared.current = 2
+                return Died(9)
+            number = len(cells["outcomes"])
+            heard({"outcome": to_wire(Selected("ROCM_ATTN"))})
+            for cell, code in enumerate(shared.codes):
+                if code == UNANSWERED:
+                    shared.codes[cell] = number
+            heard({"done": True, "written": []})
+            return None
+        finally:
+            shared.close()
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_code_whose_outcome_was_not_heard_stands_for_nothing() -> None:
+    of = family(None, flags=(None, "1"))
+    bulk = Scripted()
+    pool = SimpleNamespace(
+        subject=Subject("nobody:asks", pure=True),
+        bulk=lambda gpu, sample: contextlib.nullcontext(bulk),
+    )
+    evaluator = Evaluator(cast(Pool, pool), budget=120.0, lanes=1)
+    try:
+        (part,) = of.slices()
+        (table,) = evaluator.tables(part)
+    finally:
+        evaluator.close(kill=lambda: None)
+    outcomes = [str(table.outcomes[code]) for code in table.codes]
+    assert outcomes == ["TRITON_ATTN", "ROCM_ATTN", str(Died(9)), *["ROCM_ATTN"] * 3]

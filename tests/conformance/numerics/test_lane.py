@@ -1,68 +1,103 @@
-"""The processes that backends run in: few at a time, those that were used last."""
+"""The processes that backends run in: few at a time, and none for a backend that cannot be started."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import contextlib
+import os
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_rocm_attn.conformance.numerics import lane as lane_module
 from pytest_rocm_attn.conformance.numerics.case import shipped
-from pytest_rocm_attn.conformance.numerics.lane import Lane, Lanes
+from pytest_rocm_attn.conformance.numerics.lane import WORKER, Lanes
+from pytest_rocm_attn.errors import BackendUnderTestError
 
-NOBODY = "no_such_module:Backend{}"
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Specs of the lanes that were closed, in order."""
-    specs: list[str] = []
-    close = Lane.close
-
-    def noted(self: Lane) -> None:
-        specs.append(self.spec)
-        close(self)
-
-    monkeypatch.setattr(Lane, "close", noted)
-    return specs
-
-
-@pytest.fixture
-def lanes() -> Iterator[Lanes]:
-    made = Lanes(10.0)
-    yield made
-    made.close()
+CASE = shipped()[0]
+# What a worker says, without what it imports. The backend's name is where it writes its number to.
+QUICK_WORKER = """
+import json, os, sys
+with open(sys.argv[1], "w") as file:
+    file.write(str(os.getpid()))
+print(json.dumps({"evidence": "none"}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"kind": "declined", "words": "no"}), flush=True)
+"""
 
 
-def test_the_lane_that_was_used_least_recently_makes_room(lanes: Lanes, ended: list[str]) -> None:
-    names = [NOBODY.format(number) for number in range(Lanes.most + 1)]
-    kept = [lanes.of(name) for name in names[:-1]]
-    assert lanes.of(names[0]) is kept[0]  # used again, so that the second is the oldest
-    lanes.of(names[-1])
-    assert ended == [names[1]]
-    assert lanes.of(names[0]) is kept[0]
-    assert lanes.of(names[1]) is not kept[1]
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
-def test_all_are_ended_at_the_end(ended: list[str]) -> None:
-    lanes = Lanes(10.0)
-    for number in range(2):
-        lanes.of(NOBODY.format(number))
-    lanes.close()
-    lanes.close()
-    assert sorted(ended) == [NOBODY.format(0), NOBODY.format(1)]
+def test_the_least_recently_used_processes_are_ended_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_quick_worker.py").write_text(QUICK_WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with contextlib.closing(Lanes(60.0, most=2, worker="a_quick_worker")) as lanes:
+
+        def ask(number: int) -> int:
+            file = tmp_path / f"backend{number}"
+            assert lanes.of(str(file)).ask(CASE).kind == "declined"
+            return int(file.read_text())
+
+        pids = [ask(number) for number in (0, 1)]
+        assert ask(0) == pids[0]  # used again, so that the second is the oldest
+        pids.append(ask(2))
+        assert [is_running(pid) for pid in pids] == [True, False, True]
+        pids.append(ask(1))
+        assert pids[3] != pids[1]
+    assert not any(map(is_running, pids))
 
 
-def test_a_lane_answers_again_after_its_process_was_ended(tmp_path: Path) -> None:
-    """What made room for others is started anew when its turn comes."""
-    source = tmp_path / "mine.py"
-    source.write_text("class Mine:\n    pass\n")
-    lanes = Lanes(60.0)
-    lanes.most = 1
-    case = shipped()[0]
-    try:
-        for _ in range(2):
-            assert lanes.of(f"{source}:Mine").ask(case).kind == "declined"
-            lanes.of(NOBODY.format(0))
-    finally:
-        lanes.close()
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        pytest.param("raise KeyError('x')", "KeyError: 'x'", id="raises"),
+        pytest.param("raise SystemExit(3)", "SystemExit: 3", id="exits"),
+        pytest.param(
+            "import os; print('no librocm', flush=True); os._exit(3)",
+            "exited with status 3; *librocm",
+            id="dies",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_imported_is_tried_once_and_reported_each_time(
+    tmp_path: Path, source: str, words: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"open({str(tmp_path / 'tried')!r}, 'a').write('x')\n{source}"
+    )
+    reported_each_time(tmp_path, f"{tmp_path}/mine.py:Mine", WORKER, words)
+
+
+def test_a_backend_whose_import_hangs_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without torch, which is imported before the backend, so that the limit can be short.
+    hangs = f"import time\nopen({str(tmp_path / 'tried')!r}, 'a').write('x')\ntime.sleep(600)"
+    (tmp_path / "a_worker_that_hangs.py").write_text(hangs)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(lane_module, "START_LIMIT", 2.0)
+    reported_each_time(tmp_path, "mine:Mine", "a_worker_that_hangs", "no answer within 2 s")
+
+
+def reported_each_time(folder: Path, spec: str, worker: str, words: str) -> None:
+    tried = folder / "tried"
+    messages = []
+    with contextlib.closing(Lanes(60.0, most=1, worker=worker)) as lanes:
+        for _ in range(3):
+            with pytest.raises(BackendUnderTestError) as caught:
+                lanes.of(spec).ask(CASE)
+            messages.append(str(caught.value))
+            lanes.of("another:Backend")  # makes room for it
+    assert tried.read_text() == "x"
+    assert len(set(messages)) == 1
+    pytest.LineMatcher(messages).fnmatch_lines([f"backend * cannot be imported: *{words}*"])

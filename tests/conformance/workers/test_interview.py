@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Gpu, Request, Selected, TimedOut
-from pytest_rocm_attn.conformance.workers import Interview, Pool, Question
+from pytest_rocm_attn.conformance.workers import Interview, Pool, Question, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,4 +140,31 @@ def test_a_pool_that_closes_ends_its_interviews(make_pool: MakePool) -> None:
     pool = make_pool(CACHING)
     interview = start(pool)
     pool.close()
+    assert interview.over
+
+
+@pytest.mark.parametrize(
+    ("clear", "words"),
+    [
+        ("time.sleep(600)", "did not answer within 2 s"),
+        ("os._exit(3)", "ended"),
+        ("raise_()", "failed \\(KeyError\\)"),
+    ],
+    ids=["hangs", "exits", "raises"],
+)
+def test_a_cache_that_cannot_be_emptied_ends_the_interview_and_says_how(
+    make_pool: MakePool, clear: str, words: str
+) -> None:
+    source = f"""
+        import os, time
+        def raise_(): raise KeyError("x")
+        class Cached:
+            def cache_clear(self): {clear}
+        cached = Cached()
+        def select(request): return "TRITON_ATTN"
+    """
+    interview = start(make_pool(source, timeout=2.0))
+    package = "_rocm_attn_selector_selector0"
+    with pytest.raises(WorkerError, match=f"process {words} while"):
+        interview.memory(forget=[f"{package}.cached"], of=package)
     assert interview.over

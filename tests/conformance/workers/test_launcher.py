@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +35,8 @@ def test_a_neutral_module_that_takes_the_process_down_is_named(
     timeout: float,
     how: str,
 ) -> None:
-    (tmp_path / "heavy_module.py").write_text(source)
+    tried = tmp_path / "tried"
+    (tmp_path / "heavy_module.py").write_text(f"open({str(tried)!r}, 'a').write('x')\n{source}")
     (tmp_path / "selector.py").write_text("def select(request): return 'TRITON_ATTN'")
     monkeypatch.syspath_prepend(str(tmp_path))
     selector = f"{tmp_path}/selector.py:select"
@@ -46,12 +46,11 @@ def test_a_neutral_module_that_takes_the_process_down_is_named(
             WorkerError, match=f"{how} while it imported heavy_module; try"
         ) as first:
             pool.probe(QUESTION)
-        start = time.monotonic()
         with pytest.raises(WorkerError) as second:
             pool.probe(QUESTION)
-        assert time.monotonic() - start < 1.0
     finally:
         pool.close()
+    assert tried.read_text() == "x"
     assert "\n" not in str(first.value)
     assert str(second.value) == str(first.value)
     assert ("no librocm" in str(first.value)) is ("no librocm" in source)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Gpu, Rejected, Request, Selected, TimedOut, Unrecognised
-from pytest_rocm_attn.conformance.workers import Pool, Question, Subject
+from pytest_rocm_attn.conformance.workers import Interview, Pool, Question, Subject, WorkerError
+from pytest_rocm_attn.conformance.workers.lanes import Lanes
+from pytest_rocm_attn.conformance.workers.launcher import Launcher
+from pytest_rocm_attn.conformance.workers.platforms import Platforms
+from pytest_rocm_attn.conformance.workers.processes import Conversation
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pytest_rocm_attn.conformance.workers import Observation
 
@@ -286,3 +293,141 @@ def test_a_pool_that_closes_asks_nothing_more(
     closing.join(60)
     assert not closing.is_alive()
     assert [path.name for path in tmp_path.glob("asked-*")] == ["asked-0"]
+
+
+def test_an_exception_that_has_no_text_is_an_outcome_all_the_same(ask: Ask) -> None:
+    outcomes = ask(
+        """
+        class Refused(ValueError):
+            def __str__(self): raise KeyError("text")
+        class Broken(KeyError):
+            def __str__(self): raise SystemExit(1)
+        def select(environ):
+            raise {"refuse": Refused, "break": Broken}[environ["VLLM_ATTENTION_BACKEND"]]
+        """,
+        {ENV: "refuse"},
+        {ENV: "break"},
+    )
+    refused, broken = (observation.outcome for observation in outcomes)
+    assert refused == Rejected("Refused", "(no message: its __str__ raised KeyError)")
+    assert isinstance(broken, Crashed)
+    assert broken.error == "Broken"
+
+
+def test_what_a_selector_writes_to_our_streams_is_its_own_crash(ask: Ask) -> None:
+    outcomes = ask(
+        """
+        import contextlib, os
+        def select(environ):
+            text = environ["VLLM_ATTENTION_BACKEND"]
+            for descriptor in range(3, 64) if text.startswith(("{", "no")) else ():
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, text.encode() + b"\\n")
+            return "TRITON_ATTN"
+        """,
+        *({ENV: what} for what in ("A", "no message", "{}", '{"done": true}', "B")),
+    )
+    kinds = [getattr(seen.outcome, "error", seen.outcome) for seen in outcomes]
+    answer = Selected("TRITON_ATTN")
+    assert kinds == [answer, *["UnreadableError"] * 3, answer]
+
+
+def test_a_process_that_ends_after_its_last_answer_is_not_held_against_the_next_question(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(
+        """
+        import os, pathlib, threading
+        def leave():
+            os._exit(7)
+        def select(environ):
+            here = pathlib.Path(__file__)
+            if environ["VLLM_ATTENTION_BACKEND"] == "leaves":
+                here.with_name("pid").write_text(str(os.getpid()))
+                threading.Timer(0.5, leave).start()
+            return "TRITON_ATTN"
+        """,
+        fork=False,
+    )
+    (first,) = pool.submit([Question.of(GFX942, {ENV: "leaves"}, Request())])
+    assert first.result(timeout=60).outcome == Selected("TRITON_ATTN")
+    stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    deadline = time.monotonic() + 60
+    while " Z " not in stat.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (second,) = pool.submit([Question.of(GFX942, {ENV: "ROCM_ATTN"}, Request())])
+    assert second.result(timeout=60).outcome == Selected("TRITON_ATTN")
+
+
+FAULTS = [KeyError("x"), MemoryError(), SystemExit(3)]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_ours_is_raised_where_an_answer_is_waited_for_and_leaves_no_process(
+    make_pool: MakePool,
+    monkeypatch: pytest.MonkeyPatch,
+    processes_left: Callable[[], list[str]],
+    fault: BaseException,
+) -> None:
+    def fails(*_: object) -> None:
+        raise fault
+
+    pool = make_pool("import time\ndef select(request): time.sleep(600)", timeout=300.0)
+    monkeypatch.setattr(Conversation, "receive", fails)
+    (future,) = pool.submit([Question.of(GFX942, {}, Request())])
+    with pytest.raises(WorkerError, match=type(fault).__name__):
+        future.result(timeout=60)
+    monkeypatch.undo()
+    pool.close()
+    assert not processes_left()
+
+
+@pytest.mark.parametrize(
+    ("of", "step"),
+    [(Interview, "close"), (Lanes, "join"), (Platforms, "close"), (Launcher, "close")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_close_finishes_what_it_began_and_then_reports_what_went_wrong(
+    make_pool: MakePool,
+    monkeypatch: pytest.MonkeyPatch,
+    processes_left: Callable[[], list[str]],
+    of: type,
+    step: str,
+) -> None:
+    pool = make_pool("def select(request): return 'TRITON_ATTN'")
+    assert isinstance(pool.interview(GFX942, {}), Interview)
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="the fault"):
+        done = getattr(of, step)
+
+        def fails(*arguments: object) -> None:
+            done(*arguments)
+            raise KeyError("the fault")
+
+        patched.setattr(of, step, fails)
+        pool.close()
+    assert not processes_left()
+    with pytest.raises(WorkerError, match="were ended"):
+        pool.submit([Question.of(GFX942, {}, Request())])[0].result(timeout=60)
+
+
+def test_a_pool_is_closed_also_where_a_platform_has_gone(
+    make_pool: MakePool, processes_left: Callable[[], list[str]]
+) -> None:
+    pool = make_pool("def select(request): return 'TRITON_ATTN'")
+    interview = pool.interview(GFX942, {})
+    assert isinstance(interview, Interview)
+    os.kill(interview._platform.process.pid, signal.SIGKILL)
+    pool.close()
+    assert interview.over
+    assert not processes_left()
+
+
+def test_a_reader_that_fails_raises_its_fault_where_a_message_is_waited_for() -> None:
+    class Failing(io.BytesIO):
+        def __next__(self) -> bytes:
+            raise MemoryError
+
+    conversation = Conversation(os.getpid(), Failing(), io.BytesIO())
+    with pytest.raises(WorkerError, match="MemoryError"):
+        conversation.receive(60.0)
+    conversation.close()

@@ -12,7 +12,7 @@ import pytest
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import results
 from pytest_rocm_attn.conformance.tiers import TIERS
-from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
+from pytest_rocm_attn.conformance.verdict import NOTHING, Judgement, Verdict
 from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.contract import Level
-    from pytest_rocm_attn.conformance.deviations import Deviation
+    from pytest_rocm_attn.conformance.deviations import Claims
     from pytest_rocm_attn.conformance.matrix import Matrix
     from pytest_rocm_attn.conformance.record import Declined, Record, Summary
     from pytest_rocm_attn.conformance.session import ConformancePlugin
@@ -138,15 +138,15 @@ class ConformanceItem(pytest.Item, abc.ABC):
         """The run that the item is part of."""
         return self.parent.plugin
 
-    @property
-    def deviation(self) -> Deviation | None:
-        """What the fork declares about this item."""
+    def claims(self, *further: str) -> Claims:
+        """Return what the fork declares about this item, under its id or a further name."""
         settings = self.plugin.settings
-        for entry in settings.deviations.entries if settings.deviations else ():
-            covers = entry.covers(self.row_id, self.gpu.gfx if self.gpu else "", self.parent.name)
-            if covers and not entry.expired(settings.today):
-                return entry
-        return None
+        if settings.deviations is None:
+            return NOTHING
+        gfx = self.gpu.gfx if self.gpu else ""
+        return settings.deviations.about(
+            (self.row_id, *further), gfx, self.parent.name, settings.today
+        )
 
     @property
     def evidence(self) -> str:
@@ -295,6 +295,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
             "environment_written": [],
             "again": self.reproduce(),
             "details": {},
+            "fell_short": [{"answer": got.answer, "message": got.message} for got in judgement.got],
             **self.known(),  # type: ignore[typeddict-item]  # a dict of some of the fields
         }
 

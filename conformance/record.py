@@ -31,6 +31,8 @@ class Record(TypedDict):
         environment_written: variables that the selector wrote while answering.
         again: the command that runs this item alone.
         details: what is peculiar to the tier, as plain data.
+        fell_short: what came where it fell short, as deviations pin it: ``answer`` and ``message``.
+            A draft of deviations is made from it.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Record(TypedDict):
     environment_written: list[str]
     again: str
     details: dict[str, Any]
+    fell_short: list[dict[str, str]]
 
 
 class Declined(TypedDict):

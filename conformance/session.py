@@ -16,7 +16,7 @@ import pytest
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import results
 from pytest_rocm_attn.conformance import settings as settings_module
-from pytest_rocm_attn.conformance.declared import Declared
+from pytest_rocm_attn.conformance.declared import Declared, every_item
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.matrix import ROOT, Matrix
 from pytest_rocm_attn.conformance.report import draft, json_file, output, terminal
@@ -347,7 +347,9 @@ class ConformancePlugin:
         try:
             if self.settings.draft is not None:
                 rows = [row for row in self.results.rows if row["tier"] in TIERS]
-                output.write_draft(self.settings.draft, draft.render(rows))
+                output.write_draft(
+                    self.settings.draft, draft.render(rows, every_item(self.settings))
+                )
             output.write(self.settings.reports, self._report)
         except ReportError as error:
             self._report_error = str(error)

@@ -290,20 +290,29 @@ def _deviations(config: pytest.Config) -> Deviations | None:
 
 
 def _draft(config: pytest.Config) -> Path | None:
-    """Return where a draft of deviations is to go. It never replaces a file."""
+    """Return where a draft of deviations is to go. It never replaces what a file declares."""
     given = options.value(config, "deviations-draft")
     if given is None:
         return None
     path: Path = config.invocation_params.dir / given
-    if path.exists():
+    if path.exists() and (not path.is_file() or _declares(path)):
         raise pytest.UsageError(
-            f"--rocm-attn-deviations-draft={given}: {path} exists already; name a new file"
+            f"--rocm-attn-deviations-draft={given}: {path} exists already and is not a deviations"
+            " file without entries; name a new file"
         )
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise pytest.UsageError(
             f"--rocm-attn-deviations-draft={given}: {path.parent} is no folder to write to; name another"
         )
     return path
+
+
+def _declares(path: Path) -> bool:
+    """Say whether a file has entries, or what only its author can read."""
+    try:
+        return bool(deviations.load(path).entries)
+    except DeviationsError:
+        return True
 
 
 def reports_of(config: pytest.Config) -> tuple[Path, ...]:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal
+from pytest_rocm_attn.conformance.deviations import Claims
+from pytest_rocm_attn.conformance.got import CRASHES, Got, got_of
 from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pytest_rocm_attn.conformance.contract import Level, Row
-    from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.outcome import Outcome
+
+
+NOTHING = Claims()
 
 
 class Verdict(enum.StrEnum):
@@ -78,38 +82,40 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict, and in words why the row fell short; "" when it did not."""
+    """A verdict, and why the row fell short.
+
+    Attributes:
+        verdict: the verdict.
+        message: why it fell short, in words; "" when it did not.
+        got: what came where it fell short, as deviations pin it; of what fails, what none covers.
+    """
 
     verdict: Verdict
     message: str = ""
+    got: tuple[Got, ...] = ()
 
 
 def judge(
-    row: Row, outcome: Outcome, deviation: Deviation | None = None, *, strict: bool = False
+    row: Row, outcome: Outcome, claims: Claims = NOTHING, *, strict: bool = False
 ) -> Judgement:
     """Judge one outcome.
 
     Args:
         row: what was promised.
         outcome: what the selector did.
-        deviation: the fork's declaration that covers the row, if there is one.
+        claims: what the fork declares about the row.
         strict: advisory rows fail as required ones do.
     """
-    return verdict_on(
-        shortfall_of(row.expect, outcome),
-        row.level,
-        crashed=isinstance(outcome, Crashed | TimedOut | Died),
-        deviation=deviation,
-        strict=strict,
-    )
+    shortfall = shortfall_of(row.expect, outcome)
+    return verdict_on(shortfall, row.level, [got_of(outcome)], claims, strict=strict)
 
 
 def verdict_on(
     shortfall: str,
     level: Level,
+    got: Sequence[Got] = (),
+    claims: Claims = NOTHING,
     *,
-    crashed: bool = False,
-    deviation: Deviation | None = None,
     strict: bool = False,
 ) -> Judgement:
     """Judge a shortfall, or that there is none.
@@ -117,25 +123,39 @@ def verdict_on(
     Args:
         shortfall: in words, "" when what was promised holds.
         level: of the promise.
-        crashed: the shortfall is a crash, a hang or a death.
-        deviation: the fork's declaration that covers it, if there is one.
+        got: what came where it fell short; looked at only if there is a shortfall.
+        claims: what the fork declares about it: a declared answer is a deviation, another one fails.
         strict: advisory promises fail as required ones do.
     """
-    if deviation is not None:
-        if shortfall:
-            return Judgement(Verdict.DEVIATION, f"{shortfall} (declared: {deviation.reason})")
+    came = tuple(dict.fromkeys(got)) if shortfall else ()
+    by = [claims.covering(each) for each in came]
+    used = list(dict.fromkeys(entry for entry in by if entry is not None))
+    idle = claims.idle(used)
+    if shortfall and (not came or None in by):
+        if level == "advisory" and not strict and not claims.entries:
+            return Judgement(Verdict.ADVISORY, shortfall, came)
+        if claims.entries and came:
+            entry = idle or claims.entries[0]
+            shortfall += (
+                f"; the answer of a deviation changed: {entry.place} declares {entry.accepted}, and"
+                f" what came is {came[by.index(None)]} ({entry.reason}); mend the selector, or"
+                " declare the new answer"
+            )
+        unmet = tuple(each for each, entry in zip(came, by, strict=True) if entry is None)
+        crashed = any(each.answer in CRASHES for each in unmet)
+        return Judgement(Verdict.CRASH if crashed else Verdict.FAIL, shortfall, unmet)
+    if idle is not None:
+        holds = f"{shortfall}, and" if shortfall else "the row holds, but"
         return Judgement(
             Verdict.STALE,
-            f"the row holds, but {deviation.file}:{deviation.line} declares a deviation for it"
-            f" ({deviation.reason}); delete that entry or narrow its match",
+            f"{holds} {idle.place} declares {idle.accepted} for it ({idle.reason});"
+            " delete that entry or narrow its match",
+            came,
         )
-    if not shortfall:
-        return Judgement(Verdict.PASS)
-    if level == "advisory" and not strict:
-        return Judgement(Verdict.ADVISORY, shortfall)
-    if crashed:
-        return Judgement(Verdict.CRASH, shortfall)
-    return Judgement(Verdict.FAIL, shortfall)
+    if shortfall:
+        reasons = "; ".join(dict.fromkeys(entry.reason for entry in used))
+        return Judgement(Verdict.DEVIATION, f"{shortfall} (declared: {reasons})", came)
+    return Judgement(Verdict.PASS)
 
 
 def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.got import CRASH, WRONG, Got
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,7 @@ class Finding:
         deliberate: it is a refusal, no crash.
         traceback: where there is one.
         value: what it is about, where that is less than the request.
+        answer: what came, as a deviation pins it (got.py); "" for a crash or what is wrong otherwise.
     """
 
     wrong: str
@@ -33,6 +36,12 @@ class Finding:
     deliberate: bool = True
     traceback: str = ""
     value: str = ""
+    answer: str = ""
+
+    @property
+    def got(self) -> Got:
+        """What a deviation would pin of it."""
+        return Got(self.answer or (WRONG if self.deliberate else CRASH), self.wrong)
 
     @property
     def about(self) -> str:

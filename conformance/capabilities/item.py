@@ -48,8 +48,8 @@ class CapabilityItem(ConformanceItem, abc.ABC):
         return verdict_on(
             summary(self.findings),
             self.level,
-            crashed=any(not finding.deliberate for finding in self.findings),
-            deviation=self.deviation,
+            [finding.got for finding in self.findings],
+            self.claims(),
             strict=self.plugin.settings.strict,
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.capabilities.asking import SINKS_IS_NONE
 from pytest_rocm_attn.conformance.capabilities.declarations import INHERITED
+from pytest_rocm_attn.conformance.got import CRASH, REFUSAL, got_of
 from pytest_rocm_attn.conformance.workers import Question, WorkerError
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Told
 
@@ -47,6 +48,13 @@ class Construction:
     def backend(self) -> str:
         """The backend that was selected, or ""."""
         return self.outcome.backend if isinstance(self.outcome, Selected) else ""
+
+    @property
+    def answer(self) -> str:
+        """What came, as a deviation pins it."""
+        if self.trouble:
+            return REFUSAL if self.deliberate else CRASH
+        return got_of(self.outcome).answer
 
     @property
     def built(self) -> bool:

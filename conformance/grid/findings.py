@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.grid import cover
@@ -61,6 +61,7 @@ class Difference:
         wanted: what was expected in other words, such as "the explicit one or a refusal"; "" where
             the answer says it.
         got: the answer that came.
+        declared: the fork's deviations file has an entry for this answer.
     """
 
     level: str
@@ -68,6 +69,7 @@ class Difference:
     expected: Behaviour
     wanted: str
     got: Behaviour
+    declared: bool = False
 
 
 @dataclass
@@ -125,15 +127,16 @@ def find(
         differences: a Difference, or the answer that came where it will do.
     """
     findings: list[Finding] = []
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
     for number, difference in enumerate(differences):
         if isinstance(difference, Difference):
-            groups[difference.level, difference.rule].append(number)
-    for numbers in groups.values():
+            groups[difference.level, difference.rule, difference.declared].append(number)
+    for (_, _, declared), numbers in groups.items():
         explained = _limits(of, labels, differences, numbers)
-        findings += [found for found, _ in explained]
         told = {cell for _, cells in explained for cell in cells}
-        findings += _conditions(of, labels, differences, set(numbers), told)
+        together = [found for found, _ in explained]
+        together += _conditions(of, labels, differences, set(numbers), told)
+        findings += [replace(found, declared=declared) for found in together]
     findings.sort(key=lambda found: (found.level != "required", bool(found.theme)))
     return findings
 

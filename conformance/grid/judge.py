@@ -9,7 +9,7 @@ difference from it is advisory; a baseline, or a selector that the user names, i
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.grid import rules as rules_module
@@ -22,7 +22,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_rocm_attn.conformance.grid.rules import Rule
     from pytest_rocm_attn.conformance.grid.space import Slice
@@ -73,7 +73,7 @@ class Judged:
         advisory: how many differ where that is shown.
         crashed: how many of the required ones are no answer at all.
         findings: the differences; a cell may be under several.
-        differing: (level, rule) -> how many cells differ so, each counted once.
+        differing: each way in which cells differ -> how many do, each counted once.
         rules: the rules that decide some of its cells.
     """
 
@@ -86,15 +86,24 @@ class Judged:
     advisory: int = 0
     crashed: int = 0
     findings: list[Finding] = field(default_factory=list)
-    differing: Counter[tuple[str, str]] = field(default_factory=Counter)
+    differing: Counter[Difference] = field(default_factory=Counter)
     rules: tuple[str, ...] = ()
 
     def cells_of(self, findings: Iterable[Finding]) -> int:
         """Return how many cells are under some findings; they are all, or none, of each rule's."""
-        return sum(self.differing[key] for key in {(f.level, f.rule) for f in findings})
+        keys = {(f.level, f.rule, f.declared) for f in findings}
+        return sum(
+            count for d, count in self.differing.items() if (d.level, d.rule, d.declared) in keys
+        )
 
 
-def judge(of: Slice, got: Answers, other: Answers | None, standard: Standard) -> Judged:
+def judge(
+    of: Slice,
+    got: Answers,
+    other: Answers | None,
+    standard: Standard,
+    declares: Callable[[str, Behaviour], bool] = lambda rule, came: False,
+) -> Judged:
     """Judge the answers to a slice.
 
     Args:
@@ -102,8 +111,9 @@ def judge(of: Slice, got: Answers, other: Answers | None, standard: Standard) ->
         got: what came of the selector under test.
         other: what came of the one that it is compared with; None where it is compared with none.
         standard: what to judge by.
+        declares: says whether the fork declares that this answer comes where this rule is broken.
     """
-    labeller = _Labeller(of, got, other, standard)
+    labeller = _Labeller(of, got, other, standard, declares)
     ruled = rules_module.applied(standard.rules, of) if standard.rules else bytes(of.cells)
     others = other.codes if other is not None else [UNANSWERED] * of.cells
     choices = _choices(of)
@@ -119,7 +129,7 @@ def judge(of: Slice, got: Answers, other: Answers | None, standard: Standard) ->
         judged.decided += count if rule else 0
         judged.compared += count if other is not None else 0
         if isinstance(difference, Difference):
-            judged.differing[difference.level, difference.rule] += count
+            judged.differing[difference] += count
             if difference.level == "required":
                 judged.required += count
                 judged.crashed += count if difference.got.kind not in ANSWERS else 0
@@ -137,11 +147,19 @@ _ANY_ANSWER = Behaviour("Answer")
 class _Labeller(dict[tuple[int, int, int, int], int]):
     """What becomes of a combination of answer, other answer, rule and named backend, worked out once."""
 
-    def __init__(self, of: Slice, got: Answers, other: Answers | None, standard: Standard) -> None:
+    def __init__(
+        self,
+        of: Slice,
+        got: Answers,
+        other: Answers | None,
+        standard: Standard,
+        declares: Callable[[str, Behaviour], bool],
+    ) -> None:
         super().__init__()
         self.found: list[Difference | Behaviour] = []
         self._numbers: dict[Difference | Behaviour, int] = {}
         self._standard = standard
+        self._declares = declares
         self._got = [_answer(outcome) for outcome in got.outcomes]
         self._other = [_answer(outcome) for outcome in other.outcomes] if other else []
         axis = next((axis for axis in of.axes if axis.name == CHOICE), None)
@@ -149,6 +167,8 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
 
     def __missing__(self, key: tuple[int, int, int, int]) -> int:
         found = self._judge(*key)
+        if isinstance(found, Difference) and self._declares(found.rule, found.got):
+            found = replace(found, declared=True)
         number = self._numbers.setdefault(found, len(self.found))
         if number == len(self.found):
             self.found.append(found)

@@ -11,6 +11,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.got import (
+    CRASH,
+    DIED,
+    NO_BACKEND,
+    REFUSAL,
+    TIMEOUT,
+    Got,
+)
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Unrecognised
 
 if TYPE_CHECKING:
@@ -99,6 +107,17 @@ class Behaviour:
             "Unrecognised": "an answer that names no backend",
             "Various": "various answers",
         }[self.kind]
+
+
+def got(behaviour: Behaviour) -> Got:
+    """Return what a deviation pins of a behaviour: not the words of a refusal."""
+    match behaviour.kind:
+        case "Selected":
+            return Got(behaviour.name)
+        case "Crashed":
+            return Got(CRASH, behaviour.name)
+    kinds = {"Rejected": REFUSAL, "TimedOut": TIMEOUT, "Died": DIED}
+    return Got(kinds.get(behaviour.kind, NO_BACKEND))
 
 
 def behaviour(outcome: Outcome) -> Behaviour:

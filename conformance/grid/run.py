@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.baseline import Baseline
     from pytest_rocm_attn.conformance.grid.evaluate import Part, PartTable
+    from pytest_rocm_attn.conformance.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.grid.space import Slice
     from pytest_rocm_attn.conformance.session import ConformancePlugin
     from pytest_rocm_attn.conformance.settings import Settings
     from pytest_rocm_attn.conformance.workers import Subject
     from pytest_rocm_attn.outcome import Outcome
+
+    Declares = Callable[[str, Behaviour], bool]  # whether a deviation accepts what came of a rule
 
 _REFRESH_SECONDS = 0.5
 
@@ -81,19 +84,21 @@ class Run:
         if self._progress is None:
             self._progress = _Progress(self._plugin.config, self._subject.evaluator)
 
-    def judge(self, of: Slice) -> tuple[Judged, Answers, Answers | None]:
+    def judge(self, of: Slice, declares: Declares) -> tuple[Judged, Answers, Answers | None]:
         """Wait for a slice, and judge it."""
         self._left.add(of)
         got = self._subject.answers(of)
         other = self._other.answers(of) if self._other is not None else None
         self._left.discard(of)
-        return judge(of, got, other, self.standard), got, other
+        return judge(of, got, other, self.standard, declares), got, other
 
-    def judge_cell(self, of: Slice, number: int) -> tuple[Judged, Answers, Answers | None]:
+    def judge_cell(
+        self, of: Slice, number: int, declares: Declares
+    ) -> tuple[Judged, Answers, Answers | None]:
         """Ask one cell alone, as any question is asked, and judge it."""
         got = self._subject.one(of, number)
         other = self._other.one(of, number) if self._other is not None else None
-        return judge(of, got, other, self.standard), got, other
+        return judge(of, got, other, self.standard, declares), got, other
 
     def timing(self, of: Slice) -> tuple[float, list[str]]:
         """Return the seconds that a slice's cells took, and what variables the selector wrote."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_rocm_attn.conformance.got import CRASH, WRONG, Got
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -25,3 +27,8 @@ class Finding:
     seconds: float = 0.0
     traceback: str = ""
     launches: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def got(self) -> Got:
+        """What a deviation would pin of it."""
+        return Got(CRASH if self.kind == "crashed" else WRONG, self.words)

@@ -1,15 +1,26 @@
-"""A deviations file to be filled in: one entry for each row that failed."""
+"""A deviations file to be filled in: one entry for each way in which items failed."""
 
 from __future__ import annotations
 
-from itertools import groupby
+import re
+from collections import defaultdict
+from dataclasses import fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.got import CRASH
+from pytest_rocm_attn.conformance.grid.outcomes import normalised_text
+from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.conformance.record import sort_key
+from pytest_rocm_attn.flags import VARIABLES
+from pytest_rocm_attn.registry import CLASS_PATHS
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
+    from pytest_rocm_attn.conformance.deviations import Item
     from pytest_rocm_attn.conformance.record import Record
 
 _HEAD = """\
@@ -17,40 +28,159 @@ _HEAD = """\
 # or a URL), and delete the others: the file is refused while a reason or a link is empty.
 """
 _WIDTH = 300  # characters of a comment
+_Cause = tuple[str, str, str, str, tuple[str, ...]]  # tier, expected, backend, answer, mentions
 
 
-def render(records: Iterable[Record]) -> str:
-    """Return a deviations file, with empty reasons and links, for the cells that failed.
+def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
+    """Return the text of a deviations file with empty reasons and links; "" if nothing failed.
 
-    A row that failed on every GPU it ran on is named as a row, any other cell by cell.
+    An entry is made for each pair of what was expected and what came. Its patterns match the items
+    that failed so, and no other item.
+
+    Args:
+        records: what came of a run.
+        every_item: all items of all tiers, whichever the run selected.
     """
+    causes: dict[_Cause, set[Item]] = defaultdict(set)
+    samples: dict[_Cause, str] = {}
+    for record in sorted(records, key=sort_key):
+        item = record["id"], record["gpu"]["gfx"] if record["gpu"] else "", record["tier"]
+        if record["verdict"] in ("fail", "crash"):
+            for cause in _causes(record):
+                causes[cause].add(item)
+                samples.setdefault(cause, record["outcome"]["words"])
+    if not causes:
+        return ""
+    everything = {*every_item, *(item for items in causes.values() for item in items)}
     entries = []
-    ordered = sorted(records, key=sort_key)
-    for (tier, row_id), group in groupby(
-        ordered, key=lambda record: (record["tier"], record["id"])
-    ):
-        members = list(group)
-        short = [record for record in members if record["verdict"] in ("fail", "crash")]
-        if not short:
-            continue
-        name = f"{tier}::{row_id}"
-        gpus = dict.fromkeys(record["gpu"]["gfx"] if record["gpu"] else "" for record in short)
-        whole = len(short) == len(members)
-        patterns = [name] if whole else [f"{name}[{gfx}]" for gfx in gpus]
-        told = dict.fromkeys(
-            f"# expected {record['expect']['words']}, got {record['outcome']['words']}"
-            for record in short
-        )
-        lines = [_comment(line) for line in told]
-        lines += ["[[deviation]]", f"match  = {_strings(patterns)}", 'reason = ""', 'link   = ""']
+    for cause, items in sorted(causes.items()):
+        tier, expected, _, answer, mentions = cause
+        of_tier = {item for item in everything if item[2] == tier}
+        names = [f"{tier}::{pattern}" for pattern in patterns(items, of_tier)]
+        count = f"{len(items)} item{'s' if len(items) > 1 else ''}"
+        lines = [_comment(f"# {count}: expected {expected}, got {samples[cause]}")]
+        lines += ["[[deviation]]", f"match  = {_strings(names)}", f"answer = {_quoted(answer)}"]
+        lines += [f"mentions = {_strings(mentions, always=True)}"] if mentions else []
+        lines += ['reason = ""', 'link   = ""']
         entries.append("\n".join(lines))
     count = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
     return "\n\n".join([_HEAD.format(count=count).rstrip(), *entries]) + "\n"
 
 
-def _strings(words: list[str]) -> str:
+def _causes(record: Record) -> Iterator[_Cause]:
+    """Yield why an item failed, each answer once: with what all messages about it mention."""
+    common: dict[tuple[str, str], list[str]] = {}
+    for short in record["fell_short"]:
+        key = record["expect"]["words"], short["answer"]
+        said = _reasons(short["answer"], short["message"])
+        common[key] = [word for word in common.get(key, said) if word in said]
+    backend = record["details"].get("backend", {}).get("name", "")
+    for (expected, answer), mentions in common.items():
+        yield record["tier"], expected, backend, answer, tuple(mentions)
+
+
+# --- what a message is about ----------------------------------------------------------------------
+
+_WORDS = (
+    *(field.name.removeprefix("has_").removeprefix("use_") for field in fields(Request)),
+    *("attention type", "soft cap", "compute capability", "gfx", "aiter", "import"),
+)
+_EXCEPTION = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\b")
+_MOST_NAMES = 3  # of more, they are a list of what there is
+
+
+def _reasons(answer: str, message: str) -> list[str]:
+    """Return the names and words of ours that a message mentions, and the class of a crash."""
+    text = normalised_text(message)
+    raised = _EXCEPTION.search(text)
+    names = [
+        name for name in (*CLASS_PATHS, *VARIABLES) if name in text and not missing([name], text)
+    ]
+    rest = text
+    for name in sorted(names, key=len, reverse=True):
+        rest = rest.replace(name, "")
+    words = [word.replace("_", " ") for word in _WORDS if not missing([word], rest)]
+    found = {*words, *(names if len(names) <= _MOST_NAMES else ())}
+    # The class of a refusal says less than what it is about.
+    if raised and (answer == CRASH or not found):
+        found.add(raised[0])
+    return sorted(found)
+
+
+# --- patterns -------------------------------------------------------------------------------------
+
+
+def patterns(wanted: AbstractSet[Item], every_item: AbstractSet[Item]) -> list[str]:
+    """Return few patterns that match all wanted items of a tier and no other item of it."""
+    left = set(wanted)
+    rows: dict[str, set[str]] = defaultdict(set)
+    for row_id, gfx, _ in every_item:
+        rows[row_id].add(gfx)
+    mine = {(row_id, gfx) for row_id, gfx, _ in wanted}
+    covers: dict[str, frozenset[tuple[str, str]]] = {}
+    targets = sorted({gfx for _, gfx in mine})
+    gpus = [*targets, *sorted({f"{gfx[:size]}*" for gfx in targets for size in (4, 5)})]
+    for pattern, matched in _row_patterns(sorted({row_id for row_id, _ in mine}), list(rows)):
+        cells = [(row_id, gfx) for row_id in matched for gfx in rows[row_id]]
+        if mine.issuperset(cells):
+            covers[pattern] = frozenset(cells)
+            continue
+        for gpu in gpus:
+            here = [(row_id, gfx) for row_id, gfx in cells if fnmatchcase(gfx, gpu)]
+            if here and mine.issuperset(here):
+                covers[f"{pattern}[{gpu}]"] = frozenset(here)
+    chosen = []
+    open_cells = {(row_id, gfx) for row_id, gfx, _ in left}
+    while open_cells:
+        # The most cells; then a whole row; then what says most, so that later rows are not covered.
+        best = max(
+            covers,
+            key=lambda pattern: (
+                len(covers[pattern] & open_cells),
+                "[" not in pattern,
+                len(pattern.replace("*", "")),
+                pattern,
+            ),
+        )
+        chosen.append(best)
+        open_cells -= covers.pop(best)
+    return sorted(chosen)
+
+
+def _row_patterns(ids: Sequence[str], every_id: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield patterns over row ids, cut between words, each with the ids that it matches."""
+    for row_id in ids:
+        yield row_id, [row_id]
+    heads: dict[str, set[str]] = {}
+    tails: dict[str, set[str]] = {}
+    for row_id in ids:
+        cuts = [found.end() for found in re.finditer(r"-|::", row_id)]
+        for head in ("", *(row_id[:cut] for cut in cuts)):
+            heads.setdefault(head, {each for each in every_id if each.startswith(head)})
+        for tail in ("", *(row_id[cut - 1 :] for cut in cuts if row_id[cut - 1] == "-")):
+            tails.setdefault(tail, {each for each in every_id if each.endswith(tail)})
+    seen: set[frozenset[str]] = set()
+    wanted = set(ids)
+    # From what says most to what says least; of those that match the same rows, the first.
+    pairs = [(head, tail) for head in heads for tail in tails if head or tail]
+    for head, tail in sorted(pairs, key=lambda pair: (-len(pair[0]) - len(pair[1]), pair)):
+        both = heads[head] & tails[tail]
+        matched = frozenset(each for each in both if len(each) > len(head) + len(tail))
+        if len(matched) > 1 and matched not in seen and not matched.isdisjoint(wanted):
+            seen.add(matched)
+            yield f"{head}*{tail}", sorted(matched)
+
+
+# --- TOML -----------------------------------------------------------------------------------------
+
+
+def _strings(words: Sequence[str], *, always: bool = False) -> str:
     quoted = [_quoted(word) for word in words]
-    return quoted[0] if len(quoted) == 1 else f"[{', '.join(quoted)}]"
+    if len(quoted) == 1 and not always:
+        return quoted[0]
+    if sum(map(len, quoted)) < 80:
+        return f"[{', '.join(quoted)}]"
+    return "[\n" + "".join(f"    {word},\n" for word in quoted) + "]"
 
 
 def _quoted(text: str) -> str:

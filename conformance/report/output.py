@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance import whole_file
+from pytest_rocm_attn.conformance import deviations, whole_file
 from pytest_rocm_attn.conformance.report import html_page, json_file, markdown
-from pytest_rocm_attn.errors import ReportError
+from pytest_rocm_attn.errors import DeviationsError, ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +22,9 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     ".html": html_page.render,
     ".md": markdown.render,
 }
+
+
+NOTHING_FAILED = "# Drafted by pytest-rocm-attn: nothing failed, and nothing is declared.\n"
 
 
 def check(path: Path, given: str) -> None:
@@ -63,17 +66,23 @@ def write(paths: Iterable[Path], report: Report) -> None:
 
 
 def write_draft(path: Path, text: str) -> None:
-    """Write a new file that a person will go on editing.
+    """Write a draft of deviations to a new file, or below the comments of one that declares nothing.
 
     Raises:
-        ReportError: it is there already, or cannot be written.
+        ReportError: it declares something meanwhile, or cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
+        before = path.read_text("utf-8") if path.exists() else ""
+        if before and deviations.load(path).entries:
+            raise ReportError(f"draft {path}: it has entries by now; run again with another path")
+        if before and not text:
+            return
+        gap = "\n" * (2 - before.endswith("\n")) if before.strip() else ""
+        whole_file.write(path, f"{before if gap else ''}{gap}{text or NOTHING_FAILED}".encode())
+    except (OSError, DeviationsError) as error:
+        words = (isinstance(error, OSError) and error.strerror) or error
         raise ReportError(
-            f"draft {path} cannot be written: {error.strerror or error}; run again with another path"
+            f"draft {path} cannot be written: {words}; run again with another path"
         ) from None
 
 

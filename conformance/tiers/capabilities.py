@@ -147,7 +147,9 @@ class ConstructItem(CapabilityItem):
             answer = self.ask(question)
             if views.stumbled(answer.outcome):
                 wrong = f"the selection neither selects nor refuses: {answer.outcome}"
-                yield Finding(wrong, answer.request, self.environ, deliberate=False)
+                yield Finding(
+                    wrong, answer.request, self.environ, deliberate=False, answer=answer.answer
+                )
             elif answer.trouble:
                 yield Finding(
                     f"{answer.backend} is selected and cannot be built: {answer.trouble}",
@@ -155,6 +157,7 @@ class ConstructItem(CapabilityItem):
                     self.environ,
                     answer.deliberate,
                     answer.traceback,
+                    answer=answer.answer,
                 )
 
 
@@ -206,6 +209,9 @@ class PromiseItem(CapabilityItem):
                     and not views.stumbled(answer.outcome),
                     answer.traceback if answer.backend == promise.backend else "",
                     value=f"{promise.limit}={value}",
+                    answer=(
+                        answer.answer if answer.backend in ("", promise.backend) else answer.backend
+                    ),
                 )
 
     def _taken(self, answer: views.Construction, says: bool | None) -> str:
@@ -306,7 +312,9 @@ class DeclaredItem(BackendItem):
                 wrong = f"{self.backend} is selected, and declares that it does not take it"
                 shown = self.gpu.gfx if self.limit == "gfx" else value
                 environ = case.environment.environ
-                yield Finding(wrong, request, environ, value=f"{self.limit}={shown}")
+                yield Finding(
+                    wrong, request, environ, value=f"{self.limit}={shown}", answer=backend
+                )
         if not selected:
             raise views.Inapplicable(f"{self.backend} is never selected on {self.gpu.gfx}")
         if not judged:
@@ -339,6 +347,7 @@ class TwinItem(CapabilityItem):
                     other.request,
                     dict(sparse.environ),
                     value=f"num_heads={other.request.num_heads}",
+                    answer=other.backend,
                 )
 
     def _asked(self, backend: str) -> list[Question]:

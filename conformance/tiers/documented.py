@@ -51,7 +51,7 @@ class CellItem(ConformanceItem):
         return judge(
             self.cell.row,
             self.observation.outcome,
-            self.deviation,
+            self.claims(),
             strict=self.plugin.settings.strict,
         )
 

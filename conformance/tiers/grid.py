@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.got import CRASHES
 from pytest_rocm_attn.conformance.grid import run as grid_run
 from pytest_rocm_attn.conformance.grid import summary
+from pytest_rocm_attn.conformance.grid.outcomes import got
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier, flags_words, request_words
 from pytest_rocm_attn.conformance.verdict import Judgement, Verdict
 from pytest_rocm_attn.conformance.workers import Question, Subject
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.deviations import Deviation
     from pytest_rocm_attn.conformance.grid.findings import Finding
     from pytest_rocm_attn.conformance.grid.judge import Answers, Judged
+    from pytest_rocm_attn.conformance.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.grid.space import Cell, Slice
     from pytest_rocm_attn.conformance.record import Record, Summary
     from pytest_rocm_attn.conformance.settings import Settings
@@ -91,12 +94,11 @@ class SliceItem(ConformanceItem):
                 f" {self.part.cells - 1}; name the slice that the number belongs to"
             )
         if cell is None:
-            self.judged, got, other = self.parent.run.judge(self.part)
+            self.judged, *answers = self.parent.run.judge(self.part, self._declares)
         else:
-            self.judged, got, other = self.parent.run.judge_cell(self.part, cell)
-        self._answers = got, other
+            self.judged, *answers = self.parent.run.judge_cell(self.part, cell, self._declares)
+        self._answers = answers[0], answers[1]
         for finding in self.judged.findings:
-            finding.declared = self._declared(finding) is not None
             finding.again = self.reproduce_cell(finding.smallest)
         return self._judgement(self.judged, single=cell is not None)
 
@@ -104,61 +106,50 @@ class SliceItem(ConformanceItem):
         strict = self.plugin.settings.strict
         required = [f for f in judged.findings if f.level == "required" or strict]
         open_ones = [finding for finding in required if not finding.declared]
+        differing = [d for d in judged.differing if d.level == "required" or strict]
+        came = tuple(dict.fromkeys(got(difference.got) for difference in differing))
+        used = [entry for d in judged.differing if (entry := self._declared(d.rule, d.got))]
+        idle = None if single else self.claims(*judged.rules).idle(used)
         if open_ones:
-            crashed = any(finding.got.startswith(_NO_ANSWER) for finding in open_ones)
-            return Judgement(
-                Verdict.CRASH if crashed else Verdict.FAIL,
-                _words(judged, open_ones),
-            )
+            unmet = [got(d.got) for d in differing if not d.declared]
+            crashed = any(each.answer in CRASHES for each in unmet)
+            words = _words(judged, open_ones)
+            if idle is not None:
+                words += (
+                    f"; the answer of a deviation changed: {idle.place} declares {idle.accepted},"
+                    f" and what came is {unmet[0]} ({idle.reason})"
+                )
+            came = tuple(dict.fromkeys(unmet))
+            return Judgement(Verdict.CRASH if crashed else Verdict.FAIL, words, came)
         if judged.unanswered and not single:
             return Judgement(
                 Verdict.FAIL,
                 f"{judged.unanswered:,} of {judged.cells:,} cells were not reached within"
                 f" --rocm-attn-grid-budget={self.plugin.settings.grid_budget:g}; nothing is said about them",
             )
-        stale = [] if single else self._stale(judged)
-        if stale:
-            entry = stale[0]
+        if idle is not None:
             return Judgement(
                 Verdict.STALE,
-                f"no cell falls short, but {entry.file}:{entry.line} declares a deviation"
-                f" ({entry.reason}); delete that entry or narrow its match",
+                f"no cell has the answer that {idle.place} declares, {idle.accepted}"
+                f" ({idle.reason}); delete that entry or narrow its match",
+                came,
             )
         if required:
-            reasons = {e.reason for f in required if (e := self._declared(f)) is not None}
-            words = _words(judged, required)
-            return Judgement(Verdict.DEVIATION, f"{words} (declared: {'; '.join(sorted(reasons))})")
+            reasons = "; ".join(sorted({entry.reason for entry in used}))
+            words = f"{_words(judged, required)} (declared: {reasons})"
+            return Judgement(Verdict.DEVIATION, words, came)
         if judged.findings:
-            advisory = judged.findings
-            return Judgement(Verdict.ADVISORY, _words(judged, advisory))
+            return Judgement(Verdict.ADVISORY, _words(judged, judged.findings))
         return Judgement(Verdict.PASS)
 
     # --- deviations -------------------------------------------------------------------------------
 
-    def _entries(self) -> Sequence[Deviation]:
-        settings = self.plugin.settings
-        entries = settings.deviations.entries if settings.deviations else ()
-        return [entry for entry in entries if not entry.expired(settings.today)]
+    def _declared(self, rule: str, came: Behaviour) -> Deviation | None:
+        """Return the entry that accepts an answer: it names the rule that is broken, or the slice."""
+        return self.claims(rule).covering(got(came))
 
-    def _declared(self, finding: Finding) -> Deviation | None:
-        """Return the entry that covers a finding: by its rule, or by the slice."""
-        for entry in self._entries():
-            if any(
-                entry.covers(name, self.part.gfx, "grid") for name in (finding.rule, self.row_id)
-            ):
-                return entry
-        return None
-
-    def _stale(self, judged: Judged) -> list[Deviation]:
-        """Return the entries about this slice, or a rule that decides some of it, that cover nothing."""
-        names = (self.row_id, *judged.rules)
-        used = {id(self._declared(finding)) for finding in judged.findings}
-        return [
-            entry
-            for entry in self._entries()
-            if id(entry) not in used
-            and any(entry.covers(name, self.part.gfx, "grid") for name in names)
-        ]
+    def _declares(self, rule: str, came: Behaviour) -> bool:
+        return self._declared(rule, came) is not None
 
     # --- words ------------------------------------------------------------------------------------
 
@@ -208,8 +199,7 @@ class SliceItem(ConformanceItem):
         assert self.judged is not None
         assert self._answers is not None
         number = self.plugin.settings.cell
-        judged = asdict(self.judged)
-        counts = {name: judged[name] for name in _COUNTS}
+        counts = {name: getattr(self.judged, name) for name in _COUNTS}
         fields: dict[str, Any] = {
             "outcome": {"kind": "grid", "words": _outcome_words(self.judged)},
             "details": {
@@ -226,7 +216,7 @@ class SliceItem(ConformanceItem):
             seconds, written = self.parent.run.timing(self.part)
             return fields | {"seconds": round(seconds, 3), "environment_written": written}
         cell = self.part.cell(number)
-        got, other = (grid_run.outcome_at(answers, number) for answers in self._answers)
+        one, other = (grid_run.outcome_at(answers, number) for answers in self._answers)
         if other is not None:
             fields["details"]["compared_with"] = str(other)
         return fields | {
@@ -234,7 +224,7 @@ class SliceItem(ConformanceItem):
             "env": cell.environ,
             "request": asdict(cell.request),
             "expect": {"words": self._expected_at(other)},
-            "outcome": {"kind": type(got).__name__.lower(), "words": str(got)},
+            "outcome": {"kind": type(one).__name__.lower(), "words": str(one)},
         }
 
     @property
@@ -263,7 +253,6 @@ _COUNTS = (
     *("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory"),
     "crashed",
 )
-_NO_ANSWER = ("a crash", "no answer", "the end of its process", "an answer that names")
 _SHOWN = 10  # conditions in a failure's text
 
 

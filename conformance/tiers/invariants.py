@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_rocm_attn.conformance.got import CRASH, CRASHES, WRONG, Got, got_of
 from pytest_rocm_attn.conformance.items import ConformanceItem, Tier
 from pytest_rocm_attn.conformance.record import outcome_fields
 from pytest_rocm_attn.conformance.verdict import Judgement, verdict_on
 from pytest_rocm_attn.conformance.workers import Question
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.outcome import Crashed, Died, TimedOut
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.invariants.switches import SwitchLaw
     from pytest_rocm_attn.conformance.settings import Settings
 
+_BROKEN = Got(WRONG)
 _LEVELS_OF = "pr-26980"  # the contract whose clauses make a law required
 
 
@@ -125,22 +126,23 @@ class _Item(ConformanceItem):
         start = time.monotonic()
         self.asker.start_tally()
         try:
-            shortfall, crashed = self.look()
+            shortfall, got = self.look()
         finally:
             self.seconds = time.monotonic() - start
         if not shortfall and self.asker.only_failures:
             # Nothing was selected and nothing refused, so the law was not tried at all.
-            shortfall, crashed = f"no question was answered: {self.asker.only_failures}", True
+            shortfall = f"no question was answered: {self.asker.only_failures}"
+            got = Got(CRASH, self.asker.only_failures)
         return verdict_on(
             shortfall,
             self.level,
-            crashed=crashed,
-            deviation=self.deviation,
+            [got],
+            self.claims(),
             strict=self.plugin.settings.strict,
         )
 
-    def look(self) -> tuple[str, bool]:
-        """Return the shortfall, and whether it is a crash.
+    def look(self) -> tuple[str, Got]:
+        """Return the shortfall, and what came as a deviation pins it.
 
         Raises:
             UnfinishedError: the time limit came before an answer.
@@ -163,7 +165,7 @@ class LawItem(_Item):
 
     law: Law | SequenceLaw
 
-    def look(self) -> tuple[str, bool]:
+    def look(self) -> tuple[str, Got]:
         effort = self.plugin.settings.effort
         assert self.gpu is not None
         if effort.example is not None:
@@ -187,9 +189,9 @@ class LawItem(_Item):
             "outcome": {"kind": "held", "words": f"held in {search.examples} examples"},
             "details": {"examples": search.examples, "seed": effort.seed},
         }
-        return "", False
+        return "", _BROKEN
 
-    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, bool]:
+    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, Got]:
         """Keep what there is to tell of the smallest example."""
         self.told["example"] = case.as_data()
         effort = self.plugin.settings.effort
@@ -197,7 +199,7 @@ class LawItem(_Item):
         if broken is None:
             held = {"kind": "held", "words": "held in the example"}
             self.told["fields"] = {"outcome": held, "details": details}
-            return "", False
+            return "", _BROKEN
         asked = broken.question
         self.told["fields"] = {
             "gpu": {"gfx": asked.gpu.gfx, "aiter": asked.gpu.aiter.value},
@@ -207,8 +209,10 @@ class LawItem(_Item):
             "environment_written": list(broken.written),
             "details": details,
         }
-        crashed = isinstance(broken.outcome, Crashed | TimedOut | Died)
-        return f"expected {self.law.promise}: {broken.words}", crashed
+        got = got_of(broken.outcome)
+        # Of several examples that break a law any may be found first: only a crash is told apart.
+        got = got if got.answer in CRASHES else _BROKEN
+        return f"expected {self.law.promise}: {broken.words}", got
 
     def reproduce(self, **own: Any) -> str:
         """Return the command that tries the smallest example again, or else makes this search."""
@@ -220,7 +224,7 @@ class SwitchItem(_Item):
 
     law: SwitchLaw
 
-    def look(self) -> tuple[str, bool]:
+    def look(self) -> tuple[str, Got]:
         gpus, effort = _gpus(self.plugin.settings), self.plugin.settings.effort
         self.asker.warm(*gpus)
         end = effort.end
@@ -235,10 +239,10 @@ class SwitchItem(_Item):
                 "outcome": {"kind": "held", "words": words},
                 "details": {"questions": found.tried},
             }
-            return "", False
+            return "", _BROKEN
         if found.tried < found.total:
             raise effort.stopped(found.tried, found.total, f"flips of {self.law.name}")
         words = f"{self.law.name} changed nothing in {found.tried} flips on"
         words += f" {', '.join(gpu.gfx for gpu in gpus)}"
         self.told["fields"] = {"outcome": {"kind": "dead", "words": words}}
-        return f"expected {self.law.promise}: {words}", False
+        return f"expected {self.law.promise}: {words}", _BROKEN

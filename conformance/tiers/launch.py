@@ -101,8 +101,8 @@ class LaunchItem(ConformanceItem):
         return verdict_on(
             shortfall,
             self.level,
-            crashed=self.finding.kind == "crashed",
-            deviation=self.deviation,
+            [self.finding.got],
+            self.claims(),
             strict=self.plugin.settings.strict,
         )
 

@@ -134,8 +134,8 @@ class NumericsItem(ConformanceItem):
         return verdict_on(
             shortfall,
             self.level,
-            crashed=finding.kind == "crashed",
-            deviation=self.deviation,
+            [finding.got],
+            self.claims(),
             strict=self.plugin.settings.strict,
         )
 

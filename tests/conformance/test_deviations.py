@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from pytest_rocm_attn.conformance import contract, deviations
-from pytest_rocm_attn.conformance.deviations import Deviation
+from pytest_rocm_attn.conformance.deviations import Claims, Deviation, Deviations, may_name
+from pytest_rocm_attn.conformance.got import CRASH, REFUSAL, Got
 from pytest_rocm_attn.errors import DeviationsError
 
 ENTRY = """
 [[deviation]]
 match  = "explicit-*"
+answer = "refusal"
 reason = "we have no such kernel"
 link   = "ROCm/vllm#958"
 until  = 2027-01-31
 """
 
 
-def deviation(*match: str, until: date | None = None) -> Deviation:
-    return Deviation(match, "why", "#1", until, "mine.toml", 1)
+TODAY = date(2026, 11, 29)
+
+
+def deviation(
+    *match: str, answer: str = "ROCM_ATTN", until: date | None = None, mentions: str = ""
+) -> Deviation:
+    words = (mentions,) if mentions else ()
+    return Deviation(match, answer, "why", "#1", words, until, "mine.toml", 1)
+
+
+def covers(entry: Deviation, row: str, gfx: str, tier: str = "documented") -> bool:
+    return bool(Deviations((entry,)).about([row], gfx, tier, TODAY).entries)
 
 
 def load_text(folder: Path, text: str) -> deviations.Deviations:
@@ -61,32 +72,98 @@ def refusal(folder: Path, text: str) -> str:
 def test_a_pattern_covers_rows_or_with_a_bracket_cells(
     pattern: str, row: str, gfx: str, covered: bool
 ) -> None:
-    assert deviation(pattern).covers(row, gfx) is covered
+    assert covers(deviation(pattern), row, gfx) is covered
 
 
 def test_brackets_are_literal_and_no_character_class() -> None:
-    assert not deviation("row-[ab]").covers("row-a", "gfx942")
-    assert deviation("row-a[gfx94?]").covers("row-a", "gfx942")
-    assert not deviation("row-a[!x]").covers("row-a", "y")
+    assert not covers(deviation("row-[ab]"), "row-a", "gfx942")
+    assert covers(deviation("row-a[gfx94?]"), "row-a", "gfx942")
+    assert not covers(deviation("row-a[!x]"), "row-a", "y")
 
 
 def test_upper_and_lower_case_differ() -> None:
-    assert not deviation("Row").covers("row", "gfx942")
+    assert not covers(deviation("Row"), "row", "gfx942")
 
 
 def test_any_pattern_of_a_list_is_enough() -> None:
     entry = deviation("one", "two[gfx942]")
-    assert entry.covers("one", "gfx90a")
-    assert entry.covers("two", "gfx942")
-    assert not entry.covers("two", "gfx90a")
+    assert covers(entry, "one", "gfx90a")
+    assert covers(entry, "two", "gfx942")
+    assert not covers(entry, "two", "gfx90a")
 
 
-def test_the_first_entry_that_covers_a_cell_speaks_for_it() -> None:
-    narrow, wide = deviation("row[gfx942]"), deviation("row")
-    both = deviations.Deviations((narrow, wide))
-    assert both.find("row", "gfx942") is narrow
-    assert both.find("row", "gfx90a") is wide
-    assert both.find("other", "gfx942") is None
+FA, TRITON = Got("ROCM_AITER_FA"), Got("TRITON_ATTN")
+
+
+def claims(*entries: Deviation, row: str = "row", gfx: str = "gfx942") -> Claims:
+    return Deviations(entries).about([row], gfx, "documented", TODAY)
+
+
+def test_an_entry_covers_the_answer_that_it_declares_and_no_other() -> None:
+    declared = claims(deviation("row", answer="ROCM_AITER_FA"))
+    assert declared.covering(FA) is declared.entries[0]
+    for other in (TRITON, Got(REFUSAL, "ROCM_AITER_FA"), Got(CRASH, "ROCM_AITER_FA")):
+        assert declared.covering(other) is None
+
+
+def test_a_refusal_is_pinned_by_what_its_message_mentions() -> None:
+    entry = deviation("row", answer=REFUSAL, mentions="block size")
+    assert entry.accepts(Got(REFUSAL, "ValueError: block_size not supported"))
+    assert not entry.accepts(Got(REFUSAL, "ValueError: head_size not supported"))
+    assert not entry.accepts(Got(CRASH, "TypeError: block_size"))
+
+
+def test_an_exception_may_stand_above_the_rule_and_not_below_it() -> None:
+    rule = deviation("row*", answer="ROCM_AITER_FA")
+    exception = deviation("row", answer="TRITON_ATTN")
+    above, below = claims(exception, rule), claims(rule, exception)
+    assert above.covering(TRITON) is exception
+    assert above.idle([exception]) is None
+    assert above.covering(FA) is rule
+    assert above.idle([rule]) is exception  # what it says of the row is no longer so
+    assert below.idle([exception]) is rule
+    assert below.idle([rule]) is exception
+
+
+def test_entries_for_several_answers_of_one_item_are_each_in_use_or_stale() -> None:
+    first, second = deviation("row", answer=REFUSAL), deviation("row", answer=CRASH)
+    both = claims(first, second)
+    assert both.idle([first, second]) is None
+    assert both.idle([first]) is second
+    assert both.idle([second]) is first
+    assert both.idle([]) is first
+
+
+def test_an_item_may_be_named_by_one_of_several_names() -> None:
+    entry = deviation("grid::a-rule")
+    found = Deviations((entry,)).about(["mla", "a-rule"], "gfx942", "grid", TODAY)
+    assert found.entries == (entry,)
+
+
+def test_an_expired_entry_speaks_for_nothing_and_shadows_nothing() -> None:
+    expired = deviation("one", until=date(2026, 1, 1))
+    live = deviation("one")
+    both = Deviations((expired, live))
+    assert both.about(["one"], "gfx942", "documented", TODAY).entries == (live,)
+    assert both.unused(CELLS, TODAY) == {}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tier", "ids", "possible"),
+    [
+        ("numerics::MINE::*", "numerics", "*::*", True),
+        ("numerics::MINE::*", "numerics", "TRITON_ATTN::*", False),
+        ("num*::?INE::a", "numerics", "MINE::*", True),
+        ("MINE::*[gfx942]", "launch", "MINE::*", True),
+        ("documented::row-*", "numerics", "*", False),
+        ("row-*", "invariants", "*", True),
+        ("row", "numerics", "*::*", False),
+    ],
+)
+def test_what_a_pattern_may_name_is_known_without_the_items(
+    pattern: str, tier: str, ids: str, possible: bool
+) -> None:
+    assert may_name(pattern, tier, ids) is possible
 
 
 def test_an_entry_holds_through_its_last_day() -> None:
@@ -115,17 +192,17 @@ def test_an_entry_without_a_last_day_never_expires() -> None:
     ],
 )
 def test_a_pattern_names_a_tier_or_speaks_for_all(pattern: str, tier: str, covered: bool) -> None:
-    assert deviation(pattern).covers("row-a", "gfx942", tier) is covered
+    assert covers(deviation(pattern), "row-a", "gfx942", tier) is covered
 
 
 def test_two_colons_after_anything_but_a_tier_belong_to_the_rows_id() -> None:
-    assert deviation("BACKEND::*").covers("BACKEND::case", "", "numerics")
-    assert deviation("numerics::BACKEND::*").covers("BACKEND::case", "", "numerics")
-    assert not deviation("documented::BACKEND::*").covers("BACKEND::case", "", "numerics")
+    assert covers(deviation("BACKEND::*"), "BACKEND::case", "", "numerics")
+    assert covers(deviation("numerics::BACKEND::*"), "BACKEND::case", "", "numerics")
+    assert not covers(deviation("documented::BACKEND::*"), "BACKEND::case", "", "numerics")
 
 
 def test_a_pattern_for_one_tier_does_not_shadow_another_tiers(tmp_path: Path) -> None:
-    entry = '[[deviation]]\nmatch = "{}"\nreason = "r"\nlink = "#1"\n'
+    entry = '[[deviation]]\nmatch = "{}"\nanswer = "crash"\nreason = "r"\nlink = "#1"\n'
     load_text(tmp_path, entry.format("numerics::row") + entry.format("documented::row"))
     with pytest.raises(DeviationsError, match="can never apply"):
         load_text(tmp_path, entry.format("row") + entry.format("documented::row[gfx942]"))
@@ -139,23 +216,26 @@ CELLS = [
 
 def test_entries_that_speak_for_no_cell_are_unused() -> None:
     used, dead = deviation("one"), deviation("three")
-    assert deviations.Deviations((used, dead)).unused(CELLS) == (dead,)
+    assert deviations.Deviations((used, dead)).unused(CELLS, TODAY) == {dead: dead.match}
 
 
 def test_a_dead_pattern_does_not_hide_behind_a_live_one() -> None:
     entries = deviations.Deviations((deviation("one", "three", "four"),))
-    assert entries.unused(CELLS) == (deviation("three", "four"),)
+    assert list(entries.unused(CELLS, TODAY).values()) == [("three", "four")]
 
 
 def test_an_entry_is_unused_where_earlier_ones_speak_for_all_its_cells() -> None:
     first = deviation("one[gfx942]", "one[gfx90a]")
     late = deviation("one")
-    assert deviations.Deviations((first, late)).unused(CELLS) == (late,)
+    assert deviations.Deviations((first, late)).unused(CELLS, TODAY) == {late: late.match}
+    other = deviation("one", answer="TRITON_ATTN")
+    assert deviations.Deviations((first, other)).unused(CELLS, TODAY) == {}
 
 
 def test_without_entries_nothing_is_found_and_nothing_is_unused() -> None:
-    assert deviations.Deviations().find("one", "gfx942") is None
-    assert deviations.Deviations().unused(CELLS) == ()
+    assert claims().covering(FA) is None
+    assert claims().idle([]) is None
+    assert deviations.Deviations().unused(CELLS, TODAY) == {}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -165,6 +245,7 @@ def test_an_entry_holds_what_the_file_says(tmp_path: Path) -> None:
     (entry,) = load_text(tmp_path, ENTRY).entries
     assert entry == Deviation(
         match=("explicit-*",),
+        answer="refusal",
         reason="we have no such kernel",
         link="ROCm/vllm#958",
         until=date(2027, 1, 31),
@@ -192,6 +273,7 @@ def test_the_line_is_that_of_the_header_and_not_of_text_that_looks_like_one(
     text = '''# deviations
   [[ deviation ]]  # indented
 match = "one"
+answer = "crash"
 reason = """
 [[deviation]]
 is how an entry begins
@@ -200,10 +282,11 @@ link = "#1"
 
 [["deviation"]]
 match = "two"
+answer = "crash"
 reason = "quoted"
 link = "#2"
 '''
-    assert [entry.line for entry in load_text(tmp_path, text).entries] == [2, 10]
+    assert [entry.line for entry in load_text(tmp_path, text).entries] == [2, 11]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +307,22 @@ def test_a_link_is_a_url_or_names_an_issue(tmp_path: Path, link: str) -> None:
 MISTAKES = {
     "an unknown key": ("until ", "untill ", "untill", "unknown key. Did you mean 'until'?"),
     "a missing pattern": ('match  = "explicit-*"\n', "", "match", "missing; add it: a pattern"),
+    "a missing answer": (
+        'answer = "refusal"\n',
+        "",
+        "answer",
+        "missing; add it: the one answer that is accepted: a backend's name, or one of refusal,",
+    ),
+    "an unknown answer": ('"refusal"', '"refuse"', "answer", "unknown. Did you mean 'refusal'?"),
+    "an unknown backend": ('"refusal"', '"ROCM_ATN"', "answer", "Did you mean 'ROCM_ATTN'"),
+    "several answers": ('"refusal"', '["refusal"]', "answer", "it must be the one answer that"),
+    "an empty mention": ("until ", 'mentions = [" "]\nuntil ', "mentions", "holds an empty word"),
+    "a mention of no message": (
+        '"refusal"',
+        '"ROCM_ATTN"\nmentions = ["x"]',
+        "mentions",
+        "belongs to an answer with a message, and ROCM_ATTN has none; remove it",
+    ),
     "a missing reason": ('reason = "we have no such kernel"\n', "", "reason", "missing; add it"),
     "a missing link": ('link   = "ROCm/vllm#958"\n', "", "link", "missing; add it: an http(s)"),
     "an empty pattern": ('"explicit-*"', '" "', "match", "is empty; give a pattern"),
@@ -231,8 +330,8 @@ MISTAKES = {
     "an empty pattern in a list": ('"explicit-*"', '["x", ""]', "match", "is empty; give a"),
     "a pattern that is a number": ('"explicit-*"', "3", "match", "it must be a pattern"),
     "an empty reason": ('"we have no such kernel"', '""', "reason", "is empty; say why"),
-    "a link that is none": ('"ROCm/vllm#958"', '"ask Bob"', "link", "'ask Bob' is no link; give"),
-    "a link without a host": ('"ROCm/vllm#958"', '"https://"', "link", "is no link; give"),
+    "a text for a link": ('"ROCm/vllm#958"', '"ask Bob"', "link", "'ask Bob' is not a link; give"),
+    "a link without a host": ('"ROCm/vllm#958"', '"https://"', "link", "is not a link; give"),
     "a date in quotes": ("2027-01-31", '"2027-01-31"', "until", "a date without quotes"),
     "a date with a time": ("2027-01-31", "2027-01-31T00:00:00", "until", "a date without quotes"),
 }
@@ -245,7 +344,7 @@ def test_a_mistake_is_one_line_with_file_entry_field_and_remedy(
     assert ENTRY.count(old) == 1
     other = ENTRY.replace("explicit-*", "other")
     message = refusal(tmp_path, other + ENTRY.replace(old, new))
-    assert message.startswith(f"{tmp_path / 'mine.toml'}: entry 2 (line 8): {field}: ")
+    assert message.startswith(f"{tmp_path / 'mine.toml'}: entry 2 (line 9): {field}: ")
     assert words in message
 
 
@@ -268,7 +367,7 @@ def test_a_pattern_that_an_earlier_one_covers_wholly_is_refused(
 ) -> None:
     text = ENTRY.replace("explicit-*", earlier) + ENTRY.replace("explicit-*", later)
     message = refusal(tmp_path, text)
-    assert f"entry 2 (line 8): match: {later!r} can never apply: {earlier!r} (line 2)" in message
+    assert f"entry 2 (line 9): match: {later!r} can never apply: {earlier!r} (line 2)" in message
     assert "; remove it, or move it above" in message
 
 
@@ -289,6 +388,11 @@ def test_patterns_that_only_overlap_are_let_through(
 ) -> None:
     text = ENTRY.replace("explicit-*", earlier) + ENTRY.replace("explicit-*", later)
     assert len(load_text(tmp_path, text).entries) == 2
+
+
+def test_a_pattern_may_stand_in_two_entries_for_two_answers(tmp_path: Path) -> None:
+    text = ENTRY + ENTRY.replace('"refusal"', '"crash"')
+    assert [entry.answer for entry in load_text(tmp_path, text).entries] == ["refusal", "crash"]
 
 
 def test_a_pattern_listed_twice_in_one_entry_is_refused(tmp_path: Path) -> None:
@@ -326,28 +430,24 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
         deviations.load(tmp_path / "nowhere.toml")
 
 
-def test_the_example_of_the_documentation_loads(tmp_path: Path) -> None:
+def documented(tmp_path: Path) -> Deviations:
     page = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    loaded = load_text(tmp_path, text)
-    assert [(entry.line, entry.until) for entry in loaded.entries] == [
-        (2, None),
-        (7, date(2027, 3, 31)),
+    return load_text(tmp_path, text)
+
+
+def test_the_example_of_the_documentation_speaks_for_rows_of_the_shipped_contract(
+    tmp_path: Path,
+) -> None:
+    loaded = documented(tmp_path)
+    assert [(entry.answer, entry.until) for entry in loaded.entries] == [
+        ("refusal", None),
+        ("TRITON_ATTN", date(2027, 3, 31)),
+        ("TRITON_MLA", date(2027, 3, 31)),
     ]
-    assert loaded.find("aiter-gives-aiter-fa-for-fp16", "gfx90a") is loaded.entries[1]
-    assert loaded.find("aiter-gives-aiter-fa-for-fp16", "gfx942") is None
-
-
-def test_the_documented_patterns_speak_for_rows_of_the_shipped_contract(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
-    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    found = loaded.about(["aiter-gives-aiter-fa-for-fp16"], "gfx90a", "documented", TODAY)
+    assert found.entries == (loaded.entries[1],)
+    assert not loaded.about(["aiter-gives-aiter-fa"], "gfx942", "documented", TODAY).entries
     rows = contract.load("pr-26980").rows
     cells = [(cell.row.id, cell.gpu.gfx, "documented") for row in rows for cell in row.cells()]
-    assert load_text(tmp_path, text).unused(cells) == ()
-
-
-def test_records_cannot_be_changed() -> None:
-    with pytest.raises(FrozenInstanceError):
-        deviation("row").reason = "because"  # type: ignore[misc]  # the checker refuses it too
-    with pytest.raises(FrozenInstanceError):
-        deviations.Deviations().entries = ()  # type: ignore[misc]  # likewise
+    assert loaded.unused(cells, TODAY) == {}

@@ -17,14 +17,27 @@ from pytest_rocm_attn import (
     Unrecognised,
 )
 from pytest_rocm_attn.conformance.contract import ExpectBackend, ExpectRefusal, Level, Row
-from pytest_rocm_attn.conformance.deviations import Deviation
+from pytest_rocm_attn.conformance.deviations import Claims, Deviation, Deviations
 from pytest_rocm_attn.conformance.verdict import Verdict, judge
 from pytest_rocm_attn.outcome import Outcome
 
 BACKEND = ExpectBackend("TRITON_ATTN")
 REFUSAL = ExpectRefusal(("TRITON_MLA", "block size"))
 GOOD_REFUSAL = Rejected("ValueError", "triton_mla does not support Block Size 8")
-DEVIATION = Deviation(("a-row",), "we like it", "https://example.org/1", None, "dev.toml", 3)
+OUTCOMES = {
+    "ROCM_ATTN": Selected("ROCM_ATTN"),
+    "refusal": Rejected("ValueError", "no"),
+    "no-backend": Unrecognised("None"),
+    "crash": Crashed("ImportError", "ImportError: aiter"),
+    "timeout": TimedOut(1.0),
+    "died": Died(11),
+}
+
+
+def declared(answer: str, mentions: str = "") -> Claims:
+    words = (mentions,) if mentions else ()
+    entry = Deviation(("a-row",), answer, "we like it", "#1", words, None, "dev.toml", 3)
+    return Deviations((entry,)).about(["a-row"], "gfx942", "documented", datetime.date.min)
 
 
 def row(expect: ExpectBackend | ExpectRefusal, level: Level = "required") -> Row:
@@ -43,14 +56,16 @@ def row(expect: ExpectBackend | ExpectRefusal, level: Level = "required") -> Row
             REFUSAL, Rejected("ValueError", "TRITON_MLA: no"), Verdict.FAIL, id="half the words"
         ),
         pytest.param(REFUSAL, Selected("TRITON_MLA"), Verdict.FAIL, id="an answer to a refusal"),
-        pytest.param(REFUSAL, TimedOut(1.0), Verdict.CRASH, id="a hang is no refusal"),
-        pytest.param(REFUSAL, Died(11), Verdict.CRASH, id="a death is no refusal"),
-        pytest.param(
-            REFUSAL,
-            Crashed("ImportError", "ImportError: TRITON_MLA block size"),
-            Verdict.CRASH,
-            id="a crash is no refusal, whatever it says",
+        *(
+            pytest.param(expect, outcome, Verdict.CRASH, id=f"{outcome}, expected {expect}")
+            for expect in (BACKEND, REFUSAL)
+            for outcome in (
+                TimedOut(1.0),
+                Died(11),
+                Crashed("ImportError", "ImportError: TRITON_MLA block size"),
+            )
         ),
+        pytest.param(REFUSAL, Unrecognised("TRITON_MLA block size"), Verdict.FAIL, id="no refusal"),
     ],
 )
 def test_an_outcome_is_judged_by_what_the_row_expects(
@@ -68,15 +83,41 @@ def test_an_advisory_row_that_falls_short_fails_only_when_strict() -> None:
     assert judge(advisory, Selected("TRITON_ATTN"), strict=True).verdict is Verdict.PASS
 
 
-def test_a_declared_shortfall_is_a_deviation_and_a_declared_success_is_stale() -> None:
-    assert judge(row(BACKEND), Selected("ROCM_ATTN"), DEVIATION).verdict is Verdict.DEVIATION
-    stale = judge(row(BACKEND), Selected("TRITON_ATTN"), DEVIATION)
+@pytest.mark.parametrize("level", ["required", "advisory"])
+@pytest.mark.parametrize("came", OUTCOMES)
+@pytest.mark.parametrize("answer", OUTCOMES)
+def test_a_declared_answer_is_a_deviation_and_any_other_fails(
+    answer: str, came: str, level: Level
+) -> None:
+    judgement = judge(row(BACKEND, level), OUTCOMES[came], declared(answer))
+    if answer == came:
+        assert judgement.verdict is Verdict.DEVIATION
+        assert "we like it" in judgement.message
+    else:
+        crashed = came in ("crash", "timeout", "died")
+        assert judgement.verdict is (Verdict.CRASH if crashed else Verdict.FAIL)
+        assert "expected TRITON_ATTN" in judgement.message
+        assert "dev.toml:3 declares " in judgement.message
+        assert judgement.got[0].answer == came
+
+
+def test_a_refusal_for_another_reason_than_the_declared_one_fails() -> None:
+    claims = declared("refusal", "block size")
+    right = Rejected("ValueError", "block_size not supported")
+    assert judge(row(BACKEND), right, claims).verdict is Verdict.DEVIATION
+    other = judge(row(BACKEND), Rejected("ValueError", "head_size not supported"), claims)
+    assert other.verdict is Verdict.FAIL
+    assert "a deliberate refusal that mentions 'block size'" in other.message
+
+
+def test_a_wrong_refusal_may_be_declared_in_place_of_a_right_one() -> None:
+    vague = Rejected("ValueError", "TRITON_MLA: no")
+    assert judge(row(REFUSAL), vague, declared("refusal")).verdict is Verdict.DEVIATION
+    assert judge(row(REFUSAL), GOOD_REFUSAL, declared("refusal")).verdict is Verdict.STALE
+
+
+def test_a_declared_success_is_stale() -> None:
+    stale = judge(row(BACKEND), Selected("TRITON_ATTN"), declared("ROCM_ATTN"))
     assert stale.verdict is Verdict.STALE
-    assert "dev.toml:3" in stale.message
+    assert "dev.toml:3 declares ROCM_ATTN" in stale.message
     assert stale.verdict.fails
-
-
-def test_a_deviation_may_expire() -> None:
-    entry = Deviation(("a",), "r", "l", datetime.date(2026, 1, 1), "f", 1)
-    assert entry.expired(datetime.date(2026, 1, 2))
-    assert not entry.expired(datetime.date(2026, 1, 1))

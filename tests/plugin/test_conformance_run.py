@@ -114,15 +114,14 @@ def test_a_declared_deviation_passes_and_an_unused_one_fails(
     run: Run,
     pytester: pytest.Pytester,
 ) -> None:
-    entry = '[[deviation]]\nmatch = "{}"\nreason = "ours"\nlink = "https://example.org/1"\n'
-    text = entry.format("aiter-is-ignored") + entry.format("no-such-row")
+    text = ENTRY.format("aiter-is-ignored") + ENTRY.format("no-such-row")
     (pytester.path / "dev.toml").write_text(text)
     result = run("--rocm-attn-deviations=dev.toml")
     assert result.parseoutcomes() == {"failed": 1, "passed": 3, "deviation": 1, "advisory": 1}
-    result.stdout.fnmatch_lines(["*dev.toml:5: 'no-such-row' matches no row of contract mini*"])
+    result.stdout.fnmatch_lines(["*dev.toml:6: 'no-such-row' matches nothing of contract mini*"])
 
 
-ENTRY = '[[deviation]]\nmatch = "{}"\nreason = "ours"\nlink = "#1"\n'
+ENTRY = '[[deviation]]\nmatch = "{}"\nanswer = "ROCM_AITER_FA"\nreason = "ours"\nlink = "#1"\n'
 
 
 def test_the_usual_file_in_the_root_folder_is_found_unless_switched_off(
@@ -139,8 +138,11 @@ def test_the_usual_file_in_the_root_folder_is_found_unless_switched_off(
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        (ENTRY.format("triton-is-the-default"), "d.toml:1 declares a deviation for it"),
-        (ENTRY.format("grid::aiter-is-ignored"), "d.toml:1: 'grid::aiter-is-ignored' matches no"),
+        (ENTRY.format("triton-is-the-default"), "d.toml:1 declares ROCM_AITER_FA for it"),
+        (
+            ENTRY.format("grid::aiter-is-ignored"),
+            "d.toml:1: 'grid::aiter-is-ignored' matches nothing",
+        ),
         (ENTRY.format("aiter-is-ignored") + "until = 2020-01-31\n", "d.toml:1: * expired on 2020"),
     ],
     ids=["stale", "unused", "expired"],
@@ -162,7 +164,8 @@ def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
     assert run("--rocm-attn-deviations-draft=draft.toml", *options).ret == 1
     text = draft.read_text()
     assert 'match  = "documented::aiter-is-ignored"' in text
-    assert "# expected TRITON_ATTN, got ROCM_AITER_FA" in text
+    assert "# 1 item: expected TRITON_ATTN, got ROCM_AITER_FA" in text
+    assert 'answer = "ROCM_AITER_FA"' in text
     assert text.count("[[deviation]]") == 1  # neither what passed nor what is advisory
 
     refused = run("--rocm-attn-deviations=draft.toml")
@@ -177,6 +180,84 @@ def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
     again = run("--rocm-attn-deviations-draft=draft.toml")
     assert again.ret == pytest.ExitCode.USAGE_ERROR
     assert draft.read_text() == filled
+
+
+def test_a_draft_goes_below_the_comments_of_a_file_that_declares_nothing(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    usual = pytester.path / "rocm-attn-deviations.toml"
+    usual.write_text("# ours\n# nothing yet\n")
+    draft = "--rocm-attn-deviations-draft=rocm-attn-deviations.toml"
+    assert run(draft).ret == pytest.ExitCode.TESTS_FAILED
+    text = usual.read_text()
+    assert text.startswith("# ours\n# nothing yet\n\n# Drafted by pytest-rocm-attn, 1 entry.")
+    usual.write_text(text.replace('reason = ""', 'reason = "r"').replace('""', '"#1"'))
+    assert run().parseoutcomes() == {"passed": 3, "deviation": 1, "advisory": 1}
+
+
+def test_a_draft_leaves_alone_what_is_not_an_empty_deviations_file(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    for number, text in enumerate((ENTRY.format("x"), "notes of mine\n", "[other]\n")):
+        file = pytester.path / f"mine-{number}.toml"
+        file.write_text(text)
+        result = run(f"--rocm-attn-deviations-draft={file.name}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: *{file.name} exists already*; name a new file"])
+        assert file.read_text() == text
+
+
+def test_whether_an_entry_is_unused_does_not_depend_on_what_is_installed_or_selected(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    """Without hypothesis, with a pure selector, with other backends, for one GPU and one tier."""
+    names = (
+        "invariants::every-refusal-*",
+        "capabilities::sinks-build-by-default",
+        "numerics::MINE::*",
+        "numerics::YOURS::sinks-float16",
+        "launch::TRITON_ATTN::*[gfx1101]",
+        "grid::mla[gfx1201]",
+    )
+    (pytester.path / "d.toml").write_text("".join(map(ENTRY.format, names)))
+    pytester.makepyfile(
+        hidden="""
+        import importlib.util
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *rest: (
+            None if name == "hypothesis" else find(name, *rest)
+        )
+        """
+    )
+    options = ("--rocm-attn-deviations=d.toml", "--rocm-attn-gpu=gfx942", "rocm-attn::deviations")
+    there = run(*options, "-rs")
+    assert there.parseoutcomes() == {"passed": 4, "skipped": 2}
+    there.stdout.fnmatch_lines(["*d.toml:*: not checked: 'numerics::MINE::*"])
+    there.stdout.fnmatch_lines(
+        ["*deviations: 2 patterns were not checked: they may name items of*"]
+    )
+    result = pytester.runpytest_subprocess(
+        *("-p", "hidden", "-p", "no:randomly", "-p", "no:xdist"),
+        "--rocm-attn-conformance",
+        "--rocm-attn-contract=contract.toml",
+        *options,
+    )
+    assert result.parseoutcomes() == {"passed": 3, "skipped": 3}
+
+
+def test_a_pattern_that_no_tier_could_ever_match_is_unused_whatever_is_planned(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    names = (
+        "documented::no-such-row",
+        "grid::no-such-family",
+        "numerics::TRITON_ATTN::no-such-case",
+        "capabilities::no-such-*",
+        "invariants::no-such-law",
+    )
+    (pytester.path / "d.toml").write_text("".join(map(ENTRY.format, names)))
+    result = run("--rocm-attn-deviations=d.toml", "rocm-attn::deviations")
+    assert result.parseoutcomes() == {"failed": len(names)}
 
 
 @pytest.mark.parametrize(

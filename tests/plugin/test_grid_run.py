@@ -39,6 +39,7 @@ fork = Fork()
 DEVIATION = """
 [[deviation]]
 match = {match!r}
+answer = {answer!r}
 reason = "our default"
 link = "#1"
 """
@@ -107,20 +108,31 @@ def test_a_broken_promise_fails_and_the_command_that_is_printed_reproduces_it(
 
 
 @pytest.mark.parametrize(
-    ("match", "verdict"),
+    ("match", "answer", "verdict"),
     [
-        ("explicit-choice-is-never-replaced", "deviation"),
-        pytest.param("attention-types[gfx942]", "deviation", marks=pytest.mark.slow),
-        pytest.param("explicit-mla-choice-is-never-replaced", "fail", marks=pytest.mark.slow),
+        ("explicit-choice-is-never-replaced", "ROCM_AITER_FA", "deviation"),
+        ("explicit-choice-is-never-replaced", "refusal", "fail"),
+        pytest.param(
+            "attention-types[gfx942]", "ROCM_AITER_FA", "deviation", marks=pytest.mark.slow
+        ),
+        pytest.param("attention-types[gfx942]", "ROCM_ATTN", "fail", marks=pytest.mark.slow),
+        pytest.param(
+            "explicit-mla-choice-is-never-replaced",
+            "ROCM_AITER_FA",
+            "fail",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_a_deviation_covers_a_rule_or_a_slice(
-    run: Run, pytester: pytest.Pytester, match: str, verdict: str
+def test_a_deviation_covers_one_answer_to_a_rule_or_a_slice(
+    run: Run, pytester: pytest.Pytester, match: str, answer: str, verdict: str
 ) -> None:
-    pytester.makefile(".toml", deviations=DEVIATION.format(match=match))
+    pytester.makefile(".toml", deviations=DEVIATION.format(match=match, answer=answer))
     run("--rocm-attn-deviations=deviations.toml", SLICE)
     (row,) = report(pytester)["rows"]
     assert row["verdict"] == verdict
+    changed = "mla" not in match and verdict == "fail"
+    assert ("the answer of a deviation changed" in row["message"]) is changed
 
 
 def test_a_cell_under_several_conditions_is_counted_once(
@@ -154,7 +166,9 @@ def test_a_cell_under_several_conditions_is_counted_once(
 def test_a_deviation_that_covers_nothing_any_more_is_stale(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    pytester.makefile(".toml", deviations=DEVIATION.format(match="explicit-choice-is-*"))
+    pytester.makefile(
+        ".toml", deviations=DEVIATION.format(match="explicit-choice-is-*", answer="ROCM_AITER_FA")
+    )
     result = run("--rocm-attn-deviations=deviations.toml", SLICE, selector="")
     (row,) = report(pytester)["rows"]
     assert row["verdict"] == "stale"

@@ -175,13 +175,14 @@ def test_a_declared_deviation_covers_a_law(run: Run, pytester: pytest.Pytester) 
     pytester.makepyfile(overrides=OVERRIDES)
     pytester.makefile(
         ".toml",
-        ours="[[deviation]]\nmatch = 'an-explicit-choice-is-taken*'\nreason = 'r'\nlink = '#1'\n",
+        ours="[[deviation]]\nmatch = 'an-explicit-choice-is-taken*'\nanswer = 'wrong'\n"
+        "reason = 'r'\nlink = '#1'\n",
     )
     selector = "--rocm-attn-selector=overrides.py:select"
     declared = ("--rocm-attn-deviations=ours.toml", "rocm-attn::deviations")
     result = run(selector, *declared, LAW)
     assert result.parseoutcomes() == {"deviation": 1, "passed": 1}
-    # The entry is no dead one where this tier does not run, either.
+    # The entry is not dead if this tier does not run, either.
     run("--rocm-attn-tier=documented", *declared).assert_outcomes(passed=1)
 
 

@@ -118,7 +118,7 @@ def test_a_conftest_names_backends(pytester: pytest.Pytester) -> None:
 def test_a_declared_deviation_covers_a_case(pytester: pytest.Pytester) -> None:
     file = pytester.path / "deviations.toml"
     file.write_text(
-        '[[deviation]]\nmatch = ["NoCausality::*"]\nreason = "we know"\n'
+        '[[deviation]]\nmatch = ["NoCausality::*"]\nanswer = "wrong"\nreason = "we know"\n'
         'link = "https://example.org/1"\n'
     )
     result = run(

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 
 _KEPT = (capabilities, contract, deviations, session)
+EVERY_GPU = "--rocm-attn-gpu=gfx90a,gfx942,gfx950,gfx1100,gfx1201"
+try:  # here, because it cannot be imported twice in one process, and a run forgets what it imported
+    import torch as _torch
+except ImportError:
+    _torch = None  # type: ignore[assignment]  # an optional module
+
+
+def needs_torch() -> None:
+    if _torch is None:
+        pytest.skip("torch is not installed")
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ def run(pytester: pytest.Pytester) -> Run:
 def test_items_fall_short_pass_or_do_not_apply(
     run: Run, pytester: pytest.Pytester, write_tiny_fork: Callable[[Path], str]
 ) -> None:
-    pytest.importorskip("torch")
+    needs_torch()
     selector = write_tiny_fork(pytester.path)
     pytester.syspathinsert()
     tier = "rocm-attn::capabilities::"
@@ -66,8 +76,10 @@ def test_items_fall_short_pass_or_do_not_apply(
         )
     ]
     (pytester.path / "dev.toml").write_text(
-        '[[deviation]]\nmatch = "rocm-attn-has-a-cache-*"\nreason = "ours"\nlink = "#1"\n'
-        '[[deviation]]\nmatch = "sinks-build-by-default"\nreason = "ours"\nlink = "#2"\n'
+        '[[deviation]]\nmatch = "rocm-attn-has-a-cache-*"\nanswer = "wrong"\n'
+        'reason = "ours"\nlink = "#1"\n'
+        '[[deviation]]\nmatch = "sinks-build-by-default"\nanswer = "crash"\n'
+        'reason = "ours"\nlink = "#2"\n'
     )
     result = run(
         selector, *ids, "-rs", "--rocm-attn-report=out.json", "--rocm-attn-deviations=dev.toml"
@@ -109,7 +121,7 @@ def test_items_fall_short_pass_or_do_not_apply(
 def test_items_about_the_server_fall_short_pass_or_do_not_apply(
     run: Run, pytester: pytest.Pytester, write_tiny_fork: Callable[[Path], str]
 ) -> None:
-    pytest.importorskip("torch")
+    needs_torch()
     selector = write_tiny_fork(pytester.path)
     pytester.syspathinsert()
     names = (
@@ -130,7 +142,7 @@ def test_items_about_the_server_fall_short_pass_or_do_not_apply(
     )
     ids = [f"rocm-attn::capabilities::{name}[gfx942]" for name in names]
     ids.append("rocm-attn::capabilities::vision-by-default-is-no-sdpa-on-rdna[gfx1100]")
-    result = run(selector, *ids, "-rs", "--rocm-attn-report=out.json", "--rocm-attn-gpu=")
+    result = run(selector, *ids, "-rs", "--rocm-attn-report=out.json", EVERY_GPU)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     rows = json.loads((pytester.path / "out.json").read_text())["rows"]
     told = {row["id"]: (row["verdict"], row["message"]) for row in rows}
@@ -210,7 +222,7 @@ IMPORTS = "rocm-attn::capabilities::the-platform-imports-without-the-runtime[gfx
 def test_a_selector_whose_import_starts_the_runtime_is_found_with_the_line(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    pytest.importorskip("torch")
+    needs_torch()
     pytester.makepyfile(eager="import torch\ntorch.cuda.get_device_name()\n" + PLAIN)
     result = run("eager.py:Plain", IMPORTS)
     assert result.parseoutcomes() == {"failed": 1}

@@ -200,6 +200,7 @@ def test_two_baselines_are_compared_cell_by_cell() -> None:
 
 
 def test_every_shipped_baseline_is_over_the_grid_of_this_version() -> None:
+    assert shipped()
     for name in shipped():
         found = load(name)
         found.require(standard())
@@ -209,4 +210,5 @@ def test_every_shipped_baseline_is_over_the_grid_of_this_version() -> None:
 
 def test_shipped_baselines_are_listed_by_release() -> None:
     releases = [tuple(map(int, re.findall(r"\d+", name))) for name in shipped()]
+    assert releases
     assert releases == sorted(releases)

@@ -62,7 +62,10 @@ def build_report(*rows: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def build_hostile() -> dict[str, Any]:
     """Return a report that holds every hostile text in every field that can hold text."""
     rows = []
-    for number, text in enumerate(HOSTILE):
+    # A page shows the traceback of a crash in place of the trace.
+    parts = ("traceback", "trace")
+    for number, (text, part) in enumerate((text, part) for text in HOSTILE for part in parts):
+        shown = {"traceback": f"{text}\n{text}", "trace": [[text, text, text, text]]}
         rows.append(
             build_record(
                 id=f"{number} {text}",
@@ -71,13 +74,12 @@ def build_hostile() -> dict[str, Any]:
                 env={f"NAME {text}": text},
                 request={"head_size": text, text[:100]: text},
                 expect={"words": text},
-                outcome={"kind": "crashed", "words": text, "traceback": f"{text}\n{text}"},
+                outcome={"kind": "crashed", "words": text, part: shown[part]},
                 verdict=("fail", "crash", "advisory")[number % 3],
                 message=text,
                 source=text,
                 environment_written=[text],
                 again=text,
-                trace=[[text, text, text, text]],
                 details={
                     "note": text,
                     text[:100]: [text, {"deep": text}],

@@ -117,6 +117,9 @@ def test_hostile_text_stays_within_its_place(hostile: dict[str, Any]) -> None:
     assert data
     assert not re.search("[<>&]", data[1])
     assert any("<script>window.hacked = 1</script>" in row["message"] for row in page.rows())
+    traces = [step for row in page.data["rows"] for step in row[-1]]
+    assert len(traces) == len(hostile["rows"]) // 2  # the other half have a traceback in its place
+    assert any("<script>window.hacked = 1" in page.data["strings"][n] for t in traces for n in t)
     assert not [
         c for row in page.rows() for c in row["message"] if not (c.isprintable() or c == "\n")
     ]

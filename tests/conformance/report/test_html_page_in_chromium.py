@@ -216,7 +216,8 @@ def test_the_keyboard_alone_reaches_and_reads_every_cell(
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     label = page.evaluate("document.activeElement.title")
-    assert label.endswith("gfx942: crash") or "gfx942" in label
+    # Past the row below, which has a cell for gfx942 alone, to the next one with a cell for gfx90a.
+    assert label.endswith(", ordinary, gfx942: deviation")
     page.keyboard.press("End")
     page.keyboard.press("Home")
     page.keyboard.press("Enter")

@@ -183,7 +183,10 @@ def test_hostile_text_brings_no_markup(hostile: dict[str, Any]) -> None:
     assert page.tags.count("h2") == 4
     assert page.tags.count("h3") == len(hostile["rows"])
     widths = {len(cells) for cells in page.cells}
-    assert widths == {5, 1 + len({row["gpu"]["gfx"] for row in hostile["rows"]})}  # no pipe made a column
+    assert widths == {
+        5,
+        1 + len({row["gpu"]["gfx"] for row in hostile["rows"]}),
+    }  # no pipe made a column
     assert any("<script>window.hacked" in code for code in page.code)
     assert not [c for c in text if not (c == "\n" or c.isprintable())]
     assert len(text) < 200_000

@@ -5,7 +5,8 @@ Contract: facts/backends.md 3.5. Compiled on a GPU; on the CPU torch's own unfus
 
 The keys of each request are gathered by its block table, padded to the longest request, and laid end to end. A
 query sees a key of its own request that causality and window let it see. Padding is cleared on the way: cache
-slots that hold no token may hold NaN, and torch multiplies masked values by 0, which does not remove a NaN.
+slots that hold no token may hold NaN, and torch multiplies masked values by 0, which does not remove a NaN. Values
+of tokens that are not finite are therefore left out too, and added for the queries that see them.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class FlexAttention(SplitHalves):
             rows = rows.masked_fill(~held[:, :, None, None], 0.0)
             return rows.flatten(0, 1).transpose(0, 1)[None]
 
+        values = gathered(step.value_cache)
+        special = ~values.isfinite()
         window, causal = self.request.sliding_window, batch.causal
 
         def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -105,14 +108,36 @@ class FlexAttention(SplitHalves):
             result = _attention(device.type)(
                 step.query[:tokens].transpose(0, 1)[None],
                 gathered(step.key_cache),
-                gathered(step.value_cache),
+                values.masked_fill(special, 0.0),
                 block_mask=mask,
                 scale=self.scale,
                 enable_gqa=self.group > 1,
                 kernel_options=KERNEL_OPTIONS,
             )
+        keys = special.any(-1).any(1).flatten().nonzero().flatten()
+        if len(keys):
+            seen = sees(None, None, token[:, None], keys[None, :])
+            result = result + self._sum(values[:, :, keys], seen)
         out = step.out[:tokens]
         out.copy_(torch.where(real[:, None, None], result[0].transpose(0, 1), out))
+
+    def _sum(self, values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Return the sum of values that are not finite over the keys that each token sees.
+
+        Args:
+            values: [1, KV heads, keys, D], of which finite ones count as 0.
+            seen: [tokens, keys] bool.
+        Returns: [1, query heads, tokens, D]: 0, an infinity or NaN.
+        """
+
+        def counted(kind: torch.Tensor) -> torch.Tensor:
+            return (seen.float() @ kind.float()) > 0
+
+        plus = counted(values.isposinf() | values.isnan())
+        minus = counted(values.isneginf() | values.isnan())
+        total = torch.zeros_like(plus, dtype=values.dtype)
+        total = total.masked_fill(plus, torch.inf) + total.masked_fill(minus, -torch.inf)
+        return total.repeat_interleave(self.group, dim=1)
 
 
 @functools.cache

@@ -3,6 +3,9 @@
 Plain loops over requests and heads, no tiling, no online softmax, so that it can be checked by eye
 against facts/backends.md section 2.1 (masks, soft cap, ALiBi, sinks, log-sum-exp) and 4.1 (MLA).
 Beside each result it returns the sums that the error bounds need (error_bounds.py).
+
+NaN and infinities mean what they do in IEEE arithmetic, over the keys that a token sees: one that a token
+does not see is not multiplied by a weight of 0, and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ class Reference:
         out: [tokens, query heads, value size].
         lse: [query heads, tokens], natural log of the softmax denominator, the sink in it;
             -inf where a token sees nothing.
-        weighted: [tokens, query heads, value size], sum over keys of p * |v|.
-        visible: [tokens, query heads, value size], sum of |v| over visible keys, over the
-            denominator exp(lse - max score).
-        score: [tokens, query heads], largest scale * sum of |q * k| over visible keys.
+        weighted: [tokens, query heads, value size], sum over keys of p * |v|, for finite v.
+        visible: [tokens, query heads, value size], sum of |v| over visible keys with finite v, over
+            the denominator exp(lse - max score).
+        score: [tokens, query heads], largest scale * sum of |q * k| over visible keys that have a
+            weight.
         offset: [tokens, query heads], largest |ALiBi bias| over visible keys, plus the soft cap,
             plus |sink|: the size of what a score passes through on its way to the exponential.
         keys: [tokens], number of visible keys.
@@ -121,19 +125,21 @@ def attend(
             scores = scores + bias
             result.offset[:, head] += _largest(bias.abs().masked_fill(~seen, 0.0))
         scores = scores.masked_fill(~seen, -torch.inf)
-        result.score[:, head] = _largest(sizes.masked_fill(~seen, 0.0))
+        # A key whose score is -inf has no weight, however its score errs.
+        result.score[:, head] = _largest(sizes.masked_fill(scores == -torch.inf, 0.0))
         if sinks is not None:
             sink = torch.full((query_len, 1), float(sinks[head]), dtype=_E)
             result.offset[:, head] += sink[:, 0].abs().nan_to_num(posinf=0.0)  # -inf: no sink
             scores = torch.cat([scores, sink], dim=1)
         lse = torch.logsumexp(scores, dim=1) if scores.shape[1] else result.lse[head]
-        some = lse > -torch.inf
+        some = lse != -torch.inf
         p = torch.exp(scores - lse[:, None].masked_fill(~some[:, None], 0.0))[:, :seq_len]
         result.lse[head] = lse
-        result.out[:, head] = p @ v_head
-        result.weighted[:, head] = p @ v_head.abs()
-        mass = torch.exp(lse - _largest(scores, empty=-torch.inf)).masked_fill(~some, 1.0)
-        result.visible[:, head] = (seen.to(_E) @ v_head.abs()) / mass[:, None]
+        finite = v_head.masked_fill(~v_head.isfinite(), 0.0)
+        result.out[:, head] = p @ finite + _special(p, v_head, seen)
+        result.weighted[:, head] = p @ finite.abs()
+        mass = torch.exp(lse - _largest(scores, empty=-torch.inf)).masked_fill(~lse.isfinite(), 1.0)
+        result.visible[:, head] = (seen.to(_E) @ finite.abs()) / mass[:, None]
     return result
 
 
@@ -271,6 +277,16 @@ def merge_states(
 def _gather(cache: torch.Tensor, blocks: torch.Tensor, seq_len: int) -> torch.Tensor:
     """Return the first seq_len rows of a request, [seq_len, heads, size] float64."""
     return cache.cpu()[blocks].to(_E).reshape(-1, *cache.shape[2:])[:seq_len]
+
+
+def _special(p: torch.Tensor, values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Return the sum over visible keys of p * v for those v that are not finite, [tokens, columns]."""
+    total = torch.zeros(p.shape[0], values.shape[1], dtype=_E)
+    special = ~values.isfinite()
+    for key in special.any(1).nonzero().flatten().tolist():
+        here = seen[:, key, None] & special[key]
+        total += (p[:, key, None] * values[key]).masked_fill(~here, 0.0)
+    return total
 
 
 def _largest(rows: torch.Tensor, empty: float = 0.0) -> torch.Tensor:

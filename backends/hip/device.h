@@ -168,7 +168,10 @@ __device__ inline float exp2_of(float value) {
 #endif
 }
 
-__device__ inline float larger(float a, float b) { return a > b ? a : b; }
+// The larger of a, which is a number, and b; a if b is NaN. (A NaN is not lost: its weight is NaN.)
+__device__ inline float larger(float a, float b) { return b > a ? b : a; }
+// False for NaN and infinities.
+__device__ inline bool is_finite(float value) { return value - value == 0.0f; }
 
 // --- lanes ------------------------------------------------------------------------------------------
 

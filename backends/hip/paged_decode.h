@@ -135,12 +135,19 @@ __device__ inline float score_of(const Arguments& a, float product, float factor
   return score;
 }
 
+// log2(e) * scale * k_scale. An infinite k_scale makes zeros and both signs of a key's elements NaN.
+__device__ inline float score_factor(const Arguments& a) {
+  const float k_scale = a.k_scale ? *a.k_scale : 1.0f;
+  return a.scale * LOG2_E * k_scale + (k_scale - k_scale);
+}
+
 template <bool FORMAT, int D>
 __device__ inline void write_result(const Arguments& a, const Work& w, int head_in_group, int dim, float sum_of_weights,
                                     float value) {
   const int head = w.kv_head * w.group + head_in_group;
   if (a.partitions == 1) {
-    a.out[w.row * a.out_stride + head * D + dim] = from_float<FORMAT>(value / sum_of_weights);
+    const float result = sum_of_weights == 0 ? 0.0f : value / sum_of_weights;
+    a.out[w.row * a.out_stride + head * D + dim] = from_float<FORMAT>(result);
   } else {
     const long long place = (static_cast<long long>(w.request) * a.query_heads + head) * a.partitions + w.partition;
     a.partial_out[place * D + dim] = value;
@@ -160,7 +167,27 @@ __device__ inline void write_weights(const Arguments& a, const Work& w, int head
   a.partial_sum[place] = sum;
 }
 
-constexpr float NEVER = -3.0e38f;  // below every score; a finite number keeps exp2(NEVER - NEVER) harmless
+constexpr float NEVER = -3.0e38f;  // the score of no token; finite, so that exp2(-inf - NEVER) is 0 and not NaN
+
+// A token's weight, from its score and the largest; NaN for a score of NaN or +inf.
+__device__ inline float weight_of(float score, float max) { return score == NEVER ? 0.0f : exp2_of(score - max); }
+
+// Write the results of an fp8 cache under a v_scale that is not finite: as a factor of each stored value it
+// makes infinities, and NaN of zeros and of both signs, which a factor of their sum would not.
+template <bool FORMAT, Cache CACHE, int D, int BLOCK>
+__device__ inline void write_scaled_beyond_range(const Arguments& a, const Work& w, const int* table,
+                                                 const float* sums_of_weights, float v_scale) {
+  constexpr int X = Stored<CACHE>::X, BYTES = Stored<CACHE>::BYTES;
+  for (int i = static_cast<int>(threadIdx.x); i < w.group * D; i += THREADS) {
+    float sum = 0;
+    for (int token = 0; token < w.count; ++token) {
+      const Line line =
+          load_line(a.value, value_offset<D, BLOCK, BYTES>(a, w, table, w.first + token - token % X, i % D));
+      sum += element<CACHE, FORMAT>(line, token % X) * v_scale;
+    }
+    write_result<FORMAT, D>(a, w, i / D, i % D, sums_of_weights[i / D], sum);
+  }
+}
 
 // --- with matrix instructions -----------------------------------------------------------------------
 
@@ -227,7 +254,7 @@ struct MatrixDecode {
       query[step] = *reinterpret_cast<const Bits<CHUNK>*>(from + dim);
       if (!is_head) query[step] = Bits<CHUNK>{};
     }
-    const float factor = a.scale * LOG2_E * (a.k_scale ? *a.k_scale : 1.0f);
+    const float factor = score_factor(a);
     const int head = w.kv_head * w.group + (is_head ? column : 0);
 #pragma unroll
     for (int tile = 0; tile < WAVE_TILES; ++tile) {
@@ -276,7 +303,7 @@ struct MatrixDecode {
     for (int tile = 0; tile < WAVE_TILES; ++tile)
 #pragma unroll
       for (int i = 0; i < M::RESULTS; ++i)
-        sum += scores[tile][i] > NEVER ? exp2_of(scores[tile][i] - max) : 0.0f;
+        sum += weight_of(scores[tile][i], max);
 #pragma unroll
     for (int mask = 16; mask < M::WAVE; mask *= 2) sum += of_lane_xor(sum, mask);
     if (lane < 16) {
@@ -291,8 +318,8 @@ struct MatrixDecode {
     for (int tile = 0; tile < WAVE_TILES; ++tile)
 #pragma unroll
       for (int i = 0; i < M::RESULTS; ++i) {
-        const float weight = scores[tile][i] > NEVER ? exp2_of(scores[tile][i] - max) : 0.0f;
-        lds.weights[column][wave * WAVE_TOKENS + tile * TILE + M::row(lane, i)] = from_float<FORMAT>(weight);
+        lds.weights[column][wave * WAVE_TOKENS + tile * TILE + M::row(lane, i)] =
+            from_float<FORMAT>(weight_of(scores[tile][i], max));
       }
   }
 
@@ -328,6 +355,12 @@ struct MatrixDecode {
     }
     __syncthreads();  // for wave_sum[0], and before shared_out is read
     const float v_scale = a.v_scale ? *a.v_scale : 1.0f;
+    if constexpr (CACHE != Cache::SAME) {
+      if (!is_finite(v_scale)) {
+        write_scaled_beyond_range<FORMAT, CACHE, D, BLOCK>(a, w, table, lds.wave_sum[0], v_scale);
+        return;
+      }
+    }
     if constexpr (SHARERS == 1) {
 #pragma unroll
       for (int tile = 0; tile < TILES_EACH; ++tile)
@@ -394,7 +427,7 @@ struct PlainDecode {
         }
       }
     }
-    const float factor = a.scale * LOG2_E * (a.k_scale ? *a.k_scale : 1.0f);
+    const float factor = score_factor(a);
 #pragma unroll
     for (int head = 0; head < HEADS; ++head)
       if (head < w.group) {
@@ -407,8 +440,7 @@ struct PlainDecode {
 #pragma unroll
     for (int head = 0; head < HEADS; ++head)
       if (head < w.group) {
-        const float score = lds.weights[head][thread];
-        lds.weights[head][thread] = score > NEVER ? exp2_of(score - lds.max[head]) : 0.0f;
+        lds.weights[head][thread] = weight_of(lds.weights[head][thread], lds.max[head]);
       }
     __syncthreads();
     reduce<false>(lds, w.group, thread);
@@ -443,6 +475,12 @@ struct PlainDecode {
   static __device__ void sum_values(const Arguments& a, const Work& w, const int* table, Lds& lds, int thread) {
     const int dim = thread % D, sharer = thread / D;
     const float v_scale = a.v_scale ? *a.v_scale : 1.0f;
+    if constexpr (CACHE != Cache::SAME) {
+      if (!is_finite(v_scale)) {
+        write_scaled_beyond_range<FORMAT, CACHE, D, BLOCK>(a, w, table, lds.sum, v_scale);
+        return;
+      }
+    }
     float sums[HEADS] = {};
     const int end = (sharer + 1) * SHARE < w.count ? (sharer + 1) * SHARE : w.count;
     for (int start = sharer * SHARE; start < end; start += X) {
@@ -509,7 +547,7 @@ __global__ __launch_bounds__(D) void combine(Arguments a) {
     sum += weight * a.partial_sum[place + i];
     value += weight * a.partial_out[(place + i) * D + dim];
   }
-  a.out[row * a.out_stride + head * D + dim] = from_float<FORMAT>(used > 0 ? value / sum : 0.0f);
+  a.out[row * a.out_stride + head * D + dim] = from_float<FORMAT>(sum == 0 ? 0.0f : value / sum);
 }
 
 }  // namespace rocm_attn

@@ -4,6 +4,10 @@ One kernel. A program owns BLOCK_M rows, (query token, query head) pairs that sh
 segment of their keys; it walks the keys in tiles of BLOCK_N with an online softmax (Milakov &
 Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691). With several segments the partial
 results are merged by a second kernel. Semantics: facts/backends.md 2.1 and 4.1.
+
+NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
+rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:
+if a NaN comes out, the program computes its rows once more, key by key (`_key_by_key`).
 """
 
 from __future__ import annotations
@@ -179,6 +183,7 @@ def plan_attention(
             value is None,
             one_block,
             segments > 1,
+            fp8 > 0 or (min(max_query_len, block_q) > 1 and (causal or window is not None)),
             tile.loops,
             tile.pages_ahead,
             tile.block_m,
@@ -238,6 +243,40 @@ def _pages(page_ptr, keys, first_key, last_key, PAGE_SIZE: tl.constexpr, WHOLE_P
         if first_key is not None:
             readable = (keys >= first_key) & readable
     return tl.load(page_ptr + number, mask=readable, other=0)
+
+
+@triton.jit
+def _log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI: tl.constexpr):
+    """Return scores in base 2 from dot products; distance is the query's position less the key's."""
+    if soft_cap is not None or HAS_ALIBI:
+        s = s * scale
+        if soft_cap is not None:
+            s = soft_cap * (2 * tl.sigmoid(2 * s / soft_cap) - 1)
+        if HAS_ALIBI:
+            s -= slope * distance.to(tl.float32)
+        s = s * LOG2E
+    else:
+        s = s * (scale * LOG2E)
+    return s
+
+
+@triton.jit
+def _unseen_as_never(s, distance, readable, window, CAUSAL: tl.constexpr):
+    """Return the scores with -inf for keys that a row does not see."""
+    seen = readable
+    if CAUSAL:
+        seen = seen & (distance >= 0)
+        if window is not None:
+            seen = seen & (distance < window)
+    elif window is not None:
+        seen = seen & (tl.abs(distance) < window)
+    return tl.where(seen, s, float("-inf"))
+
+
+@triton.jit
+def _anchor(top):
+    """Return what to subtract from scores: their maximum, or 0 as inf - inf is NaN."""
+    return tl.where(tl.abs(top) == float("inf"), 0.0, top)
 
 
 @triton.jit
@@ -335,30 +374,12 @@ def _tiles(
             if FP8 > 0:
                 k_tail = _dequantise(k_tail, dtype, FP8)
             s = tl.dot(query_tail, tl.trans(k_tail), s, input_precision="ieee")
-        if soft_cap is not None or HAS_ALIBI:
-            s = s * scale
-            if soft_cap is not None:
-                s = soft_cap * (2 * tl.sigmoid(2 * s / soft_cap) - 1)
-            if HAS_ALIBI:
-                s += slope[:, None] * (keys[None, :] - position[:, None]).to(tl.float32)
-            s = s * LOG2E
-        else:
-            s = s * (scale * LOG2E)
+        distance = position[:, None] - keys[None, :]
+        s = _log2_score(s, distance, slope[:, None], scale, soft_cap, HAS_ALIBI)
         if MASKED:
-            distance = position[:, None] - keys[None, :]
-            seen = readable[None, :]
-            if CAUSAL:
-                seen = seen & (distance >= 0)
-                if window is not None:
-                    seen = seen & (distance < window)
-            elif window is not None:
-                seen = seen & (tl.abs(distance) < window)
-            s = tl.where(seen, s, float("-inf"))
+            s = _unseen_as_never(s, distance, readable[None, :], window, CAUSAL)
         higher = tl.maximum(top, tl.max(s, 1))
-        if MASKED:  # a row may have seen nothing yet: -inf - -inf is NaN
-            anchor = tl.where(higher == float("-inf"), 0.0, higher)
-        else:
-            anchor = higher
+        anchor = _anchor(higher)
         p = tl.exp2(s - anchor[:, None])
         decay = tl.exp2(top - anchor)
         total = total * decay + tl.sum(p, 1)
@@ -366,7 +387,7 @@ def _tiles(
         if SHARED:
             v = k
         else:
-            if MASKED:  # padding may hold NaN, and 0 * NaN is NaN
+            if MASKED:  # unused slots may hold NaN, and 0 * NaN is NaN
                 if HEAD_SIZE == BLOCK_D:
                     v = tl.load(value_ptrs, mask=readable[:, None], other=0)
                 else:
@@ -380,6 +401,144 @@ def _tiles(
         acc = tl.dot(p.to(dtype), v, acc, input_precision="ieee")
         top = higher
     return acc, total, top
+
+
+@triton.jit
+def _write(
+    acc,  # [BLOCK_M, BLOCK_D] fp32
+    total,  # [BLOCK_M] fp32
+    top,  # [BLOCK_M] fp32, log2 domain
+    sink,  # [BLOCK_M] fp32
+    v_scale,
+    result_ptrs,  # [BLOCK_M, 1], the first column
+    lse_ptrs,  # [BLOCK_M] fp32, log2 if SPLIT, else ln; or None
+    valid,  # [BLOCK_M]
+    HAS_SINK: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Normalise and store."""
+    if HAS_SINK:
+        drained = sink == float("inf")  # it leaves no weight for the keys: 0, and NaN if 0 * inf is
+        acc = tl.where(drained[:, None], acc * 0.0, acc)
+        total = tl.where(drained, total * 0.0 + 1.0, total)
+        top = tl.where(drained, sink, top)
+    nothing = total == 0  # was seen: the answer is zero
+    acc = acc / tl.where(nothing, 1.0, total)[:, None] * v_scale
+    written = valid
+    if SPLIT:
+        written = valid & ~nothing
+    column = tl.arange(0, BLOCK_D)
+    tl.store(
+        result_ptrs + column[None, :],
+        acc.to(result_ptrs.dtype.element_ty),
+        mask=written[:, None] & (column < HEAD_SIZE)[None, :],
+    )
+    if lse_ptrs is not None:
+        lse = tl.where(nothing, float("-inf"), top + tl.log2(tl.where(nothing, 1.0, total)))
+        if not SPLIT:
+            lse = lse * LN2
+        tl.store(lse_ptrs, lse, mask=valid)
+
+
+@triton.jit
+def _key_by_key(
+    total,  # [BLOCK_M] fp32, the start, as the next
+    top,  # [BLOCK_M] fp32, log2 domain
+    sink,
+    query_ptrs,  # [BLOCK_M, 1], the first column
+    result_ptrs,
+    lse_ptrs,
+    valid,
+    key_ptr,
+    value_ptr,
+    page_ptr,
+    first_key,
+    last_key,
+    position,
+    slope,
+    scale,
+    k_scale,
+    v_scale,
+    soft_cap,
+    window,
+    stride_kb,
+    stride_ks,
+    stride_vb,
+    stride_vs,
+    HAS_ALIBI: tl.constexpr,
+    HAS_SINK: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    TAIL: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    SPLIT_X: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FP8: tl.constexpr,
+    DTYPE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Compute and store the program's result by the definition: one key at a time, in float32, scales
+    applied to each stored number. Slow, and only for numbers that are not finite. Arguments: as `_tiles`
+    and `_write`."""
+    column = tl.arange(0, BLOCK_D)
+    inside = column < HEAD_SIZE
+    key_column = column
+    value_column = column
+    if SPLIT_X > 0:
+        key_column = column // SPLIT_X * (PAGE_SIZE * SPLIT_X) + column % SPLIT_X
+        value_column = column * PAGE_SIZE
+    # Loaded once more: kept from before, it would take registers in the loops over tiles.
+    query = tl.load(
+        query_ptrs + column[None, :], mask=valid[:, None] & inside[None, :], other=0.0
+    ).to(tl.float32)
+    acc = tl.zeros_like(query)
+    for key in range(first_key, last_key):
+        if PAGE_SIZE > 0:
+            block = tl.load(page_ptr + key // PAGE_SIZE).to(tl.int64)
+            key_row = block * stride_kb + (key % PAGE_SIZE) * stride_ks
+            value_row = block * stride_vb + (key % PAGE_SIZE) * stride_vs
+        else:
+            key_row = tl.cast(key, tl.int64) * stride_ks
+            value_row = tl.cast(key, tl.int64) * stride_vs
+        k = tl.load(key_ptr + key_row + key_column, mask=inside, other=0)
+        v = tl.load(value_ptr + value_row + value_column, mask=inside, other=0)
+        if FP8 > 0:
+            k = tl.where(inside, _dequantise(k, DTYPE, FP8).to(tl.float32) * k_scale, 0.0)
+            v = tl.where(inside, _dequantise(v, DTYPE, FP8).to(tl.float32) * v_scale, 0.0)
+        v = v.to(tl.float32)
+        s = tl.sum(query * k.to(tl.float32)[None, :], 1)
+        if TAIL > 0:
+            tail = HEAD_SIZE + tl.arange(0, TAIL)
+            query_tail = tl.load(query_ptrs + tail[None, :], mask=valid[:, None], other=0.0)
+            k_tail = tl.load(key_ptr + key_row + tail)
+            s += tl.sum(query_tail.to(tl.float32) * k_tail.to(tl.float32)[None, :], 1)
+        distance = position - key
+        s = _log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI)
+        s = _unseen_as_never(s, distance, valid, window, CAUSAL)
+        higher = tl.maximum(top, s)
+        anchor = _anchor(higher)
+        p = tl.exp2(s - anchor)
+        decay = tl.exp2(top - anchor)
+        total = total * decay + p
+        seen = _unseen_as_never(tl.zeros_like(s), distance, valid, window, CAUSAL) == 0
+        acc = acc * decay[:, None] + tl.where(seen[:, None], p[:, None] * v[None, :], 0.0)
+        top = higher
+    _write(
+        acc,
+        total,
+        top,
+        sink,
+        1.0,
+        result_ptrs,
+        lse_ptrs,
+        valid,
+        HAS_SINK,
+        HEAD_SIZE,
+        SPLIT,
+        BLOCK_D,
+    )
 
 
 @triton.jit(
@@ -437,6 +596,7 @@ def _attention_kernel(
     SHARED: tl.constexpr,  # the value is the first part of the key
     ONE_BLOCK: tl.constexpr,  # no request has more rows than one program takes
     SPLIT: tl.constexpr,
+    REPAIR: tl.constexpr,  # rows may differ in what they see, or scales be infinite: _key_by_key
     LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
     AHEAD: tl.constexpr,  # look up a tile's pages one tile early
     BLOCK_M: tl.constexpr,
@@ -481,16 +641,16 @@ def _attention_kernel(
     head = kv_head * GROUP + group_head
     position = context + token
     column = tl.arange(0, BLOCK_D)
-    inside = column < HEAD_SIZE
     query_row = (query_start + token).to(tl.int64) * stride_qt + head * stride_qh
+    query_ptrs = query_ptr + query_row[:, None]
     query = tl.load(
-        query_ptr + query_row[:, None] + column[None, :],
-        mask=valid[:, None] & inside[None, :],
+        query_ptrs + column[None, :],
+        mask=valid[:, None] & (column < HEAD_SIZE)[None, :],
         other=0.0,
     )
     if TAIL > 0:
         query_tail = tl.load(
-            query_ptr + query_row[:, None] + HEAD_SIZE + tl.arange(0, TAIL)[None, :],
+            query_ptrs + HEAD_SIZE + tl.arange(0, TAIL)[None, :],
             mask=valid[:, None],
             other=0.0,
         )
@@ -528,18 +688,26 @@ def _attention_kernel(
     open_lo = tl.minimum(tl.maximum(open_lo, lo), hi)
     open_hi = tl.minimum(tl.maximum(open_hi, open_lo), hi)
 
+    k_scale = 1.0
+    v_scale = 1.0
     if k_scale_ptr is not None:
-        scale = scale * tl.load(k_scale_ptr)
+        k_scale = tl.load(k_scale_ptr)
+        v_scale = tl.load(v_scale_ptr)
     slope = tl.zeros([BLOCK_M], tl.float32)
     if slopes_ptr is not None:
         slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    if sinks_ptr is not None:  # noqa: SIM102  (the outer test is resolved by the compiler)
-        if segment == 0:
-            sink = tl.load(sinks_ptr + head, mask=valid, other=float("-inf")).to(tl.float32)
-            top = sink * LOG2E
-            total = tl.where(sink > float("-inf"), 1.0, 0.0)
+    sink = top
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + head, mask=valid & (segment == 0), other=float("-inf"))
+        sink = sink.to(tl.float32)
+        # An infinite one has no weight here, or all of it: see below.
+        infinite = tl.abs(sink) == float("inf")
+        top = tl.where(infinite, float("-inf"), sink * LOG2E)
+        total = tl.where(infinite, 0.0, 1.0)
+    first_top = top
+    first_total = total
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     key_base = key_ptr + kv_head.to(tl.int64) * stride_kh
@@ -552,50 +720,58 @@ def _attention_kernel(
     if LOOPS and window is not None:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
-            first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+            first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if LOOPS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
-            first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+            first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, False, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     acc, total, top = _tiles(
         acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
-        first_key, last_key, position, slope, scale, soft_cap, window, stride_kb, stride_ks,
+        first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
         stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
         SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
     )  # fmt: skip
 
-    some = total > 0  # else nothing was seen: the answer is zero
-    acc = acc / tl.where(some, total, 1.0)[:, None]
-    if v_scale_ptr is not None:
-        acc = acc * tl.load(v_scale_ptr)
-    lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
     if SPLIT:
-        partial_row = (request * max_query_len + token).to(tl.int64) * (KV_HEADS * GROUP) + head
-        partial_row = partial_row * tl.num_programs(1) + segment
+        result_row = (request * max_query_len + token).to(tl.int64) * (KV_HEADS * GROUP) + head
+        result_row = result_row * tl.num_programs(1) + segment
         partial_rows = requests.to(tl.int64) * max_query_len * (KV_HEADS * GROUP)
         lse_start = partial_rows * tl.num_programs(1) * HEAD_SIZE
-        tl.store(partial_ptr + lse_start + partial_row, lse, mask=valid)
-        tl.store(
-            partial_ptr + partial_row[:, None] * HEAD_SIZE + column[None, :],
-            acc,
-            mask=(valid & some)[:, None] & inside[None, :],
-        )
+        lse_ptrs = partial_ptr + lse_start + result_row
+        result_ptrs = partial_ptr + result_row[:, None] * HEAD_SIZE
     else:
-        out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
-        tl.store(
-            out_ptr + out_row[:, None] + column[None, :],
-            acc.to(out_ptr.dtype.element_ty),
-            mask=valid[:, None] & inside[None, :],
-        )
+        result_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
+        result_ptrs = out_ptr + result_row[:, None]
+        lse_ptrs = None
         if lse_ptr is not None:
-            lse_row = head.to(tl.int64) * stride_lse + query_start + token
-            tl.store(lse_ptr + lse_row, lse * LN2, mask=valid)
+            lse_ptrs = lse_ptr + head.to(tl.int64) * stride_lse + query_start + token
+    broken = False
+    if REPAIR:
+        # Not so for a single token, whose rows see the same.
+        broken = tl.max(tl.max(tl.where(acc == acc, 0, 1), 1), 0) != 0  # noqa: PLR0124  (NaN)
+        broken = broken & (last_token > first_token)
+        if FP8 > 0:
+            broken = broken | (tl.abs(k_scale) == float("inf")) | (tl.abs(v_scale) == float("inf"))
+    if broken:
+        _key_by_key(
+            first_total, first_top, sink, query_ptrs, result_ptrs, lse_ptrs, valid, key_base,
+            value_base, table, tl.maximum(lo * BLOCK_N, first_key),
+            tl.minimum(hi * BLOCK_N, last_key), position, slope, scale, k_scale, v_scale, soft_cap,
+            window, stride_kb, stride_ks, stride_vb, stride_vs, slopes_ptr is not None,
+            sinks_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8, query.dtype, SPLIT,
+            BLOCK_D,
+        )  # fmt: skip
+    else:
+        _write(
+            acc, total, top, sink, v_scale, result_ptrs, lse_ptrs, valid, sinks_ptr is not None,
+            HEAD_SIZE, SPLIT, BLOCK_D,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["min_query_len", "max_query_len", "segments"])
@@ -627,14 +803,16 @@ def _merge_segments_kernel(
     lse_ptr = partial_ptr + tl.num_programs(0).to(tl.int64) * heads * segments * HEAD_SIZE
     lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
     top = tl.max(lse, 0)
-    weight = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top))
+    # A segment with an infinite sink or score outweighs all others: inf - inf would be NaN.
+    weight = tl.where(lse == top, 1.0, tl.exp2(lse - top))
+    weight = tl.where(lse == float("-inf"), 0.0, weight)
     total = tl.sum(weight, 0)
     parts = tl.load(
         partial_ptr + (row + segment)[:, None] * HEAD_SIZE + column[None, :],
-        mask=(weight > 0)[:, None] & (column < HEAD_SIZE)[None, :],
+        mask=(lse != float("-inf"))[:, None] & (column < HEAD_SIZE)[None, :],
         other=0.0,
     )
-    merged = tl.sum(parts * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    merged = tl.sum(parts * weight[:, None], 0) / tl.where(total == 0, 1.0, total)
     out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
     tl.store(
         out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE

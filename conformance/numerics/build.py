@@ -28,6 +28,8 @@ FP8 = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
 FP8_NAN = {"e4m3fn": 0x7F, "e4m3fnuz": 0x80}
 # No powers of two, whose products would be exact.
 K_SCALE, V_SCALE = 0.37, 1.7
+SPECIALS = {"nan": math.nan, "plus-inf": math.inf, "minus-inf": -math.inf}
+UNWRITTEN = 77.0  # fills the output where NaN may be the right answer
 DEFAULT_BLOCK_SIZE = 16
 RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
 SPARE_BLOCKS = 3  # owned by nobody; block 0 is one of them
@@ -87,6 +89,27 @@ class _Builder:
     def normal(self, *shape: int, size: float = 1.0) -> torch.Tensor:
         return size * torch.randn(*shape, generator=self.random)
 
+    def plant(
+        self, request: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """Put the case's special number into one element of a request's rows, [rows, ..., columns].
+
+        The query's and the key's last column, which in MLA is the key's alone, and the value's
+        first; of the first head.
+        """
+        tensors = {"query": (query, -1), "key": (key, -1), "value": (value, 0)}
+        if self.case.special and self.case.special_in in tensors:
+            rows, column = tensors[self.case.special_in]
+            for owner, position in self.case.special_at:
+                if owner == request:
+                    row = rows[-1] if rows is query else rows[position]
+                    row[(0,) * (row.ndim - 1)][column] = SPECIALS[self.case.special]
+
+    def special(self, name: str, number: float) -> float:
+        """Return the case's special number if `name` holds it, else `number`."""
+        here = self.case.special and self.case.special_in == name
+        return SPECIALS[self.case.special] if here else number
+
     def lend(
         self, name: str, values: torch.Tensor, margin: tuple[int, ...] = (), *, writable: bool
     ) -> torch.Tensor:
@@ -111,7 +134,8 @@ class _Builder:
         return memory[inner]
 
     def out(self, *shape: int, name: str = "out", dtype: torch.dtype | None = None) -> torch.Tensor:
-        unwritten = torch.full(shape, torch.nan, dtype=dtype or self.dtype)
+        fill = UNWRITTEN if self.case.special else math.nan
+        unwritten = torch.full(shape, fill, dtype=dtype or self.dtype)
         margin = (2, 1, 16) if len(shape) == 3 else ()
         return self.lend(name, unwritten, margin, writable=True)
 
@@ -160,14 +184,17 @@ def _attention(b: _Builder) -> PagedAttention:
     heads, kv_heads, size = request.num_heads, request.num_kv_heads, request.head_size
     fp8 = request.kv_cache_dtype.startswith("fp8")
     rows = []
-    for new, total in case.lengths:  # drawn for all, so that one request alone has the same
+    # Drawn for all, so that one request alone has the same.
+    for number, (new, total) in enumerate(case.lengths):
         query = b.normal(new, heads, size, size=case.score)
         kv = b.normal(2, total, kv_heads, size)
         _mark(kv[1], total, request.sliding_window)
+        b.plant(number, query, *kv)
         rows.append((query, kv))
     rows = [rows[i] for i in b.chosen]
     slopes = 2.0 ** -torch.linspace(1, 8, heads)
     sinks = b.normal(heads) + case.score
+    sinks[0] = b.special("sinks", float(sinks[0]))
     owned, table, blocks = b.table()
     block_size = request.block_size or DEFAULT_BLOCK_SIZE
     stored = FP8[case.fp8] if fp8 else b.dtype
@@ -189,7 +216,10 @@ def _attention(b: _Builder) -> PagedAttention:
     key_cache, value_cache = kv_cache.unbind(1)
     # A fused projection: the query is a slice of wider rows.
     query = torch.cat([query for query, _ in rows]).to(b.dtype)
-    scales = [torch.tensor(s if fp8 else 1.0, device=b.device) for s in (K_SCALE, V_SCALE)]
+    scales = [
+        torch.tensor(b.special(name, scale) if fp8 else 1.0, device=b.device)
+        for name, scale in (("k_scale", K_SCALE), ("v_scale", V_SCALE))
+    ]
     seq_lens = [total for _, total in b.lengths]
     query_lens = [new for new, _ in b.lengths]
     return PagedAttention(
@@ -233,11 +263,12 @@ def _mla_decode(b: _Builder) -> MlaDecode:
     case, request = b.case, b.case.request
     scale, width = (NOPE + ROPE) ** -0.5, RANK + ROPE
     rows = []
-    for new, total in case.lengths:
+    for number, (new, total) in enumerate(case.lengths):
         # Variance of the dot product: width. The scale is not width ** -0.5, so correct for it.
         query = b.normal(new, request.num_heads, width, size=case.score / scale / width**0.5)
         latent = b.normal(total, width)
         _mark(latent[:, None, :RANK], total, None)
+        b.plant(number, query, latent, latent)
         rows.append((query, latent))
     rows = [rows[i] for i in b.chosen]
     owned, table, blocks = b.table()
@@ -267,10 +298,11 @@ def _mla_decode(b: _Builder) -> MlaDecode:
 def _mla_prefill(b: _Builder) -> MlaPrefill:
     case, heads = b.case, b.case.request.num_heads
     rows = []
-    for new, total in case.lengths:
+    for number, (new, total) in enumerate(case.lengths):
         query = b.normal(new, heads, NOPE + ROPE, size=case.score)
         key, value = b.normal(total, heads, NOPE + ROPE), b.normal(total, heads, VALUE)
         _mark(value, total, None)
+        b.plant(number, query, key, value)
         rows.append((query, key, value))
     rows = [rows[i] for i in b.chosen]
     query, key, value = (torch.cat(parts).to(b.dtype) for parts in zip(*rows, strict=True))

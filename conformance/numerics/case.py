@@ -25,6 +25,8 @@ Kind: TypeAlias = Literal["attention", "mla-decode", "mla-prefill"]
 Layout: TypeAlias = Literal["dense", "strided", "heads-first"]
 Fp8: TypeAlias = Literal["e4m3fn", "e4m3fnuz"]
 Needs: TypeAlias = Literal["", "gpu"]
+Special: TypeAlias = Literal["", "nan", "plus-inf", "minus-inf"]
+SpecialIn: TypeAlias = Literal["query", "key", "value", "sinks", "k_scale", "v_scale"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -48,6 +50,11 @@ class Case:
         batch_invariant: each request is computed alone too, and must come out the same to the bit,
             by backends that claim it.
         needs: "gpu" for what would take minutes in Triton's interpreter.
+        special: a number that is not finite, put where `special_in` and `special_at` say. Level
+            "required" then binds backends that claim IEEE semantics, and is advisory for others.
+        special_in: the tensor that holds it.
+        special_at: (request, position) of the keys or values that hold it. Of a query: the last new
+            token of each request named. A sink and a scale need no place.
     """
 
     id: str
@@ -62,6 +69,9 @@ class Case:
     score: float = 3.0
     batch_invariant: bool = False
     needs: Needs = ""
+    special: Special = ""
+    special_in: SpecialIn = "key"
+    special_at: tuple[tuple[int, int], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -76,6 +86,9 @@ class Case:
         more = [f"{self.layout} layout"]
         if self.request.kv_cache_dtype.startswith("fp8"):
             more.append(f"cache in {self.fp8}")
+        if self.special:
+            where = ", ".join(f"request {i} at {position}" for i, position in self.special_at)
+            more.append(f"{self.special} in {self.special_in}{where and f' ({where})'}")
         lengths = ", ".join(f"{new} of {total}" for new, total in self.lengths)
         causal = "causal" if self.causal else "not causal"
         return f"{layer}; {causal}, {', '.join(more)}; new of all tokens: {lengths}"
@@ -87,8 +100,11 @@ class Case:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Case:
         """Return what ``to_json`` was called on."""
-        lengths = tuple((new, total) for new, total in data["lengths"])
-        return Case(**data | {"request": Request(**data["request"]), "lengths": lengths})
+        pairs = {
+            name: tuple((first, second) for first, second in data[name])
+            for name in ("lengths", "special_at")
+        }
+        return Case(**data | pairs | {"request": Request(**data["request"])})
 
 
 class _Row(msgspec.Struct, forbid_unknown_fields=True):
@@ -104,6 +120,9 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     score: float = 3.0
     batch_invariant: bool = False
     needs: Needs = ""
+    special: Special = ""
+    special_in: SpecialIn = "key"
+    special_at: list[tuple[int, int]] = []
     vary: dict[str, list[Any]] = {}
 
 
@@ -120,6 +139,9 @@ _REMEDIES = {
     "score": "a positive number",
     "batch_invariant": "true or false",
     "needs": '"gpu", or left out',
+    "special": f"one of {', '.join(filter(None, get_args(Special)))}",
+    "special_in": f"one of {', '.join(get_args(SpecialIn))}",
+    "special_at": "pairs [request, position]",
     "vary": "a table: field of the request, or of the case -> a list of its values",
 }
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -164,7 +186,7 @@ def _expanded(row: _Row, place: Place) -> Iterator[Case]:
         if not fits or total < 0 or (row.kind == "mla-decode" and new != 1):
             wanted = "one new token" if row.kind == "mla-decode" else "no more new than all"
             place.fail("lengths", f"[{new}, {total}]", f"it must be {wanted}, none negative")
-    own = ("causal", "layout", "fp8", "score")
+    own = ("causal", "layout", "fp8", "score", "special", "special_in")
     for values in itertools.product(*row.vary.values()):
         chosen = dict(zip(row.vary, values, strict=True))
         fields = {name: chosen.pop(name) for name in own if name in chosen}
@@ -187,8 +209,37 @@ def _expanded(row: _Row, place: Place) -> Iterator[Case]:
             score=row.score,
             batch_invariant=row.batch_invariant,
             needs=row.needs,
+            special=row.special,
+            special_in=row.special_in,
+            special_at=tuple(row.special_at),
         )
-        yield replace(case, id=row.id + suffix, **fields)
+        case = replace(case, id=row.id + suffix, **fields)
+        if problem := _special_problem(case):
+            place.fail("special", problem, "see docs/numerics.md, Cases")
+        yield case
+
+
+def _special_problem(case: Case) -> str:
+    """Return what is wrong with where a case puts its special number, if anything."""
+    if not case.special:
+        return "special_at without special" if case.special_at else ""
+    where, fp8 = case.special_in, case.request.kv_cache_dtype.startswith("fp8")
+    if case.special not in get_args(Special) or where not in get_args(SpecialIn):
+        return f"{case.special!r} in {where!r}"
+    if where.endswith("scale") and not fp8:
+        return f"{where} needs an fp8 cache"
+    if where == "sinks" and not case.request.has_sink:
+        return "sinks needs has_sink"
+    if where in ("key", "value") and fp8 and case.special != "nan":
+        return f"fp8 has no infinity for the {where}"
+    if where in ("query", "key", "value"):
+        if not case.special_at:
+            return "special_at is missing"
+        for request, position in case.special_at:
+            inside = 0 <= request < len(case.lengths) and 0 <= position < case.lengths[request][1]
+            if not inside or not case.lengths[request][0]:
+                return f"special_at [{request}, {position}] is outside the requests with new tokens"
+    return ""
 
 
 def _word(name: str, value: object, base: str) -> str:

@@ -117,7 +117,7 @@ def _worst(
     got = got.detach().cpu().to(torch.float64)
     if not got.numel():
         return Finding("right", "nothing to compute, nothing written")
-    same = got == wanted  # infinities too
+    same = (got == wanted) | (got.isnan() & wanted.isnan())  # infinities of the same sign too
     ratio = torch.where(same, 0.0, ((got - wanted).abs() / bound)).nan_to_num(torch.inf, torch.inf)
     worst = float(ratio.max())
     where = [int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape)]
@@ -128,10 +128,13 @@ def _worst(
     if worst <= 1:
         return Finding("right", f"largest error is {worst:.3g} of its bound, at {place}", worst)
     beyond = int((ratio > 1).sum())
+    error = f"error {abs(value - exact):.3g} is {worst:.3g} times its bound"
+    error += f" {float(bound[tuple(where)]):.3g}, at"
+    if not (math.isfinite(value) and math.isfinite(exact)):
+        error = "a number that is not finite was lost or invented: at"
     return Finding(
         "wrong",
-        f"error {abs(value - exact):.3g} is {worst:.3g} times its bound"
-        f" {float(bound[tuple(where)]):.3g}, at {place}: got {value:.6g}, wanted {exact:.6g};"
+        f"{error} {place}: got {value:.6g}, wanted {exact:.6g};"
         f" {beyond} of {ratio.numel()} elements are beyond",
         worst,
     )

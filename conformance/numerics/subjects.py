@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from pytest_rocm_attn.errors import BackendUnderTestError
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.contract import Level
     from pytest_rocm_attn.conformance.numerics.case import Case
 
 
@@ -25,6 +26,8 @@ class BackendUnderTest:
         invariant: whether it gets the batch-invariance cases, or nothing but them; None: all.
         compiled: what the launch tier imports in spec's place, where a backend's host code would do
             there what no dry launch can; "" where it has no Triton kernel of its own; None: spec.
+        ieee: it promises what IEEE arithmetic gives for a NaN or an infinity that a token sees, and
+            that those which no token sees change nothing.
     """
 
     name: str
@@ -32,6 +35,11 @@ class BackendUnderTest:
     kinds: tuple[str, ...] = ()
     invariant: bool | None = None
     compiled: str | None = None
+    ieee: bool = False
+
+    def level(self, case: Case) -> Level:
+        """Return how binding a case is for the backend."""
+        return "advisory" if case.special and not self.ieee else case.level
 
     def takes(self, case: Case) -> bool:
         """Whether the case is put to the backend at all."""
@@ -40,8 +48,12 @@ class BackendUnderTest:
         return self.invariant is None or self.invariant == case.batch_invariant
 
 
+def _ieee(*subjects: BackendUnderTest) -> tuple[BackendUnderTest, ...]:
+    return tuple(replace(subject, ieee=True) for subject in subjects)
+
+
 _OURS = "pytest_rocm_attn.backends.under_test"
-REFERENCES = (
+REFERENCES = _ieee(
     BackendUnderTest("TRITON_ATTN", f"{_OURS}:TritonAttn", ("attention",), False),
     BackendUnderTest(
         "TRITON_ATTN-batch-invariant", f"{_OURS}:TritonAttnInvariant", ("attention",), True
@@ -76,7 +88,7 @@ OVER_AITER = (
     ),
 )
 # ROCM_ATTN by one of its kernels alone: for tests on hardware, which must know what they tested.
-BY_KERNEL = (
+BY_KERNEL = _ieee(
     BackendUnderTest("ROCM_ATTN-hip", f"{_OURS}:RocmAttnHip", ("attention",), False),
     BackendUnderTest("ROCM_ATTN-plain-hip", f"{_OURS}:RocmAttnPlainHip", ("attention",), False),
     BackendUnderTest("ROCM_ATTN-triton", f"{_OURS}:RocmAttnTriton", ("attention",), False),

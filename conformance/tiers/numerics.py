@@ -181,7 +181,7 @@ class CaseItem(NumericsItem):
 
     def __init__(self, *, backend: BackendUnderTest, case: Case, **kwargs: Any) -> None:
         name = _name(backend, case)
-        super().__init__(backend=backend, row_id=name, level=case.level, **kwargs)
+        super().__init__(backend=backend, row_id=name, level=backend.level(case), **kwargs)
         self.case = case
         self.finding: Finding | None = None
 

@@ -329,3 +329,47 @@ def test_no_parts_at_all_merge_into_zero() -> None:
     out, lse = merge_states([torch.nan * ONE], [torch.full((1, 1), -torch.inf, dtype=E64)])
     assert out.item() == 0.0
     assert lse.item() == -torch.inf
+
+
+# --- numbers that are not finite -------------------------------------------------------------------
+
+
+def two_tokens(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return query, key and value of two new tokens with one head of two columns, all ones."""
+    return {name: torch.ones(2, 1, 2, dtype=E64) for name in ("query", "key", "value")} | changes
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["key", "value"])
+def test_what_a_token_does_not_see_changes_nothing(name: str, number: float) -> None:
+    tensors = two_tokens()
+    tensors[name][1, 0, 0] = number  # which the first token does not see
+    first = attend(**tensors, scale=1.0).out[0]
+    assert torch.equal(first, attend(**two_tokens(), scale=1.0).out[0])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_visible_value_shows_in_its_column_alone(number: float) -> None:
+    tensors = two_tokens()
+    tensors["value"][0, 0, 0] = number
+    out = attend(**tensors, scale=1.0).out[:, 0]
+    expected = torch.tensor([[number, 1.0]] * 2, dtype=E64)
+    torch.testing.assert_close(out, expected, equal_nan=True)
+
+
+def test_a_key_whose_score_is_minus_infinity_has_no_weight_and_no_error() -> None:
+    tensors = two_tokens(value=torch.tensor([[[5.0, 5.0]], [[7.0, 7.0]]], dtype=E64))
+    tensors["key"][0, 0, 0] = -math.inf
+    result = attend(**tensors, scale=1.0)
+    assert result.out[:, 0, 0].tolist() == [0.0, 7.0]  # the first token has no other key
+    assert result.score[1, 0] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("sink", "expected"), [(math.inf, 0.0), (-math.inf, 1.0), (math.nan, math.nan)]
+)
+def test_a_sink_that_is_not_finite(sink: float, expected: float) -> None:
+    result = attend(**two_tokens(), scale=1.0, sinks=torch.tensor([sink]))
+    wanted = torch.full((2, 1, 2), expected, dtype=E64)
+    torch.testing.assert_close(result.out, wanted, equal_nan=True)
+    assert result.visible.isfinite().all()

@@ -58,6 +58,21 @@ class Decode:
     def block_size(self) -> int:
         return self.value_cache.shape[-1]
 
+    def plant(self, name: str, *, request: int, token: int, number: float) -> None:
+        """Put a number into the first column of a request's query, or of a token's key or value, of
+        the first head. Not for an fp8 cache."""
+        if name == "query":
+            self.query[request, 0, 0] = number
+            return
+        block, slot = divmod(token, self.block_size)
+        block = int(self.block_table[request, block])
+        if name == "key":
+            self.keys[request][token, 0, 0] = number
+            self.key_cache[block, 0, 0, slot, 0] = number
+        else:
+            self.values[request][token, 0, 0] = number
+            self.value_cache[block, 0, 0, slot] = number
+
 
 def make_decode(
     seq_lens: list[int],

@@ -6,6 +6,8 @@ documented layouts (backends/hip/matrix_layout.py), and nothing ran on an AMD GP
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +134,26 @@ def test_a_result_does_not_depend_on_the_other_requests(
         step.block_table[1:2].clone(),
     )
     assert torch.equal(emulator(shape).run(step, plain=plain), together[1:2])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["key", *(pytest.param(name, marks=pytest.mark.slow) for name in ("query", "value"))],
+)
+def test_what_is_not_finite_is_in_the_result(
+    emulator: Build, shape: MatrixShape, make_step: Build, name: str, plain: bool
+) -> None:
+    for length, number in itertools.product((60, 300), (math.nan, math.inf, -math.inf)):
+        step = make_step([length, 33], group=4, **KINDS["fp16 128 16"])
+        step.plant(name, request=0, token=length // 2, number=number)
+        got = emulator(shape).run(step, plain=plain)
+        for i, (key, value) in enumerate(zip(step.keys, step.values, strict=True)):
+            wanted = attend(step.query[i : i + 1], key, value, scale=step.scale).out
+            assert torch.equal(got[i : i + 1].isnan(), wanted.isnan()), (length, number)
+            infinite = wanted.isinf()
+            assert torch.equal(got[i : i + 1].double()[infinite], wanted[infinite])
+            assert got[i : i + 1][wanted.isfinite()].isfinite().all()
 
 
 def test_a_key_too_few_is_noticed(emulator: Build, make_step: Build) -> None:

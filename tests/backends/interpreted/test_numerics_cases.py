@@ -8,7 +8,8 @@ import torch
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.judge import examine
-from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES, BackendUnderTest
+from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES, BackendUnderTest, named
+from pytest_rocm_attn.request import Request
 
 # One of each kind of trouble: what the others vary is a dtype, a size, a scale.
 ALWAYS = [
@@ -35,6 +36,14 @@ ALWAYS = [
     "mla-decode-on-both-sides-of-every-tile-edge-bfloat16",
     "mla-prefill-of-a-context-chunk",
     "mla-decode-of-each-request-as-if-alone",
+    "decode-with-a-visible-plus-inf-key",
+    "split-decode-with-a-visible-nan-key",
+    "chunks-with-a-visible-minus-inf-value",
+    "a-sink-of-plus-inf",
+    "fp8-cache-with-a-scale-of-minus-inf-v-scale",
+    "each-request-as-if-alone-with-a-visible-nan-value",
+    "mla-split-decode-with-a-visible-nan-query",
+    "mla-prefill-with-a-visible-plus-inf-key",
 ]
 # ROCM_ATTN runs the same kernels over another layout; FLEX_ATTENTION has tests of its own, without Triton.
 ALWAYS_ROCM_ATTN = [
@@ -42,6 +51,8 @@ ALWAYS_ROCM_ATTN = [
     "mixed-batch-bfloat16",
     "sinks-with-a-window",
     "fp8-cache-e4m3fnuz-bfloat16",
+    "split-decode-with-a-visible-nan-key",
+    "chunks-with-a-visible-nan-value",
 ]
 ROCM_ATTN_HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)  # facts/backends.md 2.3, 3.2
 CPU = torch.device("cpu")
@@ -82,6 +93,26 @@ def test_a_case_is_right(backend: BackendUnderTest, case: Case) -> None:
         assert finding.kind == "declined"
         assert reason in finding.words
     else:
+        assert finding.kind == "right", finding.words
+
+
+@pytest.mark.parametrize("new", [1, 3, 70])
+def test_a_tile_of_keys_that_are_all_infinite_has_no_weight(new: int) -> None:
+    """All scores of a head's first tiles are -inf, or +inf: inf - inf is NaN, and must not be met."""
+    case = Case(
+        id="a-tile-of-infinite-keys",
+        why="the maximum of a tile is infinite",
+        kind="attention",
+        request=Request(num_heads=2, num_kv_heads=1, head_size=64, dtype="float16"),
+        lengths=((new, 200),),
+        score=1.0,
+        special="minus-inf",
+        special_at=tuple((0, position) for position in range(100)),
+    )
+    for backend in ("TRITON_ATTN", "ROCM_ATTN"):
+        solver = adapters.load(named(backend).spec)
+        assert isinstance(solver, type)
+        finding = examine(solver(), case, CPU)
         assert finding.kind == "right", finding.words
 
 

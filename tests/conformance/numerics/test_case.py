@@ -47,7 +47,12 @@ def test_every_combination_of_varied_values_is_a_case(tmp_path: Path) -> None:
 
 
 def test_a_case_survives_the_way_to_the_worker(tmp_path: Path) -> None:
-    (case,) = read(tmp_path, ROW.format(more='fp8 = "e4m3fnuz"\nneeds = "gpu"'))
+    (case,) = read(
+        tmp_path,
+        ROW.format(
+            more='fp8 = "e4m3fnuz"\nneeds = "gpu"\nspecial = "minus-inf"\nspecial_at = [[0, 3]]'
+        ),
+    )
     assert Case.from_json(case.to_json()) == case
 
 
@@ -56,6 +61,13 @@ def test_a_case_survives_the_way_to_the_worker(tmp_path: Path) -> None:
     [
         ('kinds = "x"', "kinds: unknown key"),
         ('layout = "packed"', "layout"),
+        ('special = "infinity"', "value 'infinity'; it must be one of nan"),
+        ('special = "nan"', "special_at is missing"),
+        ('special = "nan"\nspecial_at = [[0, 5]]', "special_at [0, 5] is outside"),
+        ('special = "nan"\nspecial_at = [[1, 0]]', "special_at [1, 0] is outside"),
+        ('special = "nan"\nspecial_in = "v_scale"', "v_scale needs an fp8 cache"),
+        ('special = "nan"\nspecial_in = "sinks"', "sinks needs has_sink"),
+        ("special_at = [[0, 1]]", "special_at without special"),
         ("score = 0.0", "score: 0.0; it must be a positive number"),
         ('vary = { colour = ["red"] }', "unexpected keyword argument 'colour'"),
         ("vary = { block_size = [0] }", "block_size is 0"),

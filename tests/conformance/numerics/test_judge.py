@@ -14,6 +14,7 @@ import torch
 from pytest_rocm_attn.conformance.numerics.build import build
 from pytest_rocm_attn.conformance.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.numerics.judge import examine, reference_of
+from pytest_rocm_attn.conformance.numerics.subjects import OVER_AITER, REFERENCES, parse
 from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 CPU = torch.device("cpu")
@@ -46,6 +47,9 @@ ALWAYS = [
     "mla-decode-with-strided-tensors",
     "mla-prefill-of-a-context-chunk",
     "nothing-but-requests-without-new-tokens",
+    "chunks-with-a-visible-minus-inf-value",
+    "a-sink-of-plus-inf",
+    "mla-prefill-with-a-visible-plus-inf-key",
 ]
 
 
@@ -116,6 +120,58 @@ def test_a_fault_is_found(fault: str) -> None:
     finding = examine(backend, CASES[case], CPU)
     assert finding.kind == "wrong"
     assert finding.ratio > 1
+
+
+class Losing(Exact):
+    """Exact, but for a comparison that is false for NaN: such scores have no weight."""
+
+    def attend(self, problem: PagedAttention) -> None:
+        finite = {
+            name: getattr(problem, name).nan_to_num(0.0, 0.0, 0.0)
+            for name in ("query", "key_cache", "value_cache")
+        }
+        problem.out.copy_(reference_of(replace(problem, **finite)).out)
+
+
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+@pytest.mark.parametrize("number", ["nan", "plus-inf", "minus-inf"])
+@pytest.mark.parametrize("batch", ["decode", "split-decode"])
+def test_a_kernel_that_loses_what_is_not_finite_is_wrong(
+    batch: str, number: str, where: str
+) -> None:
+    case = CASES[f"{batch}-with-a-visible-{number}-{where}"]
+    assert examine(Exact(), case, CPU).kind == "right"
+    finding = examine(Losing(), case, CPU)
+    assert finding.kind == "wrong"
+    assert "not finite" in finding.words
+
+
+def test_an_infinity_of_the_other_sign_is_wrong() -> None:
+    class Flipped(Exact):
+        def attend(self, problem: PagedAttention) -> None:
+            super().attend(problem)
+            problem.out[problem.out == torch.inf] = -torch.inf
+
+    finding = examine(Flipped(), CASES["decode-with-a-visible-plus-inf-value"], CPU)
+    assert finding.kind == "wrong"
+    assert "got -inf, wanted inf" in finding.words
+
+
+def test_an_output_left_unwritten_is_not_taken_for_a_nan() -> None:
+    class Idle(Exact):
+        def attend(self, problem: PagedAttention) -> None:
+            pass
+
+    assert examine(Idle(), CASES["fp8-cache-with-a-scale-of-nan-k-scale"], CPU).kind == "wrong"
+
+
+def test_ieee_semantics_bind_our_kernels_and_advise_others() -> None:
+    case = CASES["decode-with-a-visible-nan-key"]
+    assert {subject.level(case) for subject in REFERENCES} == {"required"}
+    assert {subject.level(case) for subject in OVER_AITER} == {"advisory"}
+    (foreign,) = parse("OURS=ours:Attention")
+    assert foreign.level(case) == "advisory"
+    assert foreign.level(CASES["chunked-prefill"]) == "required"
 
 
 def test_the_words_say_where_and_how_much() -> None:

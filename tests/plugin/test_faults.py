@@ -16,12 +16,6 @@ import pytest
 
 HERE = Path(__file__).parent
 STAGES = ("setup", "call", "teardown")  # where an item of each tier fails
-STOPS = {  # what ends a run early -> its exit status
-    "stop": pytest.ExitCode.INTERRUPTED,
-    "interrupt": pytest.ExitCode.INTERRUPTED,
-    "exit": pytest.ExitCode.TESTS_FAILED,  # though it asked for 0: items were not run
-}
-# pytest, but for the SIGINT that a job in the background of a script, CI's too, inherits ignored.
 SELECTOR = """
 class Fork:
     def select(self, request, environ, gpu):
@@ -194,25 +188,71 @@ def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: 
     return Reports(folder, done)
 
 
-@pytest.mark.parametrize(
-    "tiers",
-    [
-        pytest.param(("documented", "numerics", "deviations"), id="some tiers"),
-        pytest.param(tuple(ITEMS), id="all tiers", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("stop", ["interrupt"])
-def test_every_report_has_an_item_that_failed_at_any_stage_before_the_run_was_stopped(
-    tmp_path: Path, tiers: tuple[str, ...], stop: str
+SOME = pytest.param(("documented", "numerics", "deviations"), id="some tiers")
+ALL = pytest.param(tuple(ITEMS), id="all tiers", marks=pytest.mark.slow)
+
+
+def assert_has_all(reports: Reports, faults: dict[str, str]) -> None:
+    """Check that each format has each item that failed, with the stage and the cause."""
+    for nodeid, stage in faults.items():
+        match stage:
+            case "call":
+                words = "RuntimeError: a fault at call of "
+            case "lost":
+                words = f"crashed while running {nodeid!r}"
+            case _:
+                words = f"{stage} failed: RuntimeError: a fault at {stage} of "
+        reports.assert_has(nodeid, "error", words)
+
+
+@pytest.mark.parametrize("tiers", [SOME, ALL])
+def test_every_report_has_an_item_that_failed_at_any_stage_before_ctrl_c(
+    tmp_path: Path, tiers: tuple[str, ...]
 ) -> None:
     pytest.importorskip("torch")
     last = node("documented", ITEMS["documented"][3])
     faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(STAGES)}
-    reports = run(tmp_path, tiers, faults | {last: stop})
-    for nodeid, stage in faults.items():
-        prefix = "" if stage == "call" else f"{stage} failed: "
-        reports.assert_has(nodeid, "error", f"{prefix}RuntimeError: a fault at {stage} of ")
+    reports = run(tmp_path, tiers, faults | {last: "interrupt"})
+    assert_has_all(reports, faults)
     assert sorted(reports.json["not_run"]) == sorted(node(t, ITEMS[t][3]) for t in tiers)
     assert reports.json["totals"] == {"error": 3 * len(tiers)}
     reports.assert_adds_up(4 * len(tiers))
-    assert reports.status == STOPS[stop]
+    assert reports.status == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("tiers", [pytest.param(("documented", "deviations"), id="two tiers"), ALL])
+def test_every_report_has_an_item_whose_xdist_worker_was_lost(
+    tmp_path: Path, tiers: tuple[str, ...]
+) -> None:
+    stages = (*STAGES, "lost")
+    faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(stages)}
+    reports = run(tmp_path, tiers, faults, "-n", "2")
+    assert_has_all(reports, faults)
+    assert reports.json["totals"] == {"error": 4 * len(tiers)}
+    reports.assert_adds_up(4 * len(tiers))
+    assert reports.status == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("stop", "options", "status"),
+    [
+        ("call", ("-x",), pytest.ExitCode.TESTS_FAILED),
+        ("stop", (), pytest.ExitCode.INTERRUPTED),
+        ("exit", (), pytest.ExitCode.TESTS_FAILED),  # though it asks for 0: items were not run
+        ("lost", ("-n", "1", "--max-worker-restart=0"), pytest.ExitCode.TESTS_FAILED),
+    ],
+    ids=["-x", "shouldstop", "pytest.exit", "no worker left"],
+)
+def test_what_a_stopped_run_did_not_reach_is_counted_and_the_result_is_not_good(
+    tmp_path: Path, stop: str, options: tuple[str, ...], status: int
+) -> None:
+    first = node("documented", ITEMS["documented"][2])
+    reports = run(tmp_path, ("documented",), {first: stop}, *options)
+    reports.assert_adds_up(4)
+    assert reports.json["not_run"]
+    for nodeid in reports.json["not_run"]:
+        assert nodeid in reports.html
+        assert nodeid in reports.markdown
+    number = len(reports.json["not_run"])
+    assert f"not run [{number}] the run ended before them: rocm-attn::" in reports.output
+    assert reports.status == status

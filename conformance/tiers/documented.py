@@ -56,7 +56,7 @@ class CellItem(ConformanceItem):
         )
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        return self.cell.row.file, None, self.name
+        return self.cell.row.file, 0, self.name
 
     def story(self) -> list[tuple[str, str]]:
         row = self.cell.row

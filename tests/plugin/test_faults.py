@@ -256,3 +256,70 @@ def test_what_a_stopped_run_did_not_reach_is_counted_and_the_result_is_not_good(
     number = len(reports.json["not_run"])
     assert f"not run [{number}] the run ended before them: rocm-attn::" in reports.output
     assert reports.status == status
+
+
+# As a bug or a broken machine would end them: nothing is injected.
+ENDS_ITS_WORKER = """
+import os, signal
+
+def select(request, environ, gpu):
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+"""
+
+
+def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "killer.py").write_text(ENDS_ITS_WORKER)
+    tiers = ("documented", "numerics", "launch")
+    reports = run(
+        tmp_path,
+        tiers,
+        {},
+        "--rocm-attn-selector=killer.py:select",
+        "--rocm-attn-backends=MINE=no_such_module:Mine",
+        "--rocm-attn-deviations=",
+    )
+    for name in ITEMS["documented"]:
+        words = "a worker process of pytest-rocm-attn ended"
+        reports.assert_has(node("documented", name), "error", words)
+    for tier in ("numerics", "launch"):
+        for name in ITEMS[tier]:
+            words = "backend no_such_module:Mine cannot be imported: ModuleNotFoundError"
+            reports.assert_has(node(tier, name), "error", words)
+    assert {row["evidence"] for row in reports.json["rows"]} == {"mock", "launch", ""}
+    reports.assert_adds_up(12)
+    assert reports.status == pytest.ExitCode.TESTS_FAILED
+
+
+CONFTEST = """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "row-0" in item.name:
+            item.add_marker(pytest.mark.xfail)
+        if "row-1" in item.name:
+            item.add_marker(pytest.mark.skip(reason="not now"))
+"""
+
+
+def test_a_mark_of_a_conftest_hides_no_result(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "wrong.py").write_text("def select(request):\n    return 'FLEX_ATTENTION'\n")
+    reports = run(
+        tmp_path,
+        ("documented",),
+        {},
+        "--rocm-attn-selector=wrong.py:select",
+        "-k=row-0 or row-1",
+        "--rocm-attn-deviations=",
+    )
+    assert reports.rows[node("documented", "row-0[gfx942]")]["verdict"] == "fail"
+    (skipped,) = reports.json["declined"]
+    assert (skipped["id"], skipped["reason"], skipped["backend"]) == ("row-1", "not now", "")
+    for text in (reports.markdown, reports.html, reports.output):
+        assert re.search("skipped.*not now", text)
+    reports.assert_adds_up(2)
+    assert reports.status == pytest.ExitCode.TESTS_FAILED  # pytest alone would say 0

@@ -52,6 +52,17 @@ def broken():
 
 def test_setup(broken):
     pass
+
+@pytest.fixture
+def hung():
+    yield
+    raise OSError("the device hangs")
+
+def test_teardown(hung):
+    pass
+
+def test_wrong_and_teardown(hung):
+    assert 1 == 2, "wrong"
 '''
 PLAIN = "\ndef test_plain():\n    pass\n"
 
@@ -90,7 +101,13 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
         "test_crash": "crash",
         "test_advisory": "advisory",
         "test_setup": "error",
+        "test_teardown": "error",
+        "test_wrong_and_teardown": "error",
     }
+    assert len(report["rows"]) == len(rows)  # one for each test
+    assert rows["test_teardown"]["message"] == "teardown failed: OSError: the device hangs"
+    both = rows["test_wrong_and_teardown"]["message"]
+    assert both.startswith("teardown failed: OSError: the device hangs; before that, fail: wrong")
     right = rows["test_right"]
     assert (right["tier"], right["evidence"], right["seconds"] > 0) == ("hardware", "rocm", True)
     assert right["gpu"] == {"gfx": "gfx942", "aiter": "absent"}
@@ -107,11 +124,11 @@ def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> No
     assert rows["test_setup"]["message"] == "setup failed: OSError: no such device"
     (skipped,) = report["declined"]
     assert skipped["reason"].startswith("rocm-attn: needs AMD's aiter")
-    assert report["selected"] == 6
+    assert report["selected"] == 8
     result.stdout.fnmatch_lines(["OURS *1 pass, 1 fail", "on MI300X (gfx942:sramecc+:xnack-)"])
     result.stdout.fnmatch_lines(
         [
-            "hardware tests, 6 items: 1 pass, 1 error, 1 crash, 1 fail, 1 advisory, 1 skipped: *r.json"
+            "hardware tests, 8 items: 1 pass, 3 error, 1 crash, 1 fail, 1 advisory, 1 skipped: *r.json"
         ]
     )
     markdown = (pytester.path / "r.md").read_text()
@@ -124,17 +141,17 @@ def test_without_a_gpu_the_report_says_that_nothing_ran(
     result = run(
         "-m", "rocm_attn_gpu", "--rocm-attn-report=r.json", "--rocm-attn-report=r.html", gpus=()
     )
-    result.assert_outcomes(skipped=6, deselected=1)
+    result.assert_outcomes(skipped=8, deselected=1)
     report, rows = rows_of(pytester)
     assert rows == {}
     assert report["host"]["kind"] == "none"
     reasons = {entry["reason"] for entry in report["declined"]}
     assert (reasons, len(report["declined"])) == (
         {"rocm-attn: needs a real ROCm GPU: none here"},
-        6,
+        8,
     )
     page = (pytester.path / "r.html").read_text()
-    assert '<p class="result bad">6 items: 6 skipped</p>' in page
+    assert '<p class="result bad">8 items: 8 skipped</p>' in page
 
 
 def test_tests_without_a_hardware_marker_are_not_in_it(run: Run, pytester: pytest.Pytester) -> None:
@@ -164,6 +181,57 @@ def test_xdist_sends_the_rows_to_the_controller(pytester: pytest.Pytester) -> No
     )
     if hardware.detect().gpus:
         pytest.skip("made for a machine without an AMD GPU")
-    result.assert_outcomes(skipped=6)
+    result.assert_outcomes(skipped=8)
     report, _ = rows_of(pytester)
-    assert len(report["declined"]) == report["selected"] == 6
+    assert len(report["declined"]) == report["selected"] == 8
+
+
+def test_the_machine_is_asked_for_its_gpu_once_and_a_stopped_run_counts_what_it_left_out(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(hardware_report, "first_gpu", lambda: asked.append(1))
+    selected = ("-m", "rocm_attn_gpu", "--rocm-attn-report=r.json", "--rocm-attn-report=r.md")
+    result = run(*selected, "-x", gpus=("gfx942",))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert len(asked) == 1
+    report, rows = rows_of(pytester)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "test_right": "pass",
+        "test_wrong": "fail",
+    }
+    assert (report["selected"], len(report["not_run"])) == (8, 6)
+    assert "8 items: 1 pass, 1 fail, 6 not run" in (pytester.path / "r.md").read_text()
+
+
+LOST = """
+import os, signal
+import pytest
+from pytest_rocm_attn import hardware
+
+hardware.detect = lambda: hardware.Detection((hardware.DetectedGpu(0, "gfx942", "MI"),), "")
+
+@pytest.mark.rocm_attn_gpu
+def test_lost():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.rocm_attn_gpu
+def test_right():
+    pass
+
+def test_plain_and_lost():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_test_whose_xdist_worker_was_lost_has_a_row(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=LOST)
+    result = pytester.runpytest_subprocess("-n", "1", "--rocm-attn-report=r.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    report, rows = rows_of(pytester)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "test_lost": "error",
+        "test_right": "pass",
+    }
+    assert "crashed while running 'test_it.py::test_lost'" in rows["test_lost"]["message"]
+    assert (report["selected"], report["not_run"]) == (2, [])

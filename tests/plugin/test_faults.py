@@ -278,6 +278,7 @@ def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
         tiers,
         {},
         "--rocm-attn-selector=killer.py:select",
+        "--rocm-attn-timeout=3",
         "--rocm-attn-backends=MINE=no_such_module:Mine",
         "--rocm-attn-deviations=",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -69,7 +70,7 @@ class Baseline:
             raise BaselineError(
                 f"baseline {self.id} was recorded over grid {self.grid} ({self.grid_digest}), and this"
                 f" version of pytest-rocm-attn has {grid.name} ({grid.digest}); record it again:"
-                f" rocm-attn record {self.selector} --output FILE"
+                f" python -m pytest_rocm_attn record {shlex.quote(self.selector)} --output FILE"
             )
 
     def __str__(self) -> str:

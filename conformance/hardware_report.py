@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class HardwareReport:
                     Verdict.ERROR,
                     words,
                     source=report.location[0],
-                    again=shlex.join(["python", "-m", "pytest", report.nodeid]),
+                    again=self._again(report.nodeid),
                 )
                 results.attach(report, row=row)
                 self.results.add(report)
@@ -148,7 +149,7 @@ class HardwareReport:
             message,
             promise=promise,
             source=item.location[0],
-            again=shlex.join(["python", "-m", "pytest", "-m", str(self.marker(item)), item.nodeid]),
+            again=self._again(item.nodeid, "-m", str(self.marker(item))),
             traceback=report.longreprtext if report.failed else "",
             seconds=round(call.duration, 6),
             details=details,
@@ -157,6 +158,12 @@ class HardwareReport:
             row["evidence"] = str(told["evidence"])
         item.stash[_ROW] = row
         return row
+
+    def _again(self, nodeid: str, *options: str) -> str:
+        """Return the command that runs one test, from the folder that pytest was started in."""
+        path, colons, name = nodeid.partition("::")  # the path is from pytest's root folder
+        here = os.path.relpath(self.config.rootpath / path, self.config.invocation_params.dir)
+        return shlex.join(["python", "-m", "pytest", *options, f"{here}{colons}{name}"])
 
     def _row(
         self,

@@ -188,7 +188,7 @@ def test_a_recording_over_another_grid_says_how_to_record_it_again() -> None:
         compared(recording(), found, standard())
     message = str(caught.value)
     assert "baseline mine was recorded over grid small-1" in message
-    assert "rocm-attn record m:o --output FILE" in message
+    assert "python -m pytest_rocm_attn record m:o --output FILE" in message
 
 
 def test_two_baselines_are_compared_cell_by_cell() -> None:

@@ -86,6 +86,18 @@ def rows_of(pytester: pytest.Pytester) -> tuple[dict[str, Any], dict[str, dict[s
     return report, {row["id"].partition("::")[2]: row for row in report["rows"]}
 
 
+def test_a_command_is_for_the_folder_that_pytest_was_started_in(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeini("[pytest]")  # here is pytest's root
+    folder = pytester.mkdir("gpu tests")
+    (folder / "test_below.py").write_text(TESTS)
+    monkeypatch.chdir(folder)
+    run("-k", "right", "--rocm-attn-report=../r.json", gpus=("gfx942",))
+    again = rows_of(pytester)[1]["test_right"]["again"]
+    assert again == "python -m pytest -m rocm_attn_gpu test_below.py::test_right"
+
+
 def test_each_test_that_ran_has_a_row(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         "-m",

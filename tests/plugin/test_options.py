@@ -222,8 +222,15 @@ def alike(first: dict[str, Any], second: dict[str, Any]) -> bool:
     ]
 
 
-@pytest.mark.parametrize("as_ini", [False, True], ids=["command line", "ini settings"])
-@pytest.mark.parametrize("other", ["baseline", "against"])  # which exclude each other
+@pytest.mark.parametrize(
+    ("other", "as_ini"),  # baseline and against exclude each other
+    [
+        pytest.param("baseline", False, id="command line"),
+        pytest.param("against", True, id="ini settings"),
+        pytest.param("baseline", True, id="ini settings, a baseline", marks=pytest.mark.slow),
+        pytest.param("against", False, id="command line, another", marks=pytest.mark.slow),
+    ],
+)
 def test_the_printed_command_carries_every_option_and_repeats_the_verdict(
     tmp_path: Path, other: str, as_ini: bool
 ) -> None:
@@ -231,6 +238,9 @@ def test_the_printed_command_carries_every_option_and_repeats_the_verdict(
     values = {name: v for name, v in REPEATED.items() if name not in ("baseline", "against")}
     values[other] = REPEATED[other]
     report = ran(tmp_path, *spelled(values, as_ini=as_ini))
+    assert set(report["settings"]) == {o.name for o in options.OPTIONS if o.reported}
+    assert report["settings"]["timeout"] == 29.0
+    assert report["settings"]["gpu"] == ["gfx942", "gfx1201"]
     first, second = failing(report)
     assert {first["gpu"]["gfx"], second["gpu"]["gfx"]} == {"gfx942", "gfx1201"}
     words = shlex.split(first["again"])

@@ -6,7 +6,6 @@ docs/contracts.md describes the format for people who write one.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +15,7 @@ import msgspec
 
 from pytest_rocm_attn.conformance.capabilities import table as capability_table
 from pytest_rocm_attn.conformance.mentions import is_blank
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
+from pytest_rocm_attn.conformance.toml_file import Place, convert, entries, read_toml
 from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import (
     ContractError,
@@ -31,7 +30,7 @@ from pytest_rocm_attn.registry import check_name
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 Level: TypeAlias = Literal["required", "advisory"]
 GRID_FILE = "grid.toml"  # in a contract's folder: rules about the grid, read by grid/rules.py
@@ -210,8 +209,6 @@ _CASE_FIELDS = {
     "note": "text",
 }
 _AITER = {True: Aiter.PRESENT, False: Aiter.ABSENT}
-_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_LONGEST_ID = 80
 _ENTRIES = ("case", "capability")
 
 
@@ -221,14 +218,14 @@ _ENTRIES = ("case", "capability")
 def _load_folder(folder: Path) -> Contract:
     head_place = Place(ContractError, folder / "contract.toml")
     head = convert(read_toml(head_place)[1], _Head, _HEAD_FIELDS, head_place)
-    entries = _Entries()
+    found = _Entries()
     for path in sorted(folder.glob("*.toml")):
         if path.name not in (head_place.file.name, GRID_FILE):
             place = Place(ContractError, path)
             table = read_toml(place)[1]
             place.check_keys(table, _ENTRIES, "")
-            entries.add(table, place)
-    return replace(entries.contract(head, head_place), folder=folder)
+            found.add(table, place)
+    return replace(found.contract(head, head_place), folder=folder)
 
 
 def _load_file(path: Path) -> Contract:
@@ -238,65 +235,38 @@ def _load_file(path: Path) -> Contract:
     given = {key: value for key, value in table.items() if key not in _ENTRIES}
     unnamed = {"id": path.stem, "title": path.stem, "source": path.name}
     head = convert(unnamed | given, _Head, _HEAD_FIELDS, place)
-    entries = _Entries()
-    entries.add(table, place)
-    return entries.contract(head, place)
+    found = _Entries()
+    found.add(table, place)
+    return found.contract(head, place)
 
 
 class _Entries:
-    """The rows and capabilities of a contract, as its files are read; an id is taken once."""
+    """The rows and capabilities of a contract, as its files are read."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, Row] = {}
-        self._capabilities: dict[str, capability_table.Promise] = {}
+        self._rows: list[Row] = []
+        self._capabilities: list[capability_table.Promise] = []
+        self._taken: dict[str, dict[str, Path]] = {key: {} for key in _ENTRIES}
 
     def add(self, table: Mapping[str, Any], place: Place) -> None:
-        for row in _rows(table, place):
-            self._check_free(self._rows.get(row.id), "row", place.within(f"row {row.id!r}"))
-            self._rows[row.id] = row
-        for promise, here in capability_table.read(table, place):
-            _check_id(promise.id, here)
-            self._check_free(self._capabilities.get(promise.id), "capability", here)
-            self._capabilities[promise.id] = promise
+        rows = entries(
+            table, "case", _Case, _CASE_FIELDS, place, word="row", taken=self._taken["case"]
+        )
+        self._rows += [_row(case, here) for case, here in rows]
+        self._capabilities += capability_table.read(table, place, self._taken["capability"])
 
     def contract(self, head: _Head, place: Place) -> Contract:
         if not self._rows:
             place.fail("case", "the contract holds no rows", "write at least one [[case]]")
         return Contract(
-            head.id,
-            head.title,
-            head.source,
-            tuple(self._rows.values()),
-            tuple(self._capabilities.values()),
+            head.id, head.title, head.source, tuple(self._rows), tuple(self._capabilities)
         )
-
-    def _check_free(
-        self, taken: Row | capability_table.Promise | None, what: str, place: Place
-    ) -> None:
-        if taken is not None:
-            place.fail(
-                "id", f"is taken by another {what}, in {taken.file}", "give one of them another id"
-            )
-
-
-def _rows(table: Mapping[str, Any], place: Place) -> Iterator[Row]:
-    cases = table.get("case", [])
-    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        place.fail("case", "is not a list of tables", "write each row under its own [[case]]")
-    for number, case in enumerate(cases, start=1):
-        name = case.get("id")
-        entry = f"row {name!r}" if isinstance(name, str) and name else f"row {number}"
-        here = place.within(entry)
-        yield _row(convert(case, _Case, _CASE_FIELDS, here), here)
 
 
 # --- one row --------------------------------------------------------------------------------------
 
 
 def _row(case: _Case, place: Place) -> Row:
-    _check_id(case.id, place)
-    if not case.source.strip():
-        place.fail("source", "is empty", f"give {_CASE_FIELDS['source']}")
     expect = _expect(case.expect, place)
     return Row(
         id=case.id,
@@ -309,15 +279,6 @@ def _row(case: _Case, place: Place) -> Row:
         file=str(place.file),
         note=case.note,
     )
-
-
-def _check_id(name: str, place: Place) -> None:
-    if not _KEBAB.fullmatch(name):
-        place.fail("id", f"{name!r} is not kebab-case", f"write {_CASE_FIELDS['id']}")
-    if len(name) > _LONGEST_ID:
-        place.fail("id", f"has {len(name)} characters", f"shorten it to {_LONGEST_ID} at most")
-    if "should" in name.split("-"):
-        place.fail("id", "says 'should'", "state what happens: 'triton-is-the-default'")
 
 
 def _gpus(platform: _Platform, place: Place) -> tuple[Gpu, ...]:

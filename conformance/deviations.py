@@ -18,7 +18,7 @@ import msgspec
 from pytest_rocm_attn.conformance.got import CRASH, KINDS, NO_BACKEND, REFUSAL, WRONG
 from pytest_rocm_attn.conformance.mentions import is_blank, missing
 from pytest_rocm_attn.conformance.tiers import TIERS
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
+from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml, tables
 from pytest_rocm_attn.errors import DeviationsError, nearest
 from pytest_rocm_attn.registry import CLASS_PATHS
 
@@ -174,14 +174,12 @@ def load(path: Path) -> Deviations:
     place = Place(DeviationsError, path)
     text, table = read_toml(place)
     place.check_keys(table, ("deviation",), "")
-    tables = table.get("deviation", [])
-    if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
-        place.fail("deviation", "is not a list of tables", f"write {_HEADER} above each entry")
+    found = tables(table, "deviation", place)
     lines = _header_lines(text)
-    if len(lines) != len(tables):
+    if len(lines) != len(found):
         place.fail("deviation", "is an inline list", f"write {_HEADER} above each entry")
     entries: list[Deviation] = []
-    for number, (line, entry) in enumerate(zip(lines, tables, strict=True), start=1):
+    for number, (line, entry) in enumerate(zip(lines, found, strict=True), start=1):
         here = place.within(f"entry {number} (line {line})")
         entries.append(_entry(convert(entry, _Entry, _FIELDS, here), line, here))
     _check_shadows(entries, place)

@@ -157,10 +157,14 @@ def contract_rules(the_contract: Contract) -> tuple[Rule, ...]:
     Raises:
         ContractError: its file holds a mistake.
     """
-    from pytest_rocm_attn.conformance.grid import rules  # with the tables of the grid
+    from pytest_rocm_attn.conformance.grid import design, rules  # with the tables of the grid
 
-    folder = the_contract.folder
-    return rules.load(folder / contract.GRID_FILE) if folder is not None else ()
+    if the_contract.folder is None:
+        return ()
+    file = the_contract.folder / contract.GRID_FILE
+    found = rules.load(file)
+    rules.check_each_decides(found, design.standard().slices, file)
+    return found
 
 
 def subject_of(config: pytest.Config) -> Subject:

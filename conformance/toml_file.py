@@ -1,6 +1,6 @@
 """Read a TOML file of entries against a typed schema; every mistake is one line with a remedy.
 
-Contracts and deviations files share this: they are written by hand, by people who did not write
+Contracts, their rules about the grid, deviations and cases share this: they are written by hand, by people who did not write
 the loader, so a mistake must say which file, which entry, which field, what is wrong, what to do.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from pytest_rocm_attn.errors import RocmAttnError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -75,13 +75,82 @@ def read_toml(place: Place) -> tuple[str, dict[str, Any]]:
         place.fail("", f"is not TOML ({error})", "correct that line")
 
 
-_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
-_AT = re.compile(r"(?P<wrong>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
+def tables(table: Mapping[str, object], key: str, place: Place) -> list[dict[str, object]]:
+    """Return the entries of a file, the tables under its ``[[key]]`` headers; none if it has none.
+
+    Raises:
+        place.error: the key holds something else, such as one table under ``[key]``.
+    """
+    found = table.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        place.fail(key, "is not a list of tables", f"write [[{key}]] above each entry")
+    return found
+
+
+def entries(
+    table: Mapping[str, object],
+    key: str,
+    schema: type[T],
+    remedies: Mapping[str, str],
+    place: Place,
+    *,
+    word: str,
+    taken: dict[str, Path],
+) -> Iterator[tuple[T, Place]]:
+    """Return the checked entries of a file, each with its place for further messages.
+
+    Every entry has an id in kebab-case that no other entry has. A ``source`` and a ``why`` say
+    something.
+
+    Args:
+        table: the file's table.
+        key: the header of its entries, such as "case".
+        schema: the shape of an entry, a msgspec Struct with an ``id``.
+        remedies: see convert().
+        place: the file.
+        word: what an entry is called in a message, such as "row".
+        taken: id -> file, of the entries so far; those of this file are added.
+
+    Raises:
+        place.error: a mistake, in one line that names file, entry, field, what is wrong and the
+            remedy.
+    """
+    for number, entry in enumerate(tables(table, key, place), start=1):
+        name = entry.get("id")
+        named = isinstance(name, str) and name
+        here = place.within(f"{word} {name!r}" if named else f"{word} {number}")
+        value = convert(entry, schema, remedies, here)
+        own_id: str = value.id  # type: ignore[attr-defined]  # every schema has one
+        _check_id(own_id, remedies["id"], here)
+        if own_id in taken:
+            other = f"is taken by another {word}, in {taken[own_id]}"
+            here.fail("id", other, "give one of them another id")
+        taken[own_id] = place.file
+        for field in ("source", "why"):
+            if not str(getattr(value, field, "said")).strip():
+                here.fail(field, "is empty", f"give {remedies[field]}")
+        yield value, here
+
+
+_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_LONGEST_ID = 80
+
+
+def _check_id(name: str, remedy: str, place: Place) -> None:
+    if not _KEBAB.fullmatch(name):
+        place.fail("id", f"{name!r} is not kebab-case", f"write {remedy}")
+    if len(name) > _LONGEST_ID:
+        place.fail("id", f"has {len(name)} characters", f"shorten it to {_LONGEST_ID} at most")
+    if "should" in name.split("-"):
+        place.fail("id", "says 'should'", "state what happens: 'triton-is-the-default'")
 
 
 def convert(
-    table: Mapping[str, object], schema: type[T], remedies: Mapping[str, str], place: Place
+    table: Mapping[str, object],
+    schema: type[T],
+    remedies: Mapping[str, str],
+    place: Place,
+    inside: str = "",
 ) -> T:
     """Return table as an instance of schema, a msgspec Struct.
 
@@ -90,28 +159,37 @@ def convert(
         schema: its shape; nested structs are nested tables.
         remedies: dotted field name -> what that field must hold, in words.
         place: where the table stands, for the message.
+        inside: the field that holds the table; "" at the top.
 
     Raises:
         place.error: a key is unknown or missing, or a value has the wrong type.
     """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
+    place.check_keys(table, fields, inside)
+    values = {}
+    for name, field in fields.items():
+        dotted = f"{inside}.{name}".lstrip(".")
+        if name in table:
+            values[field.name] = value_of(table[name], field.type, dotted, remedies, place)
+        elif field.required:
+            place.fail(dotted, "missing", f"add it: {remedies[dotted]}")
+    return schema(**values)
+
+
+def value_of(
+    value: object, kind: Any, field: str, remedies: Mapping[str, str], place: Place
+) -> Any:
+    """Return the value of one field as the type that its schema gives it.
+
+    Raises:
+        place.error: it is of another type.
+    """
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            place.fail(field, "is not a table", f"it must be {remedies[field]}")
+        return convert(value, kind, remedies, place, field)
     try:
         # Dates are TOML's own; without this, msgspec would read text that looks like one.
-        return msgspec.convert(table, schema, builtin_types=(date, datetime))
+        return msgspec.convert(value, kind, builtin_types=(date, datetime))
     except msgspec.ValidationError as error:
-        wrong, path = str(error), ""
-        if at := _AT.fullmatch(wrong):
-            wrong, path = at["wrong"], at["path"]
-        if match := _MISSING.fullmatch(wrong):
-            field = f"{path}.{match['name']}".lstrip(".")
-            place.fail(field, "missing", f"add it: {remedies[field]}")
-        if match := _UNKNOWN.fullmatch(wrong):
-            # The siblings of an unknown key are the fields that the remedies name beside it.
-            prefix = f"{path}." if path else ""
-            siblings = [
-                name.removeprefix(prefix)
-                for name in remedies
-                if name.startswith(prefix) and "." not in name.removeprefix(prefix)
-            ]
-            place.check_keys({match["name"]: None}, siblings, path)
-        field = path.partition("[")[0]  # not which element of a list: the whole list is at fault
-        place.fail(field, wrong, f"it must be {remedies[field]}")
+        place.fail(field, str(error), f"it must be {remedies[field]}")

@@ -25,7 +25,15 @@ class FlagWarning(UserWarning):
 
 
 class RequestError(RocmAttnError, ValueError):
-    """A request with a field out of its legal range."""
+    """A request with a field out of its legal range.
+
+    Attributes:
+        field: its name; "" if the error is not about one field.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class UnknownBackendError(RocmAttnError, ValueError):

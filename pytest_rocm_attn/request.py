@@ -129,7 +129,7 @@ class Request:
 
 def _require(holds: bool, field: str, value: object, wanted: str) -> None:
     if not holds:
-        raise RequestError(f"request: {field} is {value!r}; it must be {wanted}")
+        raise RequestError(f"request: {field} is {value!r}; it must be {wanted}", field)
 
 
 def _require_one_of(field: str, value: str, valid: tuple[str, ...]) -> None:

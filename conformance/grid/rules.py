@@ -7,7 +7,7 @@ A cell that meets none is one that the contract is silent about. docs/grid.md de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -15,22 +15,21 @@ import msgspec
 from pytest_rocm_attn.conformance.grid.design import CHOICE
 from pytest_rocm_attn.conformance.grid.outcomes import Behaviour
 from pytest_rocm_attn.conformance.grid.space import AITER, ALSO, GFX, REQUEST
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
-from pytest_rocm_attn.errors import ContractError, FlagError
-from pytest_rocm_attn.flags import VARIABLES, Flags
+from pytest_rocm_attn.conformance.toml_file import Place, entries, read_toml
+from pytest_rocm_attn.conformance.toml_request import region_from
+from pytest_rocm_attn.errors import ContractError, FlagError, nearest
+from pytest_rocm_attn.flags import VARIABLES, Flags, Kind
 from pytest_rocm_attn.gpu import Aiter, known_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS
-from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_rocm_attn.conformance.grid.space import Axis, Slice
 
 
-@dataclass(frozen=True, slots=True)
-class Expect:
+class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a rule lets a selector answer.
 
     Args:
@@ -46,7 +45,7 @@ class Expect:
     never: tuple[str, ...] = ()
 
     def allows(self, answer: Behaviour, name: str | None) -> bool:
-        """Whether an answer will do in a cell that names this backend, or none."""
+        """Whether an answer is allowed in a cell that names this backend, or none."""
         if answer.kind == "Rejected":
             return self.rejects or bool(self.never)
         if answer.kind != "Selected":
@@ -91,26 +90,20 @@ class Rule:
     request: Mapping[str, tuple[Any, ...]]
 
 
-class _Expect(msgspec.Struct, forbid_unknown_fields=True):
-    backend: str | None = None
-    named: bool = False
-    rejects: bool = False
-    never: list[str] = []
-
-
 class _Rule(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     source: str
     level: Literal["required", "advisory"]
-    expect: _Expect
+    expect: Expect
     named: list[str] | None = None
     flags: dict[str, bool] = {}
-    gpu: list[str] = []
-    aiter: list[str] = []
+    gpu: list[str] | None = None
+    aiter: list[str] | None = None
     request: str | dict[str, object] = {}
     where: dict[str, object] = {}
 
 
+_SWITCHES = (Kind.BOOL, Kind.EXACT, Kind.TRI, Kind.INT_BOOL)
 _FIELDS = {
     "id": "a sentence in kebab-case",
     "source": "the clause that the rule was written from",
@@ -141,82 +134,113 @@ def load(path: Path) -> tuple[Rule, ...]:
     table = read_toml(place)[1]
     place.check_keys(table, ("rule", "request"), "")
     shared = table.get("request", {})
-    rules: dict[str, Rule] = {}
-    for number, entry in enumerate(table.get("rule", []), start=1):
-        here = place.within(f"rule {entry.get('id', number)!r}")
-        rule = _rule(convert(entry, _Rule, _FIELDS, here), shared, here)
-        if rule.id in rules:
-            here.fail("id", "is taken by another rule", "give one of them another id")
-        rules[rule.id] = rule
-    return tuple(rules.values())
+    if not isinstance(shared, dict) or not all(isinstance(each, dict) for each in shared.values()):
+        place.fail("request", "is not a table of tables", "write [request.NAME] above fields")
+    for name, fields in shared.items():
+        region_from(fields, place, f"request.{name}")
+    found = entries(table, "rule", _Rule, _FIELDS, place, word="rule", taken={})
+    return tuple(_rule(entry, shared, here) for entry, here in found)
 
 
 def _rule(entry: _Rule, shared: Mapping[str, Any], place: Place) -> Rule:
     for name in entry.flags:
         place.check_keys({name: None}, VARIABLES, "flags")
+        if VARIABLES[name].kind not in _SWITCHES:
+            place.fail(f"flags.{name}", "is not a switch", "remove it, or name backends in `named`")
     for field, values, known in (
-        ("named", entry.named or (), CLASS_PATHS),
-        ("expect.backend", [entry.expect.backend] if entry.expect.backend else (), CLASS_PATHS),
-        ("expect.never", entry.expect.never, CLASS_PATHS),
+        ("named", entry.named, CLASS_PATHS),
         ("gpu", entry.gpu, known_gpus()),
         ("aiter", entry.aiter, [state.value for state in Aiter]),
     ):
-        for value in values:
-            if value not in known:
-                place.fail(field, f"{value!r} is unknown", f"use one of {', '.join(known)}")
+        if values is not None:
+            _check_names(field, values, known, place)
+            if not values and field != "named":
+                place.fail(field, "names none", "leave it out for all")
+    _check_expect(entry, place)
     given = entry.request
     if isinstance(given, str):
         if given not in shared:
-            place.fail(
-                "request", f"no table [request.{given}]", f"write one, or use {', '.join(shared)}"
-            )
+            remedy = f"write one, or use {', '.join(shared)}" if shared else "write one"
+            place.fail("request", f"there is no table [request.{given}]", remedy)
         given = shared[given]
-    expect = Expect(
-        entry.expect.backend, entry.expect.named, entry.expect.rejects, tuple(entry.expect.never)
-    )
-    if expect == Expect():
-        place.fail("expect", "allows nothing", f"write {_FIELDS['expect']}")
     return Rule(
         entry.id,
         entry.source,
         entry.level,
-        expect,
+        entry.expect,
         None if entry.named is None else tuple(entry.named),
         entry.flags,
-        tuple(entry.gpu),
-        tuple(entry.aiter),
-        _request({**given, **entry.where}, place),
+        tuple(entry.gpu or ()),
+        tuple(entry.aiter or ()),
+        region_from(given, place) | region_from(entry.where, place, "where"),
     )
 
 
-_REQUEST_FIELDS = tuple(field.name for field in fields(Request))
+def _check_names(field: str, values: Sequence[str], known: Iterable[str], place: Place) -> None:
+    for number, value in enumerate(values):
+        if value not in known:
+            near = nearest(value, known)
+            place.fail(field, f"{value!r} is unknown.{near}", f"use one of {', '.join(known)}")
+        if value in values[:number]:
+            place.fail(field, f"lists {value!r} twice", "remove one of them")
 
 
-def _request(table: Mapping[str, object], place: Place) -> dict[str, tuple[Any, ...]]:
-    place.check_keys(table, _REQUEST_FIELDS, "request")
-    return {
-        name: tuple(
-            None if each == "unset" else each
-            for each in (value if isinstance(value, list) else [value])
-        )
-        for name, value in table.items()
+def _check_expect(entry: _Rule, place: Place) -> None:
+    """Refuse what allows nothing, and keys that contradict each other."""
+    expect = entry.expect
+    given = {
+        name: value
+        for name in ("backend", "named", "rejects", "never")
+        if (value := getattr(expect, name))
     }
+    remedy = f"write {_FIELDS['expect']}"
+    if not given:
+        place.fail("expect", "allows nothing", remedy)
+    if len(given) > 1 and set(given) != {"named", "rejects"}:
+        place.fail("expect", f"says {' and '.join(given)} at once", remedy)
+    _check_names("expect.backend", [expect.backend] if expect.backend else [], CLASS_PATHS, place)
+    _check_names("expect.never", expect.never, CLASS_PATHS, place)
+    if expect.named and entry.named == []:
+        place.fail("expect.named", "cannot hold where `named` is []", "name the backends, or none")
 
 
-def applied(rules: Sequence[Rule], to: Slice) -> bytes:
+def check_each_decides(rules: Sequence[Rule], slices: Iterable[Slice], file: Path) -> None:
+    """Refuse rules that decide no cell of these slices: they promise nothing.
+
+    Raises:
+        ContractError: one line that names the first such rule.
+    """
+    idle = dict.fromkeys(range(1, len(rules) + 1))
+    for part in slices:
+        for number in set(applied(rules, part)) if idle else ():
+            idle.pop(number, None)
+    for number in idle:
+        Place(ContractError, file, f"rule {rules[number - 1].id!r}").fail(
+            "",
+            "decides no cell of the grid",
+            "widen what it is about, move it above the rule that decides its cells, or remove it",
+        )
+
+
+def applied(rules: Sequence[Rule], to: Slice) -> Sequence[int]:
     """Return for each cell of a slice 1 + the index of the rule that decides it, or 0.
 
     A cell whose environment cannot be parsed is decided by none.
     """
-    decided = bytes(to.cells)
+    low, high = 0, 0
     for index in reversed(range(len(rules))):
         mask = _mask(rules[index], to)
         if mask is not None:
             mine = int.from_bytes(mask, "little")
-            before = int.from_bytes(decided, "little")
-            one = int.from_bytes(bytes([index + 1]) * to.cells, "little")
-            decided = ((before & ~mine) | (one & mine)).to_bytes(to.cells, "little")
-    return decided
+            low, high = (
+                before & ~mine | int.from_bytes(bytes([byte]) * to.cells, "little") & mine
+                for before, byte in zip((low, high), divmod(index + 1, 256)[::-1], strict=True)
+            )
+    decided = low.to_bytes(to.cells, "little")
+    if not high:
+        return decided
+    more = high.to_bytes(to.cells, "little")
+    return [256 * one + other for one, other in zip(more, decided, strict=True)]
 
 
 def _mask(rule: Rule, to: Slice) -> bytes | None:

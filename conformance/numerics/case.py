@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from pytest_rocm_attn.conformance.toml_file import Place, convert, read_toml
-from pytest_rocm_attn.errors import CaseError, RequestError
+from pytest_rocm_attn.conformance.toml_file import Place, entries, read_toml, value_of
+from pytest_rocm_attn.conformance.toml_request import FIELDS as REQUEST_FIELDS
+from pytest_rocm_attn.conformance.toml_request import request_from
+from pytest_rocm_attn.errors import CaseError
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Kind: TypeAlias = Literal["attention", "mla-decode", "mla-prefill"]
 Layout: TypeAlias = Literal["dense", "strided", "heads-first"]
@@ -117,7 +118,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     causal: bool = True
     layout: Layout = "dense"
     fp8: Fp8 = "e4m3fn"
-    score: float = 3.0
+    score: Annotated[float, msgspec.Meta(gt=0)] = 3.0
     batch_invariant: bool = False
     needs: Needs = ""
     special: Special = ""
@@ -144,7 +145,6 @@ _REMEDIES = {
     "special_at": "pairs [request, position]",
     "vary": "a table: field of the request, or of the case -> a list of its values",
 }
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def shipped() -> tuple[Case, ...]:
@@ -163,39 +163,35 @@ def load(file: Path) -> tuple[Case, ...]:
     place = Place(CaseError, file)
     _, table = read_toml(place)
     place.check_keys(table, ["case"], "")
+    found = entries(table, "case", _Row, _REMEDIES, place, word="case", taken={})
     cases: dict[str, Case] = {}
-    rows = table.get("case")
-    if not isinstance(rows, list):
-        place.fail("case", "no [[case]] in this file", "add one")
-    for number, row in enumerate(rows, 1):
-        here = place.within(f"case {number} {row.get('id', '')!r}")
-        for case in _expanded(convert(row, _Row, _REMEDIES, here), here):
+    for row, here in found:
+        for case in _expanded(row, here):
             if case.id in cases:
                 here.fail("id", f"{case.id!r} is there already", "choose another")
             cases[case.id] = case
+    if not cases:
+        place.fail("case", "there is no [[case]] in this file", "add one")
     return tuple(cases.values())
 
 
 def _expanded(row: _Row, place: Place) -> Iterator[Case]:
-    if not _ID.fullmatch(row.id):
-        place.fail("id", repr(row.id), "it must be kebab-case: a-case-like-this")
-    if not row.score > 0:
-        place.fail("score", repr(row.score), f"it must be {_REMEDIES['score']}")
+    if not row.lengths:
+        place.fail("lengths", "lists no request", f"it must be {_REMEDIES['lengths']}")
     for new, total in row.lengths:
         fits = 0 <= new <= total or (row.kind == "mla-prefill" and not row.causal and new >= 0)
         if not fits or total < 0 or (row.kind == "mla-decode" and new != 1):
             wanted = "one new token" if row.kind == "mla-decode" else "no more new than all"
             place.fail("lengths", f"[{new}, {total}]", f"it must be {wanted}, none negative")
     own = ("causal", "layout", "fp8", "score", "special", "special_in")
+    _check_varied(row, own, place)
     for values in itertools.product(*row.vary.values()):
         chosen = dict(zip(row.vary, values, strict=True))
         fields = {name: chosen.pop(name) for name in own if name in chosen}
         words = ((name.replace("_", "-"), value) for name, value in (fields | chosen).items())
         suffix = "".join(f"-{_word(name, value, row.id)}" for name, value in words)
-        try:
-            request = Request(**{"use_mla": row.kind != "attention"} | row.request | chosen)
-        except (RequestError, TypeError) as error:
-            place.fail("request", str(error), "see the fields of a request in docs/contracts.md")
+        asked = {"use_mla": row.kind != "attention"} | row.request | chosen
+        request = request_from(asked, place)
         case = Case(
             id=row.id,
             why=row.why,
@@ -240,6 +236,20 @@ def _special_problem(case: Case) -> str:
             if not inside or not case.lengths[request][0]:
                 return f"special_at [{request}, {position}] is outside the requests with new tokens"
     return ""
+
+
+def _check_varied(row: _Row, own: Sequence[str], place: Place) -> None:
+    """Refuse fields that cannot be varied, and values of another type than the field's."""
+    place.check_keys(row.vary, (*own, *REQUEST_FIELDS), "vary")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(_Row)}
+    for name, values in row.vary.items():
+        if not values:
+            place.fail(f"vary.{name}", "lists no value", "list some, or leave it out")
+        if name in own:
+            for value in values:
+                value_of(
+                    value, kinds[name], f"vary.{name}", {f"vary.{name}": _REMEDIES[name]}, place
+                )
 
 
 def _word(name: str, value: object, base: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.got import CRASH
+from pytest_rocm_attn.conformance.got import CRASH, Got
 from pytest_rocm_attn.conformance.grid.outcomes import normalised_text
 from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.conformance.record import sort_key
@@ -46,9 +46,9 @@ def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     for record in sorted(records, key=sort_key):
         item = record["id"], record["gpu"]["gfx"] if record["gpu"] else "", record["tier"]
         if record["verdict"] in ("fail", "crash"):
-            for cause in _causes(record):
+            for cause, got in _causes(record):
                 causes[cause].add(item)
-                samples.setdefault(cause, record["outcome"]["words"])
+                samples.setdefault(cause, str(got))
     if not causes:
         return ""
     everything = {*every_item, *(item for items in causes.values() for item in items)}
@@ -67,16 +67,19 @@ def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     return "\n\n".join([_HEAD.format(count=count).rstrip(), *entries]) + "\n"
 
 
-def _causes(record: Record) -> Iterator[_Cause]:
+def _causes(record: Record) -> Iterator[tuple[_Cause, Got]]:
     """Yield why an item failed, each answer once: with what all messages about it mention."""
     common: dict[tuple[str, str], list[str]] = {}
+    samples: dict[tuple[str, str], Got] = {}
     for short in record["fell_short"]:
         key = record["expect"]["words"], short["answer"]
+        samples.setdefault(key, Got(short["answer"], short["message"]))
         said = _reasons(short["answer"], short["message"])
         common[key] = [word for word in common.get(key, said) if word in said]
     backend = record["details"].get("backend", {}).get("name", "")
     for (expected, answer), mentions in common.items():
-        yield record["tier"], expected, backend, answer, tuple(mentions)
+        cause = record["tier"], expected, backend, answer, tuple(mentions)
+        yield cause, samples[expected, answer]
 
 
 # --- what a message is about ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,18 +69,33 @@ def test_a_case_survives_the_way_to_the_worker(tmp_path: Path) -> None:
         ('special = "nan"\nspecial_in = "v_scale"', "v_scale needs an fp8 cache"),
         ('special = "nan"\nspecial_in = "sinks"', "sinks needs has_sink"),
         ("special_at = [[0, 1]]", "special_at without special"),
-        ("score = 0.0", "score: 0.0; it must be a positive number"),
-        ('vary = { colour = ["red"] }', "unexpected keyword argument 'colour'"),
+        ("score = 0.0", "score: Expected `float` > 0.0; it must be a positive number"),
+        ('vary = { colour = ["red"] }', "vary.colour: unknown key"),
+        ('vary = { layout = ["packed"] }', "vary.layout: Invalid enum value 'packed'; it must be"),
+        ('vary = { causal = ["no"] }', "vary.causal: Expected `bool`, got `str`"),
+        ("vary = { block_size = [] }", "vary.block_size: lists no value"),
+        ("vary = { score = [-1.0] }", "vary.score: Expected `float` > 0.0"),
+        ("vary = 3", "vary: Expected `object`, got `int`"),
+        (
+            "request = { head_sizes = 1 }",
+            "request.head_sizes: unknown key. Did you mean 'head_size'",
+        ),
+        (
+            'request = { head_size = "128" }',
+            "request.head_size: head_size is '128'; it must be an int",
+        ),
+        ("request = 3", "request: Expected `object`, got `int`"),
         ("vary = { block_size = [0] }", "block_size is 0"),
         ('level = "soon"', "level"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(tmp_path: Path, more: str, words: str) -> None:
     with pytest.raises(CaseError) as caught:
-        read(tmp_path, ROW.format(more=more))
+        row = re.sub("request *=.*", "", ROW) if more.startswith("request") else ROW
+        read(tmp_path, row.format(more=more))
     message = str(caught.value)
     assert words in message
-    assert "cases.toml: case 1 'a-case'" in message
+    assert "cases.toml: case 'a-case'" in message
     assert "\n" not in message
 
 
@@ -99,13 +115,27 @@ def test_lengths_that_cannot_be_are_refused(tmp_path: Path, kind: str, lengths: 
 
 
 def test_an_id_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaseError, match="there already"):
+    with pytest.raises(CaseError, match="taken by another case"):
         read(tmp_path, ROW.format(more="") * 2)
 
 
 def test_an_id_that_is_no_sentence_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="kebab-case"):
         read(tmp_path, ROW.format(more="").replace("a-case", "A case"))
+
+
+@pytest.mark.parametrize("text", ["case = 3", "case = [3]", "[case]\nid = 'a-case'"])
+def test_cases_of_another_shape_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CaseError, match="case: is not a list of tables; write"):
+        read(tmp_path, text)
+
+
+def test_a_blank_reason_and_a_batch_of_nothing_are_refused(tmp_path: Path) -> None:
+    text = ROW.format(more="")
+    with pytest.raises(CaseError, match="lengths: lists no request"):
+        read(tmp_path, text.replace("[[1, 5], [0, 0]]", "[]"))
+    with pytest.raises(CaseError, match="why: is empty; give"):
+        read(tmp_path, re.sub("why *= *.*", "why = ' '", text))
 
 
 def test_the_shipped_cases_are_unique_and_say_why() -> None:

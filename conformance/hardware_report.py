@@ -195,6 +195,7 @@ class HardwareReport:
             },
             "verdict": verdict.value,
             "message": message,
+            "fell_short": [],
             "source": source,
             "seconds": seconds,
             "environment_written": [],

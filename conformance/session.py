@@ -66,11 +66,11 @@ class ConformancePlugin:
         for tier, found in names.items():
             if not found and not tier_class(tier).header(self.settings):  # which may say why
                 raise settings_module.nothing_to_run(self.settings, tier)
-        known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
-        known += [f"{ROOT}::deviations::{name}" for name in Declared.names(self.settings)]
+        names["deviations"] = Declared.names(self.settings)
+        self._known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
         for wanted in self._ids:
-            if not any(_selects(wanted, nodeid) for nodeid in known):
-                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, known)}")
+            if not any(_selects(wanted, nodeid) for nodeid in self._known):
+                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, self._known)}")
 
     # --- where we are ----------------------------------------------------------------------------
 
@@ -159,16 +159,26 @@ class ConformancePlugin:
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         """Leave out what the command line does not name, so that pytest does not count it."""
         report = yield
-        if self._ids and isinstance(collector, Tier) and report.passed:
-            report.result = [
-                item for item in report.result if any(_selects(i, item.nodeid) for i in self._ids)
-            ]
+        if isinstance(collector, Tier) and report.passed:
+            report.result = [item for item in report.result if self._names(item.nodeid)]
         return report
 
     def _matrix(self, session: pytest.Session) -> Matrix:
         matrix = Matrix.from_parent(session, name=ROOT, nodeid=ROOT)
         matrix.plugin = self
         return matrix
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count the items of a tier that cannot be collected: the run ends without them."""
+        if report.failed and report.nodeid.startswith(f"{ROOT}::"):
+            lost = [n for n in self._known if _selects(report.nodeid, n) and self._names(n)]
+            self.results.select(lost)
+            words = report.longreprtext.strip().splitlines() or ["unknown"]
+            self._notes.append(f"{report.nodeid} cannot be collected: {words[-1]}")
+
+    def _names(self, nodeid: str) -> bool:
+        """Whether the command line names an item, as it does all if it names none."""
+        return not self._ids or any(_selects(wanted, nodeid) for wanted in self._ids)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what is to be run; an xdist controller collects nothing itself."""
@@ -319,11 +329,17 @@ class ConformancePlugin:
 
     # --- reporting -------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._pool is not None:
-            self._notes += self._pool.notes
-        self._close()
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        try:
+            if self._pool is not None:
+                self._notes += self._pool.notes
+            self._close()
+        finally:  # a fault in closing costs no result, neither here nor in other plugins' reports
+            self._finish(session)
+            yield
+
+    def _finish(self, session: pytest.Session) -> None:
         if self._is_worker:
             output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]  # xdist sets it
             output_to_controller["rocm_attn_notes"] = self._notes
@@ -344,17 +360,25 @@ class ConformancePlugin:
                 self._notes += tier_class(tier).when_interrupted(self.settings)
         session.exitstatus = self.results.exit_status(session.exitstatus)
         self._report = json_file.content(self)
-        try:
-            if self.settings.draft is not None:
-                rows = [row for row in self.results.rows if row["tier"] in TIERS]
-                output.write_draft(
-                    self.settings.draft, draft.render(rows, every_item(self.settings))
-                )
-            output.write(self.settings.reports, self._report)
-        except ReportError as error:
-            self._report_error = str(error)
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        errors = []
+        for write in (self._write_draft, self._write_reports):
+            try:
+                write()
+            except ReportError as error:
+                errors.append(str(error))
+        self._report_error = "; ".join(errors)
+        if errors and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write_draft(self) -> None:
+        if self.settings.draft is not None:
+            rows = [row for row in self.results.rows if row["tier"] in TIERS]
+            text = draft.render(rows, every_item(self.settings))
+            output.write_draft(self.settings.draft, text)
+
+    def _write_reports(self) -> None:
+        assert self._report is not None
+        output.write(self.settings.reports, self._report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -376,14 +400,16 @@ class ConformancePlugin:
         self._close()
 
     def _close(self) -> None:
-        while self._shared:
-            self._shared.popitem()[1].close(kill=self._end_pool)
-        self._end_pool()
+        with contextlib.ExitStack() as closing:  # all of it, whatever fails
+            closing.callback(self._end_pool)
+            for shared in self._shared.values():
+                closing.callback(shared.close, kill=self._end_pool)
+            self._shared.clear()
 
     def _end_pool(self) -> None:
         if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+            pool, self._pool = self._pool, None
+            pool.close()
 
 
 def _selects(wanted: str, nodeid: str) -> bool:

@@ -46,13 +46,14 @@ class Verdict(enum.StrEnum):
     def __new__(
         cls,
         value: str,
-        letter: str,
-        fails: bool,
-        category: str,
-        word: str,
-        colour: str,
-        meaning: str,
+        letter: str = "",
+        fails: bool = False,
+        category: str = "",
+        word: str = "",
+        colour: str = "",
+        meaning: str = "",
     ) -> Self:
+        # The defaults are for calls such as Verdict("pass"), which look a verdict up.
         self = str.__new__(cls, value)
         self._value_ = value
         self.letter, self.fails, self.category, self.word = letter, fails, category, word

@@ -150,7 +150,7 @@ class NumericsItem(ConformanceItem):
 
     def _ran(self) -> dict[str, Any]:
         """Return the details of a backend that was started."""
-        return self.known()["details"] | {"device": self.device, "allowance": self.allowance}
+        return {**self.known()["details"], "device": self.device, "allowance": self.allowance}
 
     def told(self, finding: Finding, case: Case) -> dict[str, Any]:
         """Return what a record says of a case and what came of it."""

@@ -20,6 +20,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.nodeid not in FAULTS, FAULTS.get(item.nodeid) in stops))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    if FAULTS.get(collector.nodeid) == "collect":
+        vars(collector)["collect"] = lambda: 1 / 0
+
+
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if FAULTS.get("the session") == "close":
+        plugin = session.config.pluginmanager.getplugin("rocm_attn_matrix")
+        plugin.shared(Stuck, Stuck)
+
+
+class Stuck:
+    """What a tier's items share, and cannot be closed."""
+
+    def close(self, **_: object) -> None:
+        raise RuntimeError("a fault in closing")
+
+
 def _fail_at(stage: str, item: pytest.Item) -> None:
     if FAULTS.get(item.nodeid) == stage:
         raise RuntimeError(f"a fault at {stage} of {item.name}")

@@ -36,7 +36,13 @@ level = "required"
 platform = {{ gfx = "gfx942" }}
 expect = {{ backend = "TRITON_ATTN" }}
 """
-DEVIATION = '[[deviation]]\nmatch = "grid::mla[gfx{}]"\nreason = "ours"\nlink = "#1"\n'
+DEVIATION = """
+[[deviation]]
+match = "grid::mla[gfx{}]"
+answer = "refusal"
+reason = "ours"
+link = "#1"
+"""
 # Four items of each tier: one for each stage, and one without a fault.
 ITEMS = {
     "documented": [f"row-{number}[gfx942]" for number in range(4)],
@@ -62,7 +68,7 @@ ITEMS = {
             "sinks-build-by-default",
         )
     ],
-    "deviations": [f"line-{line}" for line in (1, 5, 9, 13)],
+    "deviations": [f"line-{line}" for line in (2, 8, 14, 20)],
 }
 
 
@@ -188,7 +194,7 @@ def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: 
     return Reports(folder, done)
 
 
-SOME = pytest.param(("documented", "numerics", "deviations"), id="some tiers")
+SOME = pytest.param(("documented", "deviations"), id="two tiers")
 ALL = pytest.param(tuple(ITEMS), id="all tiers", marks=pytest.mark.slow)
 
 
@@ -220,7 +226,7 @@ def test_every_report_has_an_item_that_failed_at_any_stage_before_ctrl_c(
     assert reports.status == pytest.ExitCode.INTERRUPTED
 
 
-@pytest.mark.parametrize("tiers", [pytest.param(("documented", "deviations"), id="two tiers"), ALL])
+@pytest.mark.parametrize("tiers", [SOME, ALL])
 def test_every_report_has_an_item_whose_xdist_worker_was_lost(
     tmp_path: Path, tiers: tuple[str, ...]
 ) -> None:
@@ -256,6 +262,29 @@ def test_what_a_stopped_run_did_not_reach_is_counted_and_the_result_is_not_good(
     number = len(reports.json["not_run"])
     assert f"not run [{number}] the run ended before them: rocm-attn::" in reports.output
     assert reports.status == status
+
+
+def test_a_tier_that_cannot_be_collected_is_not_run_and_its_cause_is_noted(tmp_path: Path) -> None:
+    reports = run(
+        tmp_path,
+        ("documented", "deviations"),
+        {"rocm-attn::deviations": "collect"},
+        "--continue-on-collection-errors",
+    )
+    assert reports.json["totals"] == {"pass": 4}
+    assert reports.json["not_run"] == sorted(node("deviations", n) for n in ITEMS["deviations"])
+    reports.assert_adds_up(8)
+    for text in (reports.markdown, reports.html, reports.output):
+        assert "rocm-attn::deviations cannot be collected: " in text
+        assert "ZeroDivisionError" in text
+
+
+def test_a_fault_in_closing_costs_no_report(tmp_path: Path) -> None:
+    reports = run(tmp_path, ("documented",), {"the session": "close"})
+    assert "a fault in closing" in reports.output
+    assert reports.json["totals"] == {"pass": 4}
+    assert "4 items: 4 pass" in reports.markdown
+    assert reports.status != pytest.ExitCode.OK
 
 
 # As a bug or a broken machine would end them: nothing is injected.

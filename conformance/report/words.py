@@ -226,7 +226,8 @@ def headline(report: Mapping[str, Any]) -> str:
     parts = [f"{counts[verdict]:,} {verdict}" for verdict in verdicts if counts[verdict]]
     others = Counter(_kind(entry) for entry in report.get("declined") or ())
     others["not run"] = _not_run(report)
-    parts += [f"{number:,} {kind}" for kind, number in sorted(others.items()) if number]
+    kinds = ("declined", "skipped", "not run")
+    parts += [f"{others[kind]:,} {kind}" for kind in kinds if others[kind]]
     if not selected:
         return "no item was selected"
     return f"{selected:,} item{'' if selected == 1 else 's'}: {', '.join(parts)}"

@@ -102,6 +102,14 @@ class BackendInputError(RocmAttnError, ValueError):
     """A reference backend was given inputs that disagree; nothing was launched or written."""
 
 
+class CompileTimeoutError(RocmAttnError, TimeoutError):
+    """A compilation that took longer than it may; names the kernel, the target and the limit."""
+
+
+class UnwrittenTensorWarning(UserWarning):
+    """A CPU tensor that a kernel would have written, and that a dry launch leaves as it was."""
+
+
 class CodeObjectError(RocmAttnError, ValueError):
     """A file that is no AMDGPU code object, or assembly that lacks the kernel asked for."""
 

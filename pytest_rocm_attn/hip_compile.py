@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.dry_launch.code_object import (
     CodeObjectKernel,
     count_matrix_instructions,
@@ -26,7 +27,7 @@ from pytest_rocm_attn.dry_launch.code_object import (
     read_code_object,
 )
 from pytest_rocm_attn.dry_launch.record import Kernel
-from pytest_rocm_attn.errors import HipCompileError
+from pytest_rocm_attn.errors import CompileTimeoutError, HipCompileError
 from pytest_rocm_attn.gpu import Gpu
 
 INCLUDE = Path(__file__).parent / "dry_launch" / "hip_include"
@@ -42,6 +43,7 @@ def compile_hip(
     options: Sequence[str] = (),
     rocm: str | Path | None = None,
     compiler: str | Path | None = None,
+    timeout: float | None = None,
 ) -> tuple[Kernel, ...]:
     """Compile HIP device code for a target and return a record for each of its kernels.
 
@@ -56,15 +58,23 @@ def compile_hip(
         options: further options for clang, after ``-O3``.
         rocm: root of a ROCm tree whose headers and device libraries the source needs.
         compiler: a clang; None takes the first on PATH that knows the target.
+        timeout: seconds that it may take; None: those of ``--rocm-attn-compile-timeout``, else any.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
         HipCompileError: no clang knows the target, or it refuses the source (its own words).
+        CompileTimeoutError: it takes longer than it may.
     """
     gpu = Gpu(gpu) if isinstance(gpu, str) else gpu
     clang = str(compiler) if compiler is not None else find_compiler(gpu.gfx)
     compiled = compile_code_object(
-        source, gpu.gfx, defines=defines, options=options, rocm=rocm, compiler=clang
+        source,
+        gpu.gfx,
+        defines=defines,
+        options=options,
+        rocm=rocm,
+        compiler=clang,
+        timeout=timeout,
     )
     return tuple(
         Kernel.measure(
@@ -102,6 +112,7 @@ def compile_code_object(
     options: Sequence[str] = (),
     rocm: str | Path | None = None,
     compiler: str | Path | None = None,
+    timeout: float | None = None,
 ) -> Compiled:
     """Compile as compile_hip does, also for a target that hardware.toml does not describe.
 
@@ -110,8 +121,10 @@ def compile_code_object(
 
     Raises:
         HipCompileError: no clang knows the target, or it refuses the source (its own words).
+        CompileTimeoutError: it takes longer than it may.
     """
     clang = str(compiler) if compiler is not None else find_compiler(gfx)
+    limit = timeout if timeout is not None else compile_watch.limit()
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(source, Path):
             path = source
@@ -121,8 +134,11 @@ def compile_code_object(
         assembly, code = Path(folder, "kernel.s"), Path(folder, "kernel.o")
         macros = [f"-D{name}={value}" for name, value in (defines or {}).items()]
         headers = NO_ROCM if rocm is None else (f"--rocm-path={rocm}",)
-        _run(_compile(clang, gfx, path, assembly, *headers, *macros, "-O3", *options), gfx, clang)
-        _run(_assemble(clang, gfx, assembly, code), gfx, clang)
+        what = f"{path.name} for {gfx}"
+        command = _compile(clang, gfx, path, assembly, *headers, *macros, "-O3", *options)
+        with compile_watch.named(what):
+            _run(command, what, limit)
+            _run(_assemble(clang, gfx, assembly, code), what, limit)
         return Compiled(assembly.read_text(encoding="utf-8"), read_code_object(code.read_bytes()))
 
 
@@ -213,10 +229,15 @@ def _assemble(clang: str, gfx: str, assembly: Path, code: Path) -> list[str]:
     return [clang, *target, "-c", "-o", str(code), str(assembly)]
 
 
-def _run(command: list[str], gfx: str, clang: str) -> None:
+def _run(command: list[str], what: str, limit: float | None) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
     except OSError as error:
-        raise HipCompileError(f"{clang} cannot be run: {error}") from error
+        raise HipCompileError(f"{command[0]} cannot be run: {error}") from error
+    except subprocess.TimeoutExpired:
+        raise CompileTimeoutError(
+            f"compiling {what} by {command[0]} takes longer than the limit of {limit:g} s"
+            " (--rocm-attn-compile-timeout, or timeout=)"
+        ) from None
     if done.returncode:
-        raise HipCompileError(f"{clang} refuses the source for {gfx}:\n{done.stderr.strip()}")
+        raise HipCompileError(f"{command[0]} refuses the source, {what}:\n{done.stderr.strip()}")

@@ -342,6 +342,15 @@ OPTIONS = (
         listed=False,
     ),
     Option(
+        "compile-timeout",
+        "SECONDS",
+        "time that one compilation of a dry launch may take in this process (default: no limit)",
+        _SECONDS,
+        seconds,
+        "repeated",
+        listed=False,
+    ),
+    Option(
         "cell",
         "N",
         "grid: ask one cell of the named slice, by its number",

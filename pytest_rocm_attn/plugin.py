@@ -7,6 +7,7 @@ rewriting costs as much as compiling.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,7 @@ __all__ = [
     "rocm_select",
 ]
 
+_running: list[tuple[int, pytest.Config]] = []
 _MOCK: pytest.StashKey[MockRocm] = pytest.StashKey()
 
 # Those that act on tests; markers.py has what they do. The last three are short forms.
@@ -64,6 +66,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
 
 
+def running() -> pytest.Config | None:
+    """Return the configuration of the pytest run in this process; None in a process forked from it."""
+    process, config = _running[-1] if _running else (0, None)
+    return config if process == os.getpid() else None
+
+
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
@@ -73,6 +81,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, text in (_MARKERS | _LEVELS).items():
         config.addinivalue_line("markers", name + text)
     options.check(config)
+    _running.append((os.getpid(), config))
+    config.add_cleanup(_running.pop)
+    if seconds := options.value(config, "compile-timeout"):
+        from pytest_rocm_attn import compile_watch
+
+        config.add_cleanup(compile_watch.set_limit(seconds))
     if config.getoption("rocm_attn_conformance"):
         from pytest_rocm_attn.conformance.session import ConformancePlugin
 

@@ -4,7 +4,7 @@ from pytest_rocm_attn.dry_launch import dry_launch
 
 with dry_launch("gfx1201") as launches:
     attention(q, k, v)  # anyone's unmodified host code and @triton.jit kernels
-launches.assert_fit(spills=0)
+launches.assert_fits(spills=0)
 print(launches.table())
 """
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Start(Protocol):
     """What the fixture's value is."""
 
-    def __call__(self, gpu: str | Gpu | None = None) -> Launches: ...
+    def __call__(
+        self, gpu: str | Gpu | None = None, *, compile_timeout: float | None = None
+    ) -> Launches: ...
 
 
 def starter(request: pytest.FixtureRequest) -> Iterator[Start]:
@@ -35,8 +37,11 @@ def starter(request: pytest.FixtureRequest) -> Iterator[Start]:
     target = marks[0].args[0] if marks else None
     with contextlib.ExitStack() as stack:
 
-        def start(gpu: str | Gpu | None = None) -> Launches:
-            return stack.enter_context(dry_launch(target if gpu is None else gpu))
+        def start(
+            gpu: str | Gpu | None = None, *, compile_timeout: float | None = None
+        ) -> Launches:
+            gpu = target if gpu is None else gpu
+            return stack.enter_context(dry_launch(gpu, compile_timeout=compile_timeout))
 
         start.__name__ = "dry_launch"
         yield raises_at_the_call(start)

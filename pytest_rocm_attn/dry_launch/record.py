@@ -233,12 +233,16 @@ class Rejection:
 class Launches(Sequence[Launch]):
     """The launches of one ``dry_launch`` block, in order.
 
+    Args:
+        gfx: the target, for messages.
+
     Attributes:
         candidates: configurations that an autotuner tried and that fit.
         rejected: launches and candidates that Triton refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gfx: str) -> None:
+        self._gfx = gfx
         self._launches: list[Launch] = []
         self.candidates: list[Launch] = []
         self.rejected: list[Rejection] = []
@@ -262,20 +266,28 @@ class Launches(Sequence[Launch]):
     def __len__(self) -> int:
         return len(self._launches)
 
-    def assert_fit(self, **budgets: int) -> None:
-        """Assert that nothing was refused and that every launch keeps to the budgets.
+    def assert_fits(self, **budgets: int) -> None:
+        """Assert that there were launches, none was refused, and each keeps to the budgets.
 
         Args:
             budgets: as for ``Kernel.assert_fits``, applied to each launch.
 
         Raises:
-            AssertionError: the refusals, or the first launch over its budget.
+            AssertionError: there was no launch; or the refusals; or the first launch over its
+                budget.
         """
         __tracebackhide__ = True
         if self.rejected:
             raise AssertionError("\n".join(str(rejection) for rejection in self.rejected))
+        if not self:
+            raise AssertionError(
+                f"no Triton kernel was launched on {self._gfx}, so none was checked; launch it inside"
+                " the dry_launch block"
+            )
         for launch in self:
             launch.assert_fits(**budgets)
+
+    assert_fit = assert_fits  # its name until 0.1.0
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as a dict of JSON values, ``schema`` included."""

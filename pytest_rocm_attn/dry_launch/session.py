@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.dry_launch.code_object import count_matrix_instructions, read_code_object
 from pytest_rocm_attn.dry_launch.record import Launch, Launches, Rejection
-from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn.errors import MockArgumentError, MockError
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -20,19 +21,26 @@ OPTIONS = ("num_ctas", "waves_per_eu", "matrix_instr_nonkdim", "kpack", "schedul
 
 
 @contextlib.contextmanager
-def dry_launch(gpu: str | Gpu | None = None) -> Iterator[Launches]:
+def dry_launch(
+    gpu: str | Gpu | None = None, *, compile_timeout: float | None = None
+) -> Iterator[Launches]:
     """Compile, check and record every Triton kernel launched inside; execute none.
 
-    A kernel that does not fit raises Triton's own OutOfResources, as on the hardware. Tensors may
-    be CPU tensors (they are not written) or storage-less ones (``storageless``).
+    A kernel that does not fit raises Triton's own OutOfResources, as on the hardware, with a note
+    that names kernel and target. Tensors may be CPU tensors or storage-less ones (``storageless``).
+    A CPU tensor that a kernel would write stays as it is, which gives an UnwrittenTensorWarning.
 
     Args:
         gpu: target to compile for; None takes the GPU of the mock that is in force.
+        compile_timeout: seconds that one compilation may take, which is then tried in a forked
+            process first; longer ones raise CompileTimeoutError. None: the bound that is in force,
+            such as that of ``--rocm-attn-compile-timeout``, else none.
 
     Yields: the launches so far. Blocks nest; an outer one sees what an inner one sees.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
+        ValueError: compile_timeout is not a positive number.
         MockError: no target is given and none mocked; Triton is not installed, has no AMD
             backend, or interprets kernels (TRITON_INTERPRET=1).
     """
@@ -45,10 +53,18 @@ def dry_launch(gpu: str | Gpu | None = None) -> Iterator[Launches]:
                 "dry_launch() has no GPU: name one, as in dry_launch('gfx942'), or use it inside "
                 "a mocked ROCm platform"
             )
+    if compile_timeout is not None and not (
+        isinstance(compile_timeout, int | float) and compile_timeout > 0
+    ):
+        raise MockArgumentError(
+            f"compile_timeout is {compile_timeout!r}; it must be a positive number of seconds"
+        )
     with contextlib.ExitStack() as stack:
+        if compile_timeout is not None:
+            stack.callback(compile_watch.set_limit(compile_timeout))
         stack.callback(triton_driver.activate(Gpu(gpu) if isinstance(gpu, str) else gpu))
         _refuse_the_interpreter()
-        launches = Launches()
+        launches = Launches(gpu if isinstance(gpu, str) else gpu.gfx)
         stack.callback(triton_driver.listen(lambda event: launches.add(record(event))))
         yield launches
 

@@ -5,23 +5,27 @@ runs Triton's own checks against the target's limits; where the stock driver wou
 the GPU, this one tells whoever listens (``listen``). The driver's members are those of
 facts/mock-surface.md section 4.2.
 
-Three methods of Triton and one cache are wrapped meanwhile, because Triton keys what it caches by
+Four methods of Triton and one cache are wrapped meanwhile, because Triton keys what it caches by
 the number of the device and not by its architecture: ``JITFunction.run`` and ``Autotuner.run``, so
 that each kernel and autotuner has caches of its own per activation (and no timing of a kernel that
-never ran reaches the disk), ``CompiledKernel._init_handles``, so that a refused kernel is known,
-and ``max_shared_mem``. Nothing else of Triton is replaced.
+never ran reaches the disk), ``JITFunction._do_compile``, so that a long compilation is named and
+bounded, ``CompiledKernel._init_handles``, so that a refused kernel is known, and
+``max_shared_mem``. Nothing else of Triton is replaced.
 """
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn import compile_watch
+from pytest_rocm_attn.caller import warn_the_caller
+from pytest_rocm_attn.errors import CompileTimeoutError, MockError, UnwrittenTensorWarning
 from pytest_rocm_attn.mock.errors import unknown
 
 if TYPE_CHECKING:
@@ -257,12 +261,47 @@ class _Launcher:
             )
         if enter_hook is not None:
             enter_hook(launch_metadata)
+        self._warn_of_unwritten(args)
         call = _call.get()
         config = {} if call is None else call.config
         grid = (int(grid_x), int(grid_y), int(grid_z))
         _tell(Event(gpu, _kind.get(), name, config, grid, self._compiled))
         if exit_hook is not None:
             exit_hook(launch_metadata)
+
+    @functools.cached_property
+    def _written(self) -> frozenset[int] | None:
+        from pytest_rocm_attn.dry_launch.written import written_arguments
+
+        return written_arguments(self._compiled.asm.get("ttir", ""))
+
+    def _warn_of_unwritten(self, values: tuple[object, ...]) -> None:
+        """Warn the user's code of CPU tensors that the kernel would write: they stay as they are."""
+        from pytest_rocm_attn.dry_launch.written import runtime_arguments
+
+        arguments = enumerate(runtime_arguments(self._compiled.src.signature, values))
+        tensors = {n: name for n, (name, value) in arguments if _is_cpu_tensor(value)}
+        written = self._written
+        names = [name for n, name in tensors.items() if written is None or n in written]
+        if names:
+            may = "would" if written is not None else "may"
+            warn_the_caller(
+                f"{self._compiled.name} was compiled for {self._activation.gpu.gfx} and not run:"
+                f" {', '.join(names)} still hold{'s' * (len(names) == 1)} what it {may} overwrite;"
+                " give it storageless() tensors where the contents do not matter",
+                UnwrittenTensorWarning,
+                "triton",
+            )
+
+
+def _is_cpu_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")
+    return (
+        torch is not None
+        and isinstance(value, torch.Tensor)
+        and value.device.type == "cpu"
+        and not isinstance(value, _WithAddress)
+    )
 
 
 @dataclass
@@ -365,6 +404,7 @@ class _Triton:
         originals = {name: driver[name] for name in ("_active", "_default")}
         self._undo = [lambda: _restore(driver, originals)]
         self._replace(jit.JITFunction, "run", _run_kernel)
+        self._replace(jit.JITFunction, "_do_compile", _compile)
         self._replace(autotuner.Autotuner, "run", _run_autotuner)
         self._replace(compiler.CompiledKernel, "_init_handles", _init_handles)
         self._replace(compiler, "max_shared_mem", lambda cached: cached.__wrapped__)
@@ -410,6 +450,7 @@ def _run_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # whatever it is, it goes on to the caller
             grid = None if callable(call.grid) or warmup else _three(call.grid)
             name = self.__name__
+            error.add_note(f"kernel {_described(name, activation.gpu, call.config)}, by dry launch")
             _tell(Event(activation.gpu, kind, name, call.config, grid, call.refused, error))
             raise
         finally:
@@ -421,6 +462,33 @@ def _run_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
         return compiled
 
     return run
+
+
+def _compile(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``JITFunction._do_compile``: what takes long is named, and what takes too long ended."""
+
+    def compile(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _call.get()
+        config = {} if call is None else call.config
+        what = _described(self.__name__, _stack[-1].gpu, config) if _stack else self.__name__
+        limit = compile_watch.limit()
+        with compile_watch.named(what):
+            if limit is not None and not compile_watch.ends_within(
+                limit, lambda: original(self, *args, **kwargs)
+            ):
+                raise CompileTimeoutError(
+                    f"compiling {what} takes longer than the limit of {limit:g} s"
+                    " (--rocm-attn-compile-timeout, or dry_launch(..., compile_timeout=))"
+                )
+            return original(self, *args, **kwargs)
+
+    return compile
+
+
+def _described(name: str, gpu: Gpu, config: Mapping[str, Any]) -> str:
+    """Return a kernel, its target and its compile-time arguments in words."""
+    given = ", ".join(f"{key}={value}" for key, value in config.items())
+    return f"{name} for {gpu.gfx}" + (f" with {given}" if given else "")
 
 
 def _run_autotuner(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -528,6 +596,7 @@ def _check_triton(gpu: Gpu) -> None:
         )
     wanted = {
         "JITFunction.run": hasattr(jit.JITFunction, "run"),
+        "JITFunction._do_compile": hasattr(jit.JITFunction, "_do_compile"),
         "Autotuner.run": hasattr(autotuner.Autotuner, "run"),
         "CompiledKernel._init_handles": hasattr(compiler.CompiledKernel, "_init_handles"),
         "compiler.max_shared_mem": hasattr(getattr(compiler, "max_shared_mem", None), "__wrapped__")

@@ -126,7 +126,7 @@ def attend(problem: Problem) -> list[Launch]:
                 k_scale=scale,
                 v_scale=scale,
             )
-    launches.assert_fit()
+    launches.assert_fits()
     return [launch for launch in launches if launch.name == "_attention_kernel"]
 
 

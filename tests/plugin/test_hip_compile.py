@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.errors import HipCompileError, UnknownGpuError
+from pytest_rocm_attn import compile_watch
+from pytest_rocm_attn.errors import CompileTimeoutError, HipCompileError, UnknownGpuError
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.hip_compile import compile_hip, compiler_version, find_compiler
 
@@ -159,7 +160,9 @@ def test_a_file_is_compiled_where_it_lies(tmp_path: Path) -> None:
 
 def test_an_error_in_the_source_is_shown_with_its_line() -> None:
     needs_clang("gfx942")
-    with pytest.raises(HipCompileError, match=r"refuses the source for gfx942:\n.*kernel\.hip:1:"):
+    with pytest.raises(
+        HipCompileError, match=r"refuses the source, kernel\.hip for gfx942:\n.*kernel\.hip:1:"
+    ):
         compile_hip("no code", "gfx942")
 
 
@@ -214,6 +217,25 @@ def test_the_newest_that_knows_the_target_is_taken(
 def test_a_compiler_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(HipCompileError, match="no-clang cannot be run: .*No such file"):
         compile_hip(SCALE, "gfx942", compiler=tmp_path / "no-clang")
+
+
+def test_a_compiler_that_takes_too_long_is_named_while_it_runs_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(compile_watch, "SLOW", 0.1)
+    monkeypatch.setattr(compile_watch, "say", said.append)
+    source = tmp_path / "attention.hip"
+    source.write_text(SCALE)
+    clang = script(tmp_path / "clang", "exec sleep 20")
+    words = f"attention.hip for gfx942 by {clang} takes longer than the limit of 0.5 s"
+    with pytest.raises(CompileTimeoutError, match=words):
+        compile_hip(source, "gfx942", compiler=clang, timeout=0.5)
+    assert said[0].startswith("rocm-attn: still compiling attention.hip for gfx942, for ")
+    forget = compile_watch.set_limit(0.4)
+    with pytest.raises(CompileTimeoutError, match="the limit of 0.4 s"):
+        compile_hip(source, "gfx942", compiler=clang)
+    forget()
 
 
 def test_a_compiler_without_a_version_goes_by_its_name(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ REPEATED = {
     "examples": "7",
     "budget": "1000",
     "grid-budget": "1000",
+    "compile-timeout": "600",
     "fresh": True,
 }
 INVALID = {
@@ -77,6 +78,7 @@ INVALID = {
     "budget": ("", "0", "nan", "soon"),
     "example": ("", "{", "[]", "1"),
     "grid-budget": ("", "0", "-5"),
+    "compile-timeout": ("", "0", "long"),
     "cell": ("", "-1", "x"),
 }
 ANY_TEXT = {"deviations"}  # a file's name, or nothing at all

@@ -24,7 +24,7 @@ def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
             launches = dry_launch()
             launch()
             assert [record.gfx for record in launches] == ["gfx1201"]
-            launches.assert_fit(spills=0)
+            launches.assert_fits(spills=0)
 
         @pytest.mark.rocm_attn_dry_launch("gfx1201")
         def test_the_call_overrules_the_marker(dry_launch):
@@ -44,7 +44,7 @@ def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
         def test_over_budget(dry_launch):
             launches = dry_launch("gfx942")
             launch()
-            launches.assert_fit(vgprs=0)
+            launches.assert_fits(vgprs=0)
     """)
     # In a process of its own: torch cannot be imported twice in one.
     result = pytester.runpytest_subprocess("-p", "no:randomly")

@@ -112,7 +112,7 @@ def test_a_workgroup_that_finds_no_room_does_not_fit() -> None:
 
 
 def test_launches_are_a_sequence_without_candidates_and_refusals() -> None:
-    launches = Launches()
+    launches = Launches("gfx942")
     for record in (launch(), launch(kind="candidate"), launch(kind="warmup"), rejection(None)):
         launches.add(record)
     assert [record.kind for record in launches] == ["launch", "warmup"]
@@ -121,22 +121,34 @@ def test_launches_are_a_sequence_without_candidates_and_refusals() -> None:
     assert len(launches.rejected) == 1
 
 
+def test_without_a_launch_nothing_fits() -> None:
+    launches = Launches("gfx942")
+    for check in (launches.assert_fits, launches.assert_fit):
+        with pytest.raises(AssertionError, match="^no Triton kernel was launched on gfx942"):
+            check(spills=0)
+    launches.add(launch(kind="candidate"))
+    with pytest.raises(AssertionError, match="no Triton kernel was launched"):
+        launches.assert_fits()
+    launches.add(launch(kind="warmup"))
+    launches.assert_fits()
+
+
 def test_a_refusal_fails_the_whole_block() -> None:
-    launches = Launches()
+    launches = Launches("gfx942")
     launches.add(launch())
-    launches.assert_fit(spills=4)
+    launches.assert_fits(spills=4)
     with pytest.raises(AssertionError, match="spills is 4"):
-        launches.assert_fit(spills=0)
+        launches.assert_fits(spills=0)
     launches.add(rejection(None))
     with pytest.raises(AssertionError) as caught:
-        launches.assert_fit()
+        launches.assert_fits()
     assert str(caught.value) == (
         "attention on gfx1201 (Triton 3.6.0) with BLOCK=256, num_warps=8: OutOfResources: too much"
     )
 
 
 def test_the_table_has_a_row_per_launch_and_says_what_was_refused() -> None:
-    launches = Launches()
+    launches = Launches("gfx942")
     launches.add(launch())
     launches.add(launch(kind="candidate", occupancy=None, matrix_instructions=None))
     launches.add(rejection(launch()))
@@ -190,7 +202,7 @@ def test_kernels_that_were_never_launched_have_a_table_too() -> None:
 
 
 def test_the_json_holds_every_field_and_survives_any_constexpr() -> None:
-    launches = Launches()
+    launches = Launches("gfx942")
     launches.add(launch(constexprs={"BLOCK": 64, "DTYPE": complex(1, 2), "PAIR": (1, "a")}))
     launches.add(launch(kind="candidate"))
     launches.add(rejection(launch()))

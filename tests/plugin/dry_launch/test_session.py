@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +16,24 @@ import torch
 import triton
 import triton.language as tl
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
+from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.dry_launch import dry_launch, storageless
-from pytest_rocm_attn.errors import MockError, UnknownGpuError
+from pytest_rocm_attn.errors import (
+    CompileTimeoutError,
+    MockArgumentError,
+    MockError,
+    UnknownGpuError,
+    UnwrittenTensorWarning,
+)
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock import MockRocm
 from pytest_rocm_attn.mock.triton_driver import activate, current_gpu
+
+# Most launches here are of small CPU tensors, whose contents say nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest_rocm_attn.errors.UnwrittenTensorWarning")
 
 GATHERED = 32768  # tl.gather keeps its source in LDS: 32768 fp32 are 131072 bytes
 
@@ -107,7 +119,7 @@ def test_a_launch_is_recorded_and_not_executed() -> None:
     }
     assert launch.lds_bytes == 0 and launch.lds_limit == 65536
     assert launch.spills == 0 and launch.matrix_instructions == {}
-    launches.assert_fit(spills=0, scratch_bytes=0)
+    launches.assert_fits(spills=0, scratch_bytes=0)
 
 
 def test_what_triton_specialises_is_among_the_constexprs() -> None:
@@ -187,7 +199,72 @@ def test_a_kernel_over_the_lds_limit_raises_tritons_own_error_and_fits_a_larger_
     assert rejection.error == f"OutOfResources: {caught.value}"
     assert rejection.config == {"SIZE": GATHERED, "num_warps": 8}
     assert [launch.lds_bytes for launch in launches] == [131072]
-    launches.assert_fit()
+    launches.assert_fits()
+
+
+def test_a_refusal_names_kernel_and_target_beside_tritons_own_words() -> None:
+    with dry_launch("gfx1201"), pytest.raises(OutOfResources) as caught:
+        gather[(1,)](*gather_arguments(), SIZE=GATHERED, num_warps=8)
+    error = caught.value
+    assert type(error) is OutOfResources
+    assert str(error) == str(OutOfResources(131072, 65536, "shared memory"))
+    note = "kernel gather for gfx1201 with SIZE=32768, num_warps=8, by dry launch"
+    assert error.__notes__ == [note]
+    with dry_launch("gfx942"), pytest.raises(CompilationError) as failed:
+        broken[(1,)](storageless([1], torch.float32))
+    assert failed.value.__notes__ == ["kernel broken for gfx942, by dry launch"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cpu_tensor_that_stays_unwritten_is_said_at_the_launch() -> None:
+    x, y = torch.ones(64), torch.zeros(64)
+    nowhere = storageless([64], torch.float32)
+    with dry_launch("gfx942"):
+        with pytest.warns(UnwrittenTensorWarning) as caught:
+            double[(1,)](x, y, 64, BLOCK=64)
+        line = sys._getframe().f_lineno - 1
+        double[(1,)](x, nowhere, 64, BLOCK=64)  # what is only read needs no word
+        double.warmup(x, y, 64, BLOCK=64, grid=(1,))
+    (warning,) = caught
+    assert str(warning.message).startswith(
+        "double was compiled for gfx942 and not run: y_ptr still holds what it would overwrite;"
+    )
+    assert (warning.filename, warning.lineno) == (__file__, line)
+
+
+@pytest.fixture
+def slow_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's compiler takes 20 seconds longer."""
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", lambda **_: time.sleep(20))
+
+
+@pytest.mark.usefixtures("slow_compiler")
+def test_a_compilation_that_takes_too_long_is_ended_and_says_what_it_was() -> None:
+    start = time.monotonic()
+    with dry_launch("gfx950", compile_timeout=0.2) as launches:
+        with pytest.raises(
+            CompileTimeoutError, match=r"^compiling double for gfx950 with BLOCK=32"
+        ):
+            double[(1,)](storageless([64], torch.float32), torch.ones(64), 64, BLOCK=32)
+        with dry_launch("gfx942"), pytest.raises(CompileTimeoutError, match="the limit of 0.2 s"):
+            double[(1,)](storageless([64], torch.float32), torch.ones(64), 64, BLOCK=32)
+    assert time.monotonic() - start < 20
+    assert [rejection.gfx for rejection in launches.rejected] == ["gfx950", "gfx942"]
+    assert compile_watch.limit() is None
+
+
+def test_a_compilation_within_its_time_is_as_without_a_limit() -> None:
+    with dry_launch("gfx950", compile_timeout=300) as launches:
+        double[(1,)](storageless([64], torch.float32), torch.ones(64), 64, BLOCK=128)
+        with pytest.raises(CompilationError, match="no_such_function"):
+            broken[(1,)](storageless([1], torch.float32))
+    assert [launch.name for launch in launches] == ["double"]
+    for wrong in (0, -1, float("nan"), "5"):
+        with (
+            pytest.raises(MockArgumentError, match="positive number of seconds"),
+            dry_launch("gfx950", compile_timeout=wrong),  # type: ignore[arg-type]
+        ):
+            pass
 
 
 def test_a_repeated_refusal_is_recorded_again() -> None:
@@ -216,7 +293,7 @@ def test_every_configuration_of_an_autotuned_kernel_is_compiled() -> None:
     assert "Required: 131072, Hardware limit: 65536" in rejection.error
     assert [launch.constexprs["SIZE"] for launch in launches] == [256]  # the first that fits
     with pytest.raises(AssertionError, match=r"gather on gfx1201 .*SIZE=32768.*Required: 131072"):
-        launches.assert_fit()
+        launches.assert_fits()
 
 
 def test_an_autotuner_asked_again_tries_nothing_again(compilations: list[bool]) -> None:

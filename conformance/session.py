@@ -317,9 +317,11 @@ class ConformancePlugin:
             results.report_teardown(self.config, report)
 
     def summaries(self) -> list[Summary]:
-        """Return what each tier that is better told as a whole came to, but for items in error."""
+        """Return the result of each tier that is better told as a whole, of what it has looked at."""
         found = []
-        judged = [row for row in self.results.rows if row["verdict"] != Verdict.ERROR]
+        # An item that failed before it looked at anything has no details.
+        rows = self.results.rows
+        judged = [row for row in rows if row["verdict"] != Verdict.ERROR or row["details"]]
         for tier in self.settings.tiers:
             of_tier = [row for row in judged if row["tier"] == tier]
             told = tier_class(tier).summary(of_tier) if of_tier else None

@@ -44,8 +44,8 @@ def explain(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         asked = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
-        notes = {"note": note or None, "doubts": doubtful}
-        print_json(answer | notes | asked | {"trace": steps})
+        noted = {"note": note or None, "doubts": doubtful}
+        print_json(answer | noted | asked | {"trace": steps})
         return code
     table = aligned([(s.rule, s.answer, f"{s.reason}  [{s.source}]") for s in trace])
     notes = [*([note] if note else []), *(f"note: {doubt}" for doubt in doubtful)]

@@ -211,6 +211,21 @@ def test_a_number_beyond_the_slice_is_told_in_one_line(run: Run) -> None:
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_a_slice_that_the_time_limit_stopped_is_not_judged(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    """Not even as a broken promise: what was not looked at neither holds nor fails."""
+    entry = DEVIATION.format(match="attention-types", answer="ROCM_AITER_FA")
+    pytester.makefile(".toml", ours=entry)
+    result = run("--rocm-attn-grid-budget=1e-6", "--rocm-attn-deviations=ours.toml", selector="")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (row,) = report(pytester)["rows"]
+    assert row["verdict"] == "error"
+    assert row["message"].startswith("not judged: ")
+    assert row["details"]["counts"]["unanswered"] > 0
+    result.stdout.fnmatch_lines(["*cells were not reached within the budget*"])
+
+
 @pytest.mark.slow
 def test_what_an_earlier_run_did_not_finish_is_not_asked_again(
     run: Run, pytester: pytest.Pytester

@@ -255,14 +255,14 @@ def test_the_printed_command_carries_every_option_and_repeats_the_verdict(
 
 def test_workers_of_xdist_print_the_command_that_the_user_gave(tmp_path: Path) -> None:
     write_files(tmp_path)
-    given = (
+    given: tuple[str, ...] = (
         "-p",
         "no:randomly",
         "-o",
         "rocm_attn_strict=true",
         "--rocm-attn-selector=ours.platform:select",
     )
-    given = (*given, "--rocm-attn-contract=our contract.toml")
+    given += ("--rocm-attn-contract=our contract.toml",)
     alone, many = ran(tmp_path, *given), ran(tmp_path, *given, "-n", "1")
     assert len(failing(alone)) == 2
     assert [row["again"] for row in failing(alone)] == [row["again"] for row in failing(many)]

@@ -31,7 +31,7 @@ def is_refusal(error: BaseException) -> bool:
     """
     if not isinstance(error, _KINDS) or isinstance(error, _NO_REFUSAL):
         return False
-    return not any(map(_is_failed_import, _chain(error))) or bool(_ASKED.search(text_of(error)))
+    return not any(map(_is_failed_import, chain(error))) or bool(_ASKED.search(text_of(error)))
 
 
 def text_of(error: BaseException) -> str:
@@ -42,7 +42,7 @@ def text_of(error: BaseException) -> str:
         return f"(no message: its __str__ raised {type(raised).__name__})"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and those behind it, as a traceback shows them."""
     seen: set[int] = set()
     following: BaseException | None = error

@@ -23,7 +23,7 @@ from pytest_rocm_attn.conformance.report import draft, json_file, output, termin
 from pytest_rocm_attn.conformance.results import Results
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.conformance.verdict import Verdict
-from pytest_rocm_attn.conformance.workers import Pool, WorkerError
+from pytest_rocm_attn.conformance.workers import Pool, WorkerError, probing
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
@@ -227,12 +227,17 @@ class ConformancePlugin:
         if self._is_worker or self.config.getoption("collectonly"):
             return
         firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
-        question = next((first for first in firsts if first is not None), None)
-        if question is None:
+        questions = [first for first in firsts if first is not None]
+        if not questions:
             return
+        if self.settings.machine is None:
+            questions += probing(question.gpu.gfx for question in questions)
         self._pool = Pool(self.settings.subject)
         try:
-            self._pool.probe(question)
+            self._pool.probe(questions)
+            if self.settings.against is not None:
+                with contextlib.closing(Pool(self.settings.against, lanes=1)) as other:
+                    other.probe(questions)
         except (SelectorError, WorkerError) as error:
             self._close()
             raise pytest.UsageError(str(error)) from None

@@ -16,10 +16,8 @@ from pytest_rocm_attn.conformance.grid.cover import Table
 from pytest_rocm_attn.conformance.grid.evaluate import Evaluator, parts_of
 from pytest_rocm_attn.conformance.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.report.json_file import selector_record, tool_version
-from pytest_rocm_attn.conformance.workers import Pool, Question
+from pytest_rocm_attn.conformance.workers import Pool, probing
 from pytest_rocm_attn.errors import BaselineError
-from pytest_rocm_attn.gpu import Gpu
-from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +54,7 @@ def record(
     """
     pool = Pool(subject, lanes=1)
     try:
-        pool.probe(Question.of(Gpu(grid.slices[0].gfx), {}, Request()))
+        pool.probe(probing(part.gfx for part in grid.slices))
         evaluator = Evaluator(pool, budget=math.inf, cells=grid.cells, lanes=lanes)
         try:
             evaluator.submit(grid.slices)

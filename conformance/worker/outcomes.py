@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.refusal import is_refusal, text_of
+from pytest_rocm_attn.conformance.refusal import chain, is_refusal, text_of
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ def ask(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
 def ask_and_keep(
     adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
 ) -> tuple[Outcome, object]:
-    """Return the outcome, and what was answered or raised, which may tell how it came about."""
+    """Return the outcome, and what was answered or raised, which may say how it came about."""
     try:
         return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
     except BaseException as error:  # noqa: BLE001  even SystemExit is the selector's answer
-        outcome = outcome_of(error)
-        return outcome, error if isinstance(outcome, Rejected) else None
+        return outcome_of(error), error
 
 
 def outcome_of(error: BaseException) -> Rejected | Crashed:
@@ -39,6 +38,26 @@ def outcome_of(error: BaseException) -> Rejected | Crashed:
     if is_refusal(error):
         return Rejected(type(error).__name__, text_of(error)[:_TRACEBACK_LIMIT])
     return crashed(error)
+
+
+def failed_import(error: object) -> tuple[str, str] | None:
+    """Return the import that failed and is behind an exception; None if none is.
+
+    Returns:
+        The module that was to be imported, and the one that imports it; "" for what is not known.
+    """
+    if not isinstance(error, BaseException):
+        return None
+    for each in chain(error):
+        if isinstance(each, ImportError):
+            homes = [
+                str(frame.f_globals.get("__name__", ""))
+                for frame, _ in traceback.walk_tb(each.__traceback__)
+            ]
+            ours = ("importlib", "pytest_rocm_attn")
+            homes = [home for home in homes if home.partition(".")[0] not in ours]
+            return str(each.name or ""), homes[-1] if homes else ""
+    return None
 
 
 def crashed(error: BaseException) -> Crashed:

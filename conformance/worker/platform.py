@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pytest_rocm_attn.conformance.worker.environment import (
     set_environment,
 )
 from pytest_rocm_attn.conformance.worker.neutral import neutral_modules
-from pytest_rocm_attn.conformance.worker.outcomes import crashed
+from pytest_rocm_attn.conformance.worker.outcomes import crashed, failed_import
 from pytest_rocm_attn.conformance.worker.questions import refresh
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.worker.channel import Channel
 
 
-def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, EnvironmentReads]:
+def open_platform(
+    channel: Channel, message: Mapping[str, Any]
+) -> tuple[adapters.Adapter, EnvironmentReads]:
     """Enter the mocked platform, import the selector, and find its adapter."""
     gpu = Gpu(message["gfx"], Aiter(message["aiter"]), Amdsmi(message["amdsmi"]))
     evidence = message["evidence"]
@@ -40,25 +43,31 @@ def open_platform(message: Mapping[str, Any]) -> tuple[adapters.Adapter, Environ
         adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
         if evidence == "mock":
             startup.runtime_calls = machine.runtime_calls
+        # From here on the selector is asked, so that what becomes of this process is not its import.
+        channel.send(imported=True)
         if message["prepare"]:
-            adapter.prepare(gpu)
+            # Whatever is wrong here is wrong again, and judged, when a question asks.
+            with contextlib.suppress(BaseException):
+                adapter.prepare(gpu)
     return adapter, reads
 
 
 def platform_ready(channel: Channel, message: Mapping[str, Any]) -> adapters.Adapter | None:
     """Open the platform and say so, or say why it cannot be."""
     try:
-        adapter, reads = open_platform(message)
+        adapter, reads = open_platform(channel, message)
     except SelectorError as error:
         channel.send(unusable=str(error))
     except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
         outcome = crashed(error)
-        channel.send(failed=outcome.traceback, error=outcome.error)
+        channel.send(
+            failed=outcome.traceback, error=outcome.error, failed_import=failed_import(error)
+        )
     else:
         channel.send(
             ready=True,
             reads=reads.values,
-            refreshes=refresh(adapter)[0],
+            refreshes=message["refresh"] and refresh(adapter)[0],
             neutral=neutral_modules(message["selector"]),
         )
         return adapter

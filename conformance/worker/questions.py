@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.grid.cells import answer_cells
 from pytest_rocm_attn.conformance.trace import steps_of
 from pytest_rocm_attn.conformance.worker.environment import set_environment
-from pytest_rocm_attn.conformance.worker.outcomes import ask_and_keep, crashed
+from pytest_rocm_attn.conformance.worker.outcomes import ask_and_keep, crashed, failed_import
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.outcome import Crashed, to_wire
 from pytest_rocm_attn.request import Request
@@ -103,7 +103,9 @@ def _answer_under_one_environment(
 
             outcome = asking.ANSWERS[kind](adapter, request, environ, gpu, detail)
         seconds = time.perf_counter() - start
-        trace = steps_of(told)
+        # A crash has no trace, and an answer has no import behind it that failed.
+        trace = () if isinstance(outcome, Crashed) else steps_of(told)
+        failed = failed_import(told) if isinstance(outcome, Crashed) else None
         if os.getpid() != process:
             os._exit(0)  # the selector forked, and this is its child: the parent answers
         written = sorted(
@@ -119,4 +121,5 @@ def _answer_under_one_environment(
             seconds=seconds,
             written=written,
             trace=trace,
+            failed_import=failed,
         )

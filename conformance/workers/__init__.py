@@ -10,6 +10,15 @@ from pytest_rocm_attn.conformance.workers.bulk import Bulk
 from pytest_rocm_attn.conformance.workers.interview import Interview
 from pytest_rocm_attn.conformance.workers.pool import Pool
 from pytest_rocm_attn.conformance.workers.processes import WorkerError
-from pytest_rocm_attn.conformance.workers.question import Observation, Question, Subject
+from pytest_rocm_attn.conformance.workers.question import Observation, Question, Subject, probing
 
-__all__ = ["Bulk", "Interview", "Observation", "Pool", "Question", "Subject", "WorkerError"]
+__all__ = [
+    "Bulk",
+    "Interview",
+    "Observation",
+    "Pool",
+    "Question",
+    "Subject",
+    "WorkerError",
+    "probing",
+]

@@ -7,7 +7,7 @@ import queue
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.workers.processes import UnreadableError, WorkerError
-from pytest_rocm_attn.conformance.workers.question import Group, Observation, Question
+from pytest_rocm_attn.conformance.workers.question import FailedImport, Group, Observation, Question
 from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut, from_wire
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def ask(
     while remaining:
         if platform.process.ended:
             platforms.reopen(platform)
-        process = platform.answering_process()
+        process = platforms.answering_process(platform)
         process.send(unset=list(platform.environ), refresh=refresh, groups=as_messages(remaining))
         questions = [question for _, question in remaining]
         answered, failure = listen(
@@ -113,6 +113,7 @@ def _observation(message: Mapping[str, Any]) -> Observation:
             message["seconds"],
             tuple(message["written"]),
             tuple(map(tuple, message["trace"])),
+            FailedImport(*failed) if (failed := message.get("failed_import")) else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableError(f"its process sent what is not an answer: {message!r:.80}") from error

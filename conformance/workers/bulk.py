@@ -68,7 +68,7 @@ class Bulk:
         if platform.process.ended:
             self._platforms.reopen(platform)
         subject = self._platforms.subject
-        process = platform.answering_process()
+        process = self._platforms.answering_process(platform)
         refresh = platform.refreshes and not subject.pure
         process.send(unset=list(platform.environ), refresh=refresh, cells=cells)
         try:

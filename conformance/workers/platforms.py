@@ -14,6 +14,7 @@ from pytest_rocm_attn.conformance.workers.processes import (
     WorkerError,
     WorkerProcess,
 )
+from pytest_rocm_attn.conformance.workers.question import FailedImport, Observation
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.workers.question import Subject
     from pytest_rocm_attn.gpu import Gpu
 
+_NOTHING = Observation(Died(None, 0))  # what ended the process once it was imported, twice
 _OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
 
 
@@ -50,10 +52,6 @@ class Platform:
     forks: ForkServer | None
     interviews: int = 0
     answered: bool = False
-
-    def answering_process(self) -> WorkerProcess:
-        """Return a process to put questions to: a fork, or the one that there is."""
-        return self.forks.fork() if self.forks else self.process
 
     def end(self) -> None:
         self.process.end(kill=True)
@@ -88,6 +86,8 @@ class Platforms:
         self.busy: set[Gpu] = set()
         self.changed = threading.Condition()
         self._kept: list[Platform] = []  # least recently used first
+        # Imports that failed: GPU and environment, or GPU and None where it hung.
+        self._failed: dict[tuple[Gpu, tuple[tuple[str, str], ...] | None], Observation] = {}
 
     @contextlib.contextmanager
     def claimed(self, gpu: Gpu) -> Iterator[None]:
@@ -112,24 +112,11 @@ class Platforms:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    def probe(self, gpu: Gpu, environ: Mapping[str, str]) -> None:
-        """Import the selector on a platform, and keep it.
-
-        Raises:
-            SelectorError: it cannot be imported, or is no selector. One line.
-        """
-        opened = self._import(gpu, environ, prepare=True)
-        if isinstance(opened, Platform):
-            with self.changed:
-                self._kept.append(opened)
-            return
-        why = str(opened)
-        if isinstance(opened, Crashed):
-            why = opened.traceback.strip().rpartition("\n")[2]
-        raise SelectorError(f"selector {self.subject.selector!r} cannot be imported: {why}")
-
     def open(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
         """Import the selector on a platform under an environment, for the caller alone.
+
+        An import that failed is not tried again under the same environment; one that hung is not
+        tried again on the platform.
 
         Args:
             gpu: the platform.
@@ -139,36 +126,74 @@ class Platforms:
         Returns:
             The platform, for the caller to end; or what the import came to.
         """
+        opened = self.open_or_fail(gpu, environ, prepare=prepare)
+        return opened if isinstance(opened, Platform) else opened.outcome
+
+    def open_or_fail(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
+    ) -> Platform | Observation:
+        """Return as open() does, but with a failed import as an observation."""
+        keys = (gpu, None), (gpu, tuple(sorted(environ.items())))
+        for key in keys:
+            if key in self._failed:
+                return self._failed[key]
         try:
-            return self._import(gpu, environ, prepare=prepare)
+            opened = self._import(gpu, environ, prepare=prepare)
         except SelectorError as error:
-            return Crashed(type(error).__name__, f"{type(error).__name__}: {error}")
+            opened = Observation(Crashed(type(error).__name__, f"{type(error).__name__}: {error}"))
+        if not isinstance(opened, Platform):
+            self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened
+        return opened
 
     def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
         """Import the selector on a platform, and keep it for the questions to come."""
         opened = self.open(gpu, environ, prepare=True)
-        return self._used(opened) if isinstance(opened, Platform) else opened
+        return self.keep(opened) if isinstance(opened, Platform) else opened
 
     def reopen(self, platform: Platform) -> None:
-        """Import the selector anew where its process has ended, if there is no fork to replace it.
+        """Import the selector again where the process that did has ended.
 
         Raises:
             WorkerError: it could be imported before, and now cannot.
         """
-        if platform.forks:
-            return
         reopened = self.open(platform.gpu, platform.environ, prepare=True)
         if not isinstance(reopened, Platform):
             raise WorkerError(f"the selector's process could not be restarted: {reopened}")
-        platform.process = reopened.process
+        platform.process, platform.forks = reopened.process, reopened.forks
 
-    def _import(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
-        subject, limit = self.subject, self.launcher.import_limit
-        if subject.machine not in (None, gpu) and not subject.pure:
+    def answering_process(self, platform: Platform) -> WorkerProcess:
+        """Return a process to put questions to: a fork of the one that imported, or that itself.
+
+        Raises:
+            WorkerError: the process that imported has ended and cannot be replaced.
+        """
+        if platform.forks is not None:
+            try:
+                return platform.forks.fork()
+            except WorkerError:
+                # Something that the selector left behind has ended it.
+                with contextlib.suppress(WorkerError):
+                    platform.end()
+                self.reopen(platform)
+        return platform.forks.fork() if platform.forks else platform.process
+
+    def _import(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
+    ) -> Platform | Observation:
+        """Import the selector; where it takes the process down when it is prepared, without that."""
+        if self.subject.machine not in (None, gpu) and not self.subject.pure:
             raise WorkerError(
                 f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
-                f" {subject.machine.gfx} with aiter {subject.machine.aiter}"
+                f" {self.subject.machine.gfx} with aiter {self.subject.machine.aiter}"
             )
+        opened = self._import_once(gpu, environ, prepare=prepare, refresh=True)
+        return opened or self._import_once(gpu, environ, prepare=False, refresh=False) or _NOTHING
+
+    def _import_once(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool, refresh: bool
+    ) -> Platform | Observation | None:
+        """Return as _import() does; None where the process ended once the selector was imported."""
+        subject, limit = self.subject, self.launcher.import_limit
         process = self.launcher.start()
         process.send(
             gfx=gpu.gfx,
@@ -178,12 +203,15 @@ class Platforms:
             evidence=subject.evidence,
             selector=subject.selector,
             prepare=prepare,
+            refresh=refresh,
         )
+        imported = False
         try:
-            message = process.receive(limit)
+            while (message := process.receive(limit)) is not None and "imported" in message:
+                imported = True
         except queue.Empty:
             process.end(kill=True)
-            return TimedOut(limit)
+            return None if imported else Observation(TimedOut(limit))
         if message is not None and "ready" in message:
             self.launcher.preload(message["neutral"])
             forks = None
@@ -191,12 +219,16 @@ class Platforms:
                 forks = ForkServer(process.connection, process)
             reads, refreshes = message["reads"], message["refreshes"]
             return Platform(gpu, dict(environ), reads, refreshes, process, forks)
-        died = process.end(kill=False)
+        died = process.end(kill=message is not None)
         if message is None:
-            return died or Died(None, 0)
+            return None if imported else Observation(died or Died(None, 0))
         if "unusable" in message:
             raise SelectorError(message["unusable"])
-        return Crashed(message["error"], message["failed"])
+        failed = message["failed_import"]
+        return Observation(
+            Crashed(message["error"], message["failed"]),
+            failed_import=FailedImport(*failed) if failed else None,
+        )
 
     # --- keeping ----------------------------------------------------------------------------------
 
@@ -204,21 +236,21 @@ class Platforms:
         """Return what is kept of a platform, whatever it was imported under."""
         with self.changed:
             found = next((p for p in self._kept if p.gpu == gpu), None)
-        return self._used(found) if found else None
+        return self.keep(found) if found else None
 
     def fitting(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | None:
         """Return a kept one whose imports would have run the same under the environment."""
         with self.changed:
             mine = [platform for platform in self._kept if platform.gpu == gpu]
         found = next((p for p in mine if self.subject.pure or p.serves(environ)), None)
-        return self._used(found) if found else None
+        return self.keep(found) if found else None
 
     def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
         """Return a platform that an environment holds in, imports included."""
         return self.fitting(gpu, environ) or self.open_and_keep(gpu, environ)
 
-    def _used(self, platform: Platform) -> Platform:
-        """Note a platform as used last, and end the ones longest unused when there are too many."""
+    def keep(self, platform: Platform) -> Platform:
+        """Keep a platform as the one used last, and end the ones longest unused when there are too many."""
         with self.changed:
             if platform in self._kept:
                 self._kept.remove(platform)

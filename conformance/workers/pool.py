@@ -23,6 +23,8 @@ from pytest_rocm_attn.conformance.workers.question import (
     by_environment,
 )
 from pytest_rocm_attn.conformance.workers.refreshing import Refreshing, Trust
+from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.outcome import Crashed
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -84,14 +86,70 @@ class Pool:
         self._only_gpu = self._only_gpu or question.gpu
         return self._only_gpu, ()
 
-    def probe(self, question: Question) -> None:
-        """Import the selector on the question's platform, and keep it for the questions to come.
+    def probe(self, questions: Iterable[Question]) -> None:
+        """Make sure that the selector can be asked at all, before anything else is asked.
+
+        It can once it is imported for one of the questions and then fails, if it does, for another
+        reason than an import. What else it does when it is asked, such as end its process, is the
+        outcome of that question.
+
+        Args:
+            questions: asked one after the other until one shows it.
 
         Raises:
-            SelectorError: it cannot be imported, or is no selector. One line.
+            SelectorError: it cannot be imported, or lacks an import for all of them. One line, with
+                the remedy.
+            WorkerError: no process could be started.
         """
-        gpu, environ = self._place(question)
-        self._platforms.probe(gpu, dict(environ))
+        why = ""
+        not_imported: set[Gpu] = set()
+        for question in questions:
+            gpu, environ = self._place(question)
+            if gpu in not_imported:
+                continue
+            with self._platforms.claimed(gpu):
+                problem = self._problem(question, gpu, dict(environ))
+            if not problem:
+                return
+            why = why or problem
+            if gpu not in self._platforms.imported:
+                not_imported.add(gpu)
+        if why:
+            raise SelectorError(why)
+
+    def _problem(self, question: Question, gpu: Gpu, environ: dict[str, str]) -> str:
+        """Return why a question cannot be asked, or ""."""
+        kept = self._platforms.fitting(gpu, environ)
+        opened = kept or self._platforms.open_or_fail(gpu, environ, prepare=True)
+        verb = "imported"
+        if isinstance(opened, Platform):
+            self._platforms.keep(opened)
+            observations: list[Observation] = []
+            ask(
+                self._platforms,
+                opened,
+                [Group(environ, [question])],
+                lambda _, observation: observations.append(observation),
+                refresh=opened.refreshes,
+            )
+            (seen,) = observations
+            if seen.failed_import is None:
+                return ""
+            verb = "asked"
+        else:
+            seen = opened
+        why = str(seen.outcome)
+        if isinstance(seen.outcome, Crashed):
+            why = seen.outcome.traceback.strip().rpartition("\n")[2]
+        cure = seen.failed_import.cure(self._package) if seen.failed_import else ""
+        cure = f"; {cure}" if cure else ""
+        return f"selector {self.subject.selector!r} cannot be {verb}: {why}{cure}"
+
+    @property
+    def _package(self) -> str:
+        """The package that the selector is in; "" for a file."""
+        place = self.subject.selector.rpartition(":")[0]
+        return "" if place.endswith(".py") else place.partition(".")[0]
 
     def answers_in_place(self, gpu: Gpu, sample: Sequence[Question]) -> bool:
         """Whether one process may answer for all environments of a platform, one after the other.
@@ -124,7 +182,7 @@ class Pool:
             opened = self._platform_to_interview(place, dict(placed))
             if not isinstance(opened, Platform):
                 return opened
-            process = opened.answering_process()
+            process = self._platforms.answering_process(opened)
             return Interview(opened, process, self.subject.timeout, self._interviews)
 
     def _platform_to_interview(self, gpu: Gpu, environ: dict[str, str]) -> Platform | Outcome:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.gpu import Gpu, known_gpus
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_rocm_attn.conformance.trace import Step
-    from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.outcome import Outcome
-    from pytest_rocm_attn.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,35 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedImport:
+    """An import that failed.
+
+    Attributes:
+        module: what was to be imported, such as "xgrammar"; "" if it is not known.
+        importer: the module that imports it; "" if it is not known.
+    """
+
+    module: str
+    importer: str
+
+    def cure(self, own: str) -> str:
+        """Return what to do about it, in words.
+
+        Args:
+            own: the package that the selector is in.
+        """
+        top = self.module.partition(".")[0]
+        where = f" ({self.importer} imports it)" if self.importer else ""
+        if not top:
+            return ""
+        if top == own:
+            return f"{self.module} is part of {own} itself{where}: build and install it whole"
+        if top in sys.stdlib_module_names:
+            return f"{self.module} is part of Python{where}: use a Python that was built with it"
+        return f"install the package that has {self.module}{where}: `pip install {top}`"
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What came of a question.
 
@@ -61,12 +92,14 @@ class Observation:
         seconds: how long it took; 0 when it never answered.
         written: environment variables that it set, changed or removed while answering.
         trace: how it came to the answer, where it says so.
+        failed_import: what is behind a crash, if it is an import that failed.
     """
 
     outcome: Outcome
     seconds: float = 0.0
     written: tuple[str, ...] = ()
     trace: tuple[Step, ...] = ()
+    failed_import: FailedImport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +127,28 @@ class Subject:
     def evidence(self) -> str:
         """What its answers rest on, as reports name it."""
         return "pure" if self.pure else "mock" if self.machine is None else "real"
+
+
+def probing(gpus: Iterable[str]) -> list[Question]:
+    """Return questions that show whether a selector can be asked at all.
+
+    They are of several kinds, so that one import that only some answers need does not fail them all,
+    and on two GPUs at least: what one GPU's platform lacks is a result.
+
+    Args:
+        gpus: what a run is about, by name.
+    """
+    found = [*dict.fromkeys(gpus)] or [*known_gpus()]
+    found = [*dict.fromkeys((found[0], found[-1], *known_gpus()))][:_PROBED]
+    kinds: list[tuple[dict[str, str], Request]] = [
+        ({}, Request()),
+        ({}, Request(use_mla=True)),
+        ({"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}, Request()),
+    ]
+    return [Question.of(Gpu(gfx), env, request) for gfx in found for env, request in kinds]
+
+
+_PROBED = 3  # GPUs
 
 
 @dataclass

@@ -45,9 +45,9 @@ def test_a_neutral_module_that_takes_the_process_down_is_named(
         with pytest.raises(
             WorkerError, match=f"{how} while it imported heavy_module; try"
         ) as first:
-            pool.probe(QUESTION)
+            pool.probe([QUESTION])
         with pytest.raises(WorkerError) as second:
-            pool.probe(QUESTION)
+            pool.probe([QUESTION])
     finally:
         pool.close()
     assert tried.read_text() == "x"

@@ -165,7 +165,7 @@ def test_what_is_no_selector_is_said_in_one_line(selector: str, words: str) -> N
     pool = Pool(Subject(selector, preload=()), lanes=1)
     try:
         with pytest.raises(SelectorError) as caught:
-            pool.probe(Question.of(Gpu("gfx942"), {}, Request()))
+            pool.probe([Question.of(Gpu("gfx942"), {}, Request())])
     finally:
         pool.close()
     assert words in str(caught.value)

@@ -1,0 +1,85 @@
+"""A selector that cannot be asked is one line before any row; one that ends when asked is a result."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTRACT = """
+id = "two-gpus"
+title = "t"
+source = "this test"
+""" + "".join(
+    f"""
+[[case]]
+id = "on-{gfx}"
+source = "s"
+level = "required"
+platform = {{ gfx = "{gfx}" }}
+expect = {{ backend = "TRITON_ATTN" }}
+"""
+    for gfx in ("gfx1201", "gfx942")
+)
+
+
+def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
+    pytester.makefile(".toml", contract=CONTRACT)
+    pytester.makepyfile(selector=source)
+    return pytester.runpytest_subprocess(
+        "--rocm-attn-conformance",
+        "--rocm-attn-contract=contract.toml",
+        "--rocm-attn-selector=selector.py:select",
+        "--rocm-attn-report=report.json",
+        *options,
+    )
+
+
+def verdicts(folder: Path) -> dict[str, Any]:
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    return {row["gpu"]["gfx"]: (row["verdict"], row["message"]) for row in rows}
+
+
+def test_a_missing_package_is_named_once_before_any_row(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "def select(request): import gone_package")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line]
+    assert line.startswith("ERROR: selector 'selector.py:select' cannot be asked: ")
+    assert line.endswith("(_rocm_attn_selector_selector imports it): `pip install gone_package`")
+    assert "on-gfx942" not in result.stdout.str()
+
+
+def test_a_package_that_one_gpu_lacks_and_a_selector_that_ends_are_results(
+    pytester: pytest.Pytester,
+) -> None:
+    source = """
+    import os
+    def select(gpu):
+        if gpu.gfx == "gfx1201":
+            {}
+        return "TRITON_ATTN"
+    """
+    for fails, words in (("import gone_package", "gone_package"), ("os._exit(0)", "status 0")):
+        result = run(pytester, source.format(fails))
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        found = verdicts(pytester.path)
+        assert found["gfx942"] == ("pass", "")
+        verdict, message = found["gfx1201"]
+        assert verdict == "crash"
+        assert words in message
+
+
+def test_the_selector_that_the_grid_is_compared_with_is_looked_at_as_well(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(other="import gone_package")
+    options = ("--rocm-attn-tier=grid", "--rocm-attn-against=other.py:select")
+    result = run(pytester, "def select(request): return 'TRITON_ATTN'", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line]
+    assert line.startswith("ERROR: selector 'other.py:select' cannot be imported: ")
+    assert line.endswith("`pip install gone_package`")

@@ -224,8 +224,23 @@ class ConformancePlugin:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self._session = session
-        if self._is_worker or self.config.getoption("collectonly"):
+        if not self._is_controller or self.config.getoption("collectonly"):
             return
+        try:
+            self._probe()  # before any xdist worker is started
+        except pytest.UsageError:
+            # Nothing is collected, so what -k and the like would leave out counts as well.
+            self.results.select(nodeid for nodeid in self._known if self._names(nodeid))
+            self._finish(session)
+            raise
+        self._close()
+
+    def _probe(self) -> None:
+        """Find out whether the selector can be asked at all.
+
+        Raises:
+            pytest.UsageError: it cannot; in one line, which every report has as a note.
+        """
         firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
         questions = [first for first in firsts if first is not None]
         if not questions:
@@ -240,9 +255,8 @@ class ConformancePlugin:
                     other.probe(questions)
         except (SelectorError, WorkerError) as error:
             self._close()
+            self._notes.append(str(error))
             raise pytest.UsageError(str(error)) from None
-        if self._is_controller:
-            self._close()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -250,16 +264,15 @@ class ConformancePlugin:
 
         An xdist worker learns only one by one what it is to run.
         """
+        if self._is_worker or self._is_controller or self.config.getoption("collectonly"):
+            return
+        if not (items := [item for item in session.items if isinstance(item, ConformanceItem)]):
+            return
+        self._probe()
         if self._pool is not None:
-            self._pool.submit(
-                question
-                for item in session.items
-                if isinstance(item, ConformanceItem)
-                for question in item.questions()
-            )
-            for item in session.items:
-                if isinstance(item, ConformanceItem):
-                    item.ahead()
+            self._pool.submit(question for item in items for question in item.questions())
+            for item in items:
+                item.ahead()
 
     def observe(self, question: Question) -> Observation:
         """Return what came of a question; waits for it."""

@@ -87,7 +87,7 @@ class Reports:
         self.json: dict[str, Any] = json.loads((folder / "r.json").read_text())
         self.markdown = (folder / "r.md").read_text()
         self.html = (folder / "r.html").read_text()
-        self.junit = list(ElementTree.parse(folder / "junit.xml").getroot().iter("testcase"))
+        self.junit = folder / "junit.xml"
 
     @functools.cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -127,7 +127,7 @@ class Reports:
         assert re.search(line, self.output, re.MULTILINE), self.output
         cases = [
             case
-            for case in self.junit
+            for case in ElementTree.parse(self.junit).getroot().iter("testcase")
             if f"{case.get('classname')}.{case.get('name')}" == nodeid.replace("::", ".")
         ]
         told = {
@@ -324,6 +324,25 @@ def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
     assert {row["evidence"] for row in reports.json["rows"]} == {"mock", "launch", ""}
     reports.assert_adds_up(12)
     assert reports.status == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_a_selector_that_cannot_be_imported_leaves_no_report_of_an_earlier_run_standing(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "r.html").write_text("of an earlier run")
+    selector = "--rocm-attn-selector=no_such_module_x:select"
+    reports = run(tmp_path, ("documented",), {}, selector, *options)
+    assert reports.json["not_run"] == sorted(node("documented", n) for n in ITEMS["documented"])
+    assert reports.json["selected"] == 4
+    (note,) = reports.json["notes"]
+    assert "cannot be imported: ModuleNotFoundError" in note
+    for text in (reports.markdown, reports.html):
+        assert "4 items: 4 not run" in text
+        assert "cannot be imported: ModuleNotFoundError" in text
+    assert 'class="result bad"' in reports.html
+    assert len(re.findall("^ERROR: .*cannot be imported", reports.output, re.MULTILINE)) == 1
+    assert reports.status == pytest.ExitCode.USAGE_ERROR
 
 
 CONFTEST = """

@@ -52,7 +52,7 @@ class Settings:
         backends: what the numerics and launch tiers run.
         deviations: what the fork declares; None when it has no file.
         tiers: which tiers run.
-        grid_rules: what the contract fixes about the grid, where that tier runs.
+        grid_rules: what the contract fixes about the grid, if that tier runs or deviations are read.
         gpus: the targets that --rocm-attn-gpu names; empty for all.
         against: the selector that the grid is compared with, where the user names one.
         baseline: the recording that the grid is compared with, where the user names one.
@@ -101,7 +101,9 @@ def read(config: pytest.Config) -> Settings:
         the_contract = contract.load(value("contract"))
         the_deviations = _deviations(config)
         tiers = value("tier")
-        grid_rules = contract_rules(the_contract) if "grid" in tiers else ()
+        # The names of rules matter to deviations whichever tiers run.
+        needed = "grid" in tiers or the_deviations is not None or value("deviations-draft")
+        grid_rules = contract_rules(the_contract) if needed else ()
         the_baseline = _baseline(config)
     except (BaselineError, ContractError, DeviationsError) as error:
         raise pytest.UsageError(str(error)) from None

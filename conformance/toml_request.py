@@ -30,7 +30,7 @@ def request_from(table: Mapping[str, Any], place: Place, inside: str = "request"
     """
     place.check_keys(table, FIELDS, inside)
     # TOML has no null: the text "unset" stands for None in the fields that may be None.
-    values = {
+    values: dict[str, Any] = {
         name: None if value == "unset" and name in _MAY_BE_UNSET else value
         for name, value in table.items()
     }

@@ -86,7 +86,8 @@ def _causes(record: Record) -> Iterator[tuple[_Cause, Got]]:
 
 _WORDS = (
     *(field.name.removeprefix("has_").removeprefix("use_") for field in fields(Request)),
-    *("attention type", "soft cap", "compute capability", "gfx", "aiter", "import"),
+    *("attention type", "soft cap", "compute capability", "gfx", "GPU", "aiter", "import"),
+    *("install", "registered", "unknown"),
 )
 _EXCEPTION = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\b")
 _MOST_NAMES = 3  # of more, they are a list of what there is

@@ -24,7 +24,7 @@ from pytest_rocm_attn.outcome import Outcome
 BACKEND = ExpectBackend("TRITON_ATTN")
 REFUSAL = ExpectRefusal(("TRITON_MLA", "block size"))
 GOOD_REFUSAL = Rejected("ValueError", "triton_mla does not support Block Size 8")
-OUTCOMES = {
+OUTCOMES: dict[str, Outcome] = {
     "ROCM_ATTN": Selected("ROCM_ATTN"),
     "refusal": Rejected("ValueError", "no"),
     "no-backend": Unrecognised("None"),

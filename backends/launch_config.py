@@ -3,12 +3,14 @@
 `choose_tile` takes the first candidate that is no larger than the work and that fits the target's LDS
 and registers by `lds_bytes` and `registers`, two upper estimates; the launch tier compiles every choice
 for every target and compares (tests/backends/test_launch_config.py, docs/backends.md).
-`choose_segments` says into how many parts the keys of a decode are split.
+`choose_segments` says into how many parts the keys of each request are split, and `choose_passes` which
+launches a step takes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,12 @@ DIRECT_TO_LDS = ("gfx950",)
 # The fixed cost of a program, and of merging segments, in steps of one tile: swept with the tiles.
 START_STEPS = 4
 MERGE_STEPS = 4
+SMALLEST_ROWS = 16  # of a matrix operand: a request counts as decode while its rows fit
+SHORT_TOKENS = 64  # new tokens of a request that gets a tile and segments of its own, in any batch
+# Query rows at which the products of a step take as long as to read its keys, and the fewest that keep
+# the matrix units of a processor busy: an H100's take 64 rows at once.
+BALANCE, BUSY_ROWS = 128, 64
+WORKSPACE = 2**25  # float32 elements that the segments' partial results may take: 128 MiB
 
 
 def lds_bytes(tile: Tile, shape: Shape, target: Target) -> int:
@@ -122,23 +130,43 @@ def fits(tile: Tile, shape: Shape, target: Target) -> bool:
     ) <= available_registers(tile, target)
 
 
+def candidates(kind: str, target: Target) -> tuple[Tile, ...]:
+    """Return the tiles of a kind, best first. Kinds: see `choose_tile`."""
+    tiles = TILES[target.family]
+    if kind != "short":
+        return tiles[kind]
+    both = (*tiles["decode"], *tiles["prefill"])
+    return tuple(sorted(both, key=lambda tile: -tile.block_m))
+
+
+def fitting_tiles(kind: str, shape: Shape, target: Target) -> tuple[Tile, ...]:
+    """Return the candidates that are no larger than the work and that fit; `choose_tile`'s if none does."""
+    tiles = tuple(tile for tile in _no_larger(kind, shape, target) if fits(tile, shape, target))
+    return tiles or (choose_tile(kind, shape, target),)
+
+
+def _no_larger(kind: str, shape: Shape, target: Target) -> list[Tile]:
+    return [
+        tile
+        for tile in candidates(kind, target)
+        if kind == "prefill" or tile.block_m <= max(16, padded(shape.rows))
+    ]
+
+
 @functools.cache
 def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     """Return the first candidate that is no larger than the work and that fits.
 
     Args:
-        kind: "prefill", "decode" or "latent" (MLA's decode).
+        kind: "prefill", "decode", "latent" (MLA's decode), or "short": of both decode and prefill,
+            the most rows first.
         shape: what is to be computed.
         target: the GPU.
 
     Raises:
         BackendLimitError: no candidate fits; the message gives the smallest need and the limit.
     """
-    tiles = [
-        tile
-        for tile in TILES[target.family][kind]
-        if kind == "prefill" or tile.block_m <= max(16, padded(shape.rows))
-    ]
+    tiles = _no_larger(kind, shape, target)
     for tile in tiles:
         if fits(tile, shape, target):
             return tile
@@ -157,34 +185,147 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_segments(programs: int, tiles: int, processors: int, saturating: int = 2) -> int:
+def choose_segments(programs: int, tiles: int, processors: int, tile: Tile) -> int:
     """Return into how many segments to split the keys of each request.
 
     The busiest processor's work decides the time: programs on it, each of (tiles / segments) steps
-    plus START_STEPS. Fewer than `saturating` on a processor cannot use its share of the memory
-    bandwidth, so they count as that many. Of the counts that put 1, 2, ... 8 programs on the
-    busiest processor, the cheapest is taken, the smaller one of equals.
+    plus START_STEPS, and with segments those that it takes to write and read partial results. Fewer
+    than `tile.saturating` on a processor cannot use its share of the memory bandwidth, so they count
+    as that many. Of the counts that put 1, 2, ... 8 programs on the busiest processor, the cheapest is
+    taken, the smaller one of equals.
 
     Args:
-        programs: programs without a split: requests * KV heads * head blocks.
+        programs: programs without a split: requests * KV heads * head blocks * blocks of tokens.
         tiles: steps over the keys of the longest request.
         processors: see `Target`.
-        saturating: see `Tile`.
+        tile: which is used.
     """
-    best, lowest = 1, _steps(1, programs, tiles, processors, saturating)
+    best, lowest = 1, predicted_steps(1, programs, tiles, processors, tile)
     for busy in range(1, 9):
-        segments = max(min(busy * processors // max(programs, 1), tiles), 1)
-        segments = -(-tiles // -(-tiles // segments))  # none of them empty
-        if segments > 1:
-            steps = _steps(segments, programs, tiles, processors, saturating) + MERGE_STEPS
-            if steps < lowest:
-                best, lowest = segments, steps
+        segments = _without_empty_ones(busy * processors // max(programs, 1), tiles)
+        steps = predicted_steps(segments, programs, tiles, processors, tile)
+        if steps < lowest:
+            best, lowest = segments, steps
     return best
 
 
-def _steps(segments: int, programs: int, tiles: int, processors: int, saturating: int) -> int:
-    busiest = max(-(-programs * segments // processors), saturating)
-    return busiest * (-(-tiles // segments) + START_STEPS)
+def predicted_steps(segments: int, programs: int, tiles: int, processors: int, tile: Tile) -> int:
+    """Return the time that `choose_segments` minimises, in steps of one tile."""
+    steps = -(-tiles // segments) + START_STEPS
+    if segments > 1:  # float32 once out and in, where a step reads 16-bit keys and values
+        steps += 2 * tile.block_m // tile.block_n
+    busiest = max(-(-programs * segments // processors), tile.saturating)
+    return busiest * steps + (MERGE_STEPS if segments > 1 else 0)
+
+
+def _without_empty_ones(segments: int, tiles: int) -> int:
+    segments = max(min(segments, tiles), 1)
+    return -(-tiles // -(-tiles // segments))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be computed in a step, as far as the host knows.
+
+    Args:
+        requests: how many.
+        tokens: new tokens of all requests.
+        shortest, longest: fewest and most new tokens of a request that has some.
+        keys: of the longest request.
+        window: see Request.sliding_window.
+        heads, kv_heads: of queries, and of keys.
+        value_size: columns of the value.
+    """
+
+    requests: int
+    tokens: int
+    shortest: int
+    longest: int
+    keys: int
+    window: int | None
+    heads: int
+    kv_heads: int
+    value_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One launch of the attention kernel, for requests with `first` to `last` new tokens."""
+
+    first: int
+    last: int
+    tile: Tile
+    segments: int
+
+
+def decode_length(group: int) -> int:
+    """Return the new tokens up to which a request counts as decode."""
+    return max(1, SMALLEST_ROWS // group)
+
+
+def choose_passes(
+    work: Work, processors: int, prefill: Tile, tiles_of: Callable[[int], tuple[Tile, ...]]
+) -> tuple[Pass, ...]:
+    """Return the launches that compute a step: decodes, short requests, and the rest.
+
+    The host knows the shortest and the longest request, and not how many there are of each. Where
+    lengths differ it takes it that few are long: splitting keys once too often costs a few steps,
+    and not splitting those of a few requests leaves most of the GPU idle.
+
+    Args:
+        work: the step.
+        processors: see `Target`.
+        prefill: the tile for requests that fill the GPU by themselves.
+        tiles_of: returns the tiles to choose from for a number of query rows that share a KV head.
+    """
+    decode = decode_length(work.heads // work.kv_heads)
+    bounds = ((1, decode), (decode + 1, SHORT_TOKENS), (SHORT_TOKENS + 1, work.longest))
+    passes = []
+    for least, most in bounds:
+        first, last = max(least, work.shortest), min(most, work.longest)
+        if first > last:
+            continue
+        requests = _requests_of_pass(work, first, last)
+        tiles = tiles_of(last * (work.heads // work.kv_heads))
+        filled = requests * programs_of_request(work, last, prefill) >= 2 * processors
+        if filled and last > SHORT_TOKENS:
+            tiles = (prefill,)
+        plans = [_predicted(work, requests, first, last, tile, processors) for tile in tiles]
+        passes.append(min(plans, key=lambda plan: plan[0])[1])
+    return tuple(passes)
+
+
+def _requests_of_pass(work: Work, first: int, last: int) -> int:
+    if first == work.shortest:
+        return work.requests
+    if last < work.longest:
+        return 1
+    beyond = work.tokens - work.requests * work.shortest
+    return min(max(beyond // (work.longest - work.shortest), 1), work.requests)
+
+
+def _predicted(
+    work: Work, requests: int, first: int, last: int, tile: Tile, processors: int
+) -> tuple[float, Pass]:
+    """Return a pass with a tile, and its time in units of what it takes to read one key's tile."""
+    keys = work.keys if work.window is None else min(work.keys, work.window + last - 1)
+    tiles = -(-keys // tile.block_n)
+    of_request = programs_of_request(work, last, tile)
+    partial = min(work.requests * last, work.tokens) * work.heads * (work.value_size + 1)
+    most = _without_empty_ones(WORKSPACE // partial, tiles)
+    segments = min(choose_segments(requests * of_request, tiles, processors, tile), most)
+    steps = predicted_steps(segments, requests * of_request, tiles, processors, tile)
+    # Blocks of rows that read the same keys at the same time find them in the L2 cache.
+    readers = of_request / work.kv_heads
+    cost = steps * tile.block_n * (1 / readers + max(tile.block_m, BUSY_ROWS) / BALANCE)
+    return cost, Pass(first, last, tile, segments)
+
+
+def programs_of_request(work: Work, tokens: int, tile: Tile) -> int:
+    """Return the programs of a request with some new tokens, without a split."""
+    group = work.heads // work.kv_heads
+    row_heads = min(group, tile.block_m)
+    return work.kv_heads * -(-group // row_heads) * -(-tokens // (tile.block_m // row_heads))
 
 
 def padded(size: int) -> int:

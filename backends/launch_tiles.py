@@ -37,8 +37,8 @@ class Tile:
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "NVIDIA": {
         "prefill": (
-            Tile(256, 64, 16, 3),
-            Tile(128, 64, 8, 3, pages_ahead=True),
+            Tile(256, 64, 16, 3, saturating=1),
+            Tile(128, 64, 8, 3, pages_ahead=True, saturating=1),
             Tile(64, 64, 4, 2),
             Tile(64, 32, 4, 2),
             Tile(32, 32, 4, 2),

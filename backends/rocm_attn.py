@@ -21,6 +21,7 @@ from pytest_rocm_attn.errors import BackendInputError, HipBuildError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.hip.build import Library
+    from pytest_rocm_attn.backends.launch_tiles import Tile
     from pytest_rocm_attn.backends.paged_layer import Step
     from pytest_rocm_attn.flags import Flags
     from pytest_rocm_attn.request import Request
@@ -118,11 +119,14 @@ class RocmAttention(TritonAttention):
         self._plain = plain
         self._told: set[str] = set()
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        if self.target.family == "CDNA":
-            keys = min(self.prefill_tile.block_n, CDNA_PREFILL_KEYS)
-            self.prefill_tile = replace(self.prefill_tile, block_n=keys)
+    def _tiles(self, kind: str, rows: int) -> tuple[Tile, ...]:
+        tiles = super()._tiles(kind, rows)
+        if self.target.family != "CDNA":
+            return tiles
+        return tuple(
+            replace(tile, block_n=min(tile.block_n, CDNA_PREFILL_KEYS)) if tile.loops else tile
+            for tile in tiles
+        )
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

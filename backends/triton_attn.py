@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_rocm_attn.backends.launch_config import Shape, choose_segments, choose_tile
+from pytest_rocm_attn.backends.launch_config import (
+    SMALLEST_ROWS,
+    Pass,
+    Shape,
+    Work,
+    choose_passes,
+    decode_length,
+    fitting_tiles,
+)
 from pytest_rocm_attn.backends.paged_layer import PagedLayer, Step
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.backends.kernels.attention import AttentionPlan
-
-# A request counts as decode while its rows fit the smallest matrix operand.
-SMALLEST_ROWS = 16
+    from pytest_rocm_attn.backends.launch_tiles import Tile
 
 
 class TritonAttention(PagedLayer):
@@ -27,14 +33,20 @@ class TritonAttention(PagedLayer):
     source = "facts/backends.md 3.1"
 
     def _prepare(self) -> None:
-        head_size, cache = self.request.head_size, self.cache_dtype.itemsize
-        element = self.dtype.itemsize
-        self.decode_len = max(1, SMALLEST_ROWS // self.group)
-        self.prefill_shape = Shape(128, head_size, 0, element, cache)
-        self.decode_shape = Shape(self.group, head_size, 0, element, cache)
         # Both are chosen here, so that what does not fit is refused before any launch.
-        self.prefill_tile = choose_tile("prefill", self.prefill_shape, self.target)
-        self.decode_tile = choose_tile("decode", self.decode_shape, self.target)
+        (self.prefill_tile,) = self._tiles("prefill", 1)[:1]
+        (self.decode_tile,) = self._tiles("decode", self.group)[:1]
+
+    def _tiles(self, kind: str, rows: int) -> tuple[Tile, ...]:
+        """Return the tiles for query rows that share a KV head, best first. Kinds: `choose_tile`."""
+        element, cache = self.dtype.itemsize, self.cache_dtype.itemsize
+        shape = Shape(rows, self.request.head_size, 0, element, cache)
+        return fitting_tiles(kind, shape, self.target)
+
+    def _tiles_for(self, rows: int) -> tuple[Tile, ...]:
+        if rows <= max(SMALLEST_ROWS, self.group):
+            return (self.decode_tile,)
+        return self._tiles("short", rows)
 
     def _forward(self, step: Step) -> None:
         batch, fp8 = step.batch, self.fp8
@@ -68,11 +80,6 @@ class TritonAttention(PagedLayer):
         from pytest_rocm_attn.backends.kernels.attention import plan_attention
 
         batch = step.batch
-        last = min(batch.max_query_len, self.decode_len)
-        passes = [
-            (shortest, last, self.decode_tile, self._segments(batch)),
-            (max(shortest, self.decode_len + 1), batch.max_query_len, self.prefill_tile, 1),
-        ]
         return [
             plan_attention(
                 step.query,
@@ -82,33 +89,42 @@ class TritonAttention(PagedLayer):
                 requests=batch.seq_lens.shape[0],
                 pages=batch.block_table,
                 page_size=self.block_size,
-                min_query_len=first,
-                max_query_len=last,
+                min_query_len=one.first,
+                max_query_len=one.last,
                 scale=self.scale,
-                tile=tile,
-                segments=segments,
+                tile=one.tile,
+                segments=one.segments,
                 causal=batch.causal,
                 window=self.request.sliding_window,
                 soft_cap=self.request.logits_soft_cap,
                 fp8=self.fp8,
                 tokens=batch.slot_mapping.shape[0],
             )
-            for first, last, tile, segments in passes
-            if first <= last
+            for one in self._passes(batch, shortest)
         ]
 
     def _decode(self, step: Step) -> bool:
         """Compute the requests with one new token by a kernel of the backend's own, if it has one."""
         return False
 
-    def _segments(self, batch: Batch) -> int:
-        if self.batch_invariant:
-            return 1
-        seen = min(batch.max_seq_len, self.request.sliding_window or batch.max_seq_len)
-        blocks = self.request.num_kv_heads * -(-self.group // self.decode_tile.block_m)
-        return choose_segments(
-            batch.seq_lens.shape[0] * blocks,
-            -(-seen // self.decode_tile.block_n),
-            self.target.processors,
-            self.decode_tile.saturating,
+    def _passes(self, batch: Batch, shortest: int) -> tuple[Pass, ...]:
+        request, longest = self.request, batch.max_query_len
+        if self.batch_invariant:  # by the request's own length alone, and never split
+            decode = min(longest, decode_length(self.group))
+            passes = (
+                Pass(shortest, decode, self.decode_tile, 1),
+                Pass(max(shortest, decode_length(self.group) + 1), longest, self.prefill_tile, 1),
+            )
+            return tuple(one for one in passes if one.first <= one.last)
+        work = Work(
+            requests=batch.seq_lens.shape[0],
+            tokens=batch.slot_mapping.shape[0],
+            shortest=shortest,
+            longest=longest,
+            keys=batch.max_seq_len,
+            window=request.sliding_window,
+            heads=request.num_heads,
+            kv_heads=request.num_kv_heads,
+            value_size=request.head_size,
         )
+        return choose_passes(work, self.target.processors, self.prefill_tile, self._tiles_for)

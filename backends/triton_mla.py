@@ -112,7 +112,7 @@ class TritonMLA(MlaLayer):
                 requests * -(-self.request.num_heads // tile.block_m),
                 -(-batch.max_seq_len // tile.block_n),
                 self.target.processors,
-                tile.saturating,
+                tile,
             ),
         )
 

@@ -1,7 +1,8 @@
 """ROCM_ATTN's HIP decode on a GPU: right on every case, and how fast beside the Triton kernel.
 
 On an AMD GPU the matrix kernel runs, and beside it the plain one; on an NVIDIA GPU the plain kernel,
-built by nvcc from the same source. Prints Markdown. Needs torch, Triton and the GPU's compiler:
+built by nvcc from the same source. Prints Markdown; the exit status is 1 if a result is wrong. Needs torch,
+Triton and the GPU's compiler:
 
     python benchmarks/hip_decode.py
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -90,9 +92,14 @@ def step(request: Request, seq_lens: list[int], *, plain: bool, seed: int) -> tu
     return worst, reached
 
 
-def every_kernel(*, plain: bool) -> str:
-    """Check each compiled kernel at several ratios of heads; return a line of Markdown."""
-    count, worst = 0, 0.0
+def every_kernel(wrong: list[str], *, plain: bool) -> str:
+    """Check each compiled kernel at several ratios of heads; return a line of Markdown.
+
+    Args:
+        wrong: gets what is beyond its bound or does not reach the kernel.
+        plain: see RocmAttention.
+    """
+    count, failed, worst = 0, len(wrong), 0.0
     kinds = itertools.product(DTYPES, ("auto", "fp8"), (64, 128), (16, 32), (1, 3, 4, 8, 11, 16))
     for seed, (dtype, cache, head_size, block_size, group) in enumerate(kinds):
         request = Request(
@@ -105,23 +112,27 @@ def every_kernel(*, plain: bool) -> str:
             alibi=seed % 3 == 0,
         )
         ratio, reached = step(request, LENGTHS, plain=plain, seed=seed)
-        assert reached, request
         count, worst = count + 1, max(worst, ratio)
-        assert ratio <= 1, (request, ratio)
+        if not reached or not ratio <= 1:
+            wrong.append(f"{request}: error / bound {ratio:.3f}, HIP kernel reached: {reached}")
     request = Request(num_heads=4, num_kv_heads=1)
     ratio, _ = step(request, [131072, 100_000], plain=plain, seed=1)
-    assert ratio <= 1, ratio
-    return f"every kernel: {count + 1} of {count + 1} within, largest error / bound {worst:.3f}"
+    count, worst = count + 1, max(worst, ratio)
+    if not ratio <= 1:
+        wrong.append(f"131,072 tokens: error / bound {ratio:.3f}")
+    within = count - (len(wrong) - failed)
+    return f"every kernel: {within} of {count} within, largest error / bound {worst:.3f}"
 
 
-def cases(backend: RocmAttn) -> str:
-    """Put the shipped numerics cases to a backend; return a line of Markdown."""
+def cases(wrong: list[str], backend: RocmAttn) -> str:
+    """Put the shipped numerics cases to a backend; return a line of Markdown, and add to `wrong`."""
     found: Counter[str] = Counter()
     for case in shipped():
         if case.kind == "attention" and not case.batch_invariant:
             finding = examine(backend, case, GPU)
             found[finding.kind] += 1
-            assert finding.kind in ("right", "declined"), (case.id, finding.words)
+            if finding.kind not in ("right", "declined"):
+                wrong.append(f"{backend.name}, {case.id}: {finding.words}")
     return f"numerics cases, {backend.name}: {found['right']} right, {found['declined']} declined"
 
 
@@ -152,8 +163,9 @@ def speed(batch_size: int, tokens: int) -> str:
     )
 
 
-def main() -> None:
-    """Print what was found."""
+def main() -> int:
+    """Print what was found; return the exit status."""
+    wrong: list[str] = []
     amd = torch.version.hip is not None
     print(
         f"{datetime.datetime.now(tz=datetime.UTC).date()} {torch.cuda.get_device_name()},"
@@ -163,14 +175,17 @@ def main() -> None:
     library()
     print(f"- build: {time.perf_counter() - start:.0f} s")
     for plain in (True, False) if amd else (True,):
-        print(f"- {'plain' if plain else 'matrix'} kernel, {every_kernel(plain=plain)}")
-    print(f"- {cases(RocmAttnPlainHip())}")
-    print(f"- {cases(RocmAttn())}")
+        print(f"- {'plain' if plain else 'matrix'} kernel, {every_kernel(wrong, plain=plain)}")
+    print(f"- {cases(wrong, RocmAttnPlainHip())}")
+    print(f"- {cases(wrong, RocmAttn())}")
     print("\n| batch x tokens | HIP plain us | GB/s | Triton us | GB/s | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
     for batch_size, tokens in ((64, 2048), (64, 8192), (1, 32768)):
         print(speed(batch_size, tokens))
+    for words in wrong:
+        print(f"WRONG: {words}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

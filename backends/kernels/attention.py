@@ -150,12 +150,15 @@ def plan_attention(
     tokens = query.shape[0] if tokens is None else tokens
     blocks = requests if one_block else tokens // block_q + requests
     block_d = padded(value_size)
+    # A row for each token of the batch, or for as many of each request as this plan serves.
+    partial_rows = min(tokens, requests * max_query_len)
     attend = _attention.prepare(
         (kv_heads * -(-group // rows_heads) * blocks, segments, 1),
         (
             requests,
             min_query_len,
             max_query_len,
+            partial_rows,
             pages.stride(0),
             0 if lse is None else lse.stride(0),
         ),
@@ -200,14 +203,13 @@ def plan_attention(
     block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
     merge = _merge.prepare(
         (requests * max_query_len, heads, block_d // block_c),
-        (min_query_len, max_query_len, segments),
+        (requests, min_query_len, max_query_len, segments, partial_rows),
         (heads, out_strides[0], out_strides[1]),
         (value_size, block_c, block_s),
         4,
         1,
     )
-    rows = requests * max_query_len * heads * segments
-    return AttentionPlan(attend, merge, rows * (value_size + 1))
+    return AttentionPlan(attend, merge, partial_rows * heads * segments * (value_size + 1))
 
 
 @triton.jit
@@ -404,6 +406,14 @@ def _tiles(
 
 
 @triton.jit
+def _first_partial_row(request, query_start, requests, max_query_len, partial_rows):
+    """Return the row of a request's first token in the partial results: one for each token of the
+    batch, where that is less than max_query_len for each request."""
+    by_token = partial_rows < requests * max_query_len
+    return tl.where(by_token, query_start, request * max_query_len)
+
+
+@triton.jit
 def _write(
     acc,  # [BLOCK_M, BLOCK_D] fp32
     total,  # [BLOCK_M] fp32
@@ -546,6 +556,7 @@ def _key_by_key(
         "requests",
         "min_query_len",
         "max_query_len",
+        "partial_rows",
         "stride_page",
         "stride_lse",
         "window",
@@ -557,8 +568,8 @@ def _attention_kernel(
     value_ptr,  # likewise, HEAD_SIZE columns
     out_ptr,  # [tokens, query heads, HEAD_SIZE]
     lse_ptr,  # [query heads, tokens] fp32, ln; or None
-    partial_ptr,  # [requests * max_query_len, query heads, segments, HEAD_SIZE] fp32, normalised;
-    # then their lse, [requests * max_query_len, query heads, segments] fp32, log2; or None
+    partial_ptr,  # [partial_rows, query heads, segments, HEAD_SIZE] fp32, normalised; then their lse,
+    # [partial_rows, query heads, segments] fp32, log2; or None. Rows: see _first_partial_row
     page_ptr,  # [requests, blocks] int32 or [requests] int32
     query_start_loc_ptr,  # [requests + 1] int32
     seq_lens_ptr,  # [requests] int32
@@ -569,6 +580,7 @@ def _attention_kernel(
     requests,
     min_query_len,
     max_query_len,
+    partial_rows,
     stride_page,
     stride_lse,
     scale,
@@ -739,10 +751,10 @@ def _attention_kernel(
     )  # fmt: skip
 
     if SPLIT:
-        result_row = (request * max_query_len + token).to(tl.int64) * (KV_HEADS * GROUP) + head
+        row_start = _first_partial_row(request, query_start, requests, max_query_len, partial_rows)
+        result_row = (row_start + token).to(tl.int64) * (KV_HEADS * GROUP) + head
         result_row = result_row * tl.num_programs(1) + segment
-        partial_rows = requests.to(tl.int64) * max_query_len * (KV_HEADS * GROUP)
-        lse_start = partial_rows * tl.num_programs(1) * HEAD_SIZE
+        lse_start = partial_rows.to(tl.int64) * (KV_HEADS * GROUP) * tl.num_programs(1) * HEAD_SIZE
         lse_ptrs = partial_ptr + lse_start + result_row
         result_ptrs = partial_ptr + result_row[:, None] * HEAD_SIZE
     else:
@@ -774,15 +786,19 @@ def _attention_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["min_query_len", "max_query_len", "segments"])
+@triton.jit(
+    do_not_specialize=["requests", "min_query_len", "max_query_len", "segments", "partial_rows"]
+)
 def _merge_segments_kernel(
-    partial_ptr,  # [requests * max_query_len, heads, segments, HEAD_SIZE] fp32; then their lse,
-    # [requests * max_query_len, heads, segments] fp32, log2; -inf: the part is unwritten
+    partial_ptr,  # [partial_rows, heads, segments, HEAD_SIZE] fp32; then their lse,
+    # [partial_rows, heads, segments] fp32, log2; -inf: the part is unwritten
     out_ptr,  # [tokens, heads, HEAD_SIZE]
     query_start_loc_ptr,  # [requests + 1] int32
+    requests,
     min_query_len,
     max_query_len,
     segments,
+    partial_rows,
     heads,
     stride_ot,
     stride_oh,
@@ -799,8 +815,9 @@ def _merge_segments_kernel(
         return
     segment = tl.arange(0, BLOCK_S)
     column = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
-    row = (tl.program_id(0).to(tl.int64) * heads + head) * segments
-    lse_ptr = partial_ptr + tl.num_programs(0).to(tl.int64) * heads * segments * HEAD_SIZE
+    row_start = _first_partial_row(request, query_start, requests, max_query_len, partial_rows)
+    row = ((row_start + token).to(tl.int64) * heads + head) * segments
+    lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * HEAD_SIZE
     lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
     top = tl.max(lse, 0)
     # A segment with an infinite sink or score outweighs all others: inf - inf would be NaN.

@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 from pytest_rocm_attn.backends import launch_config
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.launch_config import (
+    WORKSPACE,
+    Pass,
     Shape,
+    Work,
+    choose_passes,
     choose_segments,
     choose_tile,
     fits,
+    fitting_tiles,
     lds_bytes,
 )
 from pytest_rocm_attn.backends.launch_target import Target, amd_target, nvidia_target, target_of
@@ -37,6 +42,7 @@ COMPILED = tuple(gfx for gfx in known_gpus() if gfx not in ("gfx906", "gfx1250")
 CDNA = ("gfx908", "gfx90a", "gfx942", "gfx950")
 HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
 META = torch.device("meta")
+SHORT = 16  # new tokens of a request whose keys are split
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Problem:
     """One layer and one batch of it, by what a configuration depends on."""
 
     gfx: str
-    phase: str  # "prefill", "decode", "latent", "latent prefill"
+    phase: str  # "prefill", "short", "decode", "latent", "latent prefill"
     head_size: int = 128
     dtype: str = "bfloat16"
     fp8: bool = False
@@ -68,7 +74,7 @@ def storageless_ints(*shape: int) -> Any:
 
 def attend(problem: Problem) -> list[Launch]:
     """Dry-launch the problem through its backend; every launch, merges included."""
-    requests, longest = 4, 1 if problem.phase in ("decode", "latent") else 1000
+    requests, longest = 4, {"decode": 1, "latent": 1, "short": SHORT}.get(problem.phase, 1000)
     dtype = getattr(torch, problem.dtype)
     batch = Batch(
         query_start_loc=storageless_ints(requests + 1),
@@ -159,7 +165,7 @@ def shape_of(problem: Problem) -> Shape:
         return Shape(problem.group, 512, 64, element, element, shared=True)
     if problem.phase == "latent prefill":
         return Shape(128, 128, 64, element, element)
-    rows = problem.group if problem.phase == "decode" else 128
+    rows = {"decode": problem.group, "short": problem.group * SHORT}.get(problem.phase, 128)
     return Shape(rows, problem.head_size, 0, element, 1 if problem.fp8 else element)
 
 
@@ -189,6 +195,12 @@ EVERY = tuple(
             for gfx, group in itertools.product(COMPILED, (1, 8, 32, 71))
         ),
         (
+            Problem(gfx, "short", size, fp8=fp8, group=group)
+            for gfx, (size, group), fp8 in itertools.product(
+                COMPILED, ((64, 1), (128, 4), (256, 8)), (False, True)
+            )
+        ),
+        (
             Problem(gfx, "latent", dtype=dtype, group=heads, block_size=block_size)
             for gfx, dtype, (heads, block_size) in itertools.product(
                 COMPILED,
@@ -208,6 +220,7 @@ SAMPLED = (
     Problem("gfx942", "prefill"),
     Problem("gfx942", "decode"),
     Problem("gfx950", "prefill", 256),
+    Problem("gfx942", "short"),
     Problem("gfx942", "latent", group=16),
     Problem("gfx950", "latent", group=128),
     Problem("gfx90a", "latent prefill", group=16),
@@ -296,12 +309,138 @@ def test_a_target_that_triton_does_not_compile_for_is_refused() -> None:
 def test_segments_fill_the_gpu_but_never_outnumber_the_tiles(
     programs: int, tiles: int, processors: int, saturating: int
 ) -> None:
-    segments = choose_segments(programs, tiles, processors, saturating)
+    tile = Tile(16, 64, 4, 2, saturating=saturating)
+    segments = choose_segments(programs, tiles, processors, tile)
     assert 1 <= segments <= tiles
     if programs >= 8 * processors:
         assert segments == 1
     if programs * tiles <= processors and tiles >= 64:
         assert segments > 1
+
+
+# --- the launches of a step --------------------------------------------------------------------------
+
+
+def passes_of(target: Target, work: Work) -> tuple[Pass, ...]:
+    """Return the launches of a step, of bf16 and head size 128, by TRITON_ATTN's tiles."""
+    group = work.heads // work.kv_heads
+
+    def tiles_of(rows: int) -> tuple[Tile, ...]:
+        kind = "decode" if rows <= max(16, group) else "short"
+        return fitting_tiles(kind, Shape(rows, 128), target)
+
+    return choose_passes(
+        work, target.processors, choose_tile("prefill", Shape(1, 128), target), tiles_of
+    )
+
+
+def step_of(lengths: list[int], *, keys: int = 32768, heads: int = 32, kv_heads: int = 8) -> Work:
+    return Work(
+        requests=len(lengths),
+        tokens=sum(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+        keys=keys,
+        window=None,
+        heads=heads,
+        kv_heads=kv_heads,
+        value_size=128,
+    )
+
+
+def busiest(target: Target, work: Work, one: Pass) -> float:
+    """Return the time of the busiest processor, in rows multiplied by keys: matrix units take 64 rows at
+    once, and to read a key takes as long as to multiply 128; other blocks of rows find it in the cache."""
+    group = work.heads // work.kv_heads
+    tokens = max(one.tile.block_m // min(group, one.tile.block_m), 1)
+    heads = -(-group // min(group, one.tile.block_m))
+    blocks = heads * -(-work.longest // tokens)
+    programs = work.requests * work.kv_heads * blocks
+    keys = -(-work.keys // one.tile.block_n // one.segments) * one.tile.block_n
+    rounds = -(-programs * one.segments // target.processors)
+    return rounds * keys * (max(one.tile.block_m, 64) + 128 / blocks)
+
+
+SERVED = (nvidia_target("sm_90", 232448, 132), *map(amd_target, ("gfx942", "gfx950", "gfx1201")))
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("target", SERVED, ids=lambda target: target.name)
+def test_one_new_token_more_never_costs_half_as_much_again(target: Target, group: int) -> None:
+    times = []
+    for new in range(1, 200):
+        work = step_of([new], kv_heads=32 // group)
+        (one,) = passes_of(target, work)
+        times.append(busiest(target, work, one))
+    steps = {
+        new: after / before for new, (before, after) in enumerate(itertools.pairwise(times), 2)
+    }
+    assert {new: step for new, step in steps.items() if step > 1.5} == {}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=40)
+    | st.lists(st.integers(1, 70), min_size=1, max_size=300),
+    keys=st.integers(1, 200_000),
+    kv_heads=st.sampled_from((1, 2, 8, 32)),
+    target=st.sampled_from(SERVED),
+)
+@settings(deadline=None)
+def test_each_length_is_in_one_pass_and_partial_results_fit_the_workspace(
+    lengths: list[int], keys: int, kv_heads: int, target: Target
+) -> None:
+    work = step_of(lengths, keys=max(keys, *lengths, 1), kv_heads=kv_heads)
+    passes = passes_of(target, work)
+    for length in lengths:
+        assert sum(one.first <= length <= one.last for one in passes) == 1
+    for one in passes:
+        assert 1 <= one.segments <= -(-work.keys // one.tile.block_n)
+        if one.segments > 1:
+            rows = min(work.requests * one.last, work.tokens)
+            assert rows * 32 * 129 * one.segments <= WORKSPACE
+
+
+@pytest.mark.parametrize("others", [[1] * 7, [1] * 63, [2000], [1, 1, 1, 900]])
+@pytest.mark.parametrize("new", [5, 17, 64])
+def test_a_short_request_beside_others_is_split_too(new: int, others: list[int]) -> None:
+    """It alone leaves most of the GPU idle, whatever the host knows of the others."""
+    target = SERVED[0]
+    (mine,) = (
+        one for one in passes_of(target, step_of([new, *others])) if one.first <= new <= one.last
+    )
+    assert mine.segments >= (2 if len(others) > 60 else 4)
+
+
+def test_a_batch_that_fills_the_gpu_is_prefilled_as_a_whole() -> None:
+    for lengths in ([4096], [512] * 16):
+        (one,) = passes_of(SERVED[0], step_of(lengths, keys=4096))
+        assert (one.tile.block_m, one.segments) == (256, 1)
+
+
+def test_a_batch_invariant_layer_goes_by_a_requests_own_length() -> None:
+    with dry_launch("gfx942"):
+        layer = TritonAttention(Request(), META, scale=0.1, batch_invariant=True)
+        for new in (1, 3, 5, 40, 500):
+            chosen = set()
+            for others in ([], [1] * 30, [2000], [1, 64, 65]):
+                lengths = [new, *others]
+                batch = Batch(
+                    query_start_loc=storageless_ints(len(lengths) + 1),
+                    seq_lens=storageless_ints(len(lengths)),
+                    block_table=storageless_ints(len(lengths), 4096),
+                    slot_mapping=storageless([sum(lengths)], torch.int64),
+                    min_query_len=min(lengths),
+                    max_query_len=max(lengths),
+                    max_seq_len=32768,
+                )
+                (mine,) = (
+                    one
+                    for one in layer._passes(batch, min(lengths))
+                    if one.first <= new <= one.last
+                )
+                chosen.add((mine.tile, mine.segments))
+            assert len(chosen) == 1
+            assert chosen.pop()[1] == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

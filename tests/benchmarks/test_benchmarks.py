@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = {
     path.stem: ast.parse(path.read_text("utf-8"))
     for path in sorted(FOLDER.glob("*.py"))
-    if "__main__" in path.read_text("utf-8") and path.stem != "hip_decode"
+    if "__main__" in path.read_text("utf-8")
 }
 
 
@@ -104,3 +104,46 @@ def test_the_grid_is_compared_with_its_budgets(load: Any) -> None:
     assert exceeded(1_000_000, 599.0, 1_900_000_000) == []
     assert exceeded(1_000_000, 602.0, 0) == ["602 us of CPU a cell, budget 600"]
     assert exceeded(1_000, 0.1, 2_100_000_000) == ["2100 MB, budget 2000"]
+
+
+def test_a_case_beyond_its_limit_ends_the_attention_benchmark_with_1(
+    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attention = load("attention")
+    prepared = attention.Prepared(lambda i: None, {}, None, 1, 1.0, 1.0)
+    monkeypatch.setattr(attention, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(attention, "ceilings", lambda _: (1.0, 1.0))
+    monkeypatch.setattr(attention, "contiguous_microseconds", lambda *_: 1.0)
+    monkeypatch.setattr(attention, "host_microseconds", lambda _: {"a call": (5.0, 5.0)})
+    monkeypatch.setattr(attention.torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(attention.torch.cuda, "get_device_name", lambda: "Some GPU")
+    taken = iter(range(1000))
+
+    monkeypatch.setattr(attention, "microseconds", lambda *_: 1.0)
+    assert attention.main([]) == 0
+    assert "# TRITON_ATTN and TRITON_MLA on Some GPU" in capsys.readouterr().out
+
+    monkeypatch.setattr(attention, "microseconds", lambda *_: 1e4 * 1.01 ** next(taken))
+    assert attention.main([]) == 1
+    assert capsys.readouterr().out.count("MISSED") == len(attention.SPEEDS)
+
+    monkeypatch.setattr(attention, "microseconds", lambda *_: 1.0)
+    monkeypatch.setattr(
+        attention, "host_microseconds", lambda _: {"a call": (attention.HOST_US + 1.0, 1.0)}
+    )
+    assert attention.main([]) == 1
+
+
+def test_a_step_of_new_tokens_beyond_its_limit_is_missed(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = load("attention")
+    monkeypatch.setattr(attention, "prepare", lambda speed, _: speed)
+    monkeypatch.setattr(
+        attention.Speed, "call", property(lambda speed: speed.lengths[0][0]), raising=False
+    )
+    monkeypatch.setattr(attention.Speed, "copies", 1, raising=False)
+    monkeypatch.setattr(attention, "microseconds", lambda new, _: 100.0 + (300.0 if new > 4 else 0))
+    missed = attention.short_queries(None)
+    assert len(missed) == len(attention.GROUPS)
+    assert all(words.startswith("5 new tokens, group") for words in missed)

@@ -18,6 +18,7 @@ class Finding:
         ratio: the largest error over its bound; infinite for what is NaN or was not written.
         seconds: how long the backend took.
         traceback: of a crash.
+        answer: what a deviation pins of a crash that is a hang or a death; "" for any other.
         launches: the kernels that were launched, as their records' as_json(); the launch tier's.
     """
 
@@ -27,8 +28,9 @@ class Finding:
     seconds: float = 0.0
     traceback: str = ""
     launches: tuple[dict[str, Any], ...] = ()
+    answer: str = ""
 
     @property
     def got(self) -> Got:
         """What a deviation would pin of it."""
-        return Got(CRASH if self.kind == "crashed" else WRONG, self.words)
+        return Got(self.answer or (CRASH if self.kind == "crashed" else WRONG), self.words)

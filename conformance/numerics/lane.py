@@ -10,6 +10,7 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from pytest_rocm_attn.conformance.got import CRASH, DIED, TIMEOUT
 from pytest_rocm_attn.conformance.numerics.finding import Finding
 from pytest_rocm_attn.conformance.workers.processes import SpawnedProcess, UnreadableError
 from pytest_rocm_attn.errors import BackendUnderTestError
@@ -101,13 +102,14 @@ class Lane:
             if message is not None:
                 return message
             words = str(process.end(kill=False) or Died(None, 0)) + self._last_words()
+            answer = DIED
         except queue.Empty:
-            words = f"no answer within {timeout:g} s"
+            words, answer = f"no answer within {timeout:g} s", TIMEOUT
             self.close(hurry=True)
         except UnreadableError as error:
-            words = str(error)
+            words, answer = str(error), CRASH
         self.close()
-        return Finding("crashed", words)
+        return Finding("crashed", words, answer=answer)
 
     def _last_words(self) -> str:
         assert self._output is not None

@@ -43,12 +43,10 @@ MUTATIONS: dict[str, dict[str, Mutation]] = {
     "0.12.0": {
         "two priorities swapped": Mutation(
             {
-                "envs.VLLM_ROCM_USE_AITER and envs.VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION:": (
-                    "envs.VLLM_ROCM_USE_AITER and envs.VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
-                    " and not envs.VLLM_ROCM_USE_AITER_MHA:"
-                )
+                f"{ENUM}.ROCM_AITER_MLA\n                    if": f"{ENUM}.TRITON_MLA\n                    if",
+                f"else {ENUM}.TRITON_MLA\n": f"else {ENUM}.ROCM_AITER_MLA\n",
             },
-            ("aiter-unified-", "got ROCM_AITER_FA"),
+            ("aiter-gives-aiter-mla", "expected ROCM_AITER_MLA, got TRITON_MLA"),
         ),
         "a flag ignored": Mutation(
             {"if envs.VLLM_V1_USE_PREFILL_DECODE_ATTENTION:": "if False:"},

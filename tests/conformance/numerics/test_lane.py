@@ -57,6 +57,28 @@ def test_the_least_recently_used_processes_are_ended_and_started_again(
 
 
 @pytest.mark.parametrize(
+    ("source", "answer", "words"),
+    [
+        ("os._exit(3)", "died", "exited with status 3"),
+        ("time.sleep(600)", "timeout", "no answer within 5 s"),
+        ("print('{', flush=True)", "crash", ""),
+    ],
+    ids=["dies", "hangs", "says nonsense"],
+)
+def test_a_deviation_pins_whether_a_backend_died_or_hung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, answer: str, words: str
+) -> None:
+    head, loop, _ = QUICK_WORKER.partition("for line in sys.stdin:\n")
+    (tmp_path / "a_bad_worker.py").write_text(f"import time{head}{loop}    {source}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with contextlib.closing(Lanes(5.0, most=1, worker="a_bad_worker")) as lanes:
+        finding = lanes.of(str(tmp_path / "pid")).ask(CASE)
+    assert finding.kind == "crashed"
+    assert finding.got.answer == answer
+    assert words in finding.words
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [
         pytest.param("raise KeyError('x')", "KeyError: 'x'", id="raises"),

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.machine import Machine
 
 OF_THE_CONTRACT = ("documented", "invariants", "capabilities")  # tiers that run on its GPUs
+# Options that replace what a tier does, and would be passed over in silence without it.
+_OF_TIERS = {"example": ("invariants", "numerics"), "cell": ("grid",)}
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
 
 
@@ -107,6 +109,12 @@ def read(config: pytest.Config) -> Settings:
         the_baseline = _baseline(config)
     except (BaselineError, ContractError, DeviationsError) as error:
         raise pytest.UsageError(str(error)) from None
+    for name, about in _OF_TIERS.items():
+        if value(name) is not None and not set(about) & set(tiers):
+            raise pytest.UsageError(
+                f"--rocm-attn-{name} is about tier {' or '.join(about)}, which this run does not have;"
+                f" add --rocm-attn-tier={about[0]}"
+            )
     gpus = value("gpu")
     subject = subject_of(config)
     cells = _cells(the_contract, gpus, needed=[tier for tier in tiers if tier in OF_THE_CONTRACT])

@@ -76,7 +76,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     before, after = load(arguments.before), load(arguments.after)
     found = changelog.Changelog.between(before, after, standard())
-    print_lines([changelog.render(found, arguments.format, max(0, arguments.limit)).rstrip("\n")])
+    print_lines([changelog.render(found, arguments.format, arguments.limit).rstrip("\n")])
     return OK
 
 

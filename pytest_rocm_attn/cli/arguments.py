@@ -107,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--output", metavar="FILE.json", type=Path, required=True)
     record.add_argument("--force", action="store_true", help="replace FILE.json")
     record.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=30.0, help="of one answer; default: 30"
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=30.0,
+        help="of one answer; default: 30",
     )
     record.add_argument(
         "--source",
@@ -128,7 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("after", metavar="B")
     diff.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     diff.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="entries to print; default: 20, 0: all"
+        "--limit",
+        metavar="N",
+        type=_limit,
+        default=20,
+        help="entries to print; default: 20, 0: all",
     )
 
     commands.add_parser(
@@ -169,6 +177,21 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
     add("--sinks", dest="has_sink", action="store_true", help="the layer has attention sinks")
     add("--alibi", action="store_true", help="the layer has ALiBi slopes")
     add("--mm-prefix", dest="use_mm_prefix", action="store_true", help="bidirectional prefix")
+
+
+def _seconds(text: str) -> float:
+    from pytest_rocm_attn.options import seconds
+
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds") from None
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def _block_size(text: str) -> int | None:

@@ -287,6 +287,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             "rocm-attn: VLLM_ROCM_USE_AITER is given twice, as '1' and '0'",
         ),
         ("how-to-get TRITON_ATTN --gpu gfx942 -e A=1", "rocm-attn: unrecognized arguments: -e"),
+        (
+            "record m:o --output f --timeout nan",
+            "rocm-attn record: argument --timeout: 'nan' is not a positive number of seconds",
+        ),
+        (
+            "diff a b --limit -1",
+            "rocm-attn diff: argument --limit: '-1' is not a whole number, 0 or more",
+        ),
         ("explain --gpu MI301X", "rocm-attn: unknown GPU 'MI301X'. Did you mean 'MI3"),
         ("explain --gpu gfx94", "rocm-attn: unknown GPU 'gfx94'. Did you mean 'gfx942'"),
         (

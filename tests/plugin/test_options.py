@@ -300,6 +300,8 @@ def test_the_command_says_which_settings_and_conftest_a_named_folder_gave(tmp_pa
         ),
         ("--rocm-attn-tier=capabilities --rocm-attn-gpu=gfx942,gfx1151", "no rows for gfx1151, *"),
         ("--rocm-attn-tier=launch,invariants --rocm-attn-gpu=gfx1151", "no rows for gfx1151, *"),
+        ("--rocm-attn-cell=3", "cell is about tier grid, which this run does not have; add *=grid"),
+        ("--rocm-attn-example={}", "about tier invariants or numerics, * add *=invariants"),
     ],
 )
 def test_a_run_that_could_run_nothing_says_why_in_one_line(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.mock.devices import Device
 
-VERSION = "7.0.2"
+VERSION = "7.0.2"  # of amdsmi and of the ROCm release that has it
 
 
 class AmdSmiInitFlags(enum.IntEnum):
@@ -188,149 +188,150 @@ class Library:
 
     def functions(self) -> dict[str, Any]:
         """Return the module's functions by name, with the real parameter names."""
-        device, check = self._device, self._check
+        return {name: getattr(self, name) for name in dir(self) if name.startswith("amdsmi_")}
 
-        def amdsmi_init(flag: AmdSmiInitFlags = AmdSmiInitFlags.INIT_AMD_GPUS) -> None:
-            if not isinstance(flag, AmdSmiInitFlags):
-                raise AmdSmiParameterException(flag, AmdSmiInitFlags)
-            if self._broken:
-                raise AmdSmiLibraryException(_NO_PERM)
-            self._initialised += 1
+    def amdsmi_init(self, flag: AmdSmiInitFlags = AmdSmiInitFlags.INIT_AMD_GPUS) -> None:
+        if not isinstance(flag, AmdSmiInitFlags):
+            raise AmdSmiParameterException(flag, AmdSmiInitFlags)
+        if self._broken:
+            raise AmdSmiLibraryException(_NO_PERM)
+        self._initialised += 1
 
-        def amdsmi_shut_down() -> None:
-            # Pairs nest around every query of vLLM (section 1.3): only the outermost counts.
-            self._initialised = max(0, self._initialised - 1)
+    def amdsmi_shut_down(self) -> None:
+        # Pairs nest around every query of vLLM (section 1.3): only the outermost counts.
+        self._initialised = max(0, self._initialised - 1)
 
-        def amdsmi_get_processor_handles() -> list[ctypes.c_void_p]:
-            check()
-            return [_HANDLE(_FIRST_HANDLE + index) for index in range(self._count)]
+    def amdsmi_get_processor_handles(self) -> list[ctypes.c_void_p]:
+        self._check()
+        return [_HANDLE(_FIRST_HANDLE + index) for index in range(self._count)]
 
-        def amdsmi_get_gpu_asic_info(processor_handle: ctypes.c_void_p) -> dict[str, Any]:
-            index = check(processor_handle)
-            return {
-                "market_name": device.market_name,
-                "vendor_id": "0x1002",
-                "vendor_name": "Advanced Micro Devices Inc. [AMD/ATI]",
-                "subvendor_id": "0x1002",
-                "device_id": device.device_id,
-                "rev_id": "0x00",
-                "asic_serial": f"0x{device.serial(index):016X}",
-                "oam_id": index if device.gpu.is_gfx9 else "N/A",
-                "num_compute_units": device.compute_units,
-                "target_graphics_version": device.gpu.gfx,
-                "subsystem_id": "N/A",
-            }
+    def amdsmi_get_gpu_asic_info(self, processor_handle: ctypes.c_void_p) -> dict[str, Any]:
+        index = self._check(processor_handle)
+        return {
+            "market_name": self._device.market_name,
+            "vendor_id": "0x1002",
+            "vendor_name": "Advanced Micro Devices Inc. [AMD/ATI]",
+            "subvendor_id": "0x1002",
+            "device_id": self._device.device_id,
+            "rev_id": "0x00",
+            "asic_serial": f"0x{self._device.serial(index):016X}",
+            "oam_id": index if self._device.gpu.is_gfx9 else "N/A",
+            "num_compute_units": self._device.compute_units,
+            "target_graphics_version": self._device.gpu.gfx,
+            "subsystem_id": "N/A",
+        }
 
-        def amdsmi_get_gpu_device_uuid(processor_handle: ctypes.c_void_p) -> str:
-            serial = f"{device.serial(check(processor_handle)):016x}"
-            chip = device.device_id.removeprefix("0x") if device.device_id != "N/A" else "0000"
-            return f"{serial[:2]}ff{chip}-0000-1000-80{serial[2:4]}-{serial[4:]}"
+    def amdsmi_get_gpu_device_uuid(self, processor_handle: ctypes.c_void_p) -> str:
+        serial = f"{self._device.serial(self._check(processor_handle)):016x}"
+        chip = (
+            self._device.device_id.removeprefix("0x") if self._device.device_id != "N/A" else "0000"
+        )
+        return f"{serial[:2]}ff{chip}-0000-1000-80{serial[2:4]}-{serial[4:]}"
 
-        def amdsmi_get_gpu_device_bdf(processor_handle: ctypes.c_void_p) -> str:
-            return f"0000:{device.pci_bus(check(processor_handle)):02x}:00.0"
+    def amdsmi_get_gpu_device_bdf(self, processor_handle: ctypes.c_void_p) -> str:
+        return f"0000:{self._device.pci_bus(self._check(processor_handle)):02x}:00.0"
 
-        def amdsmi_get_gpu_enumeration_info(processor_handle: ctypes.c_void_p) -> dict[str, Any]:
-            index = check(processor_handle)
-            return {
-                "drm_render": 128 + index,
-                "drm_card": index,
-                "hsa_id": index + 1,
-                "hip_id": index,
-                "hip_uuid": f"GPU-{device.serial(index):016x}",
-            }
+    def amdsmi_get_gpu_enumeration_info(self, processor_handle: ctypes.c_void_p) -> dict[str, Any]:
+        index = self._check(processor_handle)
+        return {
+            "drm_render": 128 + index,
+            "drm_card": index,
+            "hsa_id": index + 1,
+            "hip_id": index,
+            "hip_uuid": f"GPU-{self._device.serial(index):016x}",
+        }
 
-        def amdsmi_get_gpu_memory_total(
-            processor_handle: ctypes.c_void_p, mem_type: AmdSmiMemoryType
-        ) -> int:
-            check(processor_handle)
-            if not isinstance(mem_type, AmdSmiMemoryType):
-                raise AmdSmiParameterException(mem_type, AmdSmiMemoryType)
-            return device.total_memory
+    def amdsmi_get_gpu_memory_total(
+        self, processor_handle: ctypes.c_void_p, mem_type: AmdSmiMemoryType
+    ) -> int:
+        self._check(processor_handle)
+        if not isinstance(mem_type, AmdSmiMemoryType):
+            raise AmdSmiParameterException(mem_type, AmdSmiMemoryType)
+        return self._device.total_memory
 
-        def amdsmi_get_gpu_memory_usage(
-            processor_handle: ctypes.c_void_p, mem_type: AmdSmiMemoryType
-        ) -> int:
-            amdsmi_get_gpu_memory_total(processor_handle, mem_type)
-            return 0
+    def amdsmi_get_gpu_memory_usage(
+        self, processor_handle: ctypes.c_void_p, mem_type: AmdSmiMemoryType
+    ) -> int:
+        self.amdsmi_get_gpu_memory_total(processor_handle, mem_type)
+        return 0
 
-        def amdsmi_get_gpu_vram_usage(processor_handle: ctypes.c_void_p) -> dict[str, Any]:
-            check(processor_handle)
-            return {"vram_total": device.total_memory >> 20, "vram_used": 0}  # MB
+    def amdsmi_get_gpu_vram_usage(self, processor_handle: ctypes.c_void_p) -> dict[str, Any]:
+        self._check(processor_handle)
+        return {"vram_total": self._device.total_memory >> 20, "vram_used": 0}  # MB
 
-        def amdsmi_get_gpu_activity(processor_handle: ctypes.c_void_p) -> dict[str, Any]:
-            check(processor_handle)
-            return {"gfx_activity": 0, "umc_activity": 0, "mm_activity": "N/A"}
+    def amdsmi_get_gpu_activity(self, processor_handle: ctypes.c_void_p) -> dict[str, Any]:
+        self._check(processor_handle)
+        return {"gfx_activity": 0, "umc_activity": 0, "mm_activity": "N/A"}
 
-        def amdsmi_get_temp_metric(
-            processor_handle: ctypes.c_void_p,
-            sensor_type: AmdSmiTemperatureType,
-            metric: AmdSmiTemperatureMetric,
-        ) -> int:
-            check(processor_handle)
-            if not isinstance(sensor_type, AmdSmiTemperatureType):
-                raise AmdSmiParameterException(sensor_type, AmdSmiTemperatureType)
-            if not isinstance(metric, AmdSmiTemperatureMetric):
-                raise AmdSmiParameterException(metric, AmdSmiTemperatureMetric)
-            return 35  # degrees Celsius, of a GPU at rest: made up
+    def amdsmi_get_temp_metric(
+        self,
+        processor_handle: ctypes.c_void_p,
+        sensor_type: AmdSmiTemperatureType,
+        metric: AmdSmiTemperatureMetric,
+    ) -> int:
+        self._check(processor_handle)
+        if not isinstance(sensor_type, AmdSmiTemperatureType):
+            raise AmdSmiParameterException(sensor_type, AmdSmiTemperatureType)
+        if not isinstance(metric, AmdSmiTemperatureMetric):
+            raise AmdSmiParameterException(metric, AmdSmiTemperatureMetric)
+        return 35  # degrees Celsius, of a GPU at rest: made up
 
-        def amdsmi_get_power_info(processor_handle: ctypes.c_void_p) -> dict[str, Any]:
-            check(processor_handle)
-            return dict.fromkeys(
-                (
-                    "socket_power",
-                    "current_socket_power",
-                    "average_socket_power",
-                    "gfx_voltage",
-                    "soc_voltage",
-                    "mem_voltage",
-                    "power_limit",
-                ),
-                0,
-            )
+    def amdsmi_get_power_info(self, processor_handle: ctypes.c_void_p) -> dict[str, Any]:
+        self._check(processor_handle)
+        return dict.fromkeys(
+            (
+                "socket_power",
+                "current_socket_power",
+                "average_socket_power",
+                "gfx_voltage",
+                "soc_voltage",
+                "mem_voltage",
+                "power_limit",
+            ),
+            0,
+        )
 
-        def amdsmi_get_clock_info(
-            processor_handle: ctypes.c_void_p, clock_type: AmdSmiClkType
-        ) -> dict[str, Any]:
-            check(processor_handle)
-            if not isinstance(clock_type, AmdSmiClkType):
-                raise AmdSmiParameterException(clock_type, AmdSmiClkType)
-            return {
-                "clk": 0,
-                "min_clk": 0,
-                "max_clk": 0,
-                "clk_locked": False,
-                "clk_deep_sleep": 0,
-            }
+    def amdsmi_get_clock_info(
+        self, processor_handle: ctypes.c_void_p, clock_type: AmdSmiClkType
+    ) -> dict[str, Any]:
+        self._check(processor_handle)
+        if not isinstance(clock_type, AmdSmiClkType):
+            raise AmdSmiParameterException(clock_type, AmdSmiClkType)
+        return {
+            "clk": 0,
+            "min_clk": 0,
+            "max_clk": 0,
+            "clk_locked": False,
+            "clk_deep_sleep": 0,
+        }
 
-        def amdsmi_topo_get_link_type(
-            processor_handle_src: ctypes.c_void_p, processor_handle_dst: ctypes.c_void_p
-        ) -> dict[str, Any]:
-            check(processor_handle_src, processor_handle_dst)
-            # Instinct boards connect their GPUs directly by XGMI; Radeon cards by PCIe.
-            if device.product.startswith("Instinct"):
-                return {"hops": 1, "type": int(AmdSmiLinkType.AMDSMI_LINK_TYPE_XGMI)}
-            return {"hops": 2, "type": int(AmdSmiLinkType.AMDSMI_LINK_TYPE_PCIE)}
+    def amdsmi_topo_get_link_type(
+        self, processor_handle_src: ctypes.c_void_p, processor_handle_dst: ctypes.c_void_p
+    ) -> dict[str, Any]:
+        self._check(processor_handle_src, processor_handle_dst)
+        # Instinct boards connect their GPUs directly by XGMI; Radeon cards by PCIe.
+        if self._device.product.startswith("Instinct"):
+            return {"hops": 1, "type": int(AmdSmiLinkType.AMDSMI_LINK_TYPE_XGMI)}
+        return {"hops": 2, "type": int(AmdSmiLinkType.AMDSMI_LINK_TYPE_PCIE)}
 
-        def amdsmi_topo_get_numa_node_number(processor_handle: ctypes.c_void_p) -> int:
-            check(processor_handle)
-            return 0
+    def amdsmi_topo_get_numa_node_number(self, processor_handle: ctypes.c_void_p) -> int:
+        self._check(processor_handle)
+        return 0
 
-        def amdsmi_is_P2P_accessible(
-            processor_handle_src: ctypes.c_void_p, processor_handle_dst: ctypes.c_void_p
-        ) -> bool:
-            check(processor_handle_src, processor_handle_dst)
-            return True
+    def amdsmi_is_P2P_accessible(
+        self, processor_handle_src: ctypes.c_void_p, processor_handle_dst: ctypes.c_void_p
+    ) -> bool:
+        self._check(processor_handle_src, processor_handle_dst)
+        return True
 
-        def amdsmi_get_lib_version() -> dict[str, Any]:
-            major, minor, release = VERSION.split(".")
-            return {
-                "major": int(major),
-                "minor": int(minor),
-                "release": int(release),
-                "build": "pytest_rocm_attn.mock",
-            }
-
-        return {name: value for name, value in locals().items() if name.startswith("amdsmi_")}
+    def amdsmi_get_lib_version(self) -> dict[str, Any]:
+        major, minor, release = VERSION.split(".")
+        return {
+            "major": int(major),
+            "minor": int(minor),
+            "release": int(release),
+            "build": "pytest_rocm_attn.mock",
+        }
 
 
 _FIRST_HANDLE = 0xA3D_0000  # not 0: a null handle is none

@@ -44,12 +44,22 @@ _DEVICE_IDS = {
 }
 # Printed by real machines, section 3.3, where it is not "AMD " and the product's name.
 _MARKET_NAMES = {"Radeon 8060S (Ryzen AI Max+ 395)": "Radeon 8060S Graphics"}
-_L2_BYTES = {  # section 3.3
-    "gfx90a": 8 * MIB,
-    "gfx942": 4 * MIB,
-    "gfx1100": 6 * MIB,
-    "gfx1151": 2 * MIB,
-    "gfx1201": 8 * MIB,
+# MiB of the L2 of one HIP device, by product where it differs from its target's others, else by target.
+# gfx90a, gfx942, gfx1151 and gfx1201: printed by real machines; the others: ROCm's page "GPU hardware
+# specifications", of which HIP gives the figure of one XCD, as the print of gfx942 shows.
+_L2_MIB = {
+    "gfx906": 4,
+    "gfx908": 8,
+    "gfx90a": 8,
+    "gfx942": 4,
+    "gfx950": 4,
+    "gfx1030": 4,
+    "gfx1100": 6,
+    "gfx1101": 4,
+    "gfx1151": 2,
+    "gfx1200": 4,
+    "gfx1201": 8,
+    "Radeon RX 9070 GRE": 6,
 }
 # Video memory that the driver keeps: 196592 of 196608 MiB on MI300X and 65520 of 65536 on MI250,
 # 16304 of 16384 on RX 9070 XT (section 3.3).
@@ -137,7 +147,9 @@ class Device:
 
     @property
     def l2_bytes(self) -> int | None:
-        return _L2_BYTES.get(self.gpu.gfx)
+        """Bytes of L2 cache; None where no table gives them."""
+        mebibytes = _L2_MIB.get(self.product, _L2_MIB.get(self.gpu.gfx))
+        return None if mebibytes is None else mebibytes * MIB
 
     def serial(self, index: int) -> int:
         """A serial number for the GPU at a physical index: made up, unique, stable."""

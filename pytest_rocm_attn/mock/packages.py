@@ -143,7 +143,7 @@ def without(hidden: Collection[str], find: Any) -> Any:
 
     def find_distributions(*args: Any, **kwargs: Any) -> Iterator[importlib.metadata.Distribution]:
         for found in find(*args, **kwargs):
-            if _normal(found.metadata["Name"] or "") not in hidden:
+            if normal(found.metadata["Name"] or "") not in hidden:
                 yield found
 
     vars(find_distributions)["__wrapped__"] = find
@@ -151,10 +151,11 @@ def without(hidden: Collection[str], find: Any) -> Any:
 
 
 def _same_name(one: str, other: str) -> bool:
-    return _normal(one) == _normal(other)
+    return normal(one) == normal(other)
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """Return a distribution's name in the form that names are compared in."""
     return name.lower().replace("_", "-")
 
 

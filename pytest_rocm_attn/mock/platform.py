@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Top-level packages that the mock answers for, as stand-ins or as not installed.
 _SHADOWED = ("amdsmi", "flash_attn", *real_aiter_module.PACKAGES)
+_REBUILT = frozenset({"torch", "vllm"})  # distributions that are built for one platform
 _DISTRIBUTIONS = frozenset({"amdsmi", "amd-aiter", "aiter", "flash-attn"})
 
 
@@ -340,14 +341,17 @@ def _state(package: str, kind: type[_State], state: _State | str, more: str = ""
 
 
 def _version(original: Any) -> Any:
-    """Return importlib.metadata.version with what was built for the CPU reading as built for ROCm.
+    """Return importlib.metadata.version with vLLM and torch for the CPU reading as built for ROCm.
 
     vLLM takes "cpu" in its own version for a CPU platform, and two platforms at once for an error
     (facts/mock-surface.md section 8, row 7).
     """
 
     def version(distribution_name: str) -> str:
-        return re.sub(r"(?<=\+)cpu(?=\W|$)", "rocm", original(distribution_name))
+        found = original(distribution_name)
+        if packages.normal(distribution_name) not in _REBUILT:
+            return found
+        return re.sub(r"(?<=\+)cpu(?=\W|$)", "rocm", found)
 
     return version
 

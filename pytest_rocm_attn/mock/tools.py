@@ -15,13 +15,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.mock import amdsmi
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_rocm_attn.mock.devices import Device
 
-ROCM_VERSION = "6.4.0"
-HIP_BUILD = "43482-0f2d60242"  # of the ROCm 6.4 build that facts/mock-surface.md section 2.1 quotes
+ROCM_VERSION = amdsmi.VERSION  # one release: the machine has the amdsmi of its ROCm
+# HIP's own build, by release; as torch 2.8.0+rocm7.0.2 and the 6.4 wheels print it.
+_HIP_BUILDS = {"7.0": "51831-7c9236b16", "6.4": "43482-0f2d60242"}
 _PREFIX = "pytest-rocm-attn-mock-"
 
 _root: Path | None = None
@@ -29,8 +32,12 @@ _trees: dict[tuple[tuple[str, str], ...], Path] = {}
 
 
 def hip_version(rocm_version: str) -> str:
-    """Return torch.version.hip of a ROCm release: its first two numbers, then HIP's own build."""
-    return ".".join([*rocm_version.split(".")[:2], HIP_BUILD])
+    """Return torch.version.hip of a ROCm release: its first two numbers, then HIP's own build.
+
+    Of a release whose build is not known here, it is that of ROCM_VERSION.
+    """
+    release, known = ".".join(rocm_version.split(".")[:2]), ".".join(ROCM_VERSION.split(".")[:2])
+    return f"{release}.{_HIP_BUILDS.get(release, _HIP_BUILDS[known])}"
 
 
 def tree(files: Mapping[str, str]) -> Path:

@@ -6,16 +6,20 @@ parsing of the visible-devices variables run as they are.
 
 from __future__ import annotations
 
+import dis
+import functools
+import importlib
 import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.errors import MockError
 from pytest_rocm_attn.gpu import Amdsmi
 from pytest_rocm_attn.mock.errors import needs_device, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, ModuleType
+    from types import CodeType, FrameType, ModuleType
 
     from pytest_rocm_attn.mock.devices import Device, DeviceProperties
     from pytest_rocm_attn.mock.patching import Layer
@@ -72,10 +76,47 @@ def install(
 
     hooks = _Hooks(device, count, runtime_calls)
     put = layer.set_attribute
-    put(torch.version, "hip", hip)
-    put(torch.version, "cuda", None)
-    for name, hook in hooks.functions().items():
-        put(torch._C, name, hook)
+    fake_tensor = importlib.import_module("torch._subclasses.fake_tensor")
+    # In torch 2.10 one flag stands for pynvml and amdsmi, whichever the build would ask.
+    flag = "_HAS_AMDSMI" if hasattr(torch.cuda, "_HAS_AMDSMI") else "_HAS_PYNVML"
+    replaced: list[tuple[Any, str, Any]] = [
+        (torch.version, "hip", hip),
+        (torch.version, "cuda", None),
+        (torch._C, "_has_cuda", True),  # torch.backends.cuda.is_built(), true of ROCm builds
+        *((torch._C, name, hook) for name, hook in hooks.replaced().items()),
+        # torch.cuda.graphs copied the dummy of a CPU build when it was imported.
+        (torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: False),
+        # torch.cuda.random copied both by name.
+        *((module, "_lazy_init", hooks.lazy_init) for module in (torch.cuda, torch.cuda.random)),
+        *((module, "_lazy_call", hooks.lazy_call) for module in (torch.cuda, torch.cuda.random)),
+        # torch keeps the devices' random states around what it compiles, on the CPU too.
+        (torch.cuda, "default_generators", tuple(torch.Generator() for _ in range(count))),
+        (torch.Tensor, "pin_memory", hooks.device_only("pinned memory")),
+        (torch.cuda, "_initialized", False),
+        (torch.cuda, "_cached_device_count", None),
+        (torch.cuda, "_exchange_device", hooks.exchange),
+        (torch.cuda, "_maybe_exchange_device", hooks.exchange),
+        (torch.cuda, "_cudart", _Runtime(device)),
+        (torch.cuda, flag, amdsmi is not None),
+        (torch.cuda, "_cached_hip_to_amdsmi", None),
+        # Readies the device for the backward pass of fake tensors, which need none.
+        (fake_tensor, "init_gpu_context", lambda device: None),
+    ]
+    added: list[tuple[Any, str, Any]] = [
+        *((torch._C, name, hook) for name, hook in hooks.added().items()),
+        (torch._C, "__getattr__", hooks.missing),
+        (torch.cuda, "_get_device_properties", hooks.properties),
+        *([(torch.cuda, "amdsmi", amdsmi)] if amdsmi is not None else []),
+    ]
+    if lacking := [
+        f"{owner.__name__}.{name}" for owner, name, _ in replaced if not hasattr(owner, name)
+    ]:
+        raise MockError(
+            f"this torch ({torch.__version__}) has no {', '.join(lacking)}; the mock was made for"
+            " torch 2.10 to 2.13: use one of those, or teach pytest_rocm_attn/mock/torch_hooks.py"
+        )
+    for owner, name, value in (*replaced, *added):
+        put(owner, name, value)
     for name in _DEVICE_ONLY:
         if hasattr(torch._C, name):
             put(torch._C, name, hooks.device_only(f"torch._C.{name}"))
@@ -83,30 +124,6 @@ def install(
         base = getattr(torch._C, name, None)
         if base is not None and base.__flags__ & _HEAP_TYPE:
             put(base, "__new__", hooks.device_only(f"torch._C.{name}"))
-    put(torch._C, "_has_cuda", True)  # torch.backends.cuda.is_built(), true of ROCm builds
-    put(torch._C, "__getattr__", hooks.missing)
-    # torch.cuda.graphs copied the dummy of a CPU build when it was imported.
-    put(torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: False)
-    for module in (torch.cuda, torch.cuda.random):  # the second copied both by name
-        put(module, "_lazy_init", hooks.lazy_init)
-        put(module, "_lazy_call", hooks.lazy_call)
-    # torch saves and restores the devices' random states around what it compiles, on the CPU too.
-    put(torch.cuda, "default_generators", tuple(torch.Generator() for _ in range(count)))
-    put(torch.Tensor, "pin_memory", hooks.device_only("pinned memory"))
-    put(torch.cuda, "_initialized", False)
-    put(torch.cuda, "_cached_device_count", None)
-    put(torch.cuda, "_get_device_properties", hooks.properties)
-    put(torch.cuda, "_exchange_device", hooks.exchange)
-    put(torch.cuda, "_maybe_exchange_device", hooks.exchange)
-    put(torch.cuda, "_cudart", _Runtime(device))
-    if amdsmi is not None:
-        put(torch.cuda, "amdsmi", amdsmi)
-    # In torch 2.10 one flag stands for pynvml and amdsmi, whichever the build would ask.
-    has_own_flag = hasattr(torch.cuda, "_HAS_AMDSMI")
-    put(torch.cuda, "_HAS_AMDSMI" if has_own_flag else "_HAS_PYNVML", amdsmi is not None)
-    # Readies the device for the backward pass of fake tensors, which need none that is not there.
-    put(sys.modules["torch._subclasses.fake_tensor"], "init_gpu_context", lambda device: None)
-    put(torch.cuda, "_cached_hip_to_amdsmi", None)
     clear_caches()
     layer.on_close("torch caches", clear_caches)
 
@@ -140,11 +157,8 @@ class _Hooks:
         if self._runtime_calls[-1:] != [call]:
             self._runtime_calls.append(call)
 
-    def functions(self) -> dict[str, Callable[..., Any]]:
-        """Return what replaces, or joins, the functions of torch._C."""
-        import torch
-
-        accelerator = torch.device("cuda")
+    def added(self) -> dict[str, Callable[..., Any]]:
+        """Return the functions of torch._C that a CPU build lacks."""
         return {
             # Its presence alone makes torch.cuda._is_compiled() true.
             "_cuda_getDeviceCount": self.visible_count,
@@ -153,11 +167,19 @@ class _Hooks:
             "_cuda_isInBadFork": lambda: False,
             # torch._dynamo.device_interface imports this name as soon as _is_compiled() is true.
             "_cuda_getCurrentRawStream": lambda index: 0,
-            "_cuda_isCurrentStreamCapturing": lambda: False,
             "_cuda_canDeviceAccessPeer": lambda index, peer: True,
             "_cuda_resetPeakMemoryStats": lambda index: None,
             "_cuda_resetAccumulatedMemoryStats": lambda index: None,
             "_cuda_getArchFlags": lambda: self._device.gpu.gfx,
+        }
+
+    def replaced(self) -> dict[str, Callable[..., Any]]:
+        """Return what replaces functions of torch._C that every build has."""
+        import torch
+
+        accelerator = torch.device("cuda")
+        return {
+            "_cuda_isCurrentStreamCapturing": lambda: False,
             "_accelerator_getAccelerator": lambda: accelerator,
             # The default stream's name, which torch.compile wants on the CPU too; type 1 is CUDA.
             "_accelerator_getStream": lambda index: torch.Stream(
@@ -220,15 +242,15 @@ class _Hooks:
 
         torch's Python functions call it by name before they ask the device. C++ calls it when a
         tensor is about to be made on the device; Python then shows the frame of the user's code,
-        which does not mention the name. Returning to C++ would mark its CUDA state as initialised
-        for the rest of the process, past the mock's end.
+        at a call of something else. Returning to C++ would mark its CUDA state as initialised for
+        the rest of the process, past the mock's end.
         """
         caller = sys._getframe(1)
         self.started()
         if self._device.gpu.amdsmi is Amdsmi.EMPTY:
             # Once started, torch asks HIP for the count; before that an empty list means no GPU.
             sys.modules["torch.cuda"]._initialized = True  # type: ignore[attr-defined]
-        if "_lazy_init" not in caller.f_code.co_names:
+        if not _calls(caller.f_code, caller.f_lasti, "_lazy_init"):
             raise needs_device("a tensor on device 'cuda'", self._device.gpu.gfx)
 
     def lazy_call(self, callable: Callable[[], None], **kinds: bool) -> None:
@@ -253,6 +275,19 @@ class _Hooks:
                 " host can answer, set it: monkeypatch.setattr(torch._C, ..., raising=False)",
             )
         raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
+
+
+@functools.cache
+def _calls(code: CodeType, position: int, name: str) -> bool:
+    """Whether the instruction at a position of code calls, without arguments, what name looks up."""
+    looked_up = called = None
+    for instruction in dis.get_instructions(code):
+        if instruction.offset > position:  # which may be that of a cache entry after the call
+            break
+        if instruction.opname not in ("PRECALL", "CACHE", "PUSH_NULL", "NOP"):
+            called = looked_up if instruction.opname.startswith("CALL") else None
+            looked_up = instruction.argval if instruction.opname.startswith("LOAD_") else None
+    return bool(called == name)
 
 
 def _is_torchs(frame: FrameType) -> bool:

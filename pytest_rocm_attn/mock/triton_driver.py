@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
 
 Grid = tuple[int, int, int]
+_MADE_FOR = "3.6.0 to 3.9.0"
 _ABSENT: Any = object()
 
 
@@ -259,6 +260,14 @@ class _Launcher:
                 f"{name} was compiled for a mocked {gpu.gfx}, and that mock has ended; compile it "
                 "again for the GPU at hand"
             )
+        hooks = (enter_hook, exit_hook)
+        if not isinstance(function, _code_object_kernel()) or not all(
+            hook is None or callable(hook) for hook in hooks
+        ):
+            raise MockError(
+                f"this Triton ({_version()}) gives launchers other arguments than {_MADE_FOR} do; use"
+                " one of those, or teach pytest_rocm_attn/mock/triton_driver.py"
+            )
         if enter_hook is not None:
             enter_hook(launch_metadata)
         self._warn_of_unwritten(args)
@@ -294,6 +303,18 @@ class _Launcher:
             )
 
 
+def _code_object_kernel() -> type:
+    from pytest_rocm_attn.dry_launch.code_object import CodeObjectKernel
+
+    return CodeObjectKernel
+
+
+def _version() -> str:
+    from triton import __version__
+
+    return str(__version__)
+
+
 def _is_cpu_tensor(value: object) -> bool:
     torch = sys.modules.get("torch")
     return (
@@ -324,7 +345,8 @@ class _Activation:
 
     gpu: Gpu
     driver: DryDriver = field(init=False)
-    # by id: hashing a JITFunction parses its source
+    # By id, as hashing a JITFunction parses its source. No id is used twice while it matters: the
+    # caches lent to a JITFunction hold its kernels, and those keep it alive.
     own: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -606,5 +628,5 @@ def _check_triton(gpu: Gpu) -> None:
     if missing := [name for name, found in wanted.items() if not found]:
         raise MockError(
             f"this Triton ({__version__}) has no {', '.join(missing)}; dry launch was made for "
-            "3.6.0 to 3.9.0: use one of those, or teach pytest_rocm_attn/mock/triton_driver.py"
+            f"{_MADE_FOR}: use one of those, or teach pytest_rocm_attn/mock/triton_driver.py"
         )

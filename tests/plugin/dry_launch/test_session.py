@@ -508,6 +508,23 @@ def test_without_triton_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+def test_a_triton_that_calls_launchers_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = storageless([64], torch.float32)
+    compiled = triton.compiler.compiler.CompiledKernel
+    run = compiled.run
+    # A release that gives one argument more, before all others of its kind.
+    monkeypatch.setattr(
+        compiled,
+        "run",
+        property(lambda self: lambda *args: run.fget(self)(*args[:3], 0, *args[3:])),
+    )
+    words = rf"this Triton \({triton.__version__}\) gives launchers other arguments than 3.6.0 to"
+    with dry_launch("gfx942"), pytest.raises(MockError, match=words):
+        double[(1,)](x, x, 64, BLOCK=64)
+
+
 def test_a_triton_without_the_amd_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(triton.backends.backends, "amd")
     with pytest.raises(MockError, match="without the AMD backend .it has: nvidia"):

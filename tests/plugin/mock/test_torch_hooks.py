@@ -5,12 +5,17 @@ The table of visible devices is facts/mock-surface.md section 2.2, as observed w
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.metadata
+import os
 import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -409,3 +414,120 @@ def test_calls_that_would_start_the_runtime_are_noted_with_their_callers(four: M
         "torch.cuda.device.__exit__()",
     )
     assert {caller.partition(":")[0] for caller in callers} == {__name__}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch.cuda", "_cached_device_count"),
+        ("torch.cuda", "_exchange_device"),
+        ("torch.cuda.random", "_lazy_call"),
+        ("torch._subclasses.fake_tensor", "init_gpu_context"),
+        ("torch._C", "_accelerator_getDeviceIndex"),
+    ],
+)
+def test_a_torch_that_renamed_what_is_replaced_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    monkeypatch.delattr(f"{module}.{name}")
+    before = dict(vars(torch.cuda))
+    with pytest.raises(MockError) as caught:
+        mock_rocm("gfx942").enter()
+    words = f"this torch ({torch.__version__}) has no {module}.{name}; the mock was made for"
+    assert str(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
+    assert dict(vars(torch.cuda)) == before
+    assert torch.version.hip is None
+
+
+LAZY = """
+import sys, importlib.abc, importlib.machinery, torch
+
+made = sys.modules.pop("torch._subclasses.fake_tensor")
+
+class Lazy(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        if name == made.__name__:
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        return made
+    def exec_module(self, module):
+        print("imported")
+
+sys.meta_path.insert(0, Lazy())
+from pytest_rocm_attn.mock import mock_rocm
+with mock_rocm("gfx942"):
+    print(torch.version.hip is not None)
+"""
+
+
+def test_the_module_of_fake_tensors_need_not_be_imported_yet() -> None:
+    command = [sys.executable, "-c", LAZY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["imported", "True"]
+
+
+def mentions_it() -> object:
+    """Makes a tensor on the device in a function that also names what torch's own Python calls."""
+    if not torch.cuda.is_available():
+        torch.cuda._lazy_init()
+    return torch.empty(1, device="cuda")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        mentions_it,
+        functools.partial(torch.empty, 1, device="cuda"),
+        functools.wraps(mentions_it)(lambda: mentions_it()),
+        lambda: [torch.empty(1, device=device) for device in ("cuda",)],
+        lambda: torch.empty(1).to("cuda"),
+        lambda: torch.empty(1).cuda(),
+    ],
+    ids=["that names _lazy_init", "partial", "decorated", "comprehension", "to", "cuda"],
+)
+def test_a_tensor_on_the_device_is_refused_from_any_caller(make: Any) -> None:
+    with mock_rocm("gfx942"):
+        for _ in range(2):  # the first refusal must not count as the initialisation
+            with pytest.raises(MockError, match="a tensor on device 'cuda' needs a real GPU"):
+                make()
+    assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.parametrize("gfx", known_gpus())
+def test_the_l2_cache_has_a_size_on_every_target_that_is_sold(gfx: str) -> None:
+    """Sources: ROCm's page of GPU hardware specifications. It lists no gfx1150 and no gfx1250."""
+    with mock_rocm(gfx):
+        size = getattr(torch.cuda.get_device_properties(), "L2_cache_size", None)
+    assert (size is None) == (gfx in ("gfx1150", "gfx1250"))
+    if gfx == "gfx950":
+        assert size == 4 << 20  # of one XCD, as HIP says of gfx942
+
+
+def test_the_l2_cache_is_the_products() -> None:
+    with mock_rocm("gfx1201", product="Radeon RX 9070 GRE"):
+        assert torch.cuda.get_device_properties().L2_cache_size == 6 << 20
+
+
+def test_only_what_is_built_for_a_platform_reads_as_built_for_rocm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.2+cpu")
+    with mock_rocm("gfx942"):
+        version = importlib.metadata.version
+        assert [version(name) for name in ("vllm", "Torch", "torchvision", "jaxlib")] == [
+            "1.2+rocm",
+            "1.2+rocm",
+            "1.2+cpu",
+            "1.2+cpu",
+        ]
+
+
+def test_the_machine_is_of_one_rocm_release() -> None:
+    with mock_rocm("gfx942"):
+        release = Path(os.environ["ROCM_PATH"], ".info/version").read_text().strip()
+        assert importlib.metadata.version("amdsmi") == release
+        assert torch.version.hip is not None
+        assert torch.version.hip.split(".")[:2] == release.split(".")[:2]
+    with mock_rocm("gfx942", rocm_version="6.4.0"):
+        assert torch.version.hip == "6.4.43482-0f2d60242"

@@ -45,11 +45,17 @@ class AiterFunction:
     def call(self, backend: str, **arguments: Any) -> Any:
         """Call it with arguments by name, leaving out those that are neutral and unknown to it.
 
+        The GPU that holds the tensors is the current one meanwhile.
+
         Raises:
+            BackendInputError: the tensors are on several GPUs.
             AiterError: aiter is unusable, or this release's function lacks an argument that is
                 needed, or wants one that this version does not know.
         """
-        return self.find(backend)(**self.bound(backend, arguments))
+        from pytest_rocm_attn.backends.current_device import on_gpu_of  # imports torch
+
+        with on_gpu_of(arguments.values()):
+            return self.find(backend)(**self.bound(backend, arguments))
 
     def bound(self, backend: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that the installed function takes; AiterError as on `call`."""

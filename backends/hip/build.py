@@ -22,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.backends.current_device import on_gpu_of
 from pytest_rocm_attn.backends.hip.arguments import Arguments
 from pytest_rocm_attn.errors import HipBuildError
 
@@ -115,7 +116,7 @@ class Library:
             partitions=partitions,
             scale=scale,
         )
-        with torch.cuda.device(query.device):
+        with on_gpu_of((query, key_cache, value_cache, out, block_table, seq_lens)):
             error = self._library.rocm_attn_decode(
                 ctypes.byref(arguments),
                 int(query.dtype is torch.bfloat16),

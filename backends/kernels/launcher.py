@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import triton
 
+from pytest_rocm_attn.backends.current_device import gpu_of, on_gpu_of
+
 # Triton's AMD backend: a tensor whose storage is no larger is addressed with 32-bit offsets.
 LARGEST_OFFSET = 2**31 - 1
 MOST_REMEMBERED = 1024  # combinations; a model needs a few, and Triton itself forgets none
@@ -110,19 +112,23 @@ class Launch:
         self._last: tuple[Any, bool, Any, Any] = (None, False, None, None)
 
     def __call__(self, *tensors: torch.Tensor | None) -> None:
-        """Launch the kernel on the current device and stream.
+        """Launch the kernel on the GPU that holds the tensors, and on its current stream.
 
         Args:
-            tensors: the first arguments; a tensor stays where it is until the call returns.
+            tensors: the first arguments; a tensor stays where it is until the call returns. Those
+                of one Launch are on one device in every call.
+
+        Raises:
+            BackendInputError: the tensors are on several GPUs.
         """
-        if (
-            INTERPRETED
-            or self._launcher.kernel.pre_run_hooks
-            or not WITH_ADDRESS.issuperset(map(type, tensors))
-        ):
+        if INTERPRETED:
             self._through_triton(tensors)
             return
         driver = triton.runtime.driver.active
+        if self._launcher.kernel.pre_run_hooks or not WITH_ADDRESS.issuperset(map(type, tensors)):
+            with on_gpu_of(tensors, driver.get_current_device()):
+                self._through_triton(tensors)
+            return
         last_driver, is_amd, last_seen, compiled = self._last
         if driver is not last_driver:
             is_amd, last_seen = driver.get_current_target().backend == "hip", None
@@ -136,6 +142,10 @@ class Launch:
                 for tensor in tensors
             ]
         if seen != last_seen:
+            if gpu_of(tensors) not in (None, device):
+                with on_gpu_of(tensors, device):
+                    self(*tensors)
+                return
             compiled, launched = self._launcher.compiled(
                 driver, (self._key, *seen), lambda: self._through_triton(tensors)
             )

@@ -70,7 +70,7 @@ def _solve(solve: Any, built: Built) -> Finding | None:
     try:
         solve(built.problem)
         if built.problem.out.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(built.problem.out.device)
     except NotImplementedError as error:
         for guard in built.guards:
             guard.writable = None

@@ -7,6 +7,7 @@ without a GPU: it must not let them pass.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,7 @@ def on_gpu(
             record_property("rocm_attn_ratio", finding.ratio)
         judge(
             finding,
-            case,
+            replace(case, level=backend.level(case)),
             evidence=lane.evidence,
             arch=lane.device.get("arch", ""),
             target=rocm_gpu.gfx,

@@ -97,7 +97,7 @@ class Claims:
         return tuple(entry for entry, _ in self.found)
 
     def covering(self, got: Got) -> Deviation | None:
-        """Return the first entry that accepts what came, or None."""
+        """Return the first entry that accepts the result, or None."""
         return next((entry for entry in self.entries if entry.accepts(got)), None)
 
     def idle(self, used: Collection[Deviation]) -> Deviation | None:

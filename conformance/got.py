@@ -1,4 +1,4 @@
-"""What came of an item, as far as a deviation pins it: a backend's name, or one of a few kinds."""
+"""The result of an item as far as a deviation pins it: a backend's name, or one of a few kinds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CRASHES = (CRASH, TIMEOUT, DIED)
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What came.
+    """A result.
 
     Attributes:
         answer: a backend's registry name, or one of KINDS.

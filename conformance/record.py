@@ -31,8 +31,8 @@ class Record(TypedDict):
         environment_written: variables that the selector wrote while answering.
         again: the command that runs this item alone.
         details: what is peculiar to the tier, as plain data.
-        fell_short: what came where it fell short, as deviations pin it: ``answer`` and ``message``.
-            A draft of deviations is made from it.
+        fell_short: the results that fell short, as deviations pin them: ``answer`` and ``message``.
+            A draft of deviations is made from them.
     """
 
     id: str

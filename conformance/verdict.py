@@ -88,7 +88,7 @@ class Judgement:
     Attributes:
         verdict: the verdict.
         message: why it fell short, in words; "" when it did not.
-        got: what came where it fell short, as deviations pin it; of what fails, what none covers.
+        got: the results that fell short, as deviations pin them; of a failure, those not covered.
     """
 
     verdict: Verdict
@@ -124,8 +124,8 @@ def verdict_on(
     Args:
         shortfall: in words, "" when what was promised holds.
         level: of the promise.
-        got: what came where it fell short; looked at only if there is a shortfall.
-        claims: what the fork declares about it: a declared answer is a deviation, another one fails.
+        got: the results that fell short; ignored if there is no shortfall.
+        claims: what the fork declares about it: a declared result is a deviation, another one fails.
         strict: advisory promises fail as required ones do.
     """
     came = tuple(dict.fromkeys(got)) if shortfall else ()
@@ -138,8 +138,8 @@ def verdict_on(
         if claims.entries and came:
             entry = idle or claims.entries[0]
             shortfall += (
-                f"; the answer of a deviation changed: {entry.place} declares {entry.accepted}, and"
-                f" what came is {came[by.index(None)]} ({entry.reason}); mend the selector, or"
+                f"; the answer of a deviation changed: {entry.place} declares {entry.accepted}"
+                f" ({entry.reason}), but the result is {came[by.index(None)]}; mend the selector, or"
                 " declare the new answer"
             )
         unmet = tuple(each for each, entry in zip(came, by, strict=True) if entry is None)

@@ -27,7 +27,8 @@ class Finding:
         deliberate: it is a refusal, no crash.
         traceback: where there is one.
         value: what it is about, where that is less than the request.
-        answer: what came, as a deviation pins it (got.py); "" for a crash or what is wrong otherwise.
+        answer: the result as a deviation pins it (got.py); "" for a crash, or if neither a refusal
+            nor a backend is what is wrong.
     """
 
     wrong: str
@@ -40,7 +41,7 @@ class Finding:
 
     @property
     def got(self) -> Got:
-        """What a deviation would pin of it."""
+        """The result as a deviation pins it."""
         return Got(self.answer or (WRONG if self.deliberate else CRASH), self.wrong)
 
     @property

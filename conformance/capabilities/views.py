@@ -51,7 +51,7 @@ class Construction:
 
     @property
     def answer(self) -> str:
-        """What came, as a deviation pins it."""
+        """The result as a deviation pins it."""
         if self.trouble:
             return REFUSAL if self.deliberate else CRASH
         return got_of(self.outcome).answer

@@ -155,7 +155,7 @@ def _rule(entry: _Rule, shared: Mapping[str, Any], place: Place) -> Rule:
         if values is not None:
             _check_names(field, values, known, place)
             if not values and field != "named":
-                place.fail(field, "names none", "leave it out for all")
+                place.fail(field, "is empty", "leave it out for all")
     _check_expect(entry, place)
     given = entry.request
     if isinstance(given, str):

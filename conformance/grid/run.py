@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.workers import Subject
     from pytest_rocm_attn.outcome import Outcome
 
-    Declares = Callable[[str, Behaviour], bool]  # whether a deviation accepts what came of a rule
+    # Whether a deviation accepts an answer that breaks a rule, by its id.
+    Declares = Callable[[str, Behaviour], bool]
 
 _REFRESH_SECONDS = 0.5
 

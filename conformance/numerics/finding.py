@@ -32,5 +32,5 @@ class Finding:
 
     @property
     def got(self) -> Got:
-        """What a deviation would pin of it."""
+        """The result as a deviation pins it."""
         return Got(self.answer or (CRASH if self.kind == "crashed" else WRONG), self.words)

@@ -34,11 +34,11 @@ _Cause = tuple[str, str, str, str, tuple[str, ...]]  # tier, expected, backend, 
 def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     """Return the text of a deviations file with empty reasons and links; "" if nothing failed.
 
-    An entry is made for each pair of what was expected and what came. Its patterns match the items
+    An entry is made for each pair of what was expected and what was got. Its patterns match the items
     that failed so, and no other item.
 
     Args:
-        records: what came of a run.
+        records: the rows of a run.
         every_item: all items of all tiers, whichever the run selected.
     """
     causes: dict[_Cause, set[Item]] = defaultdict(set)
@@ -94,7 +94,7 @@ _MOST_NAMES = 3  # of more, they are a list of what there is
 
 
 def _reasons(answer: str, message: str) -> list[str]:
-    """Return the names and words of ours that a message mentions, and the class of a crash."""
+    """Return the names and words that say what a message is about, and the class of a crash."""
     text = normalised_text(message)
     raised = _EXCEPTION.search(text)
     names = [

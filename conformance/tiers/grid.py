@@ -116,8 +116,8 @@ class SliceItem(ConformanceItem):
             words = _words(judged, open_ones)
             if idle is not None:
                 words += (
-                    f"; the answer of a deviation changed: {idle.place} declares {idle.accepted},"
-                    f" and what came is {unmet[0]} ({idle.reason})"
+                    f"; the answer of a deviation changed: {idle.place} declares {idle.accepted}"
+                    f" ({idle.reason}), but cells give {unmet[0]}"
                 )
             came = tuple(dict.fromkeys(unmet))
             return Judgement(Verdict.CRASH if crashed else Verdict.FAIL, words, came)

@@ -142,7 +142,7 @@ class _Item(ConformanceItem):
         )
 
     def look(self) -> tuple[str, Got]:
-        """Return the shortfall, and what came as a deviation pins it.
+        """Return the shortfall, and the result as a deviation pins it.
 
         Raises:
             UnfinishedError: the time limit came before an answer.

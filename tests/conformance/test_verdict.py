@@ -76,6 +76,13 @@ def test_an_outcome_is_judged_by_what_the_row_expects(
     assert bool(judgement.message) is (verdict is not Verdict.PASS)
 
 
+@pytest.mark.parametrize("outcome", [TimedOut(1.0), Died(11), Crashed("KeyError", "KeyError: 1")])
+def test_an_advisory_row_that_crashes_fails_only_when_strict(outcome: Outcome) -> None:
+    advisory = row(BACKEND, "advisory")
+    assert judge(advisory, outcome).verdict is Verdict.ADVISORY
+    assert judge(advisory, outcome, strict=True).verdict is Verdict.CRASH
+
+
 def test_an_advisory_row_that_falls_short_fails_only_when_strict() -> None:
     advisory = row(BACKEND, "advisory")
     assert judge(advisory, Selected("ROCM_ATTN")).verdict is Verdict.ADVISORY

@@ -96,14 +96,14 @@ MUTATIONS: dict[str, tuple[str, str, str, str, str]] = {
         "FLEX_ATTENTION lacks this dtype",
         "a-named-flex-attention-is-taken",
         "fail",
-        "declares a deliberate refusal that mentions 'FLEX_ATTENTION', 'install', and what came",
+        "declares a deliberate refusal that mentions 'FLEX_ATTENTION', 'install' (ours), but the result",
     ),
     "a crash in place of a refusal": (
         'raise ValueError("ROCM_ATTN needs another GPU")',
         'raise TypeError("ROCM_ATTN needs another GPU")',
         "a-named-rocm-attn-is-taken",
         "crash",
-        "declares a deliberate refusal that mentions 'GPU', 'ROCM_ATTN', and what came is a crash",
+        "declares a deliberate refusal that mentions 'GPU', 'ROCM_ATTN' (ours), but the result is a crash",
     ),
 }
 

@@ -118,7 +118,7 @@ MISTAKES = [
     (REJECTS + "named = ['X']", "named: 'X' is unknown"),
     (REJECTS + "named = ['ROCM_ATTN', 'ROCM_ATTN']", "named: lists 'ROCM_ATTN' twice; remove"),
     (REJECTS + "gpu = ['gfx94']", "gpu: 'gfx94' is unknown. Did you mean 'gfx942'"),
-    (REJECTS + "gpu = []", "gpu: names none; leave it out for all"),
+    (REJECTS + "gpu = []", "gpu: is empty; leave it out for all"),
     (REJECTS + "gpu = 'gfx942'", "gpu: Expected `array | null`, got `str`; it must be a list"),
     (REJECTS + "aiter = ['gone']", "aiter: 'gone' is unknown"),
     (REJECTS + "flags = { VLLM_X = true }", "flags.VLLM_X: unknown key"),

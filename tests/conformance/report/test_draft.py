@@ -119,7 +119,7 @@ def test_two_reasons_are_two_entries_and_a_list_of_names_is_no_reason(tmp_path: 
     first, second = sorted(
         filled(draft.render(records, EVERY), tmp_path).entries, key=lambda entry: entry.answer
     )
-    assert (first.answer, first.mentions) == ("crash", ("KeyError",))
+    assert (first.answer, first.mentions) == ("crash", ("KeyError", "unknown"))
     assert (second.answer, second.mentions) == ("refusal", ("TRITON_MLA", "block size"))
 
 

@@ -314,7 +314,8 @@ def _check_shadows(entries: Iterable[Deviation], place: Place) -> None:
     for number, entry in enumerate(entries, start=1):
         for pattern in entry.match:
             for other, of in earlier:
-                if of._takes_all_of(entry) and _covers(other, pattern):
+                covered = of._takes_all_of(entry) and _covers(other, pattern)
+                if covered and not of.expired(entry.until or date.max):
                     place.within(f"entry {number} (line {entry.line})").fail(
                         "match",
                         f"{pattern!r} can never apply: {other!r} (line {of.line}) covers all of it",

@@ -395,6 +395,26 @@ def test_a_pattern_may_stand_in_two_entries_for_two_answers(tmp_path: Path) -> N
     assert [entry.answer for entry in load_text(tmp_path, text).entries] == ["refusal", "crash"]
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later", "applies"),
+    [
+        ("until = 2027-01-31\n", "", True),
+        ("until = 2027-01-31\n", "until = 2027-02-01\n", True),
+        ("until = 2027-01-31\n", "until = 2027-01-31\n", False),
+        ("", "until = 2027-02-01\n", False),
+    ],
+)
+def test_an_entry_may_take_over_when_an_earlier_one_expires(
+    tmp_path: Path, earlier: str, later: str, applies: bool
+) -> None:
+    plain = ENTRY.replace("until  = 2027-01-31\n", "")
+    text = plain + earlier + plain + later
+    if applies:
+        assert len(load_text(tmp_path, text).entries) == 2
+    else:
+        assert "can never apply" in refusal(tmp_path, text)
+
+
 def test_a_pattern_listed_twice_in_one_entry_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, ENTRY.replace('"explicit-*"', '["one", "one"]'))
     assert "entry 1 (line 2): match: 'one' can never apply" in message

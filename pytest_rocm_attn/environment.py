@@ -55,7 +55,8 @@ def marked(node: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> RocmEnv:
 
     What reads otherwise than it looks gives a FlagWarning at the test's own place.
     """
-    environment, given = RocmEnv(monkeypatch), {}
+    environment = RocmEnv(monkeypatch)
+    given: dict[str, str] = {}
     environment.clear()
     for mark in reversed(of_kind(node, ENV)):
         given |= environment.set(mark.kwargs)

@@ -47,8 +47,16 @@ def known_gpus() -> tuple[str, ...]:
 _BRANDS = ("amd", "instinct", "radeon", "rx", "pro", "ai")
 
 
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
+def _folded(name: object) -> str:
+    return re.sub(r"[\s_-]", "", str(name)).lower().removeprefix("amd")
+
+
+def _names(product: str) -> set[str]:
+    """Return every name of a product, folded; see products()."""
+    words = re.sub(r" \(.*\)| \d+GB$", "", product).split()
+    brands = sum(1 for _ in itertools.takewhile(lambda word: word.lower() in _BRANDS, words))
+    names = {" ".join(words[start:]) for start in range(min(brands + 1, len(words)))}
+    return set(map(_folded, names | {product}))
 
 
 @functools.cache
@@ -63,20 +71,24 @@ def products() -> dict[str, str]:
     shared = set()
     for gfx, target in hardware()["target"].items():
         for product in target.get("product", ()):
-            words = re.sub(r" \(.*\)| \d+GB$", "", product["name"]).split()
-            brands = sum(1 for _ in itertools.takewhile(lambda w: w.lower() in _BRANDS, words))
-            names = {" ".join(words[start:]) for start in range(min(brands + 1, len(words)))}
-            for name in map(_folded, names | {product["name"]}):
+            for name in _names(product["name"]):
                 if found.setdefault(name, gfx) != gfx:
                     shared.add(name)
     return {name: gfx for name, gfx in found.items() if name not in shared}
+
+
+def product_of(name: str) -> str:
+    """Return the product that a name means, as hardware.toml has it; "" for a target's name."""
+    gfx = products().get(_folded(name))
+    listed = hardware()["target"][gfx]["product"] if gfx else ()
+    return next((str(one["name"]) for one in listed if _folded(name) in _names(one["name"])), "")
 
 
 def _target_of(name: str) -> str:
     """Return the gfx target that is meant by its own name or by a product's."""
     if name in known_gpus():
         return name
-    folded = _folded(name).removeprefix("amd")
+    folded = _folded(name)
     if folded in products():
         return products()[folded]
     known = [product.upper() for product in products()]

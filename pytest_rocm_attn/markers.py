@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_rocm_attn.errors import RocmAttnError
-from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.gpu import Aiter, Gpu, product_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -68,11 +68,13 @@ def needs_hardware(node: pytest.Item) -> str | None:
 
 
 def _surely_ours(mark: pytest.Mark) -> bool:
-    """Whether a marker of a short name names a target, or variables of vLLM's."""
+    """Whether a marker of a short name names a target or product, or variables of vLLM's."""
     if SHORT[mark.name] == ENV:
         return not mark.args and any(name.startswith("VLLM_") for name in mark.kwargs)
     target = mark.args[0] if mark.args else mark.kwargs.get("gpu")
-    return isinstance(target, Gpu) or (isinstance(target, str) and target.startswith("gfx"))
+    if isinstance(target, str) and not target.startswith("gfx"):
+        return bool(product_of(target))
+    return isinstance(target, Gpu | str)
 
 
 # --- at collection --------------------------------------------------------------------------------

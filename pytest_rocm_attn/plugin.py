@@ -81,8 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, text in (_MARKERS | _LEVELS).items():
         config.addinivalue_line("markers", name + text)
     options.check(config)
-    _running.append((os.getpid(), config))
-    config.add_cleanup(_running.pop)
+    run = (os.getpid(), config)
+    _running.append(run)
+    config.add_cleanup(lambda: _running.remove(run))
     if seconds := options.value(config, "compile-timeout"):
         from pytest_rocm_attn import compile_watch
 

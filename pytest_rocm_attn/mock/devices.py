@@ -200,6 +200,7 @@ class DeviceProperties:
         vars(self).update(fields)
 
     def __getattr__(self, name: str) -> Any:
+        __tracebackhide__ = True
         raise unknown(
             "torch.cuda.get_device_properties()",
             name,

@@ -84,6 +84,7 @@ class StandInFinder(MetaPathFinder, Loader):
         stand_in = self._owner[name]
 
         def __getattr__(attribute: str) -> Any:  # PEP 562
+            __tracebackhide__ = True
             # Dunder names are asked for by the interpreter and by inspect; they say nothing.
             if attribute.startswith("__"):
                 raise AttributeError(f"module {name!r} has no attribute {attribute!r}")

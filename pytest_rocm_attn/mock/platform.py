@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_rocm_attn.errors import MockArgumentError, MockError, nearest
-from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu, product_of
 from pytest_rocm_attn.hardware import detect
 from pytest_rocm_attn.mock import aiter as aiter_module
 from pytest_rocm_attn.mock import amdsmi as amdsmi_module
@@ -47,7 +47,8 @@ class MockRocm:
             a name. torch counts GPUs as HIP does, whatever amdsmi lists.
         count: how many GPUs the machine has.
         flash_attn: whether the flash_attn package is there (a stand-in).
-        product: product name as in hardware.toml; default the target's first.
+        product: product name as in hardware.toml; default: the one that gpu names, else the
+            target's first.
         properties: fields of torch's device properties to set or replace.
         rocm_version: version of the ROCm tree, which torch.version.hip follows.
         environ: variables to set while entered.
@@ -116,6 +117,8 @@ class MockRocm:
                     f"environ has {name!r}: {value!r}; names and values of variables are strings"
                 )
         self._count = count
+        if not product and not isinstance(gpu, Gpu):
+            product = product_of(gpu)
         self._device = Device(self._gpu, product, dict(properties or {}))
         self._flash_attn = flash_attn
         self._rocm_version = rocm_version
@@ -348,7 +351,7 @@ def _version(original: Any) -> Any:
     """
 
     def version(distribution_name: str) -> str:
-        found = original(distribution_name)
+        found = str(original(distribution_name))
         if packages.normal(distribution_name) not in _REBUILT:
             return found
         return re.sub(r"(?<=\+)cpu(?=\W|$)", "rocm", found)

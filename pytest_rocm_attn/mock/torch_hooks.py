@@ -245,6 +245,7 @@ class _Hooks:
         at a call of something else. Returning to C++ would mark its CUDA state as initialised for
         the rest of the process, past the mock's end.
         """
+        __tracebackhide__ = True
         caller = sys._getframe(1)
         self.started()
         if self._device.gpu.amdsmi is Amdsmi.EMPTY:
@@ -261,12 +262,14 @@ class _Hooks:
         gfx = self._device.gpu.gfx
 
         def function(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             raise needs_device(what, gfx)
 
         return function
 
     def missing(self, name: str) -> Any:
         """Stand for torch._C's own answer to an attribute that it lacks (PEP 562)."""
+        __tracebackhide__ = True
         if name.startswith(("_cuda_", "_cudnn_", "_nccl_")):
             raise unknown(
                 "torch._C",
@@ -308,6 +311,7 @@ class _Runtime:
         return self._device.total_memory, self._device.total_memory
 
     def __getattr__(self, name: str) -> Any:
+        __tracebackhide__ = True
         raise unknown(
             "torch.cuda.cudart()",
             name,

@@ -160,6 +160,7 @@ class DryDriver:
         return None
 
     def __getattr__(self, name: str) -> NoReturn:
+        __tracebackhide__ = True
         raise unknown("triton.runtime.driver.active", name, f"add it to DryDriver in {__file__}")
 
 

@@ -74,7 +74,11 @@ def test_with_arguments(mock_rocm, rocm_gpu, rocm_env, dry_launch, rocm_select):
     assert (mock_rocm, rocm_gpu, rocm_env) == ("our mock", "our GPU", {"PROD": 1})
     assert (dry_launch, rocm_select) == (None, "SELECT 1")
 
-@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.rocm_gpu("RX 7900"))])
+@pytest.mark.rocm_gpu("RX 12000")
+@pytest.mark.mock_rocm("MI6")
+def test_with_names_that_are_no_product_of_ours(): pass
+
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.rocm_gpu("RX 7999"))])
 def test_parametrised(n): assert n == 1
 
 @pytest.mark.mock_rocm(lambda: "a factory")

@@ -9,6 +9,7 @@ MARKERS = {
     'rocm_gpu("gfx942", "RX 7")': "unknown GPU 'RX 7'",
     'rocm_attn_gpu(gfx="gfx942")': "takes gfx targets, not gfx='gfx942'",
     "rocm_attn_gpu(942)": "unknown GPU 942",
+    'rocm_gpu("MI300X", "MI301X")': "unknown GPU 'MI301X'",
     'rocm_attn_gpu(["gfx942"])': "unknown GPU ['gfx942']",
     'rocm_attn_aiter("0.1.7")': "takes no arguments, got '0.1.7'",
     "rocm_attn_aiter(present=True)": "takes no arguments, got present=True",
@@ -94,7 +95,8 @@ def test_each_mistake_is_shown_in_one_line_at_its_own_place_without_our_frames(
     assert "pytest_rocm_attn/" not in shown
     assert "During handling" not in shown
     assert "direct cause" not in shown
-    sections, name = {}, ""
+    sections: dict[str, list[str]] = {}
+    name = ""
     for row in shown.partition("short test summary info")[0].splitlines():
         if row.startswith("____"):
             name = row.strip("_ ").removeprefix("ERROR at setup of ")

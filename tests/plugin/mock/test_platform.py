@@ -162,3 +162,16 @@ def test_keyword_arguments_that_do_not_exist_are_refused() -> None:
     options: dict[str, Any] = {"counts": 2}
     with pytest.raises(TypeError, match="counts"):
         mock_rocm("gfx942", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("MI308X", "gfx942 (AMD Instinct MI308X), aiter absent"),
+        ("rx 7900 xt", "gfx1100 (AMD Radeon RX 7900 XT), aiter absent"),
+        ("gfx942", "gfx942 (AMD Instinct MI300X), aiter absent"),
+    ],
+)
+def test_a_product_that_is_named_is_the_one_that_is_mocked(name: str, words: str) -> None:
+    assert str(mock_rocm(name)) == words
+    assert str(parse_option(name)) == words

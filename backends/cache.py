@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from pytest_rocm_attn.backends.plans import Recent, described
 from pytest_rocm_attn.errors import BackendInputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 FP8_MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
 FP8_BIAS = {torch.float8_e4m3fn: 7, torch.float8_e4m3fnuz: 8}
 MOST_REMEMBERED = 256  # plans: one for each number of tokens, in a serving process
-_plans: dict[Any, Launch] = {}
+_plans: Recent[Launch] = Recent(MOST_REMEMBERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +169,13 @@ def reshape_and_cache(
     """
     # Writes that lie the same are checked and planned once: a model writes a cache a layer.
     written = (key, value, key_cache, value_cache, slot_mapping)
-    alike = (layout, *[(x.shape, x.stride(), x.dtype, x.device) for x in written])
+    alike = (layout, *map(described, written))
     launch = _plans.get(alike)
     if launch is None:
         launch = _plan_write(*written, layout)
         if launch is None:  # no tokens
             return
-        if len(_plans) >= MOST_REMEMBERED:
-            _plans.clear()
-        _plans[alike] = launch
+        _plans.keep(alike, launch)
     if key_cache.dtype in FP8_BIAS:
         problem = _scale("k_scale", k_scale, key) or _scale("v_scale", v_scale, key)
         if problem:
@@ -279,6 +278,28 @@ def concat_and_cache_mla(
     Raises:
         BackendInputError: shapes, dtypes or devices disagree; nothing is written.
     """
+    written = (kv_c, k_pe, cache, slot_mapping)
+    alike = ("latent", *map(described, written))
+    launch = _plans.get(alike)
+    if launch is None:
+        launch = _plan_latent_write(*written)
+        if launch is None:  # no tokens
+            return
+        _plans.keep(alike, launch)
+    fp8 = cache.dtype in FP8_BIAS
+    if fp8 and (problem := _scale("scale", scale, kv_c)):
+        raise BackendInputError(f"concat_and_cache_mla: {problem}; nothing was written")
+    launch(kv_c, k_pe, _bytes(cache), slot_mapping, scale if fp8 else None)
+
+
+def _plan_latent_write(
+    kv_c: torch.Tensor, k_pe: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor
+) -> Launch | None:
+    """Return what writes tensors that lie as these do; None when there is nothing to write.
+
+    Raises:
+        BackendInputError: shapes, dtypes or devices disagree.
+    """
     fp8 = FP8_BIAS.get(cache.dtype, 0)
     width = kv_c.shape[-1] + k_pe.shape[-1]
     # fmt: off
@@ -292,18 +313,16 @@ def concat_and_cache_mla(
         or _cache_dtype(kv_c, cache, fp8)
         or ((cache.ndim != 3 or cache.shape[2] != width or cache.stride(2) != 1)
             and f"cache has shape {tuple(cache.shape)}, wanted [blocks, block size, {width}]")
-        or (fp8 and _scale("scale", scale, kv_c))
     )
     # fmt: on
     if problem:
         raise BackendInputError(f"concat_and_cache_mla: {problem}; nothing was written")
     tokens = slot_mapping.shape[0]
     if tokens == 0:
-        return
+        return None
     from pytest_rocm_attn.backends.kernels.cache import plan_concat_and_cache_mla
 
-    launch = plan_concat_and_cache_mla(kv_c, k_pe, cache, tokens, fp8=fp8)
-    launch(kv_c, k_pe, _bytes(cache), slot_mapping, scale if fp8 else None)
+    return plan_concat_and_cache_mla(kv_c, k_pe, cache, tokens, fp8=fp8)
 
 
 def check_slots(slot_mapping: torch.Tensor, blocks: int, block_size: int) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from pytest_rocm_attn.backends.launch_target import INTERPRETER, target_of
 from pytest_rocm_attn.backends.paged_layer import Step
@@ -25,6 +26,7 @@ from pytest_rocm_attn.backends.rocm_aiter_unified_attn import SplitHalves
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.backends.launch_target import Target
     from pytest_rocm_attn.request import Request
 
@@ -32,6 +34,60 @@ if TYPE_CHECKING:
 # Of torch's two kernels the one for all lengths. For its decode kernel, which short queries would take,
 # torch 2.11 finds no configuration at some dynamic shapes, and raises (seen on an H100).
 KERNEL_OPTIONS: Any = {"FORCE_USE_FLEX_ATTENTION": True}
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A step's keys laid end to end, each request padded to `length`; for all layers of a kind.
+
+    Args:
+        token: [tokens], their numbers.
+        real: [tokens] bool: of a request, and not padding of the batch.
+        blocks: [requests, blocks] of the cache; 0 where a request has none.
+        held: [requests, length] bool: there is a token.
+        sees: of batch, head, token and key: whether the token sees the key.
+        mask: the same as torch's.
+    """
+
+    token: torch.Tensor
+    real: torch.Tensor
+    blocks: torch.Tensor
+    held: torch.Tensor
+    sees: Callable[..., torch.Tensor]
+    mask: BlockMask
+
+    @staticmethod
+    def of(batch: Batch, block_size: int, window: int | None) -> _Layout:
+        device, causal = batch.block_table.device, batch.causal
+        tokens, requests = batch.slot_mapping.shape[0], batch.seq_lens.shape[0]
+        count = -(-batch.max_seq_len // block_size)
+        length = count * block_size
+        token = torch.arange(tokens, device=device)
+        ends = batch.query_start_loc[1:].long()
+        owner = torch.searchsorted(ends, token, right=True).clamp(max=requests - 1)
+        # Positions in the request, bottom-right aligned: its last token is its last key.
+        position = token - ends[owner] + batch.seq_lens[owner]
+        held = torch.arange(length, device=device) < batch.seq_lens[:, None]
+        used = torch.arange(count, device=device) * block_size < batch.seq_lens[:, None]
+        blocks = torch.where(used, batch.block_table[:, :count].long(), 0)
+
+        def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            distance = position[q] - k % length
+            seen = (owner[q] == k // length) & held.flatten()[k]
+            if causal:
+                seen = seen & (distance >= 0)
+            if window is not None:
+                seen = seen & (distance.abs() < window)
+            return seen
+
+        mask = create_block_mask(sees, None, None, tokens, requests * length, device=str(device))
+        return _Layout(token, token < ends[-1], blocks, held, sees, mask)
+
+    def gathered(self, cache: torch.Tensor) -> torch.Tensor:
+        """Return [1, KV heads, requests * length, D], zeros where there is no token."""
+        rows = cache[self.blocks].reshape(*self.held.shape, *cache.shape[2:])
+        rows = rows.masked_fill(~self.held[:, :, None, None], 0.0)
+        return rows.flatten(0, 1).transpose(0, 1)[None]
 
 
 class FlexAttention(SplitHalves):
@@ -68,58 +124,32 @@ class FlexAttention(SplitHalves):
         return INTERPRETER if device.type == "cpu" else target_of(device)
 
     def _forward(self, step: Step) -> None:
-        batch, device = step.batch, self.device
-        tokens, requests = batch.slot_mapping.shape[0], batch.seq_lens.shape[0]
-        blocks = -(-batch.max_seq_len // self.block_size)
-        length = blocks * self.block_size  # keys that each request is padded to
-        token = torch.arange(tokens, device=device)
-        ends = batch.query_start_loc[1:].long()
-        real = token < ends[-1]
-        owner = torch.searchsorted(ends, token, right=True).clamp(max=requests - 1)
-        # Positions in the request, bottom-right aligned: its last token is its last key.
-        position = token - ends[owner] + batch.seq_lens[owner]
-        held = torch.arange(length, device=device) < batch.seq_lens[:, None]
-
-        def gathered(cache: torch.Tensor) -> torch.Tensor:
-            """Return [1, KV heads, requests * length, D], zeros where there is no token."""
-            table = batch.block_table[:, :blocks].long()
-            used = torch.arange(blocks, device=device) * self.block_size < batch.seq_lens[:, None]
-            rows = cache[torch.where(used, table, 0)].reshape(requests, length, *cache.shape[2:])
-            rows = rows.masked_fill(~held[:, :, None, None], 0.0)
-            return rows.flatten(0, 1).transpose(0, 1)[None]
-
-        values = gathered(step.value_cache)
+        layout = step.plans.get("layout")
+        if layout is None:
+            layout = step.plans["layout"] = _Layout.of(
+                step.batch, self.block_size, self.request.sliding_window
+            )
+        tokens = layout.token.shape[0]
+        values = layout.gathered(step.value_cache)
         special = ~values.isfinite()
-        window, causal = self.request.sliding_window, batch.causal
-
-        def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-            distance = position[q] - k % length
-            seen = (owner[q] == k // length) & held.flatten()[k]
-            if causal:
-                seen = seen & (distance >= 0)
-            if window is not None:
-                seen = seen & (distance.abs() < window)
-            return seen
-
-        mask = create_block_mask(sees, None, None, tokens, requests * length, device=str(device))
         with warnings.catch_warnings():
             # On the CPU it is not compiled, and torch says so; that is what is wanted there.
             warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-            result = _attention(device.type)(
+            result = _attention(self.device.type)(
                 step.query[:tokens].transpose(0, 1)[None],
-                gathered(step.key_cache),
+                layout.gathered(step.key_cache),
                 values.masked_fill(special, 0.0),
-                block_mask=mask,
+                block_mask=layout.mask,
                 scale=self.scale,
                 enable_gqa=self.group > 1,
                 kernel_options=KERNEL_OPTIONS,
             )
         keys = special.any(-1).any(1).flatten().nonzero().flatten()
         if len(keys):
-            seen = sees(None, None, token[:, None], keys[None, :])
+            seen = layout.sees(None, None, layout.token[:, None], keys[None, :])
             result = result + self._sum(values[:, :, keys], seen)
         out = step.out[:tokens]
-        out.copy_(torch.where(real[:, None, None], result[0].transpose(0, 1), out))
+        out.copy_(torch.where(layout.real[:, None, None], result[0].transpose(0, 1), out))
 
     def _sum(self, values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return the sum of values that are not finite over the keys that each token sees.

@@ -35,8 +35,7 @@ class Layer(abc.ABC):
             device = torch.device("cuda", torch.cuda.current_device())
         if not 0 < scale < math.inf:
             raise BackendLimitError(
-                f"{self.name} takes a positive scale, got {scale}: its kernel"
-                " compares scaled scores"
+                f"{self.name}: scale must be a positive finite number, got {scale}"
             )
         self.request = request
         self.device = device

@@ -15,7 +15,7 @@ from pytest_rocm_attn.backends.cache import FP8_BIAS, NHD, reshape_and_cache
 from pytest_rocm_attn.backends.launch_target import target_of
 from pytest_rocm_attn.backends.layer import Layer
 from pytest_rocm_attn.backends.plans import described, kind_of
-from pytest_rocm_attn.errors import BackendInputError
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
@@ -59,11 +59,12 @@ class PagedLayer(Layer):
         batch_invariant: never split keys, so that a request's result does not depend on the others.
 
     Raises:
-        BackendLimitError: the backend does not do what the request asks.
-        BackendInputError: slopes or sinks do not match the request.
+        BackendLimitError: the backend does not do what the request or an argument asks.
+        BackendInputError: slopes, sinks or fp8_dtype do not match the request.
     """
 
     layout = NHD
+    can_be_batch_invariant = False
 
     def __init__(
         self,
@@ -77,6 +78,10 @@ class PagedLayer(Layer):
         batch_invariant: bool = False,
     ) -> None:
         super().__init__(request, device, scale=scale)
+        if batch_invariant and not self.can_be_batch_invariant:
+            raise BackendLimitError(
+                f"{self.name} does not promise batch invariance ({self.source})"
+            )
         for name, tensor, asked in (
             ("alibi_slopes", alibi_slopes, request.alibi),
             ("sinks", sinks, request.has_sink),
@@ -102,6 +107,13 @@ class PagedLayer(Layer):
         fnuz = "gfx94" in self.target.name
         platform = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
         is_fp8 = request.kv_cache_dtype.startswith("fp8")
+        if fp8_dtype is not None and (not is_fp8 or fp8_dtype not in FP8_BIAS):
+            raise BackendInputError(
+                f"{self.name}: fp8_dtype is {fp8_dtype}, kv_cache_dtype is"
+                f" {request.kv_cache_dtype!r}; give one of {', '.join(map(str, FP8_BIAS))} for an fp8"
+                " cache, and none for another"
+            )
+        self.platform_fp8 = platform
         self.cache_dtype = (fp8_dtype or platform) if is_fp8 else self.dtype
         self.fp8 = FP8_BIAS.get(self.cache_dtype, 0)
         self._row = [request.num_heads, request.head_size]

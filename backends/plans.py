@@ -7,12 +7,43 @@ one, and planned for it, holds for all: `Batch.plans` keeps it, by what it depen
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     import torch
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """What was worked out, by what it depends on; of many, those used last.
+
+    Args:
+        most: how many are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[Hashable, T] = {}  # the one used last comes last
+
+    def get(self, key: Hashable) -> T | None:
+        """Return what was kept for a key, if it still is."""
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self._kept[key] = found
+        return found
+
+    def keep(self, key: Hashable, value: T) -> T:
+        """Keep a value, which is not None, and return it."""
+        while len(self._kept) >= self._most:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[key] = value
+        return value
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 def described(tensor: torch.Tensor) -> tuple[Any, ...]:

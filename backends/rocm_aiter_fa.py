@@ -69,8 +69,25 @@ class Group:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Requests whose keys are gathered at a time, and what layers of a kind share of that in a step.
+
+    Args:
+        group: the requests.
+        batch: their metadata.
+        key_start_loc: [requests + 1] int32, where the gathered keys of each start.
+        slots: [keys] int64, where those lie in the cache.
+    """
+
+    group: Group
+    batch: Batch
+    key_start_loc: torch.Tensor
+    slots: torch.Tensor
+
+
 def route(batch: Batch) -> dict[Route, Group]:
-    """Group a step's requests. Reads the lengths from the device, once for a step.
+    """Group a step's requests. Reads the lengths from the device.
 
     Requests without new tokens belong to no group.
     """
@@ -112,6 +129,11 @@ class RocmAiterFlashAttention(SplitHalves):
                 f"{self.name} is only supported on gfx9 (gfx90a, gfx942, gfx950), not on {target}"
                 f" ({self.source})"
             )
+        if self.fp8 and self.cache_dtype != self.platform_fp8:
+            raise BackendLimitError(
+                f"{self.name} reads an fp8 cache as {self.platform_fp8}, the GPU's own, not as"
+                f" {self.cache_dtype} ({self.source})"
+            )
         unified = self.request.sliding_window is not None or self.request.has_sink
         for function in (FLASH_ATTN_VARLEN, UNIFIED_ATTENTION if unified else PAGED_ATTENTION_V1):
             function.find(self.name)
@@ -130,57 +152,70 @@ class RocmAiterFlashAttention(SplitHalves):
             raise BackendLimitError(
                 f"{self.name} does not support batches that are not causal ({self.source})"
             )
-        groups = route(step.batch)
-        # The order of work within a call (facts/backends.md 3.4).
-        for where in (Route.PREFILL, Route.EXTEND):
-            if where in groups:
-                self._attend_to_gathered(step, groups[where])
-        if Route.DECODE in groups:
-            self._decode(step, groups[Route.DECODE])
+        if not step.plans:
+            step.plans["gathered"], step.plans["decoded"] = self._planned(step.batch)
+        for part in step.plans["gathered"]:
+            self._attend_to_gathered(step, part)
+        if step.plans["decoded"] is not None:
+            self._decode(step, *step.plans["decoded"])
 
-    def _attend_to_gathered(self, step: Step, group: Group) -> None:
-        """Prefills and extends: one varlen call for each part that fits the workspace."""
-        for part in _parts(group):
-            batch = part.batch(step.batch)
-            starts = torch.tensor([0, *part.seq_lens], device=step.out.device).cumsum(0)
-            window = self.request.sliding_window
-            out = FLASH_ATTN_VARLEN.call(
-                self.name,
-                q=step.query[part.rows],
-                k=self._gathered(step.key_cache, batch, part, step.k_scale),
-                v=self._gathered(step.value_cache, batch, part, step.v_scale),
-                cu_seqlens_q=batch.query_start_loc,
-                cu_seqlens_k=starts.to(torch.int32),
-                max_seqlen_q=batch.max_query_len,
-                max_seqlen_k=batch.max_seq_len,
-                min_seqlen_q=1,
-                softmax_scale=self.scale,
-                logits_soft_cap=self.request.logits_soft_cap or 0.0,
-                causal=True,
-                window_size=(-1, -1) if window is None else (window - 1, 0),
-                alibi_slopes=self.alibi_slopes,
-                return_lse=False,
-                sink_ptr=self.sinks,
-            )
-            step.out[part.rows] = out
+    def _planned(self, batch: Batch) -> tuple[list[Part], tuple[Group, Batch] | None]:
+        """Return the parts of prefills and of extends, and the decodes, in the order of work within a
+        call (facts/backends.md 3.4)."""
+        groups = route(batch)
+        parts = [
+            self._part(part, batch)
+            for where in (Route.PREFILL, Route.EXTEND)
+            if where in groups
+            for part in _parts(groups[where])
+        ]
+        decoded = groups.get(Route.DECODE)
+        return parts, None if decoded is None else (decoded, decoded.batch(batch))
 
-    def _gathered(
-        self, cache: torch.Tensor, batch: Batch, part: Group, scale: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return the keys, or values, of requests one after the other: [tokens, KV heads, D]."""
+    def _part(self, group: Group, of: Batch) -> Part:
+        batch = group.batch(of)
+        device = batch.block_table.device
+        starts = torch.tensor([0, *group.seq_lens], device=device).cumsum(0)
         rows = []
-        for i, seq_len in enumerate(part.seq_lens):
-            position = torch.arange(seq_len, device=cache.device)
+        for i, seq_len in enumerate(group.seq_lens):
+            position = torch.arange(seq_len, device=device)
             block = batch.block_table[i, position // self.block_size].long()
             rows.append(block * self.block_size + position % self.block_size)
-        index = torch.cat(rows)
-        taken = cache[index // self.block_size, index % self.block_size]
+        return Part(group, batch, starts.to(torch.int32), torch.cat(rows))
+
+    def _attend_to_gathered(self, step: Step, part: Part) -> None:
+        """Prefills and extends: one varlen call for each part that fits the workspace."""
+        batch, rows = part.batch, part.group.rows
+        window = self.request.sliding_window
+        step.out[rows] = FLASH_ATTN_VARLEN.call(
+            self.name,
+            q=step.query[rows],
+            k=self._gathered(step.key_cache, part, step.k_scale),
+            v=self._gathered(step.value_cache, part, step.v_scale),
+            cu_seqlens_q=batch.query_start_loc,
+            cu_seqlens_k=part.key_start_loc,
+            max_seqlen_q=batch.max_query_len,
+            max_seqlen_k=batch.max_seq_len,
+            min_seqlen_q=1,
+            softmax_scale=self.scale,
+            logits_soft_cap=self.request.logits_soft_cap or 0.0,
+            causal=True,
+            window_size=(-1, -1) if window is None else (window - 1, 0),
+            alibi_slopes=self.alibi_slopes,
+            return_lse=False,
+            sink_ptr=self.sinks,
+        )
+
+    def _gathered(
+        self, cache: torch.Tensor, part: Part, scale: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the keys, or values, of requests one after the other: [tokens, KV heads, D]."""
+        taken = cache[part.slots // self.block_size, part.slots % self.block_size]
         if self.fp8 and scale is not None:
             return (taken.to(torch.float32) * scale).to(self.dtype)
         return taken
 
-    def _decode(self, step: Step, group: Group) -> None:
-        batch = group.batch(step.batch)
+    def _decode(self, step: Step, group: Group, batch: Batch) -> None:
         query = step.query[group.rows]
         out = torch.empty_like(query)
         if self.request.sliding_window is not None or self.request.has_sink:

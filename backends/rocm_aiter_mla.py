@@ -75,8 +75,10 @@ class RocmAiterMLA(MlaLayer):
                 f"ROCM_AITER_MLA decodes one token a request, got {tokens} for {requests} requests"
                 f" ({self.source}); leave out the requests that have none"
             )
-        starts, pages = self._pages(batch)
-        ones = torch.ones(requests, dtype=torch.int32, device=self.device)
+        if not plans:
+            ones = torch.ones(requests, dtype=torch.int32, device=self.device)
+            plans["pages"] = (*self._pages(batch), ones)
+        starts, pages, ones = plans["pages"]
         MLA_DECODE.call(
             self.name,
             q=query,

@@ -156,6 +156,8 @@ class RocmAttention(TritonAttention):
         reason = decode_refusal(self.request, target, max_seq_len, self._flags)
         size = self.request.head_size
         others = (
+            # It would by the longest request of the batch take one kernel or the other.
+            (self.batch_invariant, "batch_invariant: one kernel for any length"),
             (self.device.type == "cpu" and self._library is None, "the CPU has no HIP kernels"),
             ((query.stride(-2), out.stride(-2)) != (size, size), "heads that lie apart"),
             (
@@ -211,7 +213,7 @@ class RocmAttention(TritonAttention):
             from pytest_rocm_attn.backends.hip.build import library
 
             try:
-                self._library = library()
+                self._library = library(self.device)
             except HipBuildError as error:
                 self._tell(str(error))
         return self._library

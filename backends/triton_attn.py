@@ -31,6 +31,7 @@ class TritonAttention(PagedLayer):
 
     name = "TRITON_ATTN"
     source = "facts/backends.md 3.1"
+    can_be_batch_invariant = True
 
     def _prepare(self) -> None:
         # Both are chosen here, so that what does not fit is refused before any launch.

@@ -126,7 +126,7 @@ class RocmAttnHip(RocmAttn):
 
     def _insist(self, layer: PagedLayer, problem: PagedAttention) -> None:
         self.reach(layer, problem)
-        library()  # HipBuildError where the layer would fall back to Triton
+        library(layer.device)  # HipBuildError where the layer would fall back to Triton
 
     def reach(self, layer: PagedLayer, problem: PagedAttention) -> None:
         """Decline a problem of which the HIP kernel decodes nothing."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.backends.current_device import on_gpu_of
 from pytest_rocm_attn.backends.hip.arguments import Arguments
@@ -132,14 +131,35 @@ class Library:
             )
 
 
-@functools.cache
-def library() -> Library:
-    """Return the kernels for this machine's torch, built if need be. A failure is tried again.
+# What a build comes out as may depend on, beside the ingredients.
+COMPILER_VARIABLES = (
+    *("PATH", "CXX", "ROCM_HOME", "ROCM_PATH", "HIP_PATH", "CUDA_HOME", "CUDA_PATH"),
+    *("TORCH_CUDA_ARCH_LIST", "PYTORCH_ROCM_ARCH"),
+)
+_found: dict[tuple[Any, ...], Library | HipBuildError] = {}
+
+
+def library(device: torch.device | None = None) -> Library:
+    """Return the kernels for a GPU, by default the current one, built if need be.
+
+    A failure is remembered: it is tried again only if the compiler's environment, or where libraries are
+    kept, has changed.
 
     Raises:
         HipBuildError: there is no compiler, or it fails; the message holds its words.
     """
-    return Library(find_or_build(cache_folder(), ingredients(), build_with_torch))
+    made_of = ingredients(device)
+    inputs = (made_of, cache_folder(), *map(os.environ.get, COMPILER_VARIABLES))
+    found = _found.get(inputs)
+    if found is None:
+        try:
+            found = Library(find_or_build(cache_folder(), made_of, build_with_torch))
+        except HipBuildError as error:
+            found = error
+        _found[inputs] = found
+    if isinstance(found, HipBuildError):
+        raise found.with_traceback(None)
+    return found
 
 
 def cache_folder() -> Path:
@@ -149,13 +169,16 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(base, "pytest-rocm-attn")
 
 
-def ingredients() -> str:
-    """Return all that a library depends on, as text."""
+def ingredients(device: torch.device | None = None) -> str:
+    """Return all that a library for a GPU, by default the current one, depends on, as text."""
     import torch
 
     target = "none"
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        on_gpu = device is not None and device.type == "cuda"
+        properties = torch.cuda.get_device_properties(
+            device if on_gpu else torch.cuda.current_device()
+        )
         target = (
             getattr(properties, "gcnArchName", None) or f"sm_{properties.major}{properties.minor}"
         )

@@ -21,6 +21,7 @@ import torch
 import triton
 
 from pytest_rocm_attn.backends.current_device import gpu_of, on_gpu_of
+from pytest_rocm_attn.backends.plans import Recent
 
 # Triton's AMD backend: a tensor whose storage is no larger is addressed with 32-bit offsets.
 LARGEST_OFFSET = 2**31 - 1
@@ -40,7 +41,7 @@ class Launcher:
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: Recent[Any] = Recent(MOST_REMEMBERED)
         self._driver: Any = None
 
     def prepare(
@@ -68,14 +69,14 @@ class Launcher:
     def compiled(self, driver: Any, key: Any, launch: Callable[[], Any]) -> tuple[Any, bool]:
         """Return what was compiled for a key, and whether `launch` had to be called to compile it."""
         if driver is not self._driver:  # another GPU is mocked, or none any more
-            self._compiled.clear()
+            self._compiled = Recent(MOST_REMEMBERED)
             self._driver = driver
         found = self._compiled.get(key)
         if found is not None:
             return found, False
-        if len(self._compiled) >= MOST_REMEMBERED:
-            self._compiled.clear()
-        self._compiled[key] = made = launch()
+        made = launch()
+        if made is not None:  # else Triton compiled nothing, as under a mock that refuses
+            self._compiled.keep(key, made)
         return made, True
 
 

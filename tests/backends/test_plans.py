@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_rocm_attn.backends import cache
+from pytest_rocm_attn.backends import cache, flex_attention
 from pytest_rocm_attn.backends.batch import Batch
-from pytest_rocm_attn.backends.cache import MOST_REMEMBERED, NHD, reshape_and_cache
+from pytest_rocm_attn.backends.cache import (
+    MOST_REMEMBERED,
+    NHD,
+    concat_and_cache_mla,
+    reshape_and_cache,
+)
 from pytest_rocm_attn.backends.kernels import attention
 from pytest_rocm_attn.backends.kernels import cache as cache_kernels
 from pytest_rocm_attn.backends.kernels.launcher import Launch
+from pytest_rocm_attn.backends.plans import Recent
 from pytest_rocm_attn.backends.triton_attn import TritonAttention
 from pytest_rocm_attn.backends.triton_mla import TritonMLA
 from pytest_rocm_attn.dry_launch import dry_launch
@@ -137,7 +143,7 @@ def test_writes_that_lie_the_same_are_planned_once_and_others_anew(
         made.append(kwargs["block_size"])
         return plan(*args, **kwargs)
 
-    monkeypatch.setattr(cache, "_plans", {})
+    monkeypatch.setattr(cache, "_plans", Recent(MOST_REMEMBERED))
     monkeypatch.setattr(cache_kernels, "plan_reshape_and_cache", noted)
     monkeypatch.setattr(Launch, "__call__", lambda *_: None)
     rows = torch.zeros(3, 2, 48, dtype=torch.bfloat16)
@@ -151,10 +157,56 @@ def test_writes_that_lie_the_same_are_planned_once_and_others_anew(
 def test_a_process_that_writes_all_lengths_remembers_a_bounded_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cache, "_plans", {})
+    monkeypatch.setattr(cache, "_plans", Recent(MOST_REMEMBERED))
     monkeypatch.setattr(Launch, "__call__", lambda *_: None)
     stored = torch.zeros(2, 2, 16, 1, 8, dtype=torch.bfloat16)
     for tokens in range(1, MOST_REMEMBERED + 50):
         rows = torch.zeros(tokens, 1, 8, dtype=torch.bfloat16)
         reshape_and_cache(rows, rows, stored[0], stored[1], torch.zeros(tokens, dtype=torch.int64))
         assert len(cache._plans) <= MOST_REMEMBERED
+
+
+def test_what_is_used_again_and_again_outlasts_what_came_once() -> None:
+    kept: Recent[str] = Recent(3)
+    kept.keep("decode", "plan")
+    for length in range(10):
+        kept.keep(length, "once")
+        assert kept.get("decode") == "plan"
+    assert len(kept) == 3
+    assert [length for length in range(10) if kept.get(length)] == [8, 9]
+
+
+def test_latent_writes_that_lie_the_same_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    plan = cache_kernels.plan_concat_and_cache_mla
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        made.append(args[3])
+        return plan(*args, **kwargs)
+
+    monkeypatch.setattr(cache, "_plans", Recent(MOST_REMEMBERED))
+    monkeypatch.setattr(cache_kernels, "plan_concat_and_cache_mla", noted)
+    monkeypatch.setattr(Launch, "__call__", lambda *_: None)
+    for tokens in (3, 3, 5, 3):
+        rows = torch.zeros(tokens, 576, dtype=torch.bfloat16)
+        stored = torch.zeros(2, 16, 576, dtype=torch.bfloat16)
+        slots = torch.zeros(tokens, dtype=torch.int64)
+        concat_and_cache_mla(rows[:, :512], rows[:, 512:], stored, slots)
+    assert made == [3, 5]
+
+
+def test_flex_attention_makes_its_mask_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    create = flex_attention.create_block_mask
+    monkeypatch.setattr(
+        flex_attention,
+        "create_block_mask",
+        lambda *args, **kwargs: made.append(args) or create(*args, **kwargs),
+    )
+    request = Request(num_heads=HEADS, num_kv_heads=2, head_size=SIZE)
+    batch = decodes()
+    for _ in range(3):
+        query, stored, out = tensors()
+        flex = flex_attention.FlexAttention(request, torch.device("cpu"), scale=1.0)
+        flex.forward(query, stored.transpose(0, 1).contiguous(), batch, out)
+    assert len(made) == 1

@@ -14,7 +14,10 @@ import torch
 
 from pytest_rocm_attn.backends.hip import build
 from pytest_rocm_attn.backends.hip.build import Library, build_with_torch, find_or_build
+from pytest_rocm_attn.backends.rocm_attn import RocmAttention
+from pytest_rocm_attn.dry_launch import dry_launch
 from pytest_rocm_attn.errors import HipBuildError
+from pytest_rocm_attn.request import Request
 
 MADE_OF = "torch 2 runtime 6 target gfx942"
 
@@ -162,3 +165,48 @@ def test_a_library_of_another_version_is_refused(tmp_path: Path, source: str, wo
     )
     with pytest.raises(HipBuildError, match=words):
         Library(tmp_path / "x.so")
+
+
+def test_a_failed_build_is_remembered_until_what_it_depends_on_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def failing(folder: Path) -> Path:
+        tried.append(folder)
+        raise HipBuildError("hipcc: error: no such GPU")
+
+    monkeypatch.setattr(build, "_found", {})
+    monkeypatch.setattr(build, "build_with_torch", failing)
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "one"))
+
+    def attempts() -> int:
+        for _ in range(3):
+            with pytest.raises(HipBuildError, match="no such GPU"):
+                build.library()
+        return len(tried)
+
+    assert attempts() == 1
+    monkeypatch.setenv("PATH", "/opt/rocm/bin")
+    assert attempts() == 2
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "two"))
+    assert attempts() == 3
+
+
+def test_layers_without_a_compiler_try_one_build_in_all_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def failing(folder: Path) -> Path:
+        tried.append(folder)
+        raise HipBuildError("no hipcc")
+
+    monkeypatch.setattr(build, "_found", {})
+    monkeypatch.setattr(build, "build_with_torch", failing)
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    with dry_launch("gfx942"):
+        layers = [RocmAttention(Request(), torch.device("meta"), scale=1.0) for _ in range(2)]
+        for _ in range(3):
+            assert [layer._kernels() for layer in layers] == [None, None]
+    assert len(tried) == 1

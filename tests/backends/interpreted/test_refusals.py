@@ -107,9 +107,9 @@ def test_triton_mla_names_value_limit_and_source(what: str) -> None:
         ({}, {"sinks": torch.zeros(HEADS)}, "sinks given"),
         ({"has_sink": True}, {"sinks": torch.zeros(3)}, "sinks has shape (3,), wanted (4,)"),
         ({"alibi": True}, {"alibi_slopes": torch.zeros(HEADS, device=META)}, "on meta"),
-        ({}, {"scale": 0.0}, "positive scale, got 0.0"),
-        ({}, {"scale": float("nan")}, "positive scale, got nan"),
-        ({}, {"scale": float("inf")}, "positive scale, got inf"),
+        ({}, {"scale": 0.0}, "positive finite number, got 0.0"),
+        ({}, {"scale": float("nan")}, "positive finite number, got nan"),
+        ({}, {"scale": float("inf")}, "positive finite number, got inf"),
     ],
 )
 def test_a_layer_and_its_request_must_agree(

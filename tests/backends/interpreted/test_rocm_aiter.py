@@ -306,6 +306,39 @@ def test_a_window_sends_decodes_through_unified_attention() -> None:
     assert CALLS == ["varlen 2", "varlen 2", "unified 2"]
 
 
+def test_lengths_are_read_and_parts_made_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    routed = []
+
+    def noted(batch: Batch) -> Any:
+        routed.append(batch)
+        return route(batch)
+
+    monkeypatch.setattr("pytest_rocm_attn.backends.rocm_aiter_fa.route", noted)
+    problem = Problem(make(RocmAiterFlashAttention), *MIXED)
+    for _ in range(3):
+        problem.check()
+    assert len(routed) == 1
+    assert CALLS == ["varlen 2", "varlen 2", "paged 2"] * 3
+
+
+def test_latent_pages_are_listed_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    pages = RocmAiterMLA._pages
+
+    def noted(self: RocmAiterMLA, batch: Batch) -> Any:
+        listed.append(batch)
+        return pages(self, batch)
+
+    monkeypatch.setattr(RocmAiterMLA, "_pages", noted)
+    layer = mla()
+    table = torch.arange(4, dtype=torch.int32).reshape(2, 2)
+    batch = Batch.build([1, 1], [20, 7], table, torch.full((2,), -1))
+    cache = bf16(*layer.cache_shape(4))
+    for _ in range(3):
+        layer.decode(bf16(2, 16, 576), cache, batch, bf16(2, 16, 512))
+    assert len(listed) == 1
+
+
 def test_long_extends_are_gathered_in_parts_that_fit_the_workspace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

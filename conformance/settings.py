@@ -297,6 +297,9 @@ def _machine(
 
 def _deviations(config: pytest.Config) -> Deviations | None:
     given = options.value(config, "deviations")
+    drafted = options.value(config, "deviations-draft")
+    if given and given == drafted and not (config.invocation_params.dir / given).exists():
+        return None  # the draft will make it
     if given is not None:  # empty: none, not even the default one
         return deviations.load(config.invocation_params.dir / given) if given else None
     usual = config.rootpath / DEVIATIONS_FILE

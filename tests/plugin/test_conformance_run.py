@@ -189,6 +189,10 @@ def test_a_draft_goes_below_the_comments_of_a_file_that_declares_nothing(
     usual.write_text("# ours\n# nothing yet\n")
     draft = "--rocm-attn-deviations-draft=rocm-attn-deviations.toml"
     assert run(draft).ret == pytest.ExitCode.TESTS_FAILED
+    # So it does if the options name a file that is yet to be made.
+    new = ("--rocm-attn-deviations=new.toml", "--rocm-attn-deviations-draft=new.toml")
+    assert run(*new).ret == pytest.ExitCode.TESTS_FAILED
+    assert "[[deviation]]" in (pytester.path / "new.toml").read_text()
     text = usual.read_text()
     assert text.startswith("# ours\n# nothing yet\n\n# Drafted by pytest-rocm-attn, 1 entry.")
     usual.write_text(text.replace('reason = ""', 'reason = "r"').replace('""', '"#1"'))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # number all pairs of answers.
 THE_EXPLICIT_ONE = Behaviour("Selected", "the explicit one")
 VARIOUS = Behaviour("Various")
+_CUT_SHORT = Behaviour("TimedOut")  # says nothing of what the answer would have been
 _MOST_PAIRS = 254
 USUAL_GPU = "gfx942"
 
@@ -53,6 +54,11 @@ class Table:
 
     codes: Sequence[int]
     outcomes: Sequence[Outcome]
+
+    def answer(self, cell: int) -> Behaviour | None:
+        """Return what a cell's outcome comes to; None if it has no answer."""
+        code = self.codes[cell]
+        return _answer(self.outcomes[code]) if code < len(self.outcomes) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Cover:
         differing: how many of them differ.
         left: how many differing cells no condition covers: 0 unless there are too many conditions.
         left_smallest: the smallest of these; None when there is none.
-        unanswered: how many cells have no answer on one side at least.
+        unanswered: how many cells have no answer on one side at least, or ran out of time on both.
     """
 
     conditions: tuple[Condition, ...]
@@ -189,7 +195,7 @@ class _Coder:
             if code is None:
                 before = expected[one] if one < len(expected) else None
                 after = got[other] if other < len(got) else None
-                if before is None or after is None:
+                if before is None or after is None or before == after == _CUT_SHORT:
                     code = -1
                 else:
                     code = self._number(before, after, names[choice])

@@ -89,6 +89,7 @@ class Finding:
         limits: of a limit: backend -> field -> the values it is about, all in words.
         given: of what the environment decides: the parts of the condition.
         named: of what the environment decides: the backends that these cells name.
+        overrides: a backend is named and expected, and another one came.
         declared: the fork's deviations file has an entry for it.
         again: the command that asks the smallest cell alone.
     """
@@ -105,6 +106,7 @@ class Finding:
     limits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     given: list[str] = field(default_factory=list)
     named: list[str] = field(default_factory=list)
+    overrides: bool = False
     declared: bool = False
     again: str = ""
 
@@ -397,6 +399,7 @@ def _conditions(
                 for name in given.values
                 if name is not None
             ],
+            overrides=condition.overrides,
         )
         for condition in covered.conditions
     ]

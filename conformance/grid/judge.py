@@ -68,7 +68,8 @@ class Judged:
         unanswered: how many were not reached in time.
         unanswerable: how many the mocked platform could not answer.
         decided: how many of those answered a rule decides.
-        compared: how many of those answered were compared with the other selector.
+        compared: how many of those answered were compared with an answer of the other selector.
+        uncompared: how many of those answered the other selector did not answer in time.
         required: how many differ where that fails.
         advisory: how many differ where that is shown.
         crashed: how many of the required ones are no answer at all.
@@ -82,6 +83,7 @@ class Judged:
     unanswerable: int = 0
     decided: int = 0
     compared: int = 0
+    uncompared: int = 0
     required: int = 0
     advisory: int = 0
     crashed: int = 0
@@ -116,18 +118,21 @@ def judge(
     labeller = _Labeller(of, got, other, standard, declares)
     ruled = rules_module.applied(standard.rules, of) if standard.rules else bytes(of.cells)
     others = other.codes if other is not None else [UNANSWERED] * of.cells
+    sides = [labeller.other(code) for code in others]
     choices = _choices(of)
     labels = [labeller[key] for key in zip(got.codes, others, ruled, choices, strict=True)]
     judged = Judged(of.cells, rules=tuple(standard.rules[n - 1].id for n in set(ruled) if n))
-    for key, count in Counter(zip(labels, ruled, strict=True)).items():
-        label, rule = key
+    for key, count in Counter(zip(labels, ruled, sides, strict=True)).items():
+        label, rule, side = key
         difference = labeller.found[label]
         if difference in (_UNANSWERED, _UNANSWERABLE):
             name = "unanswered" if difference == _UNANSWERED else "unanswerable"
             setattr(judged, name, getattr(judged, name) + count)
             continue
         judged.decided += count if rule else 0
-        judged.compared += count if other is not None else 0
+        if other is not None:
+            judged.compared += count if side not in (_UNANSWERED, _UNANSWERABLE) else 0
+            judged.uncompared += count if side == _UNANSWERED else 0
         if isinstance(difference, Difference):
             judged.differing[difference] += count
             if difference.level == "required":
@@ -175,6 +180,12 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
         self[key] = number
         return number
 
+    def other(self, code: int) -> Behaviour:
+        """Return what the other selector did. A time that ran out is not an answer."""
+        if code >= len(self._other) or self._other[code].kind == "TimedOut":
+            return _UNANSWERED
+        return self._other[code]
+
     def _judge(
         self, code: int, other: int, rule_number: int, choice: int
     ) -> Difference | Behaviour:
@@ -189,16 +200,14 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
             rule = self._standard.rules[rule_number - 1]
             if not rule.expect.allows(got, name):
                 return Difference(rule.level, rule.id, *_expected(rule, name), got)
-        if other == UNANSWERED:
+        expected = self.other(other)
+        if expected in (_UNANSWERED, _UNANSWERABLE):
             # Nothing to compare with; what is no answer is wrong in any case.
             if got.kind in ANSWERS:
                 return got
             return Difference("required", self._standard.name, _ANY_ANSWER, "", got)
-        expected = self._other[other]
-        if expected == _UNANSWERABLE or (got == expected and got.kind in ANSWERS):
-            return got
-        if self._standard.level == "required" and got == expected:
-            return got  # a baseline that crashed there too
+        if got == expected and (got.kind in ANSWERS or self._standard.level == "required"):
+            return got  # or a baseline that crashed there too
         level = self._standard.level if got.kind in ANSWERS else "required"
         wanted = _ANY_ANSWER if expected == got else expected
         return Difference(level, self._standard.name, wanted, "", got)

@@ -19,7 +19,14 @@ from pytest_rocm_attn.conformance.got import (
     TIMEOUT,
     Got,
 )
-from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Unrecognised
+from pytest_rocm_attn.outcome import (
+    Crashed,
+    Outcome,
+    Rejected,
+    Selected,
+    TimedOut,
+    Unrecognised,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,6 +135,21 @@ def behaviour(outcome: Outcome) -> Behaviour:
         case Crashed(error):
             return Behaviour("Crashed", error)
     return Behaviour(type(outcome).__name__)
+
+
+def is_answer(outcome: Outcome) -> bool:
+    """Whether the selector answered: it selected a backend, or refused."""
+    return isinstance(outcome, Selected | Rejected)
+
+
+def differ(first: Outcome, second: Outcome) -> bool:
+    """Whether two outcomes are known to differ in behaviour.
+
+    An outcome that a time limit cut short differs from nothing: what it would have been is not known.
+    """
+    if isinstance(first, TimedOut) or isinstance(second, TimedOut):
+        return False
+    return behaviour(first) != behaviour(second)
 
 
 @dataclass

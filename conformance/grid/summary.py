@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.record import Record, Summary
 
 MOST = 10
-_COUNTS = ("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory")
+_COUNTS = (
+    *("cells", "unanswered", "unanswerable", "decided", "compared", "uncompared", "required"),
+    "advisory",
+)
 
 
 @dataclass
@@ -208,7 +211,7 @@ _STEPS: tuple[Callable[[Sequence[Together], int], list[Together]], ...] = (
 
 def _importance(one: Together) -> tuple[Any, ...]:
     found = one.finding
-    replaced = found["expected"].startswith("the explicit one")
+    replaced = found.get("overrides", False)
     return (
         found["level"] != "required",
         one.is_the_rest,
@@ -229,7 +232,7 @@ def summary(records: Sequence[Record]) -> Summary:
     gpus = [gfx for gfx in known_gpus() if gfx in found_on]
     counts: Counter[str] = Counter()
     for record in records:
-        counts.update({name: record["details"]["counts"][name] for name in _COUNTS})
+        counts.update({name: record["details"]["counts"].get(name, 0) for name in _COUNTS})
     answered = counts["cells"] - counts["unanswered"] - counts["unanswerable"]
     told = [
         (
@@ -243,6 +246,11 @@ def summary(records: Sequence[Record]) -> Summary:
         told.append(
             f"{counts['unanswered']:,} cells were not reached within the budget and say nothing;"
             " run again to go on from there, or raise --rocm-attn-grid-budget"
+        )
+    if counts["uncompared"]:
+        told.append(
+            f"{counts['uncompared']:,} cells have no answer to be compared with: the other selector"
+            " did not answer them in time"
         )
     if counts["unanswerable"]:
         told.append(

@@ -61,8 +61,9 @@ class Asker:
         self.start_tally()
 
     def start_tally(self) -> None:
-        """Start to note whether any answer was a selection or a refusal; see only_failures."""
+        """Start to note what was answered; see only_failures and unanswered."""
         self._answered = False
+        self.unanswered = 0  # questions that got neither a selection nor a refusal
         self._failure = ""
 
     @property
@@ -71,12 +72,13 @@ class Asker:
         return "" if self._answered else self._failure
 
     def tallied(self, observations: list[Observation]) -> list[Observation]:
-        """Return the observations, noted for only_failures."""
+        """Return the observations, noted for only_failures and unanswered."""
         for seen in observations:
             if isinstance(seen.outcome, Selected | Rejected):
                 self._answered = True
             else:
                 self._failure = str(seen.outcome)
+                self.unanswered += 1
         return observations
 
     def certain(self, *questions: Question) -> list[Observation]:

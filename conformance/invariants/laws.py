@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.conformance import strategies as draw
-from pytest_rocm_attn.conformance.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.grid.outcomes import differ
 from pytest_rocm_attn.conformance.invariants.law import Ask, Broken, Case, Law
 from pytest_rocm_attn.conformance.mentions import missing
 from pytest_rocm_attn.conformance.strategies import AITER, MHA, MLA, NAMED, OFF, ON, UNIFIED
@@ -136,7 +136,7 @@ def _as_without_flags(case: Case, ask: Ask) -> Broken | None:
     question = case.question()
     alone = case.question({NAMED: case.environ[NAMED]})
     with_flags, without = (seen.outcome for seen in ask(question, alone))
-    if behaviour(with_flags) != behaviour(without):
+    if differ(with_flags, without):
         words = f"got {with_flags}; with {NAMED} alone, {without}"
         return Broken(words, question, with_flags)
     return None
@@ -196,7 +196,7 @@ def _has_a_choice(case: Case) -> bool:
 def _same_under_change(case: Case, ask: Ask) -> Broken | None:
     before, after = case.question(), case.question(case.changed)
     first, second = (seen.outcome for seen in ask(before, after))
-    if behaviour(first) != behaviour(second):
+    if differ(first, second):
         words = f"{first} before, {second} with {_flags(case.change)}"
         return Broken(words, after, second)
     return None
@@ -206,7 +206,7 @@ def _same_in_another_order(case: Case, ask: Ask) -> Broken | None:
     # The change lists the same variables in another order.
     before, after = case.question(), case.question(case.change)
     first, second = (seen.outcome for seen in ask(before, after))
-    if behaviour(first) != behaviour(second):
+    if differ(first, second):
         words = (
             f"{first} in the order {', '.join(case.environ)}; {second} in {', '.join(case.change)}"
         )

@@ -15,11 +15,11 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.conformance import strategies as draw
-from pytest_rocm_attn.conformance.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.grid.outcomes import differ
 from pytest_rocm_attn.conformance.invariants import remembered
 from pytest_rocm_attn.conformance.invariants.law import Broken, texts_of
 from pytest_rocm_attn.conformance.invariants.search import Search
-from pytest_rocm_attn.conformance.workers import Interview, Question
+from pytest_rocm_attn.conformance.workers import Interview, Question, WorkerError
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
@@ -132,7 +132,7 @@ class SequenceLaw:
         answers, fresh = replayed
         return Broken(
             f"{_told(case, [str(answer) for answer in answers])}; a new process answers {fresh}"
-            f"; {remembered.in_words(asker, case.questions, fresh)}",
+            f"; {_cause(asker, case, fresh)}",
             case.questions[-1],
             answers[-1],
         )
@@ -149,9 +149,16 @@ class SequenceLaw:
         if len(seen) < len(case.questions):
             return None  # its process ended before; see every-legal-question-is-answered
         (fresh,) = ask(case.questions[-1])
-        if behaviour(seen[-1].outcome) == behaviour(fresh.outcome):
+        if not differ(seen[-1].outcome, fresh.outcome):
             return None
         return [answer.outcome for answer in seen], fresh.outcome
+
+
+def _cause(asker: Asker, case: Steps, fresh: Outcome) -> str:
+    try:
+        return remembered.in_words(asker, case.questions, fresh)
+    except WorkerError as error:  # the answers are wrong all the same
+        return f"what remembers was not found: {error}"
 
 
 def _told(case: Steps, answers: list[str]) -> str:
@@ -223,7 +230,7 @@ def _machine(
             (seen,) = self.process.ask([question], refresh=self.refresh and first)
             self.over = self.process.over
             (fresh,) = asker(question)
-            if behaviour(seen.outcome) != behaviour(fresh.outcome):
+            if differ(seen.outcome, fresh.outcome):
                 words = f"{seen.outcome}; a new process answers {fresh.outcome}"
                 search.note(steps, Broken(words, question, seen.outcome))
 

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.grid.outcomes import differ, is_answer
 from pytest_rocm_attn.conformance.workers import Question
 from pytest_rocm_attn.flags import variable
 from pytest_rocm_attn.gpu import Gpu
@@ -41,12 +41,14 @@ class Flips:
     Attributes:
         tried: how many flips were looked at.
         total: of how many.
+        unanswered: how many of those tried have no answer on one side or both, and show nothing.
         change: the first that changed an answer, as (question with the switch flipped, the answer
             before, the answer after); None when none did.
     """
 
     tried: int
     total: int
+    unanswered: int = 0
     change: tuple[Question, str, str] | None = None
 
 
@@ -74,15 +76,19 @@ class SwitchLaw:
             is_over: whether to stop looking.
         """
         flips = [question for question in questions(gpus) if self.name in dict(question.environ)]
+        unanswered = 0
         for tried, after in enumerate(flips):
             if is_over():
-                return Flips(tried, len(flips))
+                return Flips(tried, len(flips), unanswered)
             environ = {name: text for name, text in after.environ if name != self.name}
             before = Question(after.gpu, tuple(environ.items()), after.request)
             first, second = (seen.outcome for seen in ask(before, after))
-            if behaviour(first) != behaviour(second):
-                return Flips(tried + 1, len(flips), (after, str(first), str(second)))
-        return Flips(len(flips), len(flips))
+            if not is_answer(first) or not is_answer(second):
+                unanswered += 1
+            elif differ(first, second):
+                change = after, str(first), str(second)
+                return Flips(tried + 1, len(flips), unanswered, change)
+        return Flips(len(flips), len(flips), unanswered)
 
 
 def questions(gpus: Iterable[Gpu]) -> list[Question]:

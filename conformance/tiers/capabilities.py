@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.capabilities.table import Promise
     from pytest_rocm_attn.conformance.settings import Settings
-    from pytest_rocm_attn.request import Request
 
 # Limits of a request that classes declare, and selections are held against.
 _DECLARED = tuple(cases.DECLARABLE)
@@ -48,25 +47,21 @@ class CapabilitiesTier(Tier):
         )
         return [reason] if settings.subject.pure else []
 
-    def selections(self, gpu: Gpu) -> list[tuple[cases.Case, Request, str]]:
-        """Return what all cases of a GPU with aiter select: case, request, backend or ""."""
+    def selections(self, gpu: Gpu) -> list[tuple[cases.Case, views.Construction]]:
+        """Return what all cases of a GPU with aiter select."""
         if gpu not in self._selections:
             every = [case for case in cases.cases([gpu.gfx]) if case.gpu == gpu]
             asked = [(case, question) for case in every for question in case_questions(case)]
             self.plugin.started_pool().submit(question for _, question in asked)
             self._selections[gpu] = [
-                (
-                    case,
-                    question.request,
-                    views.construction(question, self.plugin.observe).backend,
-                )
+                (case, views.construction(question, self.plugin.observe))
                 for case, question in asked
             ]
         return self._selections[gpu]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._selections: dict[Gpu, list[tuple[cases.Case, Request, str]]] = {}
+        self._selections: dict[Gpu, list[tuple[cases.Case, views.Construction]]] = {}
 
     def collect(self) -> Iterator[CapabilityItem]:
         for name, item, arguments in _plan(self.plugin.settings):
@@ -297,15 +292,15 @@ class DeclaredItem(BackendItem):
     def find(self) -> Iterator[Finding]:
         assert self.gpu is not None
         declared = self.declaration()
-        selected = 0
-        judged = 0
+        selected = judged = unanswered = 0
         tier = self.parent
         assert isinstance(tier, CapabilitiesTier)
-        for case, request, backend in tier.selections(self.gpu):
-            if backend != self.backend:
+        for case, answer in tier.selections(self.gpu):
+            unanswered += views.stumbled(answer.outcome)
+            if answer.backend != self.backend:
                 continue
             selected += 1
-            value = True if self.limit == "gfx" else getattr(request, self.limit)
+            value = True if self.limit == "gfx" else getattr(answer.request, self.limit)
             says = declared.says(self.limit, value)
             judged += says is not None
             if says is False:
@@ -313,13 +308,18 @@ class DeclaredItem(BackendItem):
                 shown = self.gpu.gfx if self.limit == "gfx" else value
                 environ = case.environment.environ
                 yield Finding(
-                    wrong, request, environ, value=f"{self.limit}={shown}", answer=backend
+                    wrong,
+                    answer.request,
+                    environ,
+                    value=f"{self.limit}={shown}",
+                    answer=answer.backend,
                 )
         if not selected:
-            raise views.Inapplicable(f"{self.backend} is never selected on {self.gpu.gfx}")
+            but = f" ({unanswered} selections have no answer)" if unanswered else ""
+            raise views.Inapplicable(f"{self.backend} is never selected on {self.gpu.gfx}{but}")
         if not judged:
             raise views.Inapplicable(f"undeclared: {self.backend} does not say its {self.limit}")
-        self.counts["selected"] = selected
+        self.counts |= {"selected": selected, "selections without an answer": unanswered}
 
 
 class TwinItem(CapabilityItem):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.got import CRASHES
 from pytest_rocm_attn.conformance.grid import run as grid_run
@@ -121,12 +123,28 @@ class SliceItem(ConformanceItem):
                 )
             came = tuple(dict.fromkeys(unmet))
             return Judgement(Verdict.CRASH if crashed else Verdict.FAIL, words, came)
-        if judged.unanswered and not single:
+        if (judged.unanswered and not single) or judged.uncompared:
+            budget = f"--rocm-attn-grid-budget={self.plugin.settings.grid_budget:g}"
+            words = (
+                f"{judged.unanswered:,} of {judged.cells:,} cells were not reached within {budget}"
+            )
+            if judged.uncompared:
+                other = self.parent.run.standard.name
+                words = (
+                    f"{other} answered {judged.uncompared:,} of {judged.cells:,} cells not in time"
+                )
+                words += (
+                    f" ({budget}, --rocm-attn-timeout={self.plugin.settings.subject.timeout:g})"
+                )
             return Judgement(
                 Verdict.ERROR,  # neither holds nor fails
-                f"not judged: {judged.unanswered:,} of {judged.cells:,} cells were not reached within"
-                f" --rocm-attn-grid-budget={self.plugin.settings.grid_budget:g}; give it more seconds",
+                f"not judged: {words}; give it more seconds",
             )
+        reached = judged.cells - judged.unanswered
+        if judged.unanswerable == reached:
+            pytest.skip("not applicable: each of its cells needs more than the mocked platform")
+        if self._standard and not judged.compared:
+            pytest.skip(f"not applicable: {self._standard} could not answer any of its cells")
         if idle is not None:
             return Judgement(
                 Verdict.STALE,
@@ -250,8 +268,8 @@ class SliceItem(ConformanceItem):
 
 
 _COUNTS = (
-    *("cells", "unanswered", "unanswerable", "decided", "compared", "required", "advisory"),
-    "crashed",
+    *("cells", "unanswered", "unanswerable", "decided", "compared", "uncompared", "required"),
+    *("advisory", "crashed"),
 )
 _SHOWN = 10  # conditions in a failure's text
 

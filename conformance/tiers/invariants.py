@@ -185,9 +185,16 @@ class LawItem(_Item):
                 certain = certain or self.law.attempt(case, self.asker, self.asker.certain)
                 return self._told(case, certain, search.examples)
         search.check_finished()
+        words = f"held in {search.examples} examples"
+        if unanswered := self.asker.unanswered:
+            words += f", as far as there were answers: {unanswered} times there was none"
         self.told["fields"] = {
-            "outcome": {"kind": "held", "words": f"held in {search.examples} examples"},
-            "details": {"examples": search.examples, "seed": effort.seed},
+            "outcome": {"kind": "held", "words": words},
+            "details": {
+                "examples": search.examples,
+                "seed": effort.seed,
+                "unanswered": unanswered,
+            },
         }
         return "", _BROKEN
 
@@ -242,7 +249,9 @@ class SwitchItem(_Item):
             return "", _BROKEN
         if found.tried < found.total:
             raise effort.stopped(found.tried, found.total, f"flips of {self.law.name}")
-        words = f"{self.law.name} changed nothing in {found.tried} flips on"
+        words = f"{self.law.name} changed nothing in {found.tried - found.unanswered} flips on"
         words += f" {', '.join(gpu.gfx for gpu in gpus)}"
+        if found.unanswered:
+            words += f"; {found.unanswered} flips have no answer on one side or both"
         self.told["fields"] = {"outcome": {"kind": "dead", "words": words}}
         return f"expected {self.law.promise}: {words}", _BROKEN

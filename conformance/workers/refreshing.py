@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.workers.asking import ask
 from pytest_rocm_attn.conformance.workers.platforms import Platform, Platforms
+from pytest_rocm_attn.outcome import TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ class Refreshing:
     def _compare_with_fresh_import(self, platform: Platform, group: Group) -> Trust:
         refreshed = self._collect(platform, [group], refresh=True)
         imported = self._collect_afresh(platform, group)
-        if imported is not None and refreshed == imported:
+        if imported is not None and _agree(refreshed, imported):
             return Trust.FORKED
         self._notes.append(
             "refreshing the imported selector gave other answers than importing it afresh, so each"
@@ -82,7 +83,8 @@ class Refreshing:
         if not platform.forks:
             sample = sample[:_SAMPLE_OF_IMPORTS]
         together = self._collect(platform, sample, refresh=True)
-        if together == [out for group in sample for out in self._collect_alone(platform, group)]:
+        alone = [out for group in sample for out in self._collect_alone(platform, group)]
+        if _agree(together, alone):
             return Trust.IN_PLACE
         self._notes.append(
             "the selector remembers answers from one environment to the next even after a refresh,"
@@ -115,3 +117,15 @@ class Refreshing:
 
         ask(self._platforms, platform, groups, keep, refresh=refresh)
         return [outcomes[question] for group in groups for question in group.questions]
+
+
+def _agree(some: Sequence[Outcome], others: Sequence[Outcome]) -> bool:
+    """Whether outcomes are the same: all that a time limit did not cut short, and one at least."""
+    if len(some) != len(others):
+        return False
+    pairs = [
+        (one, other)
+        for one, other in zip(some, others, strict=True)
+        if not isinstance(one, TimedOut) and not isinstance(other, TimedOut)
+    ]
+    return bool(pairs) and all(one == other for one, other in pairs)

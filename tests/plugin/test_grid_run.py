@@ -94,6 +94,7 @@ def test_a_broken_promise_fails_and_the_command_that_is_printed_reproduces_it(
     (finding,) = (f for f in row["details"]["findings"] if f["level"] == "required")
     expected = "the explicit one or a refusal"
     assert (finding["expected"], finding["got"]) == (expected, "ROCM_AITER_FA")
+    assert finding["overrides"]
     # Two states of aiter, eight ways to set the other switches, the six requests that are no MLA.
     assert finding["cells"] == row["details"]["counts"]["required"] == 2 * 8 * 6
     pytester.path.joinpath("rep.json").unlink()
@@ -247,3 +248,27 @@ def test_what_an_earlier_run_did_not_finish_is_not_asked_again(
     assert row["details"]["counts"]["unanswered"] == 0
     result = run("--rocm-attn-grid-budget=600", "--rocm-attn-fresh")
     result.stdout.no_fnmatch_line("note: grid: * earlier run*")
+
+
+def test_a_cell_that_the_other_selector_did_not_answer_is_not_passed(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    slow = SELECTOR.replace(
+        "    def select(self, request, environ, gpu):",
+        "    def select(self, request, environ, gpu):\n"
+        "        if request.attn_type == 'encoder_only' and gpu.aiter == 'present':\n"
+        "            if dict(environ) == {'VLLM_ATTENTION_BACKEND': 'FLEX_ATTENTION'}:\n"
+        "                import time\n"
+        "                time.sleep(600)",
+    )
+    pytester.makepyfile(slow_selector=slow)
+    result = run("--rocm-attn-against=slow_selector.py:fork", "--rocm-attn-timeout=2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (row,) = report(pytester)["rows"]
+    counts = row["details"]["counts"]
+    assert (counts["required"], counts["unanswered"]) == (0, 0)
+    assert counts["uncompared"] == 2688 - counts["compared"] > 0
+    assert row["verdict"] == "error"
+    words = f"slow_selector.py:fork answered {counts['uncompared']} of 2,688 cells not in time"
+    assert row["message"].startswith(f"not judged: {words}")
+    result.stdout.fnmatch_lines(["*cells have no answer to be compared with*"])

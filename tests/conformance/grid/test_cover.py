@@ -27,7 +27,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.grid.quotient import alike, take
 from pytest_rocm_attn.conformance.grid.space import Axis
 from pytest_rocm_attn.conformance.grid.wording import Given
-from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -378,6 +378,14 @@ def test_cells_that_the_mocked_platform_cannot_answer_differ_in_nothing() -> Non
     cover = cover_of(lambda _: (Selected(A), unanswerable))
     assert cover == Cover((), len(EVERY_CELL), 0, unanswered=len(EVERY_CELL))
     assert cover_of(lambda _: (Selected(A), Crashed("KeyError", ""))).differing == len(EVERY_CELL)
+
+
+def test_cells_that_ran_out_of_time_on_both_sides_are_not_alike() -> None:
+    cut = TimedOut(1.0)
+    assert cover_of(lambda _: (cut, cut)) == Cover(
+        (), len(EVERY_CELL), 0, unanswered=len(EVERY_CELL)
+    )
+    assert cover_of(lambda _: (Selected(A), cut)).differing == len(EVERY_CELL)
 
 
 def test_two_fields_that_refuse_are_two_sentences_and_no_list_of_families() -> None:

@@ -102,6 +102,41 @@ def test_cells_that_were_not_reached_are_counted_and_not_judged() -> None:
     assert (judged.unanswered, judged.compared, judged.findings) == (24, 24, [])
 
 
+NO_ANSWERS: dict[str, Outcome | None] = {"not reached": None, "cut short": TimedOut(1)}
+
+
+@pytest.mark.parametrize("missing", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+@pytest.mark.parametrize("level", ["required", "advisory"])
+def test_what_the_other_selector_did_not_answer_is_not_compared_and_does_not_agree(
+    missing: Outcome | None, level: str
+) -> None:
+    def partly(cell: Cell) -> Outcome | None:
+        return missing if FLAG in cell.environ else plain(cell)
+
+    judged = compare(plain, partly, level)
+    assert (judged.compared, judged.uncompared, judged.findings) == (24, 24, [])
+    # What is no answer is wrong whatever it would have been compared with, and agrees with nothing.
+    for fails in (Crashed("KeyError", "KeyError"), TimedOut(1)):
+        judged = compare(lambda c, fails=fails: fails, lambda c: missing, level)  # type: ignore[misc]
+        assert (judged.compared, judged.uncompared, judged.required) == (0, 48, 48)
+
+
+def test_a_cell_beyond_what_a_baseline_has_is_not_compared() -> None:
+    of = a_slice()
+    full = answers(of, plain)
+    holes = array("H", [9 if number % 2 else code for number, code in enumerate(full.codes)])
+    judged = judge(of, full, Answers(holes, full.outcomes), Standard("a-baseline", "required"))
+    assert (judged.compared, judged.uncompared, judged.findings) == (24, 24, [])
+
+
+def test_what_the_mock_could_not_answer_for_the_other_selector_is_not_compared() -> None:
+    unanswerable = Crashed("MockError", "needs a GPU")
+    judged = compare(plain, lambda c: unanswerable, "required")
+    assert (judged.compared, judged.uncompared, judged.findings) == (0, 0, [])
+    judged = compare(lambda c: Died(9), lambda c: unanswerable, "required")
+    assert (judged.compared, judged.required) == (0, 48)
+
+
 def test_an_overridden_choice_is_told_by_the_environment() -> None:
     def overriding(cell: Cell) -> Outcome:
         return Selected("ROCM_AITER_FA") if FLAG in cell.environ else plain(cell)
@@ -154,7 +189,9 @@ def test_a_limit_is_not_read_into_what_a_plain_layer_gets_as_well() -> None:
         fa = plain(cell) == Selected("ROCM_AITER_FA")
         return Rejected("ValueError", "no") if fa else plain(cell)
 
-    for finding in compare(plain, no_fa).findings:
+    findings = compare(plain, no_fa).findings
+    assert len(findings) == 2
+    for finding in findings:
         assert finding.theme == ""
         assert "block_size" not in finding.where
         assert "has_sink" not in finding.where

@@ -133,23 +133,24 @@ def test_of_too_many_the_most_important_are_told_and_the_rest_is_one() -> None:
 
 
 def test_required_findings_come_first_and_overridden_choices_before_others() -> None:
-    first = finding("C", 1, expected="the explicit one")
+    first = finding("C", 1, expected="the explicit one", overrides=True)
     records = [record("gfx942", limit("t", 99, FA={"x": ["1"]}), finding("B", 50), first)]
     assert [one.finding["where"] for one in together(records)] == ["C", "B", ""]
 
 
 def test_what_overrides_more_names_comes_first() -> None:
-    one = finding("A", 99, expected="the explicit one", named=["X"])
-    both = finding("B", 1, expected="the explicit one", named=["X", "Y"])
+    one = finding("A", 99, expected="the explicit one", overrides=True, named=["X"])
+    both = finding("B", 1, expected="the explicit one", overrides=True, named=["X", "Y"])
     found = together([record("gfx942", one, both)])
     assert [each.finding["where"] for each in found] == ["B", "A"]
 
 
 def test_what_was_not_reached_is_said() -> None:
-    told = lines([record("gfx942", cells=10, unanswered=4, unanswerable=1)])
+    told = lines([record("gfx942", cells=10, unanswered=4, unanswerable=1, uncompared=3)])
     assert told[0].startswith("5 of 10 cells answered in 1 slices")
     assert "4 cells were not reached" in told[1]
-    assert "1 cells need more than the mocked platform" in told[2]
+    assert "3 cells have no answer to be compared with" in told[2]
+    assert "1 cells need more than the mocked platform" in told[3]
 
 
 def test_the_smallest_cell_of_all_slices_is_told_with_the_command_that_asks_it() -> None:

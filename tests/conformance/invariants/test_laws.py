@@ -21,7 +21,7 @@ from pytest_rocm_attn.conformance.invariants.switches import SWITCH_LAWS, questi
 from pytest_rocm_attn.conformance.worker.outcomes import ask as ask_adapter
 from pytest_rocm_attn.conformance.workers import Observation, Question
 from pytest_rocm_attn.errors import UnfinishedError
-from pytest_rocm_attn.outcome import Crashed
+from pytest_rocm_attn.outcome import Crashed, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -374,6 +374,33 @@ def test_a_switch_that_is_never_read_is_found_dead(law: Any) -> None:
     assert dead.tried == dead.total == len(questions(gpus)) // 2
     stopped = law.change(gpus, Asker(deaf), is_over=lambda: True)
     assert (stopped.tried, stopped.change) == (0, None)
+
+
+def test_a_flip_without_an_answer_on_one_side_shows_nothing() -> None:
+    (law, *_) = SWITCH_LAWS
+
+    def fails(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        if law.name in environ:
+            raise KeyError(law.name)
+        return "TRITON_ATTN"
+
+    found = law.change([Gpu("gfx942")], Asker(fails), is_over=lambda: False)
+    assert found.change is None
+    assert found.unanswered == found.tried == found.total
+
+
+def test_an_answer_that_ran_out_of_time_breaks_no_law_that_compares_two() -> None:
+    class CutShort(Asker):
+        def __call__(self, *questions: Question) -> list[Observation]:
+            seen = super().__call__(*questions)
+            return [*seen[:-1], Observation(TimedOut(1.0))] if len(seen) > 1 else seen
+
+    compared = [
+        law for law in LAWS if "the same" in law.promise and "by its name" not in law.promise
+    ]
+    assert len(compared) == 5
+    for law in compared:
+        assert law.search("gfx942", CutShort(reference), Effort(examples=20)).found is None, law.id
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,24 @@ REMEMBERING = """
 """
 
 
+def test_a_refresh_that_was_compared_with_no_answer_is_not_relied_on(make_pool: MakePool) -> None:
+    pool = make_pool(
+        """
+        import time
+        class Fork:
+            def select(self, environ):
+                if environ.get("VLLM_ATTENTION_BACKEND") == "ROCM_ATTN":
+                    time.sleep(600)
+                return "TRITON_ATTN"
+            def refresh(self): return True
+        select = Fork()
+        """,
+        timeout=1.0,
+    )
+    assert not pool.answers_in_place(GFX942, [question({NAME: "ROCM_ATTN"})])
+    assert any("refreshing" in note for note in pool.notes)
+
+
 @pytest.mark.parametrize(
     ("refresh", "noted"),
     [

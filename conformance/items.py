@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import shlex
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import pytest
 
@@ -176,7 +176,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
 
     def runtest(self) -> None:
         judgement = self.judge()
-        self.row = {**self._record(judgement), **self.fields()}  # type: ignore[typeddict-item]  # a dict of Record's fields
+        self.row = cast("Record", {**self._record(judgement), **self.fields()})
         if judgement.verdict.fails:
             lines = [f"{label:>9}  {text}" for label, text in self.story()]
             raise Shortfall("\n".join([judgement.message, *lines]))

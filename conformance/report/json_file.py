@@ -41,7 +41,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
             "title": settings.contract.title,
             "source": settings.contract.source,
         },
-        selector=selector_record(settings.subject.selector),
+        selector=selector_record(settings.subject.selector, look_up=bool(settings.reports)),
         settings=options.reported(run.config),
     )
 
@@ -100,10 +100,16 @@ def _without_device(row: Record) -> Record:
     return {**row, "details": details}
 
 
-def selector_record(spec: str) -> dict[str, Any]:
-    """Return what is under test: its name, and the distribution and version that it comes from."""
+def selector_record(spec: str, *, look_up: bool = True) -> dict[str, Any]:
+    """Return what is under test: its name, and the distribution and version that it comes from.
+
+    Args:
+        spec: the name.
+        look_up: find the distribution, which reads the list of files of each one installed.
+    """
     top = spec.partition(":")[0].partition(".")[0]
-    owners = metadata.packages_distributions().get(top, []) if "/" not in spec else []
+    look_up = look_up and "/" not in spec
+    owners = metadata.packages_distributions().get(top, []) if look_up else []
     distribution = owners[0] if owners else None
     return {
         "name": spec,

@@ -97,8 +97,9 @@ def _head(report: Mapping[str, Any], rows: Sequence[Record]) -> str:
         "",
     ]
     present = [v for v in Verdict if any(row["verdict"] == v for row in rows)]
-    lines.append("| tier | items | " + " | ".join(present) + " |")
-    lines.append("| --- | ---: |" + " ---: |" * len(present))
+    if rows:
+        lines.append("| tier | items | " + " | ".join(present) + " |")
+        lines.append("| --- | ---: |" + " ---: |" * len(present))
     for tier, members in groupby(rows, key=lambda row: str(row["tier"])):
         counts = Counter(row["verdict"] for row in members)
         numbers = [f"{counts.total():,}", *(f"{counts[verdict]:,}" for verdict in present)]

@@ -108,7 +108,7 @@ def write_evidence(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> N
 
 def line_of(row: Record) -> str:
     """Return one line that says all about an item: flags, GPU, request, expected, got, source."""
-    parts = [f"{row['id']}[{column(row)}]"]
+    parts = [f"{row['id']}[{column(row)}]" if row["gpu"] or row["evidence"] else row["id"]]
     if row["env"] is not None:
         parts.append(" ".join(f"{n}={text!r}" for n, text in row["env"].items()) or "no flags")
     if row["gpu"]:

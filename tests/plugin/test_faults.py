@@ -31,10 +31,11 @@ class Mine:
 """
 CASE = """
 [[case]]
-id = "row-{}"
+id = "row-{number}"
 source = "s"
 level = "required"
 platform = {{ gfx = "gfx942" }}
+request = {{ head_size = 6{number} }}
 expect = {{ backend = "TRITON_ATTN" }}
 """
 DEVIATION = """
@@ -172,7 +173,9 @@ def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: 
         pytest.skip("needs torch")
     (folder / "ours.py").write_text(SELECTOR + BACKEND)
     head = 'id = "mini"\ntitle = "t"\nsource = "this test"\n'
-    (folder / "contract.toml").write_text(head + "".join(map(CASE.format, range(4))))
+    (folder / "contract.toml").write_text(
+        head + "".join(CASE.format(number=number) for number in range(4))
+    )
     gpus = ("90a", "942", "950", "1201")
     (folder / "dev.toml").write_text("".join(map(DEVIATION.format, gpus)))
     done = subprocess.run(
@@ -296,8 +299,10 @@ ENDS_ITS_WORKER = """
 import os, signal
 
 def select(request, environ, gpu):
-    os.kill(os.getppid(), signal.SIGKILL)
-    signal.pause()
+    if request.head_size != 60:  # the first is asked before anything runs
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    return "TRITON_ATTN"
 """
 
 
@@ -315,7 +320,7 @@ def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
         "--rocm-attn-backends=MINE=no_such_module:Mine",
         "--rocm-attn-deviations=",
     )
-    for name in ITEMS["documented"]:
+    for name in ITEMS["documented"][1:]:
         words = "a worker process of pytest-rocm-attn ended"
         reports.assert_has(node("documented", name), "error", words)
     for tier in ("numerics", "launch"):

@@ -25,6 +25,7 @@ def device_function(name: str, module: str, gfx: str) -> Callable[..., Any]:
     """Return a function that can be imported and passed around, and says why it cannot run."""
 
     def function(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         raise needs_device(f"{module}.{name}", gfx)
 
     function.__name__ = function.__qualname__ = name

@@ -147,3 +147,18 @@ def test_a_step_of_new_tokens_beyond_its_limit_is_missed(
     missed = attention.short_queries(None)
     assert len(missed) == len(attention.GROUPS)
     assert all(words.startswith("5 new tokens, group") for words in missed)
+
+
+@pytest.mark.parametrize(("more", "status"), [(1.01, 0), (1.03, 1)])
+def test_a_plugin_that_costs_each_test_more_than_its_budget_fails(
+    load: Any, monkeypatch: pytest.MonkeyPatch, more: float, status: int
+) -> None:
+    per_test = load("per_test")
+    sys.modules.pop("startup")
+    monkeypatch.setattr(per_test, "FILES", 1)
+    monkeypatch.setattr(
+        per_test,
+        "milliseconds",
+        lambda command, *_: (0.0, 100.0 if "no:rocm_attn" in command else 100.0 * more),
+    )
+    assert per_test.main(3) == status

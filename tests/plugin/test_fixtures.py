@@ -193,6 +193,29 @@ def test_the_header_says_that_the_platform_is_mocked(
         assert f"rocm-attn: mocked platform: {machine} (--rocm-attn-mock)" in result.outlines
 
 
+def test_what_the_mock_refuses_is_shown_at_the_line_that_asked(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("torch")
+    calls = (
+        "torch.empty(1, device='cuda')",
+        "torch.cuda.get_device_properties(0).clock_rate",
+        "torch.cuda.cudart().cudaHostRegister",
+        "torch._C._cuda_no_such",
+        "amdsmi.amdsmi_no_such",
+        "aiter.flash_attn_func()",
+    )
+    text = "import pytest, torch\npytestmark = pytest.mark.rocm_attn_mock('gfx942', aiter=True)\n"
+    for number, call in enumerate(calls):
+        text += f"def test_{number}():\n    import aiter, amdsmi\n    {call}\n"
+    pytester.makepyfile(test_it=text)
+    result = pytester.runpytest_subprocess(*OURS)
+    result.assert_outcomes(failed=len(calls))
+    shown = str(result.stdout)
+    assert "pytest_rocm_attn/" not in shown
+    for number, call in enumerate(calls):
+        assert f">       {call}\n" in shown
+        assert f"test_it.py:{3 * number + 5}: Mock" in shown, call
+
+
 def test_a_text_that_reads_as_off_is_said_where_it_is_written(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it="""

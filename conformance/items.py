@@ -241,14 +241,13 @@ class ConformanceItem(pytest.Item, abc.ABC):
             report: of the stage that failed.
             cause: in one line.
         """
-        words = cause if report.when == "call" else f"{report.when} failed: {cause}"
-        message = words
+        message = cause if report.when == "call" else f"{report.when} failed: {cause}"
         row = self.row
         if row is None:
             row = self._record(Judgement(Verdict.ERROR))
         elif row["message"]:
-            message = f"{words}; before that, {row['verdict']}: {row['message']}"
-        outcome = row["outcome"] | {"kind": "error", "words": words}
+            message += f"; before that, {row['verdict']}: {row['message']}"
+        outcome = row["outcome"] | {"kind": "error", "words": message}
         verdict = Verdict.ERROR.value
         self._attach(report, {**row, "verdict": verdict, "message": message, "outcome": outcome})
 

@@ -191,7 +191,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
             lines.append(f"{'again':>9}  {self.reproduce()}")
             if not isinstance(excinfo.value, RocmAttnError | pytest.fail.Exception):
                 lines.append(f"{'traceback':>9}  add --tb=long")
-            return "\n".join(lines)
+            return "\n".join([*lines, *getattr(excinfo.value, "__notes__", ())])
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:

@@ -315,7 +315,10 @@ class ConformancePlugin:
         tiers = self._matrix(self._session).collect()
         items = (item for tier in tiers for item in tier.collect())
         for item in items:
-            if item.nodeid == crashitem and isinstance(item, ConformanceItem):
+            # xdist adds @ and the name of a group to the id of an item that is in one.
+            if item.nodeid in (crashitem, crashitem.rpartition("@")[0]) and isinstance(
+                item, ConformanceItem
+            ):
                 report.when = "call"  # xdist says "???"
                 item.fault(report, str(report.longrepr))
                 self._lost.add(crashitem)

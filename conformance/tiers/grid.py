@@ -96,10 +96,10 @@ class SliceItem(ConformanceItem):
                 f" {self.part.cells - 1}; name the slice that the number belongs to"
             )
         if cell is None:
-            self.judged, *answers = self.parent.run.judge(self.part, self._declares)
+            self.judged, ours, other = self.parent.run.judge(self.part, self._declares)
         else:
-            self.judged, *answers = self.parent.run.judge_cell(self.part, cell, self._declares)
-        self._answers = answers[0], answers[1]
+            self.judged, ours, other = self.parent.run.judge_cell(self.part, cell, self._declares)
+        self._answers = ours, other
         for finding in self.judged.findings:
             finding.again = self.reproduce_cell(finding.smallest)
         return self._judgement(self.judged, single=cell is not None)

@@ -272,7 +272,9 @@ class Pool:
         for question in questions:
             future = self._futures[question]
             if not future.done():
-                failure = WorkerError(f"{error}{self._tail()}")
+                failure = WorkerError(str(error))
+                if printed := self.printed(2000).strip():  # for who reads on, but not in a report
+                    failure.add_note(f"The worker's last output:\n{printed}")
                 failure.__cause__ = error.__cause__
                 future.set_exception(failure)
 
@@ -308,10 +310,6 @@ class Pool:
 
     def _ask(self, platform: Platform, groups: Sequence[Group], *, refresh: bool) -> None:
         ask(self._platforms, platform, groups, self._resolve, refresh=refresh)
-
-    def _tail(self) -> str:
-        printed = self.printed(2000).strip()
-        return f"; the worker's last output:\n{printed}" if printed else ""
 
     def _resolve(self, question: Question, observation: Observation) -> None:
         future = self._futures[question]

@@ -304,6 +304,7 @@ import os, signal
 
 def select(request, environ, gpu):
     if request.head_size != 60:  # the first is asked before anything runs
+        print("about to end", flush=True)
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
     return "TRITON_ATTN"
@@ -331,6 +332,8 @@ def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
         for name in ITEMS[tier]:
             words = "backend no_such_module:Mine cannot be imported: ModuleNotFoundError"
             reports.assert_has(node(tier, name), "error", words)
+    assert "about to end" in reports.output  # and not in the rows
+    assert "about to end" not in reports.markdown
     assert {row["evidence"] for row in reports.json["rows"]} == {"mock", "launch", ""}
     reports.assert_adds_up(12)
     assert reports.status == pytest.ExitCode.TESTS_FAILED

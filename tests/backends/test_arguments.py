@@ -108,8 +108,9 @@ def test_an_fp8_type_without_an_fp8_cache_is_refused() -> None:
 
 
 def test_batch_invariant_decodes_of_rocm_attn_take_one_kernel_for_any_length() -> None:
+    library: Any = object()
     layer = RocmAttention(
-        Request(), torch.device("meta"), scale=1.0, batch_invariant=True, library=object()
+        Request(), torch.device("meta"), scale=1.0, batch_invariant=True, library=library
     )
     query = torch.empty(1, HEADS, 128, dtype=torch.bfloat16)
     for longest in (100, 1_000_000):

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pytest_rocm_attn.backends import current_device
 from pytest_rocm_attn.backends.aiter_function import AiterFunction
+from pytest_rocm_attn.backends.hip.arguments import Arguments
 from pytest_rocm_attn.backends.hip.build import Library
 from pytest_rocm_attn.backends.kernels import launcher
 from pytest_rocm_attn.backends.kernels.launcher import Launcher
@@ -120,13 +121,11 @@ def test_aiters_functions_run_where_the_tensors_are(monkeypatch: pytest.MonkeyPa
 
 def test_the_hip_kernel_runs_where_the_query_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    library = object.__new__(Library)
+    library: Any = object.__new__(Library)
     library._library = types.SimpleNamespace(
         rocm_attn_decode=lambda *_: seen.append(torch.cuda.current_device())
     )
-    from pytest_rocm_attn.backends.hip import build
-
-    monkeypatch.setattr(build.Arguments, "of", lambda **_: build.Arguments())
+    monkeypatch.setattr(Arguments, "of", lambda **_: Arguments())
     stream = types.SimpleNamespace(cuda_stream=0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: stream)
     for gpu in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -334,7 +335,7 @@ def test_no_parts_at_all_merge_into_zero() -> None:
 # --- numbers that are not finite -------------------------------------------------------------------
 
 
-def two_tokens(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+def two_tokens(**changes: torch.Tensor) -> dict[str, Any]:
     """Return query, key and value of two new tokens with one head of two columns, all ones."""
     return {name: torch.ones(2, 1, 2, dtype=E64) for name in ("query", "key", "value")} | changes
 

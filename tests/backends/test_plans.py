@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from pytest_rocm_attn.backends import cache, flex_attention
 from pytest_rocm_attn.backends.batch import Batch
@@ -197,12 +198,12 @@ def test_latent_writes_that_lie_the_same_are_planned_once(monkeypatch: pytest.Mo
 
 def test_flex_attention_makes_its_mask_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    create = flex_attention.create_block_mask
-    monkeypatch.setattr(
-        flex_attention,
-        "create_block_mask",
-        lambda *args, **kwargs: made.append(args) or create(*args, **kwargs),
-    )
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        made.append(args)
+        return create_block_mask(*args, **kwargs)
+
+    monkeypatch.setattr(flex_attention, "create_block_mask", noted)
     request = Request(num_heads=HEADS, num_kv_heads=2, head_size=SIZE)
     batch = decodes()
     for _ in range(3):

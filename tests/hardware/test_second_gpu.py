@@ -50,7 +50,7 @@ def test_the_caches_of_the_second_gpu_are_written() -> None:
     latent = torch.zeros(2, 16, 576, dtype=torch.float16, device=gpu)
     rows = torch.ones(3, 576, dtype=torch.float16, device=gpu)
     with torch.cuda.device(0):
-        reshape_and_cache(new, new, *cache.unbind(1), slots)
+        reshape_and_cache(new, new, cache[:, 0], cache[:, 1], slots)
         concat_and_cache_mla(rows[:, :512], rows[:, 512:], latent, slots)
     assert int(cache.count_nonzero()) == 2 * new.numel()
     assert int(latent.count_nonzero()) == rows.numel()

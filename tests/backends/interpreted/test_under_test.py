@@ -38,7 +38,7 @@ def test_a_build_that_fails_is_never_taken_for_the_kernel(
 
     monkeypatch.setattr(build, "find_or_build", fails)
     monkeypatch.setattr(rocm_attn.RocmAttention, "decode_refusal", lambda *_: "")
-    build.library.cache_clear()
+    monkeypatch.setattr(build, "_found", {})
     finding = examine(backend, case("block-size-32"), CPU)
     assert finding.kind == "crashed"
     assert "no hipcc here" in finding.words

@@ -16,6 +16,7 @@ import msgspec
 from pytest_rocm_attn.conformance.capabilities import table as capability_table
 from pytest_rocm_attn.conformance.mentions import is_blank
 from pytest_rocm_attn.conformance.toml_file import Place, convert, entries, read_toml
+from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import (
     ContractError,
     FlagError,
@@ -182,7 +183,7 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     expect: _Expect
     env: dict[str, object] = {}
     undeclared: list[str] = []
-    request: Request = Request()
+    request: dict[str, object] = {}
     note: str = ""
 
 
@@ -273,7 +274,7 @@ def _row(case: _Case, place: Place) -> Row:
         level=case.level,
         env=_env(case, expect, place),
         gpus=_gpus(case.platform, place),
-        request=case.request,
+        request=request_from(case.request, place),
         expect=expect,
         file=str(place.file),
         note=case.note,

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 
-from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import RocmAttnError, nearest
-from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -186,11 +184,9 @@ def value_of(
     Raises:
         place.error: it is of another type.
     """
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct | Request):
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if not isinstance(value, dict):
             place.fail(field, "is not a table", f"it must be {remedies[field]}")
-        if issubclass(kind, Request):
-            return request_from(value, place, field)
         return convert(value, kind, remedies, place, field)
     try:
         # Dates are TOML's own; without this, msgspec would read text that looks like one.

@@ -126,6 +126,14 @@ class HipCompileError(RocmAttnError, RuntimeError):
     """No clang that knows the target, or a HIP source that it cannot compile."""
 
 
+class EmulatorError(RocmAttnError, RuntimeError):
+    """What the emulator does not do: an unknown instruction, operand, or kind of argument."""
+
+
+class EmulationFault(RocmAttnError, RuntimeError):
+    """What an emulated kernel did wrong: an access out of bounds, a race, uninitialised data."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'x' or 'y'?" for the closest known words, or "" when none is close."""
     import difflib

@@ -41,6 +41,21 @@ def mock_rocm(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def emulated_rocm(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that mocks a ROCm GPU for the rest of this test and executes its Triton kernels.
+
+    ``emulated_rocm("gfx942")`` is ``mock_rocm("gfx942", emulate=True)``: kernels are compiled for
+    the target and run on CPU tensors, which believe that they are on the device; docs/emulator.md.
+    """
+    from functools import partial
+
+    from pytest_rocm_attn.mock.fixture import starter
+
+    for enter in starter():
+        yield partial(enter, emulate=True)
+
+
+@pytest.fixture
 def _rocm_attn_mock(request: pytest.FixtureRequest) -> Iterator[None]:
     """Enters the mocks of a test's markers, which markers.py adds this fixture for."""
     from pytest_rocm_attn.mock.fixture import marked
@@ -68,10 +83,13 @@ def dry_launch(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
-def rocm_gpu() -> Any:
-    """The real ROCm GPU of this machine (hardware.DetectedGpu); skips where there is none."""
-    from pytest_rocm_attn.hardware import detect
+def rocm_gpu(pytestconfig: pytest.Config) -> Any:
+    """The real ROCm GPU of this machine, or the emulated one (hardware.DetectedGpu); else skips."""
+    from pytest_rocm_attn.hardware import DetectedGpu, detect
+    from pytest_rocm_attn.markers import EMULATED
 
+    if gfx := pytestconfig.stash.get(EMULATED, ""):
+        return DetectedGpu(0, gfx, f"emulated {gfx}")
     detection = detect()
     if not detection.gpus:
         from pytest_rocm_attn.markers import skip

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     Ours = list[tuple[str, pytest.Mark]]
 
 GPU, AITER = "rocm_attn_gpu", "rocm_attn_aiter"
-MOCK, ENV, DRY_LAUNCH = "rocm_attn_mock", "rocm_attn_env", "rocm_attn_dry_launch"
+MOCK, EMULATE = "rocm_attn_mock", "rocm_attn_emulate"
+ENV, DRY_LAUNCH = "rocm_attn_env", "rocm_attn_dry_launch"
 HARDWARE_MARKERS = (GPU, AITER)
-SHORT = {"rocm_gpu": GPU, "mock_rocm": MOCK, "rocm_env": ENV}
+SHORT = {"rocm_gpu": GPU, "mock_rocm": MOCK, "emulated_rocm": EMULATE, "rocm_env": ENV}
 # The fixtures that act for a marker. They are private: a suite may have its own mock_rocm.
-_FIXTURES = {MOCK: "_rocm_attn_mock", ENV: "_rocm_attn_env"}
+_FIXTURES = {MOCK: "_rocm_attn_mock", EMULATE: "_rocm_attn_mock", ENV: "_rocm_attn_env"}
+# The target that this run emulates, for which tests of its hardware run.
+EMULATED: pytest.StashKey[str] = pytest.StashKey()
 _SEEN: pytest.StashKey[list[pytest.Mark]] = pytest.StashKey()
 _INSTALL_AITER = (
     "install AMD's aiter (pip install amd-aiter, or build it from github.com/ROCm/aiter for this"
@@ -52,8 +55,7 @@ def ours(node: pytest.Item) -> Ours:
     return [
         (SHORT.get(mark.name, mark.name), mark)
         for mark in node.iter_markers()
-        if mark.name in (GPU, AITER, MOCK, ENV, DRY_LAUNCH)
-        or (mark.name in SHORT and _surely_ours(mark))
+        if mark.name in _CHECKS or (mark.name in SHORT and _surely_ours(mark))
     ]
 
 
@@ -92,12 +94,12 @@ def prepare(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
         try:
             for kind, mark in marks:
                 check(kind, mark)
-            fixtures = [_FIXTURES[kind] for kind in _FIXTURES if kind in dict(marks)]
-            _insert(item, fixtures)
+            fixtures = dict.fromkeys(_FIXTURES[kind] for kind in _FIXTURES if kind in dict(marks))
+            _insert(item, list(fixtures))
         except (RocmAttnError, pytest.UsageError) as error:
             faulty[item] = str(error)
             continue
-        if reason := _what_is_missing(marks):
+        if reason := _what_is_missing(marks, config.stash.get(EMULATED, "")):
             item.add_marker(pytest.mark.skip(reason=f"{_SKIPPED}{reason}"))
     if faulty:
         config.pluginmanager.register(_Faulty(faulty))
@@ -126,14 +128,14 @@ def act_late(item: pytest.Item) -> None:
             check(kind, mark)
         except (RocmAttnError, pytest.UsageError) as error:
             refuse(item, str(error))
-        if kind in (MOCK, ENV):
+        if kind in _FIXTURES:
             refuse(
                 item,
                 f"the marker {mark.name} was added after collection, too late to act; add it in"
                 " pytest_collection_modifyitems, or use the fixture"
-                f" {'mock_rocm' if kind == MOCK else 'rocm_env'}",
+                f" {next(short for short, full in SHORT.items() if full == kind)}",
             )
-    if reason := _what_is_missing(new):
+    if reason := _what_is_missing(new, item.config.stash.get(EMULATED, "")):
         skip(reason)
 
 
@@ -171,7 +173,12 @@ def _is_of_function(definitions: Any) -> bool:
     return bool(definitions) and definitions[-1].scope == "function"
 
 
-def _what_is_missing(marks: Ours) -> str | None:
+def _what_is_missing(marks: Ours, emulated: str) -> str | None:
+    marks = [
+        (kind, mark)
+        for kind, mark in marks
+        if not (kind == GPU and emulated and (not mark.args or emulated in _targets(mark)))
+    ]
     if not any(kind in HARDWARE_MARKERS for kind, _ in marks):
         return None
     from pytest_rocm_attn import aiter_probe, hardware
@@ -327,6 +334,7 @@ _CHECKS = {
     GPU: _check_gpu,
     AITER: _check_aiter,
     MOCK: _check_mock,
+    EMULATE: _check_mock,
     ENV: _check_env,
     DRY_LAUNCH: _check_dry_launch,
 }

@@ -272,6 +272,14 @@ OPTIONS = (
         "repeated",
     ),
     Option(
+        "emulate",
+        "GPU[,aiter]",
+        "as --rocm-attn-mock, and execute what Triton compiles for that GPU, on CPU tensors",
+        "a GPU, then any of aiter, aiter=STATE, amdsmi=STATE, count=N, separated by commas",
+        _mock,
+        "repeated",
+    ),
+    Option(
         "strict",
         "",
         "advisory rows fail as required ones do",

@@ -19,6 +19,7 @@ from pytest_rocm_attn.fixtures import (
     _rocm_attn_env,
     _rocm_attn_mock,
     dry_launch,
+    emulated_rocm,
     mock_rocm,
     rocm_env,
     rocm_gpu,
@@ -35,6 +36,7 @@ __all__ = [
     "_rocm_attn_env",
     "_rocm_attn_mock",
     "dry_launch",
+    "emulated_rocm",
     "mock_rocm",
     "rocm_env",
     "rocm_gpu",
@@ -44,15 +46,17 @@ __all__ = [
 _running: list[tuple[int, pytest.Config]] = []
 _MOCK: pytest.StashKey[MockRocm] = pytest.StashKey()
 
-# Those that act on tests; markers.py has what they do. The last three are short forms.
+# Those that act on tests; markers.py has what they do. The last four are short forms.
 _MARKERS = {
     "rocm_attn_gpu": "(gfx, ...): needs one of these ROCm GPUs; without arguments: any",
     "rocm_attn_aiter": ": needs AMD's aiter (the distribution amd-aiter)",
     "rocm_attn_mock": "(gfx, aiter=True): runs on a mocked ROCm platform",
+    "rocm_attn_emulate": "(gfx): as rocm_attn_mock, and executes Triton kernels, on CPU tensors",
     "rocm_attn_env": "(NAME='value'): sets ROCm attention variables, and unsets all others of them",
     "rocm_attn_dry_launch": "(gfx): the target that the dry_launch fixture compiles for",
     "rocm_gpu": "('gfx942', ...): short for rocm_attn_gpu; with other arguments nothing of ours",
     "mock_rocm": "('gfx942', ...): short for rocm_attn_mock; with other arguments nothing of ours",
+    "emulated_rocm": "('gfx942'): short for rocm_attn_emulate; with other arguments nothing of ours",
     "rocm_env": "(VLLM_...='value'): short for rocm_attn_env; with other arguments nothing of ours",
 }
 # Those that select among the matrix's own items.
@@ -101,25 +105,39 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Enter the mock of ``--rocm-attn-mock`` before any conftest or test module is imported."""
-    given = options.early_value(early_config, "mock")
-    if given is None:
+    """Enter the mock of an option before any conftest or test module is imported."""
+    given = {name: options.early_value(early_config, name) for name in ("mock", "emulate")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
         return
+    if len(given) > 1:
+        raise pytest.UsageError(
+            "--rocm-attn-emulate mocks the GPU as well; leave --rocm-attn-mock out"
+        )
     from pytest_rocm_attn.errors import RocmAttnError
     from pytest_rocm_attn.mock import parse_option
 
+    ((name, value),) = given.items()
     try:
-        mock = parse_option(given).enter()
+        mock = parse_option(value, emulate=name == "emulate").enter()
     except RocmAttnError as error:
-        raise pytest.UsageError(f"--rocm-attn-mock={given}: {error}") from None
+        raise pytest.UsageError(f"--rocm-attn-{name}={value}: {error}") from None
     early_config.add_cleanup(mock.exit)
     early_config.stash[_MOCK] = mock
+    if name == "emulate":
+        from pytest_rocm_attn.markers import EMULATED
+
+        early_config.stash[EMULATED] = mock.gpu.gfx
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say that the platform of this run is mocked, and as what."""
     mock = config.stash.get(_MOCK, None)
-    return None if mock is None else f"rocm-attn: mocked platform: {mock} (--rocm-attn-mock)"
+    if mock is None:
+        return None
+    if mock.emulation is not None:
+        return f"rocm-attn: emulated platform: {mock} (--rocm-attn-emulate)"
+    return f"rocm-attn: mocked platform: {mock} (--rocm-attn-mock)"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -127,6 +127,18 @@ def test_a_folder_imports_only_what_the_design_lets_it(folder: str) -> None:
     assert offences(folder) == []
 
 
+def test_the_emulator_imports_the_vocabulary_and_numpy_only() -> None:
+    allowed = {f"{PACKAGE}.{name}" for name in ("emulator", "errors", "gpu")} | {"numpy"}
+    foreign = {
+        f"{file.name}:{entry.line}: {entry.name}"
+        for file in sources(f"{PACKAGE}/emulator")
+        for entry in imports_of(file)
+        if not within(entry.name, allowed)
+        and entry.name.partition(".")[0] not in sys.stdlib_module_names
+    }
+    assert foreign == set()
+
+
 def loaded_by(start: str) -> set[str]:
     """Return the modules that importing one of ours runs: through every import at module level."""
     files = {module_name(file): file for folder in FOLDERS for file in sources(folder)}

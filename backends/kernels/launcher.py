@@ -126,6 +126,9 @@ class Launch:
             self._through_triton(tensors)
             return
         driver = triton.runtime.driver.active
+        if getattr(driver, "emulates", False):  # it checks accesses against tensors, not addresses
+            self._through_triton(tensors)
+            return
         if self._launcher.kernel.pre_run_hooks or not WITH_ADDRESS.issuperset(map(type, tensors)):
             with on_gpu_of(tensors, driver.get_current_device()):
                 self._through_triton(tensors)

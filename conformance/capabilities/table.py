@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from pytest_rocm_attn.conformance.toml_file import entries
+from pytest_rocm_attn.conformance.toml_request import request_from
 from pytest_rocm_attn.errors import RequestError, UnknownBackendError, UnknownGpuError, nearest
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.registry import check_name
@@ -35,7 +36,8 @@ REQUEST_LIMITS = (
 LIMITS = (*REQUEST_LIMITS, "gfx", "aiter")
 
 
-class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True)
+class Promise:
     """What the contract says of one backend and one limit.
 
     Args:
@@ -48,6 +50,7 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         refuses: values that it must not take as if nothing were wrong; () for the other kind.
         request: the layer, but for the limit.
         gpus: the targets it is promised on; () for all. For the limit "gfx", the values say it.
+        file: the file that holds it.
     """
 
     id: str
@@ -55,10 +58,11 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["required", "advisory"]
     backend: str
     limit: str
-    takes: tuple[Any, ...] = ()
-    refuses: tuple[Any, ...] = ()
-    request: Request = Request()
-    gpus: tuple[str, ...] = ()
+    takes: tuple[Any, ...]
+    refuses: tuple[Any, ...]
+    request: Request
+    gpus: tuple[str, ...]
+    file: str
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -91,6 +95,18 @@ def with_value(request: Request, limit: str, value: Any) -> Request:
     return replace(request, **{limit: value})
 
 
+class _Capability(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    source: str
+    level: Literal["required", "advisory"]
+    backend: str
+    limit: str
+    takes: list[Any] = []
+    refuses: list[Any] = []
+    request: dict[str, object] = {}
+    gpus: list[str] = []
+
+
 _FIELDS = {
     "id": "a sentence in kebab-case, such as 'rocm-attn-takes-fp8-caches'",
     "source": "the clause that it was written from, as text",
@@ -115,28 +131,41 @@ def read(table: Mapping[str, Any], place: Place, taken: dict[str, Path]) -> Iter
     Raises:
         place.error: a mistake, in one line that names file, entry, field and remedy.
     """
-    for promise, here in entries(
-        table, "capability", Promise, _FIELDS, place, word="capability", taken=taken
-    ):
-        _check(promise, here)
-        yield promise
+    found = entries(
+        table, "capability", _Capability, _FIELDS, place, word="capability", taken=taken
+    )
+    for entry, here in found:
+        yield _promise(entry, here)
 
 
-def _check(promise: Promise, place: Place) -> None:
-    if bool(promise.takes) == bool(promise.refuses):
-        count = "both takes and refuses" if promise.takes else "neither takes nor refuses"
+def _promise(entry: _Capability, place: Place) -> Promise:
+    if bool(entry.takes) == bool(entry.refuses):
+        count = "both takes and refuses" if entry.takes else "neither takes nor refuses"
         place.fail("takes", f"there is {count}", "give one of the two a value at least")
-    if promise.limit not in LIMITS:
+    if entry.limit not in LIMITS:
         place.fail(
             "limit",
-            f"{promise.limit!r} is unknown.{nearest(promise.limit, LIMITS)}",
+            f"{entry.limit!r} is unknown.{nearest(entry.limit, LIMITS)}",
             f"it must be {_FIELDS['limit']}",
         )
     try:
-        check_name(promise.backend)
+        check_name(entry.backend)
     except UnknownBackendError as error:
         place.fail("backend", str(error), "use one of these")
+    promise = Promise(
+        id=entry.id,
+        source=entry.source,
+        level=entry.level,
+        backend=entry.backend,
+        limit=entry.limit,
+        takes=tuple(entry.takes),
+        refuses=tuple(entry.refuses),
+        request=request_from(entry.request, place),
+        gpus=tuple(entry.gpus),
+        file=str(place.file),
+    )
     _check_values(promise, place)
+    return promise
 
 
 def _check_values(promise: Promise, place: Place) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_rocm_attn.caller import raises_at_the_call
 from pytest_rocm_attn.errors import RocmAttnError
-from pytest_rocm_attn.markers import MOCK, of_kind, refuse
+from pytest_rocm_attn.markers import EMULATE, MOCK, ours, refuse
 from pytest_rocm_attn.mock.platform import MockRocm, mock_rocm
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def marked(node: pytest.Item) -> Iterator[None]:
         pytest.fail.Exception: a mock cannot be entered; the message is one line.
     """
     with ExitStack() as stack:
-        for mark in reversed(of_kind(node, MOCK)):
+        mocks = [(kind, mark) for kind, mark in ours(node) if kind in (MOCK, EMULATE)]
+        for kind, mark in reversed(mocks):
             try:
-                stack.enter_context(mock_rocm(*mark.args, **mark.kwargs))
+                options = {"emulate": kind == EMULATE} | mark.kwargs
+                stack.enter_context(mock_rocm(*mark.args, **options))
             except RocmAttnError as error:
                 refuse(node, f"the {mark.name} marker: {error}")
         yield

@@ -27,6 +27,8 @@ from pytest_rocm_attn.mock.patching import Layer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
+
 # Top-level packages that the mock answers for, as stand-ins or as not installed.
 _SHADOWED = ("amdsmi", "flash_attn", *real_aiter_module.PACKAGES)
 _REBUILT = frozenset({"torch", "vllm"})  # distributions that are built for one platform
@@ -54,6 +56,7 @@ class MockRocm:
         environ: variables to set while entered.
         real_aiter: import the installed amd-aiter instead of a stand-in; see mock/real_aiter.py.
         triton_driver: whether Triton compiles for the mocked GPU (dry launch).
+        emulate: whether what Triton launches is executed, on CPU tensors; an Emulation says how.
         force: mock even where this process runs on real AMD GPUs.
 
     Raises:
@@ -76,6 +79,7 @@ class MockRocm:
         environ: Mapping[str, str] | None = None,
         real_aiter: bool = False,
         triton_driver: bool = True,
+        emulate: bool | Emulation = False,
         force: bool = False,
     ) -> None:
         _check_kinds(
@@ -125,6 +129,8 @@ class MockRocm:
         self._environ = dict(environ or {})
         self._real = real_aiter_module.PACKAGES if real_aiter else ()
         self._triton_driver = triton_driver
+        self._emulate = emulate
+        self._emulation: Emulation | None = None
         self._force = force
         self._layer: Layer | None = None
         self._runtime_calls: list[str] = []
@@ -138,6 +144,11 @@ class MockRocm:
     def count(self) -> int:
         """How many GPUs the mocked machine has, before any visible-devices variable."""
         return self._count
+
+    @property
+    def emulation(self) -> Emulation | None:
+        """What executes the kernels, and what it has executed so far; None if nothing does."""
+        return self._emulation
 
     @property
     def active(self) -> bool:
@@ -217,10 +228,24 @@ class MockRocm:
                 importlib.import_module("amdsmi") if "amdsmi" in stand_ins else None,
                 self._runtime_calls,
             )
+            if self._emulate:
+                self._install_emulation(layer)
             if self._triton_driver and packages.installed("triton"):
-                triton_watch.install(layer, self._gpu)
+                triton_watch.install(layer, self._gpu, self._emulation)
         for name, value in self._environ.items():
             layer.set_environ(name, value)
+
+    def _install_emulation(self, layer: Layer) -> None:
+        if not packages.installed("numpy"):
+            raise MockError(
+                "emulating kernels needs numpy: pip install 'pytest-rocm-attn[kernels]'"
+            )
+        from pytest_rocm_attn.emulator.triton_launch import Emulation
+        from pytest_rocm_attn.mock import cpu_tensors
+
+        given = self._emulate
+        self._emulation = given if isinstance(given, Emulation) else Emulation()
+        cpu_tensors.install(layer)
 
     def _refuse_real_gpus(self, layer: Layer) -> None:
         """Raise MockError where a ROCm build of torch runs on AMD GPUs, unless forced."""
@@ -286,13 +311,14 @@ def mock_rocm(
     return MockRocm(gpu, aiter=aiter, amdsmi=amdsmi, count=count, flash_attn=flash_attn, **options)
 
 
-def parse_option(text: str) -> MockRocm:
+def parse_option(text: str, *, emulate: bool = False) -> MockRocm:
     """Return the mock that an option value "GFX[,aiter[=STATE]][,amdsmi=STATE][,count=N]" describes.
 
     Args:
         text: the target, then any of "aiter" (present), "aiter=absent|broken|impostor|present",
             "amdsmi=whole|empty|broken|absent" and "count=N". Without "aiter" it is absent, without
             "amdsmi" whole.
+        emulate: whether the mock executes kernels.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
@@ -303,6 +329,7 @@ def parse_option(text: str) -> MockRocm:
     options: dict[str, Any] = {
         "aiter": Aiter.ABSENT,
         "force": True,
+        "emulate": emulate,
     }  # whoever writes it asks for it
     for word in words:
         name, _, value = word.partition("=")

@@ -1,8 +1,9 @@
-"""Triton's active driver for a GPU that is not there: kernels are compiled, checked, never run.
+"""Triton's active driver for a GPU that is not there: kernels are compiled and checked.
 
 While an activation lasts, an unmodified ``kernel[grid](...)`` compiles for the mocked target and
 runs Triton's own checks against the target's limits; where the stock driver would put the kernel on
-the GPU, this one tells whoever listens (``listen``). The driver's members are those of
+the GPU, this one tells whoever listens (``listen``), and hands the launch to an emulator if the activation
+has one. The driver's members are those of
 facts/mock-surface.md section 4.2.
 
 Four methods of Triton and one cache are wrapped meanwhile, because Triton keys what it caches by
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int, int]
 _MADE_FOR = "3.6.0 to 3.9.0"
+Execute = Callable[["Gpu", Any, Grid, tuple[object, ...]], None]
 _ABSENT: Any = object()
 
 
@@ -63,8 +65,12 @@ class Event:
 Listener = Callable[[Event], None]
 
 
-def activate(gpu: Gpu) -> Callable[[], None]:
+def activate(gpu: Gpu, execute: Execute | None = None) -> Callable[[], None]:
     """Make a driver for gpu Triton's active one; return what undoes it.
+
+    Args:
+        execute: runs what is launched, given (gpu, compiled kernel, grid, arguments); None runs
+            nothing.
 
     Activations nest: the innermost one counts. They may end in any order; when the last has ended,
     Triton's driver, methods and caches are what they were before the first.
@@ -74,7 +80,7 @@ def activate(gpu: Gpu) -> Callable[[], None]:
             not know, or was told by TRITON_OVERRIDE_ARCH to compile for another target.
     """
     _check_triton(gpu)
-    activation = _Activation(gpu)
+    activation = _Activation(gpu, execute)
     if not _stack:
         _triton.install()
     _stack.append(activation)
@@ -112,6 +118,7 @@ class DryDriver:
         self._device = 0
         self.utils = _Utils(activation.gpu)
         self.launcher_cls = activation.launcher
+        self.emulates = activation.execute is not None
 
     @classmethod
     def is_active(cls) -> bool:
@@ -255,6 +262,7 @@ class _Launcher:
         exit_hook: Callable[[object], object] | None,
         *args: object,
     ) -> None:
+        __tracebackhide__ = True
         gpu, name = self._activation.gpu, self._compiled.name
         if self._activation not in _stack:
             raise MockError(
@@ -276,6 +284,8 @@ class _Launcher:
         config = {} if call is None else call.config
         grid = (int(grid_x), int(grid_y), int(grid_z))
         _tell(Event(gpu, _kind.get(), name, config, grid, self._compiled))
+        if self._activation.execute is not None:
+            self._activation.execute(gpu, self._compiled, grid, args)
         if exit_hook is not None:
             exit_hook(launch_metadata)
 
@@ -345,6 +355,7 @@ class _Activation:
     """One mocked GPU in force, and what Triton caches for it."""
 
     gpu: Gpu
+    execute: Execute | None = None
     driver: DryDriver = field(init=False)
     # By id, as hashing a JITFunction parses its source. No id is used twice while it matters: the
     # caches lent to a JITFunction hold its kernels, and those keep it alive.
@@ -454,6 +465,7 @@ def _run_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``JITFunction.run``: the innermost activation's caches, and word of a refusal."""
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         if not _stack:
             return original(self, *args, grid=grid, warmup=warmup, **kwargs)
         activation = _stack[-1]

@@ -72,6 +72,7 @@ INVALID = {
     "against": ("", "nonsense"),
     "isolation": ("", "Fork", "thread"),
     "mock": ("", "gfx941", "gfx942,aiters"),
+    "emulate": ("", "gfx941", "gfx942,aiters"),
     "report": ("",),
     "seed": ("", "-1", "x", "1.5"),
     "examples": ("", "0", "many"),
@@ -119,7 +120,7 @@ def test_help_explains_each_option_once_and_lists_its_values(pytester: pytest.Py
     flags = set(re.findall(r"^  (--rocm-attn-[a-z-]+)", section, re.MULTILINE))
     listed = {option.flag for option in options.OPTIONS if option.listed}
     assert flags == listed | {"--rocm-attn-conformance"}
-    assert len(flags) <= 15
+    assert len(flags) <= 16
     assert {option.ini for option in options.OPTIONS} <= set(re.findall(r"rocm_attn_\w+", inis))
     for name in TIERS:
         assert name in BY_NAME["tier"].help
@@ -178,7 +179,8 @@ def test_every_option_says_whether_a_verdict_can_depend_on_it() -> None:
         kind: {option.name for option in options.OPTIONS if option.again == kind}
         for kind in ("repeated", "item", "left out")
     }
-    assert by_class["repeated"] == set(REPEATED)
+    # A run is mocked or emulated, never both.
+    assert by_class["repeated"] == set(REPEATED) | {"emulate"}
     # Each item states its own; test_invariants_run.py, test_grid_run.py and the runs below.
     assert by_class["item"] == {"tier", "example", "cell"}
     assert by_class["left out"] == {"report", "deviations-draft"}

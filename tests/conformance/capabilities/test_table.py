@@ -118,6 +118,7 @@ def test_the_shipped_table_speaks_of_every_rocm_backend_and_cites_a_place() -> N
     promises = contract.load("pr-26980").capabilities
     assert {promise.backend for promise in promises} == set(ROCM_BACKENDS)
     assert all("backends.md" in p.source or "known-regressions.md" in p.source for p in promises)
+    assert all(Path(promise.file).name == "capabilities.toml" for promise in promises)
 
 
 def test_the_shipped_table_never_promises_both_of_one_value() -> None:

@@ -1,0 +1,56 @@
+"""Which handler an instruction has. What none knows is refused, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.emulator import (
+    atomics,
+    compare,
+    control,
+    global_memory,
+    lanes,
+    lds_memory,
+    matrix,
+    packed,
+    scalar,
+    special,
+    vector,
+)
+from pytest_rocm_attn.emulator.names import renamed
+from pytest_rocm_attn.emulator.step import Context, Step
+from pytest_rocm_attn.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.emulator.assembly import Instruction, Program
+
+_SCALAR = (control, scalar, global_memory)
+_VECTOR = (vector, lanes, compare, special, packed, matrix, scalar)
+_MEMORY = (global_memory, atomics)
+_LDS = (lanes, lds_memory, atomics)
+
+
+def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
+    """Return an instruction made ready to run.
+
+    Raises:
+        EmulatorError: no handler knows it, one of its operands or of its modifiers.
+    """
+    name = renamed(instruction.name)
+    context = Context(instruction, name, program, lanes_of_wave)
+    if name.startswith("v_"):
+        families = _VECTOR
+    elif name.startswith("s_"):
+        families = _SCALAR
+    else:
+        families = _LDS if name.startswith("ds_") else _MEMORY
+    try:
+        for family in families:
+            step = family.build(context)
+            if step is not None:
+                return step
+    except (EmulatorError, ValueError, IndexError, KeyError, StopIteration) as error:
+        raise EmulatorError(
+            f"the emulator cannot run {instruction} on {program.gfx}: {error}"
+        ) from error
+    raise EmulatorError(f"the emulator does not know {instruction} on {program.gfx}")

@@ -1,0 +1,142 @@
+"""Instructions that change the flow, wait, or do nothing that can be seen.
+
+Source: AMD's ISA guides, "Program Flow Control" and "SOPP Instructions".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_rocm_attn.emulator.assembly import CODE_BASE, CODE_STEP
+from pytest_rocm_attn.emulator.machine import EXEC, SCALAR_KEY, SCC_KEY, VCC, Array, Machine, Waves
+from pytest_rocm_attn.emulator.step import Context, Shadows, Step
+from pytest_rocm_attn.emulator.waits import waited
+
+# Hints, caches, traps that are off, and modes that the directives set already.
+IDLE = frozenset(
+    [
+        "s_nop",
+        "s_sleep",
+        "s_setprio",
+        "s_sethalt",
+        "s_code_end",
+        "s_delay_alu",
+        "s_clause",
+        "s_sendmsg",
+        "s_version",
+        "s_wait_alu",
+        "s_waitcnt_depctr",
+        "s_set_inst_prefetch_distance",
+        "s_icache_inv",
+        "s_ttracedata",
+        "s_barrier_signal",
+        "s_round_mode",
+        "s_denorm_mode",
+        "s_setreg_b32",
+        "s_setreg_imm32_b32",
+        "v_nop",
+        "s_prefetch_inst",
+        "s_prefetch_data",
+        "s_inst_prefetch",
+        "s_incperflevel",
+        "s_decperflevel",
+    ]
+)
+_CONDITIONS = {
+    "s_cbranch_scc0": ("scc", False),
+    "s_cbranch_scc1": ("scc", True),
+    "s_cbranch_vccz": ("vcc", False),
+    "s_cbranch_vccnz": ("vcc", True),
+    "s_cbranch_execz": ("exec", False),
+    "s_cbranch_execnz": ("exec", True),
+}
+
+
+def _idle(machine: Machine, waves: Waves) -> None:
+    """Nothing."""
+
+
+def build(context: Context) -> Step | None:
+    """Return the step of one of these instructions, or None."""
+    name = context.name
+    if name in IDLE:
+        return Step(_idle)
+    if name == "s_endpgm":
+        return Step(_idle, control="end")
+    if name in ("s_barrier", "s_barrier_wait"):
+        return Step(_idle, control="barrier")
+    if name == "s_branch":
+        return Step(_idle, control="always")
+    if name in _CONDITIONS:
+        return _branch(context, *_CONDITIONS[name])
+    if name == "s_setpc_b64":
+        return _jump(context)
+    if name == "s_getpc_b64":
+        return _here(context)
+    if name == "s_waitcnt" or name.startswith(("s_wait_", "s_waitcnt_")):
+        return _wait(context)
+    return None
+
+
+def _wait(context: Context) -> Step:
+    targets = waited(context.instruction.name, context.instruction.operands)
+
+    def run(m: Machine, w: Waves) -> None:
+        for counter, most in targets.items():
+            m.waits.wait(counter, most, w)
+
+    return Step(run)
+
+
+def _branch(context: Context, what: str, wanted: bool) -> Step:
+    width = context.lanes // 32
+    register = VCC if what == "vcc" else EXEC
+    if what == "scc":
+        keys: tuple[int, ...] = (SCC_KEY,)
+    else:
+        keys = tuple(SCALAR_KEY + register + word for word in range(width))
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        if what == "scc":
+            m.demand("a branch", m.scc_shadow(w))
+            return []
+        unsure = m.mask_shadow(register, w)
+        known = (m.mask(register, w) & ~unsure).any(axis=1)  # one that is set decides
+        m.demand("a branch", unsure.any(axis=1) & ~known)
+        return []
+
+    def taken(m: Machine, w: Waves) -> Array:
+        if what == "scc":
+            result: Array = m.scc[w] == wanted
+            return result
+        words = m.scalar[register, w]
+        if width == 2:
+            words = words | m.scalar[register + 1, w]
+        return (words != 0) == wanted
+
+    return Step(_idle, keys, (), taint, control="branch", decide=taken)
+
+
+def _jump(context: Context) -> Step:
+    register = context.operand(0).index
+    keys = (SCALAR_KEY + register, SCALAR_KEY + register + 1)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("a jump", m.scalar_shadow(register, w) | m.scalar_shadow(register + 1, w))
+        return []
+
+    def target(m: Machine, w: Waves) -> Array:
+        address = m.scalar64(register, w).astype(np.int64)
+        return (address - CODE_BASE) // CODE_STEP
+
+    return Step(_idle, keys, (), taint, control="jump", decide=target)
+
+
+def _here(context: Context) -> Step:
+    register = context.operand(0).index
+    following = CODE_BASE + CODE_STEP * (context.instruction.index + 1)
+
+    def run(m: Machine, w: Waves) -> None:
+        m.set_scalar64(register, w, np.array([following], np.uint64))
+
+    return Step(run, (), (SCALAR_KEY + register, SCALAR_KEY + register + 1))

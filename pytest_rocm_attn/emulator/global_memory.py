@@ -1,0 +1,317 @@
+"""Loads and stores outside of LDS: global, flat, buffer, scratch and scalar ones.
+
+Source: AMD's ISA guides, "Vector Memory Operations", "Flat Memory Instructions", "Scalar Memory".
+A buffer access beyond num_records reads 0 and writes nothing, which Triton masks with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_rocm_attn.emulator.machine import SCALAR_KEY, Array, Machine, Waves
+from pytest_rocm_attn.emulator.numbers import i64, u32
+from pytest_rocm_attn.emulator.operands import Operand, scalar_source
+from pytest_rocm_attn.emulator.step import Context, Shadows, Step
+from pytest_rocm_attn.emulator.waits import LOAD, SCALAR, STORE
+from pytest_rocm_attn.errors import EmulatorError
+
+BYTES = {
+    "ubyte": 1,
+    "sbyte": 1,
+    "byte": 1,
+    "ushort": 2,
+    "sshort": 2,
+    "short": 2,
+    "dword": 4,
+    "dwordx2": 8,
+    "dwordx3": 12,
+    "dwordx4": 16,
+}
+CACHE_CONTROL = frozenset(
+    [
+        "buffer_inv",
+        "buffer_wbl2",
+        "buffer_gl0_inv",
+        "buffer_gl1_inv",
+        "buffer_wbinvl1",
+        "buffer_wbinvl1_vol",
+        "global_inv",
+        "global_wb",
+        "global_wbinv",
+        "s_dcache_inv",
+        "s_dcache_wb",
+    ]
+)
+_VECTOR = re.compile(r"(global|flat|buffer|scratch)_(load|store)_(\w+?)(_d16)?(_hi)?")
+_SCALAR = re.compile(r"s_(buffer_)?load_dword(?:x(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the lanes of an instruction point.
+
+    Attributes:
+        fetch: addresses and which of the lanes take part, [waves, lanes] each.
+        shadow: the undefined bits of the addresses.
+        keys: registers that they are made of.
+    """
+
+    fetch: Callable[[Machine, Waves], tuple[Array, Array]]
+    shadow: Callable[[Machine, Waves], Array]
+    keys: tuple[int, ...]
+
+
+def build(context: Context) -> Step | None:
+    """Return the step of one of these instructions, or None."""
+    if context.name in CACHE_CONTROL:
+        return Step(lambda m, w: None)
+    if match := _SCALAR.fullmatch(context.name):
+        return _scalar_load(context, int(match[2] or 1), buffer=bool(match[1]))
+    match = _VECTOR.fullmatch(context.name)
+    if match is None or match[3] not in BYTES:
+        return None
+    context.refuse("lds", "idxen")
+    where, what, kind, d16, high = match.groups()
+    operands = context.operands()
+    if where == "scratch":
+        return _scratch(context, what, BYTES[kind])
+    data = operands[1] if what == "store" and where != "buffer" else operands[0]
+    addresses = buffer_addresses(context) if where == "buffer" else flat_addresses(context, what)
+    if what == "store":
+        return _store(addresses, data, BYTES[kind], high=bool(high))
+    return _load(addresses, data, kind, half=bool(d16), high=bool(high))
+
+
+# --- addresses ---
+
+
+def offset_of(context: Context) -> int:
+    """Return the instruction's constant offset."""
+    offset = context.instruction.modifiers.get("offset", 0)
+    if not isinstance(offset, int):
+        raise EmulatorError(f"offset {offset!r}")
+    return offset
+
+
+def flat_addresses(context: Context, what: str) -> Addresses:
+    """Return the addresses of a global or flat instruction: a register pair, or one on a scalar."""
+    operands = context.operands()
+    vector = operands[0 if what == "store" else 1]
+    return on_vector(vector, operands[-1], context)
+
+
+def on_vector(vector: Operand, base: Operand, context: Context) -> Addresses:
+    """Return the addresses in a register pair, or in one register on a pair of scalars."""
+    low, scalar, offset = vector.index, base.index, offset_of(context)
+    on_scalar = base.kind == "s" and not context.name.startswith("flat")
+
+    def fetch(m: Machine, w: Waves) -> tuple[Array, Array]:
+        if on_scalar:
+            start = m.scalar64(scalar, w).astype(i64)[:, None]
+            return m.vector[low, w].astype(i64) + start + offset, m.exec[w]
+        address = m.vector[low, w].astype(i64) | m.vector[low + 1, w].astype(i64) << 32
+        return address + offset, m.exec[w]
+
+    def shadow(m: Machine, w: Waves) -> Array:
+        if on_scalar:
+            bits = m.scalar_shadow(scalar, w) | m.scalar_shadow(scalar + 1, w)
+            return m.vector_shadow(low, w) | bits[:, None]
+        return m.vector_shadow(low, w) | m.vector_shadow(low + 1, w)
+
+    if on_scalar:
+        keys: tuple[int, ...] = (low, SCALAR_KEY + scalar, SCALAR_KEY + scalar + 1)
+    else:
+        keys = (low, low + 1)
+    return Addresses(fetch, shadow, keys)
+
+
+def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
+    """Return the addresses of a buffer instruction; lanes beyond num_records take no part."""
+    operands = context.operands()
+    vector, resource = operands[1], operands[2].index
+    scalar = scalar_source(operands[3], "u32")
+    offset, offen = offset_of(context), bool(context.instruction.modifiers.get("offen"))
+    if size is None:
+        match = _VECTOR.fullmatch(context.name)
+        assert match is not None
+        size = BYTES[match[3]]
+    reach = size
+
+    def fetch(m: Machine, w: Waves) -> tuple[Array, Array]:
+        base = m.scalar[resource, w].astype(i64)
+        base |= (m.scalar[resource + 1, w].astype(i64) & 0xFFFF) << 32
+        records = m.scalar[resource + 2, w].astype(i64)[:, None]
+        inside = scalar.fetch(m, w).astype(i64)[:, None] + offset
+        if offen:
+            inside = m.vector[vector.index, w].astype(i64) + inside
+        active = m.exec[w] & (inside + reach <= records)
+        return np.broadcast_to(base[:, None] + inside, active.shape), active
+
+    def shadow(m: Machine, w: Waves) -> Array:
+        bits = scalar.shadow(m, w)
+        for word in range(3):
+            bits = bits | m.scalar_shadow(resource + word, w)
+        lanes = m.vector_shadow(vector.index, w) if offen else np.zeros((1, 1), np.uint32)
+        return np.broadcast_to(bits[:, None] | lanes, (m.size(w), m.lanes))
+
+    keys = tuple(SCALAR_KEY + resource + word for word in range(3)) + scalar.keys
+    return Addresses(fetch, shadow, (*keys, vector.index) if offen else keys)
+
+
+# --- vector loads and stores ---
+
+
+def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: bool) -> Step:
+    size, register = BYTES[kind], data.index
+    words = max(1, size // 4)
+    signed = kind in ("sbyte", "sshort")
+
+    def run(m: Machine, w: Waves) -> None:
+        address, active = addresses.fetch(m, w)
+        m.memory.check(m, address, size, active, "reads")
+        m.memory.note_load(m, w, address, size, active)
+        values = m.memory.load(np.where(active, address, m.memory.safe), size)
+        if signed:
+            shift = np.int32(32 - 8 * size)
+            values = [(values[0].view(np.int32) << shift >> shift).view(np.uint32)]
+        for number, value in enumerate(values):
+            value = np.where(active, value, u32(0))
+            if half:
+                m.write_half(register, high, w, value & u32(0xFFFF))
+            else:
+                m.write(register + number, w, value)
+        m.waits.issue(LOAD, keys, w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("the address of a load", addresses.shadow(m, w), m.exec[w])
+        if not half:
+            return []
+        keep = u32(0xFFFF if high else 0xFFFF0000)
+        return [(register, m.vector_shadow(register, w) & keep)]
+
+    keys = tuple(range(register, register + words))
+    return Step(run, addresses.keys + (keys if half else ()), keys, taint)
+
+
+def _store(addresses: Addresses, data: Operand, size: int, *, high: bool) -> Step:
+    register, words = data.index, max(1, size // 4)
+    shift = u32(16 if high else 0)
+
+    def run(m: Machine, w: Waves) -> None:
+        address, active = addresses.fetch(m, w)
+        m.memory.check(m, address, size, active, "writes")
+        at = address[active]
+        values = [m.vector[register + i, w][active] >> shift for i in range(words)]
+        m.memory.note_store(m, w, at, size, values, active)
+        m.memory.store(at, size, values)
+        m.waits.issue(STORE, (), w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("the address of a store", addresses.shadow(m, w), m.exec[w])
+        _, active = addresses.fetch(m, w)
+        keep = u32(0xFFFFFFFF if size >= 4 else (1 << 8 * size) - 1)
+        for word in range(words):
+            shadow = m.vector_shadow(register + word, w) >> shift & keep
+            m.demand("memory: it is stored", shadow, active)
+        return []
+
+    keys = tuple(range(register, register + words))
+    return Step(run, addresses.keys + keys, (), taint)
+
+
+# --- private memory ---
+
+
+def _scratch(context: Context, what: str, size: int) -> Step:
+    """Spilled registers: words of each lane's own."""
+    if size < 4:
+        raise EmulatorError("private memory in less than words")
+    operands = context.operands()
+    data, vector, base = operands[0], operands[1], operands[2]
+    if what == "store":
+        data, vector = vector, data
+    offset, words, register = offset_of(context), size // 4, data.index
+
+    def places(m: Machine, w: Waves) -> tuple[Array, Array, Array]:
+        at = np.full((m.size(w), m.lanes), offset, i64)
+        if vector.kind == "v":
+            at = at + m.vector[vector.index, w]
+        if base.kind == "s":
+            at = at + m.scalar[base.index, w].astype(i64)[:, None]
+        active = m.exec[w]
+        if ((at + size > 4 * m.scratch.shape[2]) & active).any():
+            raise m.fault(
+                f"touches {size} bytes beyond the {4 * m.scratch.shape[2]} of private memory"
+            )
+        rows = np.arange(m.count)[w][:, None]
+        return np.where(active, at, 0) >> 2, rows, active
+
+    lane = np.arange(context.lanes)
+
+    def load(m: Machine, w: Waves) -> None:
+        at, rows, _ = places(m, w)
+        for word in range(words):
+            m.write(register + word, w, m.scratch[rows, lane, at + word])
+            shadow = m.scratch_shadow[rows, lane, at + word]
+            if shadow.any():
+                m.late.append((register + word, shadow))
+        m.waits.issue(LOAD, keys, w, m.here)
+
+    def store(m: Machine, w: Waves) -> None:
+        at, rows, active = places(m, w)
+        for word in range(words):
+            value = m.vector[register + word, w]
+            shadow = m.vector_shadow(register + word, w)
+            row = np.broadcast_to(rows, active.shape)[active]
+            column = np.broadcast_to(lane, active.shape)[active]
+            m.scratch[row, column, at[active] + word] = value[active]
+            m.scratch_shadow[row, column, at[active] + word] = shadow[active]
+        m.waits.issue(STORE, (), w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        if vector.kind == "v":
+            m.demand("the address of private memory", m.vector_shadow(vector.index, w), m.exec[w])
+        if base.kind == "s":
+            m.demand("the address of private memory", m.scalar_shadow(base.index, w))
+        return []
+
+    keys = tuple(range(register, register + words))
+    where = vector.keys + base.keys
+    if what == "store":
+        return Step(store, where + keys, (), taint)
+    return Step(load, where, keys, taint)
+
+
+# --- scalar loads ---
+
+
+def _scalar_load(context: Context, words: int, *, buffer: bool) -> Step:
+    operands = context.operands()
+    target, base = operands[0].index, operands[1].index
+    extra = operands[2] if len(operands) > 2 else Operand("constant", 0)
+    moved = scalar_source(extra, "i32")
+    offset = offset_of(context)
+    keys = tuple(SCALAR_KEY + target + word for word in range(words))
+
+    def run(m: Machine, w: Waves) -> None:
+        start = m.scalar64(base, w).astype(i64)
+        if buffer:
+            start = start & 0xFFFFFFFFFFFF
+        address = (start + moved.fetch(m, w).astype(i64) + offset) & ~np.int64(3)
+        everyone = np.ones(address.shape, bool)
+        m.memory.check(m, address, 4 * words, everyone, "reads")
+        for word, value in enumerate(m.memory.load(address, 4 * words)):
+            m.set_scalar(target + word, w, value)
+        m.waits.issue(SCALAR, keys, w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        shadow = m.scalar_shadow(base, w) | m.scalar_shadow(base + 1, w) | moved.shadow(m, w)
+        m.demand("the address of a scalar load", shadow)
+        return []
+
+    reads = (SCALAR_KEY + base, SCALAR_KEY + base + 1, *moved.keys)
+    return Step(run, reads, keys, taint)

@@ -1,0 +1,243 @@
+"""One launch of a kernel: its arguments, its registers at the start, its workgroups in batches.
+
+Source: LLVM, "User Guide for AMDGPU Backend": "Initial Kernel Execution State", "Kernel Argument
+Metadata"; on gfx12 the workgroup's place comes in trap registers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_rocm_attn.emulator.assembly import read_assembly
+from pytest_rocm_attn.emulator.lds import Lds
+from pytest_rocm_attn.emulator.lds_memory import smallest_store
+from pytest_rocm_attn.emulator.machine import EXEC, SCALAR_KEY, TTMP0, VECTORS, Array, Machine
+from pytest_rocm_attn.emulator.memory import Memory, Region
+from pytest_rocm_attn.emulator.names import renamed
+from pytest_rocm_attn.emulator.scheduler import Code, run
+from pytest_rocm_attn.errors import EmulationFault, EmulatorError
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.emulator.assembly import Kernel
+
+TOGETHER = 256  # waves that run in lockstep, as many as fit numpy's caches
+LIMIT = 20_000_000  # instructions in lockstep that a batch of workgroups may run
+# User SGPRs in their order: the directive, and how many registers it takes.
+_USER_REGISTERS = (
+    ("user_sgpr_private_segment_buffer", 4),
+    ("user_sgpr_dispatch_ptr", 2),
+    ("user_sgpr_queue_ptr", 2),
+    ("user_sgpr_kernarg_segment_ptr", 2),
+    ("user_sgpr_dispatch_id", 2),
+    ("user_sgpr_flat_scratch_init", 2),
+    ("user_sgpr_private_segment_size", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What a launch ran.
+
+    Attributes:
+        instructions: instructions of one wave each.
+        steps: instructions in lockstep.
+        by_instruction: how often each of the program's was run by a wave.
+    """
+
+    instructions: int
+    steps: int
+    by_instruction: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def code_of(assembly: str) -> Code:
+    """Return a program made ready, from its assembly; the last few are kept."""
+    program = read_assembly(assembly)
+    return Code(program, 64 if program.gfx.startswith("gfx9") else 32)
+
+
+def launch(
+    assembly: str,
+    name: str,
+    grid: tuple[int, int, int],
+    threads: int,
+    arguments: Sequence[bytes],
+    regions: Sequence[Region],
+    *,
+    dynamic_lds: int = 0,
+    seed: int | None = None,
+    limit: int = LIMIT,
+) -> Executed:
+    """Run a kernel on this CPU.
+
+    Args:
+        assembly: LLVM's, of the whole program.
+        name: the kernel.
+        grid: workgroups along each axis.
+        threads: work-items of a workgroup, along one axis.
+        arguments: bytes of each explicit argument.
+        regions: memory that it may touch.
+        dynamic_lds: bytes of LDS beside the kernel's own.
+        seed: as in ``scheduler.run``.
+        limit: instructions that a batch of workgroups may run in lockstep.
+
+    Raises:
+        EmulationFault: the kernel did something wrong; names it and the line.
+        EmulatorError: the emulator does not know an instruction, operand or argument of it.
+    """
+    __tracebackhide__ = True
+    code = code_of(assembly)
+    if name not in code.program.kernels:
+        raise EmulatorError(f"the assembly has no kernel {name!r}")
+    try:
+        with np.errstate(all="ignore"):
+            return _Launch(code, name, grid, threads, dynamic_lds, seed, limit).run(
+                arguments, regions
+            )
+    except EmulationFault as fault:
+        raise EmulationFault(f"{name} on {code.program.gfx}: {fault}") from None
+    except EmulatorError as error:
+        raise EmulatorError(f"{name} on {code.program.gfx}: {error}") from None
+
+
+class _Launch:
+    def __init__(
+        self,
+        code: Code,
+        name: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        dynamic_lds: int,
+        seed: int | None,
+        limit: int,
+    ) -> None:
+        self.code, self.program = code, code.program
+        self.kernel: Kernel = code.program.kernels[name]
+        self.grid, self.threads, self.seed, self.limit = grid, threads, seed, limit
+        directives = self.kernel.directives
+        self.lds_bytes = directives.get("group_segment_fixed_size", 0) + dynamic_lds
+        self.scratch = directives.get("private_segment_fixed_size", 0)
+        self.names = {renamed(one.name) for one in self.program.instructions}
+        self.vectors = _vectors(directives)
+
+    def run(self, arguments: Sequence[bytes], regions: Sequence[Region]) -> Executed:
+        segment = _aligned(self._segment(arguments))
+        data = _aligned(self.program.data)
+        start = segment.ctypes.data
+        own = [Region(start, start + len(segment), "the kernel's arguments", writable=False)]
+        if len(data):
+            base = data.ctypes.data
+            own.append(Region(base, base + len(data), "the kernel's constants", writable=False))
+        atomic = any("_atomic_" in name for name in self.names)
+        memory = Memory([*regions, *own], judged=not atomic)
+        before = list(self.code.counts)
+        waves = -(-self.threads // self.code.lanes)
+        batch = max(1, TOGETHER // waves)
+        steps = 0
+        total = self.grid[0] * self.grid[1] * self.grid[2]
+        for first in range(0, total, batch):
+            groups = np.arange(first, min(first + batch, total))
+            steps += self._batch(groups, waves, memory, start)
+        counts = tuple(now - then for now, then in zip(self.code.counts, before, strict=True))
+        return Executed(sum(counts), steps, counts)
+
+    def _segment(self, arguments: Sequence[bytes]) -> bytes:
+        """Return the bytes of the argument segment, hidden arguments filled in."""
+        segment = bytearray(self.kernel.directives.get("kernarg_size", 0))
+        hidden = {f"hidden_block_count_{axis}": self.grid[i] for i, axis in enumerate("xyz")}
+        hidden |= {"hidden_group_size_x": self.threads, "hidden_group_size_y": 1}
+        hidden |= {"hidden_group_size_z": 1, "hidden_grid_dims": 3}
+        given = iter(arguments)
+        for argument in self.kernel.arguments:
+            if argument.kind.startswith("hidden_"):
+                value = int(hidden.get(argument.kind, 0)).to_bytes(argument.size, "little")
+            else:  # Triton's scratch pointers come last, and nobody allocates them
+                value = next(given, bytes(argument.size))
+            if len(value) != argument.size:
+                raise EmulatorError(
+                    f"an argument of {len(value)} bytes, the kernel takes {argument.size}"
+                )
+            segment[argument.offset : argument.offset + argument.size] = value
+        if (extra := len(list(given))) > 0:
+            raise EmulatorError(f"{extra} arguments more than the kernel takes")
+        return bytes(segment)
+
+    def _batch(self, groups: Array, waves: int, memory: Memory, segment: int) -> int:
+        lanes, count = self.code.lanes, len(groups)
+        granule = smallest_store(self.names)
+        machine = Machine(
+            np.repeat(np.arange(count), waves),
+            np.repeat(groups, waves),
+            lanes,
+            self.vectors,
+            Lds(count, self.lds_bytes, waves, granule),
+            memory,
+            self.scratch,
+            self.program.gfx,
+        )
+        register = self._user_registers(machine, segment)
+        self._workgroup_registers(machine, groups, waves, register)
+        wave = np.tile(np.arange(waves), count)
+        items = wave[:, None] * lanes + np.arange(lanes)
+        machine.vector[0] = items.astype(np.uint32)
+        machine.undefined.pop(0, None)
+        last = self.threads - wave * lanes  # a workgroup's last wave may not be full
+        if (last < lanes).any():
+            machine.set_mask(EXEC, slice(None), np.arange(lanes) < last[:, None])
+        return run(self.code, machine, self.kernel.entry, limit=self.limit, seed=self.seed)
+
+    def _user_registers(self, machine: Machine, segment: int) -> int:
+        """Set the scalar registers that the launch fills; return the next one."""
+        directives = self.kernel.directives
+        register = 0
+        for name, count in _USER_REGISTERS:
+            if directives.get(name, 0) <= 0:
+                continue
+            value = segment if name == "user_sgpr_kernarg_segment_ptr" else 0
+            for word in range(count):
+                _set(machine, register + word, value >> 32 * word & 0xFFFFFFFF)
+            register += count
+        return directives.get("user_sgpr_count", register)
+
+    def _workgroup_registers(
+        self, machine: Machine, groups: Array, waves: int, register: int
+    ) -> None:
+        x, rest = groups % self.grid[0], groups // self.grid[0]
+        y, z = rest % self.grid[1], rest // self.grid[1]
+        if self.program.gfx.startswith("gfx12"):
+            _set(machine, TTMP0 + 9, np.repeat(x, waves))
+            _set(machine, TTMP0 + 7, np.repeat(y | z << 16, waves))
+            _set(machine, TTMP0 + 8, np.tile(np.arange(waves), len(groups)) << 25)
+            return
+        for axis, value in zip("xyz", (x, y, z), strict=True):
+            if self.kernel.directives.get(f"system_sgpr_workgroup_id_{axis}", 0) > 0:
+                _set(machine, register, np.repeat(value, waves))
+                register += 1
+
+
+def _set(machine: Machine, register: int, value: object) -> None:
+    machine.set_scalar(register, slice(None), value)
+    machine.undefined.pop(SCALAR_KEY + register, None)
+
+
+def _vectors(directives: dict[str, int]) -> int:
+    """Return how many vector registers the machine needs; accumulation ones start at 256."""
+    used = directives.get("next_free_vgpr", -1)
+    offset = directives.get("accum_offset", -1)
+    if used < 0 or 0 <= offset < used:
+        return VECTORS
+    return max(used, 1)
+
+
+def _aligned(content: bytes) -> Array:
+    """Return a copy at an address that is a multiple of 64."""
+    room = np.zeros(len(content) + 64, np.uint8)
+    skip = -room.ctypes.data % 64
+    aligned = room[skip : skip + len(content)]
+    aligned[:] = np.frombuffer(content, np.uint8)
+    return aligned

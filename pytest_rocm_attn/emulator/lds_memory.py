@@ -1,0 +1,174 @@
+"""Loads and stores of LDS.
+
+Source: AMD's ISA guides, "Local Data Share" and "LDS Instructions".
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
+from pytest_rocm_attn.emulator.numbers import u32
+from pytest_rocm_attn.emulator.operands import Operand
+from pytest_rocm_attn.emulator.step import Context, Shadows, Step
+from pytest_rocm_attn.emulator.waits import LDS
+from pytest_rocm_attn.errors import EmulatorError
+
+NAME = re.compile(
+    r"ds_(read|write)(2)?(st64)?_(b8|b16|b32|b64|b96|b128|u8|i8|u16|i16)(_d16)?(_hi)?"
+)
+_TRANSPOSED = re.compile(r"ds_read_b64_tr_b(16|8)")
+
+
+def build(context: Context) -> Step | None:
+    """Return the step of one of these instructions, or None."""
+    if match := _TRANSPOSED.fullmatch(context.name):
+        return _transposed(context, int(match[1]))
+    match = NAME.fullmatch(context.name)
+    if match is None:
+        return None
+    what, two, far, kind, d16, high = match.groups()
+    size = int(kind[1:]) // 8
+    modifiers = context.instruction.modifiers
+    if two:
+        step = size * (64 if far else 1)
+        offsets = [int(modifiers.get(name, 0)) * step for name in ("offset0", "offset1")]
+    else:
+        offsets = [int(modifiers.get("offset", 0))]
+    operands = context.operands()
+    if what == "read":
+        return _read(operands[0], operands[1], offsets, size, kind, bool(d16), bool(high))
+    return _write(operands[0], operands[1:], offsets, size, bool(high))
+
+
+def smallest_store(names: set[str]) -> int:
+    """Return the bytes of the smallest LDS store among mnemonics, 4 at most."""
+    sizes = [4]
+    for name in names:
+        match = NAME.fullmatch(name)
+        if match is not None and match[1] == "write":
+            sizes.append(int(match[4][1:]) // 8)
+    return min(sizes)
+
+
+def _places(
+    m: Machine, w: Waves, address: int, offset: int, size: int, verb: str
+) -> tuple[Array, Array]:
+    active = m.exec[w]
+    at = m.vector[address, w].astype(np.int64) + offset
+    m.lds.check(m, at, size, active, verb)
+    return np.where(active, at, 0) + m.lds.base(m, w), active
+
+
+def _read(
+    target: Operand,
+    address: Operand,
+    offsets: list[int],
+    size: int,
+    kind: str,
+    half: bool,
+    high: bool,
+) -> Step:
+    register, words = target.index, max(1, size // 4)
+    keys = tuple(range(register, register + words * len(offsets)))
+
+    def run(m: Machine, w: Waves) -> None:
+        read = [_places(m, w, address.index, offset, size, "reads") for offset in offsets]
+        number = register
+        for position, active in read:
+            m.lds.note_load(m, w, position, size, active)
+            values, shadows = m.lds.load(position, size)
+            if kind[0] == "i":
+                shift = np.int32(32 - 8 * size)
+                values = [(values[0].view(np.int32) << shift >> shift).view(np.uint32)]
+                shadows = [np.where(shadows[0] != 0, u32(0xFFFFFFFF), u32(0))]
+            for value, shadow in zip(values, shadows, strict=True):
+                if half:
+                    m.write_half(number, high, w, value & u32(0xFFFF))
+                    _leave_half(m, number, w, shadow, high)
+                else:
+                    m.write(number, w, value)
+                    if shadow.any():
+                        m.late.append((number, shadow))
+                number += 1
+        m.waits.issue(LDS, keys, w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("the address of an LDS load", m.vector_shadow(address.index, w), m.exec[w])
+        return []
+
+    return Step(run, (address.index, *(keys if half else ())), keys, taint)
+
+
+def _leave_half(m: Machine, register: int, w: Waves, shadow: Array, high: bool) -> None:
+    old = m.vector_shadow(register, w)
+    if high:
+        whole = shadow << u32(16) | old & u32(0xFFFF)
+    else:
+        whole = shadow & u32(0xFFFF) | old & u32(0xFFFF0000)
+    if whole.any():
+        m.late.append((register, whole))
+
+
+def _write(
+    address: Operand, data: list[Operand], offsets: list[int], size: int, high: bool
+) -> Step:
+    words = max(1, size // 4)
+    shift = u32(16 if high else 0)
+    keys = tuple(key for one in data for key in range(one.index, one.index + words))
+
+    def run(m: Machine, w: Waves) -> None:
+        sequence = m.waits.issue(LDS, (), w, m.here)
+        for one, offset in zip(data, offsets, strict=True):
+            position, active = _places(m, w, address.index, offset, size, "writes")
+            registers = range(one.index, one.index + words)
+            values = [m.vector[key, w] >> shift for key in registers]
+            m.lds.note_store(m, w, position, size, values, active, sequence)
+            shadows = [m.vector_shadow(key, w) >> shift for key in registers]
+            if active.all():
+                m.lds.store(position, size, values, shadows)
+            else:
+                chosen = [value[active] for value in values]
+                m.lds.store(position[active], size, chosen, [one[active] for one in shadows])
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("the address of an LDS store", m.vector_shadow(address.index, w), m.exec[w])
+        return []
+
+    return Step(run, (address.index, *keys), (), taint)
+
+
+def _transposed(context: Context, bits: int) -> Step:
+    """gfx950's ds_read_b64_tr: 16 lanes read a block together, each gets a column of it."""
+    if bits != 16:
+        raise EmulatorError("a transposed LDS load of bytes")
+    target, address = context.operand(0).index, context.operand(1).index
+    offset = int(context.instruction.modifiers.get("offset", 0))
+    lane = np.arange(64)
+    keys = (target, target + 1)
+
+    def exchanged(words: list[Array]) -> list[Array]:
+        halves = np.stack(
+            [(words[i // 2] >> u32(16 * (i % 2))) & u32(0xFFFF) for i in range(4)], axis=2
+        )
+        picked = [halves[:, lane // 16 * 16 + 4 * j + lane % 16 // 4, lane % 4] for j in range(4)]
+        return [picked[0] | picked[1] << u32(16), picked[2] | picked[3] << u32(16)]
+
+    def run(m: Machine, w: Waves) -> None:
+        position, active = _places(m, w, address, offset, 8, "reads")
+        m.lds.note_load(m, w, position, 8, active)
+        values, shadows = m.lds.load(position, 8)
+        pairs = zip(keys, exchanged(values), exchanged(shadows), strict=True)
+        for key, value, shadow in pairs:
+            m.write(key, w, value)
+            if shadow.any():
+                m.late.append((key, shadow))
+        m.waits.issue(LDS, keys, w, m.here)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        m.demand("the address of an LDS load", m.vector_shadow(address, w), m.exec[w])
+        return []
+
+    return Step(run, (address,), keys, taint)

@@ -1,0 +1,169 @@
+"""What an instruction becomes: a function of the machine, with the registers that it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
+from pytest_rocm_attn.emulator.operands import TYPES, Operand, Source, parse, source
+from pytest_rocm_attn.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from pytest_rocm_attn.emulator.assembly import Instruction, Program
+
+Run = Callable[[Machine, Waves], None]
+Shadows: TypeAlias = list[tuple[int, Array]]
+Taint = Callable[[Machine, Waves], Shadows]
+
+
+def _nothing(machine: Machine, waves: Waves) -> Shadows:
+    return []
+
+
+@dataclass(slots=True)
+class Step:
+    """An instruction made ready to run.
+
+    Attributes:
+        run: does it.
+        reads, writes: keys of registers.
+        taint: asked before ``run`` if a register that is read has undefined bits: the shadows of
+            what is written, by key. Raises a fault where they would decide something.
+        everywhere: what is written does not heed EXEC.
+        control: "" or how it changes the flow: "branch", "always" (a branch), "barrier", "end",
+            "jump".
+        decide: of a branch, the waves that take it; of a jump, the instruction that each goes to.
+        touched: reads and writes.
+    """
+
+    run: Run
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    taint: Taint = _nothing
+    everywhere: bool = False
+    control: str = ""
+    decide: Callable[[Machine, Waves], Array] | None = None
+    touched: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.touched = frozenset(self.reads) | frozenset(self.writes)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the meaning of an instruction depends on.
+
+    Attributes:
+        instruction: the instruction.
+        name: its mnemonic as gfx9 calls it.
+        program: what it belongs to.
+        lanes: of a wave.
+    """
+
+    instruction: Instruction
+    name: str
+    program: Program
+    lanes: int
+
+    @property
+    def gfx9(self) -> bool:
+        """CDNA and GCN, where 16-bit results clear the upper half."""
+        return self.program.gfx.startswith("gfx9")
+
+    @property
+    def gfx12(self) -> bool:
+        """RDNA4."""
+        return self.program.gfx.startswith("gfx12")
+
+    @property
+    def fnuz(self) -> bool:
+        """gfx942's own fp8 formats."""
+        return self.program.gfx.startswith("gfx94")
+
+    def operand(self, number: int) -> Operand:
+        """Return an operand."""
+        return parse(self.instruction.operands[number], self.program)
+
+    def operands(self) -> list[Operand]:
+        """Return all operands."""
+        return [parse(text, self.program) for text in self.instruction.operands]
+
+    def source(self, number: int, kind: str) -> Source:
+        """Return an operand as a source of a type."""
+        return source(self.operand(number), kind)
+
+    def modifier(self, name: str, default: Sequence[int]) -> list[int]:
+        """Return a list-valued modifier such as op_sel, padded by the default."""
+        found = list(self.instruction.modifiers.get(name, default))
+        return found + list(default)[len(found) :]
+
+    def refuse(self, *modifiers: str) -> None:
+        """Raise an error if the instruction has a modifier that its handler does not know.
+
+        Raises:
+            EmulatorError: it has.
+        """
+        for name in modifiers:
+            if self.instruction.modifiers.get(name):
+                raise EmulatorError(f"modifier {name!r}")
+
+
+class Destination:
+    """Vector registers that a result of some type goes to.
+
+    Args:
+        operand: the first register.
+        kind: the result's type.
+        keeps: a 16-bit result leaves the other half as it is; else it clears the upper one.
+        high: a 16-bit result goes to the upper half.
+    """
+
+    def __init__(
+        self, operand: Operand, kind: str, *, keeps: bool = True, high: bool = False
+    ) -> None:
+        if operand.kind != "v":
+            raise EmulatorError(f"destination {operand}")
+        self.register, self.dtype, self.bits = operand.index, TYPES[kind], int(kind[1:])
+        self.high = high or operand.high
+        self.keeps = keeps or self.high
+        self.keys = tuple(range(self.register, self.register + max(1, self.bits // 32)))
+
+    def write(self, machine: Machine, waves: Waves, value: Array) -> None:
+        """Write a result."""
+        value = np.asarray(value)
+        if value.dtype != self.dtype:
+            value = value.astype(self.dtype)
+        if self.bits == 64:
+            wide = value.view(np.uint64)
+            machine.write(self.register, waves, (wide & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+            machine.write(self.register + 1, waves, (wide >> np.uint64(32)).astype(np.uint32))
+        elif self.bits == 32:
+            machine.write(self.register, waves, value.view(np.uint32))
+        elif self.keeps:
+            word = value.view(np.uint16).astype(np.uint32)
+            machine.write_half(self.register, self.high, waves, word)
+        else:
+            machine.write(self.register, waves, value.view(np.uint16).astype(np.uint32))
+
+    def shadows(self, machine: Machine, waves: Waves, shadow: Array) -> Shadows:
+        """Return the shadows of the registers, given that of the result."""
+        if self.bits == 64:
+            wide = shadow.astype(np.uint64)
+            low = (wide & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+            return [
+                (self.register, low),
+                (self.register + 1, (wide >> np.uint64(32)).astype(np.uint32)),
+            ]
+        if self.bits == 32:
+            return [(self.register, shadow.astype(np.uint32))]
+        word = shadow.astype(np.uint16).astype(np.uint32)
+        if not self.keeps:
+            return [(self.register, word)]
+        old = machine.vector_shadow(self.register, waves)
+        if self.high:
+            return [(self.register, word << np.uint32(16) | old & np.uint32(0xFFFF))]
+        return [(self.register, word | old & np.uint32(0xFFFF0000))]

@@ -1,0 +1,121 @@
+"""Memory operations under way, and the s_waitcnt that each result needs.
+
+Source: AMD's ISA guides ("Manually inserted wait states", "Data dependency resolution"): loads of
+one counter return in order, but scalar loads do not, so a counter with one of them under way says
+something only at zero. On gfx9 stores count with loads; later targets count them apart, and gfx12
+counts each kind by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from pytest_rocm_attn.emulator.machine import Array, Waves
+
+LOAD, STORE, LDS, SCALAR = "load", "store", "LDS", "scalar load"
+# Counter of each kind of operation, by family.
+_GFX9 = {LOAD: "vm", STORE: "vm", LDS: "lgkm", SCALAR: "lgkm"}
+_GFX11 = {LOAD: "vm", STORE: "vs", LDS: "lgkm", SCALAR: "lgkm"}
+_GFX12 = {LOAD: "load", STORE: "store", LDS: "ds", SCALAR: "km"}
+
+
+def counters(gfx: str) -> dict[str, str]:
+    """Return which counter each kind of operation counts on."""
+    return _GFX9 if gfx.startswith("gfx9") else _GFX12 if gfx.startswith("gfx12") else _GFX11
+
+
+def waited(name: str, operands: list[str]) -> dict[str, int]:
+    """Return the counters that a wait instruction waits for, and down to what.
+
+    ``s_waitcnt vmcnt(0) lgkmcnt(1)``, ``s_waitcnt_vscnt null, 0x0``, ``s_wait_loadcnt_dscnt 0x102``.
+    """
+    if name == "s_waitcnt":
+        found = (re.fullmatch(r"(\w+)cnt\((\w+)\)", word) for word in operands)
+        return {match[1]: int(match[2], 0) for match in found if match is not None}
+    if name == "s_waitcnt_vscnt":
+        return {"vs": int(operands[1], 0)}
+    if name == "s_wait_idle":
+        return dict.fromkeys(_GFX12.values(), 0)
+    kinds = re.findall(r"([a-z]+)cnt", name.removeprefix("s_wait_"))
+    if len(kinds) == 2:  # loads or stores in bits 8 and up, LDS in the lowest six
+        value = int(operands[0], 0)
+        return {kinds[0]: value >> 8, kinds[1]: value & 63}
+    return {kinds[0]: int(operands[0], 0)} if kinds else {}
+
+
+class Waits:
+    """The operations under way of each wave.
+
+    Attributes:
+        awaited: keys of the registers that some load has yet to fill.
+    """
+
+    def __init__(self, waves: int, gfx: str) -> None:
+        self._counter = counters(gfx)
+        names = set(self._counter.values())
+        self._issued = {name: np.zeros(waves, np.int64) for name in names}
+        self._done = {name: np.zeros(waves, np.int64) for name in names}
+        self._last_scalar = {name: np.zeros(waves, np.int64) for name in names}
+        self._pending: dict[str, dict[int, tuple[NDArray[np.int64], Any]]] = {
+            name: {} for name in names
+        }
+        self.awaited: set[int] = set()
+
+    def issue(self, kind: str, keys: Iterable[int], waves: Waves, here: object) -> Array:
+        """Note an operation that will fill registers, or none; return its number in each wave."""
+        counter = self._counter[kind]
+        issued = self._issued[counter]
+        issued[waves] += 1
+        if kind == SCALAR:
+            self._last_scalar[counter][waves] = issued[waves]
+        pending = self._pending[counter]
+        for key in keys:
+            sequence = pending[key][0] if key in pending else np.zeros(len(issued), np.int64)
+            sequence[waves] = issued[waves]
+            pending[key] = (sequence, here)
+            self.awaited.add(key)
+        return issued[waves].copy()
+
+    def wait(self, counter: str, most: int, waves: Waves) -> None:
+        """Note that no more than most operations of a counter are under way."""
+        if counter not in self._issued:
+            return
+        issued, done = self._issued[counter][waves], self._done[counter][waves]
+        reached = issued - most
+        if most:  # scalar loads return in any order
+            scalar = self._last_scalar[counter][waves] > done
+            reached = np.where(scalar, done, reached)
+        self._done[counter][waves] = np.maximum(done, reached)
+        self._forget(counter)
+
+    def _forget(self, counter: str) -> None:
+        pending, done = self._pending[counter], self._done[counter]
+        arrived = [key for key, (sequence, _) in pending.items() if (sequence <= done).all()]
+        for key in arrived:
+            del pending[key]
+        if arrived:
+            self.awaited = {key for keys in self._pending.values() for key in keys}
+
+    def unfinished(self, keys: Iterable[int], waves: Waves) -> tuple[int, Any] | None:
+        """Return the first key that is not filled in some wave, with what is to fill it."""
+        for counter, pending in self._pending.items():
+            done = self._done[counter][waves]
+            for key in keys:
+                if key in pending:
+                    sequence, here = pending[key]
+                    if (sequence[waves] > done).any():
+                        return key, here
+        return None
+
+    def under_way(self, kind: str, sequence: Array, waves: Waves) -> NDArray[np.bool_]:
+        """Return which waves have not waited for the operation of a number."""
+        late: NDArray[np.bool_] = sequence > self._done[self._counter[kind]][waves]
+        return late

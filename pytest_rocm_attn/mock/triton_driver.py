@@ -279,7 +279,8 @@ class _Launcher:
             )
         if enter_hook is not None:
             enter_hook(launch_metadata)
-        self._warn_of_unwritten(args)
+        if _kind.get() == "launch":  # an autotuner's choice is launched after its candidates
+            self._warn_of_unwritten(args)
         call = _call.get()
         config = {} if call is None else call.config
         grid = (int(grid_x), int(grid_y), int(grid_z))
@@ -301,6 +302,8 @@ class _Launcher:
 
         arguments = enumerate(runtime_arguments(self._compiled.src.signature, values))
         tensors = {n: name for n, (name, value) in arguments if _is_cpu_tensor(value)}
+        if not tensors:
+            return
         written = self._written
         names = [name for n, name in tensors.items() if written is None or n in written]
         if names:

@@ -110,9 +110,9 @@ def defaults(changelog: Changelog) -> list[Default]:
         for position, gfx in enumerate(axes[0].values):
             number = family.number((position, *rest))
             tables = (one.tables[family.name] for one in (changelog.before, changelog.after))
-            before, after = (table.answer(number) for table in tables)
-            if before is not None and after is not None and before != after:
-                changed.setdefault((str(before), str(after)), []).append(str(gfx))
+            one, other = (table.answer(number) for table in tables)
+            if one is not None and other is not None and one != other:
+                changed.setdefault((str(one), str(other)), []).append(str(gfx))
         for (before, after), gpus in changed.items():
             everywhere = len(gpus) == len(axes[0].values)
             found.append(Default(kind, before, after, tuple(gpus), everywhere))

@@ -23,7 +23,7 @@ from pytest_rocm_attn.conformance.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.grid.space import Axis, environment_of
 from pytest_rocm_attn.conformance.refusal import text_of
 from pytest_rocm_attn.conformance.worker.environment import set_environment
-from pytest_rocm_attn.conformance.worker.outcomes import outcome_of
+from pytest_rocm_attn.conformance.worker.outcomes import outcome_of, refresh
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Unrecognised, from_wire, to_wire
 from pytest_rocm_attn.request import Request
@@ -177,8 +177,13 @@ class _Asking:
         self._shared.current = first + codes[first : first + len(requests)].tolist().index(
             UNANSWERED
         )
-        if not self._pure:
-            self._enter(environ)
+        failure = None if self._pure else self._enter(environ)
+        if failure is not None:
+            code = self._number(failure)
+            for cell in range(first, first + len(requests)):
+                if codes[cell] == UNANSWERED:
+                    codes[cell] = code
+            return
         before = _environment()
         for cell, request in enumerate(requests, first):
             if codes[cell] != UNANSWERED:
@@ -193,8 +198,12 @@ class _Asking:
                 self._restore(before)
             codes[cell] = code
 
-    def _enter(self, environ: Mapping[str, str]) -> None:
-        """Make the environment that base and environ are together, from the one before."""
+    def _enter(self, environ: Mapping[str, str]) -> Crashed | None:
+        """Make the environment that base and environ are together, from the one before.
+
+        Returns:
+            What came of bringing the selector up to it, if that failed.
+        """
         for name in self._set - environ.keys():
             if name in self._base:
                 os.environ[name] = self._base[name]
@@ -202,9 +211,8 @@ class _Asking:
                 del os.environ[name]
         os.environ.update(environ)
         self._set = set(environ)
-        if self._refresh:
-            self._adapter.refresh()
         _bound_the_log()
+        return refresh(self._adapter)[1] if self._refresh else None
 
     def _restore(self, before: Mapping[bytes, bytes]) -> None:
         now = _environment()

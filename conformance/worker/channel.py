@@ -7,8 +7,11 @@ import json
 import os
 from typing import IO, TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.refusal import text_of
+
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
 
 class Channel:
@@ -45,6 +48,18 @@ class Channel:
         self._end_a_child_of_the_selectors()
         self._write.write(json.dumps(message).encode() + b"\n")
         self._write.flush()
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report what is raised in the block, which is our own code, to the other side."""
+        try:
+            yield
+        except ConnectionError:
+            raise  # the other side has gone
+        except Exception as error:
+            with contextlib.suppress(OSError, ValueError):  # a selector has closed the streams
+                self.send(ours=f"{type(error).__name__}: {text_of(error)}")
+            raise
 
     def receive(self) -> dict[str, Any] | None:
         """Return the next message, or None when the other side is gone."""

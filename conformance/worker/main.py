@@ -69,7 +69,8 @@ def _platform_process(connection: socket.socket) -> None:
     message = channel.receive()
     if message is None:
         return
-    adapter = platform_ready(channel, message)
+    with channel.reporting():
+        adapter = platform_ready(channel, message)
     if adapter is not None:
         gc.freeze()  # keeps pages shared with the children
         serve_forks(connection, lambda child: _questions_process(child, adapter))
@@ -80,7 +81,8 @@ def _questions_process(connection: socket.socket, adapter: Adapter) -> None:
     first = channel.receive()
     unset = first["unset"] if first else ()
     base = {name: text for name, text in os.environ.items() if name not in unset}
-    serve_questions(channel, adapter, first, base)
+    with channel.reporting():
+        serve_questions(channel, adapter, first, base)
 
 
 def _quiet_standard_input() -> None:
@@ -109,8 +111,10 @@ def main(arguments: list[str]) -> int:
     if hello is None or message is None:
         return 0
     preload(hello["preload"])
-    adapter = platform_ready(channel, message)
+    with channel.reporting():
+        adapter = platform_ready(channel, message)
     base = {name: text for name, text in os.environ.items() if name not in message["environ"]}
     while adapter is not None and (message := channel.receive()) is not None:
-        serve_questions(channel, adapter, message, base)
+        with channel.reporting():
+            serve_questions(channel, adapter, message, base)
     return 0

@@ -64,3 +64,11 @@ def crashed(error: BaseException) -> Crashed:
     """Return the outcome for an exception that is no refusal."""
     text = "".join(traceback.format_exception(error))
     return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])
+
+
+def refresh(adapter: Adapter) -> tuple[bool, Crashed | None]:
+    """Return whether the adapter refreshed its selector, and how it failed, if it raised."""
+    try:
+        return bool(adapter.refresh()), None
+    except BaseException as error:  # noqa: BLE001  foreign code: a fork's own, or a user's adapter
+        return False, crashed(error)

@@ -14,8 +14,7 @@ from pytest_rocm_attn.conformance.worker.environment import (
     set_environment,
 )
 from pytest_rocm_attn.conformance.worker.neutral import neutral_modules
-from pytest_rocm_attn.conformance.worker.outcomes import crashed, failed_import
-from pytest_rocm_attn.conformance.worker.questions import refresh
+from pytest_rocm_attn.conformance.worker.outcomes import crashed, failed_import, refresh
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 

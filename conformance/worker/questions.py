@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.grid.cells import answer_cells
 from pytest_rocm_attn.conformance.trace import steps_of
 from pytest_rocm_attn.conformance.worker.environment import set_environment
-from pytest_rocm_attn.conformance.worker.outcomes import ask_and_keep, crashed, failed_import
+from pytest_rocm_attn.conformance.worker.outcomes import ask_and_keep, failed_import, refresh
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.outcome import Crashed, to_wire
 from pytest_rocm_attn.request import Request
@@ -50,14 +50,6 @@ def answer_questions(
         for number, *_ in group["questions"]:
             channel.send(answer=number, outcome=to_wire(failure), seconds=0.0, written=[], trace=[])
     channel.send(done=True)
-
-
-def refresh(adapter: Adapter) -> tuple[bool, Crashed | None]:
-    """Return whether the adapter refreshed its selector, and how it failed, if it raised."""
-    try:
-        return bool(adapter.refresh()), None
-    except BaseException as error:  # noqa: BLE001  foreign code: a fork's own, or a user's adapter
-        return False, crashed(error)
 
 
 def serve_questions(

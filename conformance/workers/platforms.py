@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.workers.question import Subject
     from pytest_rocm_attn.gpu import Gpu
 
-_NOTHING = Observation(Died(None, 0))  # what ended the process once it was imported, twice
 _OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
 
 
@@ -186,13 +185,15 @@ class Platforms:
                 f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
                 f" {self.subject.machine.gfx} with aiter {self.subject.machine.aiter}"
             )
-        opened = self._import_once(gpu, environ, prepare=prepare, refresh=True)
-        return opened or self._import_once(gpu, environ, prepare=False, refresh=False) or _NOTHING
+        opened, imported = self._import_once(gpu, environ, prepare=prepare, refresh=True)
+        if imported and not isinstance(opened, Platform):
+            opened, _ = self._import_once(gpu, environ, prepare=False, refresh=False)
+        return opened
 
     def _import_once(
         self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool, refresh: bool
-    ) -> Platform | Observation | None:
-        """Return as _import() does; None where the process ended once the selector was imported."""
+    ) -> tuple[Platform | Observation, bool]:
+        """Return what _import() does, and whether the process got as far as to import the selector."""
         subject, limit = self.subject, self.launcher.import_limit
         process = self.launcher.start()
         process.send(
@@ -209,26 +210,28 @@ class Platforms:
         try:
             while (message := process.receive(limit)) is not None and "imported" in message:
                 imported = True
+        except WorkerError:
+            process.end(kill=True)
+            raise
         except queue.Empty:
             process.end(kill=True)
-            return None if imported else Observation(TimedOut(limit))
+            return Observation(TimedOut(limit)), imported
         if message is not None and "ready" in message:
             self.launcher.preload(message["neutral"])
             forks = None
             if isinstance(process, ForkedProcess):
                 forks = ForkServer(process.connection, process)
             reads, refreshes = message["reads"], message["refreshes"]
-            return Platform(gpu, dict(environ), reads, refreshes, process, forks)
+            return Platform(gpu, dict(environ), reads, refreshes, process, forks), True
         died = process.end(kill=message is not None)
         if message is None:
-            return None if imported else Observation(died or Died(None, 0))
+            return Observation(died or Died(None, 0)), imported
         if "unusable" in message:
             raise SelectorError(message["unusable"])
         failed = message["failed_import"]
-        return Observation(
-            Crashed(message["error"], message["failed"]),
-            failed_import=FailedImport(*failed) if failed else None,
-        )
+        found = FailedImport(*failed) if failed else None
+        crashed = Crashed(message["error"], message["failed"])
+        return Observation(crashed, failed_import=found), imported
 
     # --- keeping ----------------------------------------------------------------------------------
 

@@ -129,6 +129,10 @@ class Conversation:
                 f"its process sent what is not a message: {line[:80]!r}; does the selector write to"
                 " open files that are not its own?"
             )
+        if "ours" in message:
+            raise WorkerError(
+                f"a bug in pytest-rocm-attn; please report it ({message['ours']}, in a worker process)"
+            )
         return message
 
 

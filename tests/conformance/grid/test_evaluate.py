@@ -25,7 +25,7 @@ from pytest_rocm_attn.conformance.workers import Bulk, Pool, Subject, WorkerErro
 from pytest_rocm_attn.outcome import to_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_rocm_attn.outcome import Outcome
@@ -343,7 +343,7 @@ class Scripted(Bulk):
 
     def ask(
         self,
-        cells: dict[str, Any],
+        cells: Mapping[str, Any],
         environ: object,
         *,
         heard: Callable[[dict[str, Any]], None],
@@ -387,3 +387,23 @@ def test_a_code_whose_outcome_was_not_heard_stands_for_nothing() -> None:
         evaluator.close(kill=lambda: None)
     outcomes = [str(table.outcomes[code]) for code in table.codes]
     assert outcomes == ["TRITON_ATTN", "ROCM_ATTN", str(Died(9)), *["ROCM_ATTN"] * 3]
+
+
+def test_a_refresh_that_fails_is_the_outcome_of_its_environment(evaluate: Evaluate) -> None:
+    of = family(None, "ROCM_ATTN", flags=(None,))
+    source = """
+        import os
+        class Fork:
+            def select(self, request): return "TRITON_ATTN"
+            def refresh(self):
+                # Not in what refreshing is tried on first, which are the first environments.
+                if os.environ.get("VLLM_ATTENTION_BACKEND") == "N30": raise KeyError("stale")
+                return True
+        select = Fork()
+        """
+    of = family(None, *(f"N{number}" for number in range(60)), flags=(None,))
+    outcomes = evaluate(source, of)
+    failed = [n for n, outcome in enumerate(outcomes) if outcome != Selected("TRITON_ATTN")]
+    assert {type(outcomes[number]) for number in failed} == {Crashed}
+    assert {of.cell(number).environ.get(NAME) for number in failed} == {"N30"}
+    assert len(failed) == len(REQUESTS)

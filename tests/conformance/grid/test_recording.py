@@ -9,9 +9,10 @@ import pytest
 
 from pytest_rocm_attn import Request
 from pytest_rocm_attn.conformance.baseline import Baseline, render
+from pytest_rocm_attn.conformance.grid.evaluate import Evaluator
 from pytest_rocm_attn.conformance.grid.recording import checksum, record, source_of
 from pytest_rocm_attn.conformance.grid.space import Axis, Family, Grid
-from pytest_rocm_attn.conformance.workers import Subject
+from pytest_rocm_attn.conformance.workers import Subject, WorkerError
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.outcome import Died, Rejected, Selected
 
@@ -73,6 +74,17 @@ def test_every_cell_is_recorded_and_twice_gives_the_same_bytes(tmp_path: Path) -
             else:
                 assert table.outcomes[code] == Selected(cell.environ.get(CHOICE, "ROCM_ATTN"))
     assert render(recorded(tmp_path), GRID) == render(first, GRID)
+
+
+def test_a_fault_of_ours_ends_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Evaluator, "_answer", fails)
+    with pytest.raises(WorkerError, match="MemoryError"):
+        recorded(tmp_path)
 
 
 def test_what_was_recorded_is_named_with_its_checksum_and_without_its_folder(

@@ -54,7 +54,7 @@ def test_whatever_else_is_raised_is_a_crash_with_its_traceback(error: BaseExcept
     assert isinstance(outcome, Crashed)
     assert outcome.error == type(error).__name__
     assert "test_outcomes.py" in outcome.traceback
-    assert kept is None
+    assert kept is error
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError])

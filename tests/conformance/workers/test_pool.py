@@ -431,3 +431,16 @@ def test_a_reader_that_fails_raises_its_fault_where_a_message_is_waited_for() ->
     with pytest.raises(WorkerError, match="MemoryError"):
         conversation.receive(60.0)
     conversation.close()
+
+
+def test_a_bug_of_ours_in_a_worker_process_is_not_held_against_the_selector(
+    make_pool: MakePool,
+) -> None:
+    # A request that no worker can read stands for any bug there.
+    pool = make_pool("def select(request): return 'TRITON_ATTN'")
+    broken = Question.of(GFX942, {}, Request(), kind="no such kind")
+    (future,) = pool.submit([broken])
+    with pytest.raises(WorkerError, match="a bug in pytest-rocm-attn.*KeyError"):
+        future.result(timeout=60)
+    (future,) = pool.submit([Question.of(GFX942, {}, Request())])
+    assert future.result(timeout=60).outcome == Selected("TRITON_ATTN")

@@ -56,13 +56,20 @@ def test_the_questions_are_about_several_platforms_and_kinds() -> None:
             "    except ImportError as error: raise RuntimeError('no config') from error",
             "cannot be asked: RuntimeError: no config; *: `pip install gone_package`",
             id="behind another exception",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "def select(request):\n    from json import no_such_name",
             "cannot be asked: ImportError: cannot import name 'no_such_name' *; json is part of Python*",
             id="a name",
+            marks=pytest.mark.slow,
         ),
-        pytest.param("raise KeyError('x')", "cannot be imported: KeyError: 'x'", id="otherwise"),
+        pytest.param(
+            "raise KeyError('x')",
+            "cannot be imported: KeyError: 'x'",
+            id="otherwise",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_fails_every_question_is_said_in_one_line_with_the_remedy(
@@ -104,20 +111,28 @@ def test_what_fails_every_question_is_said_in_one_line_with_the_remedy(
             "    return 'TRITON_MLA'",
             id="asked for one kind of layer",
         ),
-        pytest.param("def select(request): raise KeyError('x')", id="another crash"),
+        pytest.param(
+            "def select(request): raise KeyError('x')", id="another crash", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_fails_some_questions_only_is_a_result(make_pool: MakePool, source: str) -> None:
     make_pool(source).probe(QUESTIONS)
 
 
-@pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
+@pytest.mark.parametrize(
+    "fork",
+    [
+        pytest.param(True, id="forked"),
+        pytest.param(False, id="own process", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("ends", "outcome"),
     [
         ("os._exit(0)", Died(None, 0)),
-        ("os._exit(3)", Died(None, 3)),
-        ("os.kill(os.getpid(), 11)", Died(11)),
+        pytest.param("os._exit(3)", Died(None, 3), marks=pytest.mark.slow),
+        pytest.param("os.kill(os.getpid(), 11)", Died(11), marks=pytest.mark.slow),
         ("sys.exit(0)", "SystemExit"),
     ],
 )

@@ -66,6 +66,7 @@ class Settings:
         draft: where a draft of deviations goes, or None.
         today: the day that deviations expire against.
         effort: how hard the searching tiers look.
+        emulate: the target whose machine code the numerics tier executes on the CPU; "" for none.
     """
 
     subject: Subject
@@ -87,6 +88,7 @@ class Settings:
     draft: Path | None
     today: datetime.date
     effort: Effort
+    emulate: str
 
 
 def read(config: pytest.Config) -> Settings:
@@ -144,6 +146,7 @@ def read(config: pytest.Config) -> Settings:
         draft=_draft(config),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
         effort=Effort(value("seed"), value("examples"), value("budget"), value("example")),
+        emulate=_emulated(value("emulate")),
     )
 
 
@@ -229,6 +232,12 @@ def _selector_from_hook(config: pytest.Config) -> str | None:
             " return 'module:object', or a class or function at the top level of a file"
         )
     return f"{source}:{target.__qualname__}"
+
+
+def _emulated(text: str | None) -> str:
+    from pytest_rocm_attn.mock import parse_option
+
+    return "" if text is None else parse_option(text).gpu.gfx
 
 
 def _backends(config: pytest.Config) -> tuple[subjects.BackendUnderTest, ...]:

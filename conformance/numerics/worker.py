@@ -2,8 +2,8 @@
 
 A process of its own, because Triton decides at its import whether it interprets kernels on the CPU,
 and because a kernel that reads out of bounds may take its process down. Run as a module with a
-backend's name, and that of a check where it is not examine(); the protocol has the standard output to
-itself, and the backend's own goes to stderr.
+backend's name, then that of a check if it is not examine(), then the target that is emulated if any.
+The protocol has the standard output to itself, and the backend's own goes to stderr.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def main() -> None:
         protocol.flush()
 
     try:
-        backend, device, evidence = _start(sys.argv[1])
+        emulation = _emulate(sys.argv[3]) if len(sys.argv) > 3 else None
+        backend, device, evidence = _start(sys.argv[1], emulation)
         check = check_named(sys.argv[2] if len(sys.argv) > 2 else "examine")
     except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
         words = f"{type(error).__name__}: {text_of(error)}"
@@ -44,13 +45,20 @@ def main() -> None:
     name = getattr(backend, "name", None)
     allowance = READS_UNUSED if getattr(backend, "reads_unused_slots", False) else ""
     hello = {"evidence": evidence, "name": name, "device": describe(device)}
+    if emulation is not None:
+        hello["device"] |= {"name": f"emulated {sys.argv[3]}", "arch": sys.argv[3]}
     say(hello | {"allowance": allowance})
     for line in sys.stdin:
         case = Case.from_json(json.loads(line))
-        if device.type == "cpu" and (reason := _beyond_the_interpreter(backend, case)):
+        if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):
             say(asdict(Finding("declined", reason)))
-        else:
-            say(asdict(check(backend, case, device)))
+            continue
+        before = 0 if emulation is None else emulation.launches
+        finding = check(backend, case, device)
+        idle = emulation is not None and emulation.launches == before
+        if idle and finding.kind == "right" and case.tokens:
+            finding = Finding("declined", "it launched no Triton kernel: nothing was emulated")
+        say(asdict(finding))
 
 
 def _beyond_the_interpreter(backend: Any, case: Any) -> str:
@@ -77,11 +85,25 @@ def check_named(name: str) -> Any:
     raise ValueError(f"no check named {name!r}; there are examine and replay")
 
 
-def _start(spec: str) -> tuple[Any, Any, str]:
+def _emulate(gfx: str) -> Any:
+    """Have what Triton compiles for a target executed on the CPU; return what executes it."""
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.mock.triton_driver import activate
+
+    emulation = Emulation()
+    activate(Gpu(gfx), emulation)
+    return emulation
+
+
+def _start(spec: str, emulation: Any = None) -> tuple[Any, Any, str]:
     """Return the backend, the device it runs on, and what evidence that makes."""
     import torch
 
-    if torch.cuda.is_available():
+    if emulation is not None:
+        evidence, device = "emulated", torch.device("cpu")
+        torch.set_num_threads(1)
+    elif torch.cuda.is_available():
         evidence = "rocm" if torch.version.hip else "cuda"
         device = torch.device("cuda", torch.cuda.current_device())
     else:
@@ -95,7 +117,7 @@ def _start(spec: str) -> tuple[Any, Any, str]:
     from pytest_rocm_attn.conformance import adapters
 
     found: Any = adapters.load(spec)
-    if evidence == "interpreter" and getattr(found, "imports_aiter", False):
+    if device.type == "cpu" and getattr(found, "imports_aiter", False):
         _mock_for_aiter()
     backend = found() if isinstance(found, type) else found
     evidence = getattr(backend, "evidence", None) or evidence

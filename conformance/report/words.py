@@ -181,7 +181,8 @@ KERNEL_EVIDENCE = {
     "oracle": "mathematics",
     "interpreter": "Triton's interpreter on the CPU",
     "launch": "compilation for the GPU, not execution",
-    "emulated": "AMD kernels emulated on a CPU, lane by lane",
+    "source-emulated": "the source of AMD kernels run on a CPU, lane by lane",
+    "emulated": "AMD machine code executed on a CPU",
     "cuda": "execution on an NVIDIA GPU",
     "rocm": "execution on the AMD GPU itself",
 }

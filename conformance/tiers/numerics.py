@@ -111,7 +111,8 @@ class NumericsItem(ConformanceItem):
                 SLOWNESS * self.plugin.settings.subject.timeout
             )
             self.config.add_cleanup(lanes.close)
-        return lanes.of(self.backend.spec)
+        emulate = self.plugin.settings.emulate
+        return lanes.of(self.backend.spec, *(("examine", emulate) if emulate else ()))
 
     def start(self) -> None:
         """Start the backend's process, and learn on what evidence its results rest.

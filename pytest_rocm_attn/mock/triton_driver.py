@@ -279,7 +279,8 @@ class _Launcher:
             )
         if enter_hook is not None:
             enter_hook(launch_metadata)
-        if _kind.get() == "launch":  # an autotuner's choice is launched after its candidates
+        # An autotuner's choice is launched after its candidates.
+        if self._activation.execute is None and _kind.get() == "launch":
             self._warn_of_unwritten(args)
         call = _call.get()
         config = {} if call is None else call.config

@@ -102,7 +102,10 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
     assert device["torch"]
     assert written["host"]["libraries"]["torch"].startswith(device["torch"])
     result.stdout.fnmatch_lines(
-        ["*interpreter *launch *emulated *cuda *rocm", "NoCausality *1 fail *not tried*"]
+        [
+            "*interpreter *launch *source-emulated *emulated *cuda *rocm",
+            "NoCausality *1 fail *not tried*",
+        ]
     )
 
 

@@ -3,7 +3,7 @@
     python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=ROCM_ATTN-gfx942=tests/backends/hip/emulated_backend.py:Mfma16
 
-The report's evidence is `emulated`: decodes run the HIP source lane by lane, built by g++ when the backend
+The report's evidence is `source-emulated`: decodes run the HIP source lane by lane, built by g++ when the backend
 is made (half a minute); what else a step has runs in Triton's interpreter. Cases that the HIP kernel does
 not serve are declined.
 """
@@ -49,7 +49,7 @@ class OnTarget(RocmAttention):
 
 
 class _Emulated(RocmAttnHip):
-    evidence = "emulated"
+    evidence = "source-emulated"
     struct: str
     plain = False
 

@@ -28,7 +28,7 @@ def test_every_case_that_the_hip_kernel_serves_is_right(
     )
     report = json.loads((pytester.path / "r.json").read_text())
     rows = report["rows"]
-    assert {row["evidence"] for row in rows} == {"emulated"}
+    assert {row["evidence"] for row in rows} == {"source-emulated"}
     # As many as reach the kernel on an H100, less one of 131,072 tokens and one of large tiles.
     assert len(rows) > 25
     assert {row["id"]: row["verdict"] for row in rows if row["verdict"] != "pass"} == {}

@@ -1,6 +1,6 @@
 """The HIP decode kernels against the float64 oracle, run on the CPU by emulator.h.
 
-Evidence: emulated. The kernels' own source runs, lane by lane; matrix instructions follow their
+Evidence: source-emulated. The kernels' own source runs, lane by lane; matrix instructions follow their
 documented layouts (backends/hip/matrix_layout.py), and nothing ran on an AMD GPU.
 """
 

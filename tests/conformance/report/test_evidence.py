@@ -33,14 +33,31 @@ DECLINED = [
     {"id": "NEW::c", "tier": "numerics", "backend": "NEW", "evidence": "rocm", "reason": "no"},
 ]
 WANTED = [
-    ("OURS", ["1 pass, 1 fail", "not tried", "not tried", "1 pass, 1 declined", "not tried"]),
-    ("THEIRS", ["not tried", "2 pass", "not tried", "not tried", "not tried"]),
-    ("NEW", ["not tried", "not tried", "not tried", "not tried", "1 declined"]),
+    (
+        "OURS",
+        [
+            "1 pass, 1 fail",
+            "not tried",
+            "not tried",
+            "not tried",
+            "1 pass, 1 declined",
+            "not tried",
+        ],
+    ),
+    ("THEIRS", ["not tried", "2 pass", "not tried", "not tried", "not tried", "not tried"]),
+    ("NEW", ["not tried", "not tried", "not tried", "not tried", "not tried", "1 declined"]),
 ]
 
 
 def test_each_backend_has_a_cell_for_each_kind_of_evidence(record: Any) -> None:
-    assert evidence.COLUMNS == ("interpreter", "launch", "emulated", "cuda", "rocm")
+    assert evidence.COLUMNS == (
+        "interpreter",
+        "launch",
+        "source-emulated",
+        "emulated",
+        "cuda",
+        "rocm",
+    )
     assert evidence.table(rows(record), DECLINED) == WANTED
 
 
@@ -53,7 +70,7 @@ def test_without_a_kernel_there_is_no_table(record: Any, report: Any) -> None:
 def test_markdown_shows_the_table_and_the_device(record: Any, report: Any) -> None:
     host = {"kind": "pure", "devices": [H100]}
     text = markdown.render(report(*rows(record), declined=DECLINED, host=host))
-    assert "| backend | interpreter | launch | emulated | cuda | rocm |" in text
+    assert "| backend | interpreter | launch | source-emulated | emulated | cuda | rocm |" in text
     for name, cells in WANTED:
         assert f"| `{name}` | {' | '.join(cells)} |" in text
     assert "- Kernels ran on `NVIDIA H100 (sm_90), torch 2.11.0, cuda 13.0`." in text

@@ -1,0 +1,65 @@
+"""The numerics tier on emulated machine code: a sample of the cases, and on request all of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn.gpu import known_gpus
+
+TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
+KERNELS = ("TRITON_ATTN", "TRITON_MLA", "TRITON_ATTN-batch-invariant", "TRITON_MLA-batch-invariant")
+
+
+def report_of(pytester: pytest.Pytester, gfx: str, *selection: str) -> dict[str, Any]:
+    """Run items of the numerics tier on an emulated target; return the report."""
+    result = pytester.runpytest_subprocess(
+        "--rocm-attn-conformance",
+        "--rocm-attn-tier=numerics",
+        f"--rocm-attn-emulate={gfx}",
+        "--rocm-attn-report=out.json",
+        *selection,
+    )
+    assert result.ret == 0, result.stdout.str()
+    report: dict[str, Any] = json.loads((pytester.path / "out.json").read_text())
+    return report
+
+
+@pytest.mark.parametrize(
+    ("gfx", "case"),
+    [
+        pytest.param("gfx942", "TRITON_ATTN::sliding-window-16", id="gfx942"),
+        pytest.param("gfx1201", "TRITON_ATTN::sliding-window-16", id="gfx1201"),
+    ],
+)
+def test_a_case_is_right_on_emulated_machine_code(
+    pytester: pytest.Pytester, gfx: str, case: str
+) -> None:
+    report = report_of(pytester, gfx, f"rocm-attn::numerics::{case}")
+    (row,) = report["rows"]
+    assert (row["verdict"], row["evidence"]) == ("pass", "emulated")
+    assert 0 < row["details"]["error_over_bound"] <= 1
+    (device,) = report["host"]["devices"]
+    assert (device["name"], device["arch"]) == (f"emulated {gfx}", gfx)
+
+
+@pytest.mark.slow
+def test_what_launches_no_kernel_is_not_called_emulated(pytester: pytest.Pytester) -> None:
+    report = report_of(pytester, "gfx942", "rocm-attn::numerics::FLEX_ATTENTION::sliding-window-16")
+    assert report["rows"] == []
+    (declined,) = report["declined"]
+    assert declined["reason"] == "it launched no Triton kernel: nothing was emulated"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gfx", TARGETS)
+def test_every_named_case_is_right_or_declined_on_each_target(
+    pytester: pytest.Pytester, gfx: str
+) -> None:
+    assert gfx in known_gpus()
+    nodes = [f"rocm-attn::numerics::{name}" for name in KERNELS]
+    found = report_of(pytester, gfx, *nodes, "-k", "not drawn")["rows"]
+    assert len(found) > 90
+    assert {row["evidence"] for row in found} == {"emulated"}

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _FUNCTION = re.compile(r"^\s*tt\.func public @\w+\((.*)\) attributes", re.MULTILINE)
-_ARGUMENT = re.compile(r"(%\w+): ")
-_VALUE = re.compile(r"%\w+(?:#\d+)?")
-_STATEMENT = re.compile(r"(?:(%\w+)(?::(\d+))? = )?\"?([\w.]+)\"?(.*)")
-_PAIR = re.compile(r"(%\w+) = (%\w+(?:#\d+)?)")
+_ID = r"%[\w.$-]+"  # MLIR, "Language Reference", suffix-id
+_ARGUMENT = re.compile(rf"({_ID}): ")
+_VALUE = re.compile(rf"{_ID}(?:#\d+)?")
+_STATEMENT = re.compile(rf"(?:({_ID})(?::(\d+))? = )?\"?([\w.]+)\"?(.*)")
+_PAIR = re.compile(rf"({_ID}) = ({_ID}(?:#\d+)?)")
 _WRITES = re.compile(
     r"tt\.(?:atomic_\w+|(?:experimental_)?descriptor_(?:store|scatter|reduce)|store)"
 )

@@ -45,7 +45,7 @@ def marked(node: pytest.Item) -> Iterator[None]:
         mocks = [(kind, mark) for kind, mark in ours(node) if kind in (MOCK, EMULATE)]
         for kind, mark in reversed(mocks):
             try:
-                options = {"emulate": kind == EMULATE} | mark.kwargs
+                options = {"emulate": kind == EMULATE, **mark.kwargs}
                 stack.enter_context(mock_rocm(*mark.args, **options))
             except RocmAttnError as error:
                 refuse(node, f"the {mark.name} marker: {error}")

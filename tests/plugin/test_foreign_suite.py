@@ -10,7 +10,10 @@ import pytest
 CONFTEST = """
 import pytest
 
-NAMES = ("rocm", "aiter", "required", "advisory", "dry_launch", "rocm_gpu", "mock_rocm", "rocm_env")
+NAMES = (
+    "rocm", "aiter", "required", "advisory", "dry_launch",
+    "rocm_gpu", "mock_rocm", "emulated_rocm", "rocm_env",
+)
 
 def pytest_configure(config):
     for name in NAMES:
@@ -29,6 +32,10 @@ def pytest_runtest_setup(item):
 @pytest.fixture
 def mock_rocm():
     return "our mock"
+
+@pytest.fixture
+def emulated_rocm():
+    raise OSError("nobody asks for it")
 
 @pytest.fixture
 def rocm_gpu():
@@ -57,6 +64,7 @@ pytestmark = pytest.mark.rocm("6.2", required=True)
 @pytest.mark.rocm
 @pytest.mark.rocm_gpu
 @pytest.mark.mock_rocm
+@pytest.mark.emulated_rocm
 @pytest.mark.rocm_env
 @pytest.mark.aiter
 @pytest.mark.dry_launch
@@ -65,6 +73,7 @@ def test_bare(): pass
 @pytest.mark.rocm("6.2")
 @pytest.mark.rocm_gpu(2, memory="80G")
 @pytest.mark.mock_rocm(autospec=True)
+@pytest.mark.emulated_rocm("in QEMU")
 @pytest.mark.rocm_env("prod", region="eu")
 @pytest.mark.aiter(timeout=3)
 @pytest.mark.dry_launch(False)

@@ -27,6 +27,7 @@ from pytest_rocm_attn.conformance.capabilities.cases import EXPLICIT
 from pytest_rocm_attn.conformance.capabilities.construct import step_of
 from pytest_rocm_attn.conformance.refusal import is_refusal
 from pytest_rocm_attn.conformance.worker import startup
+from pytest_rocm_attn.conformance.worker.neutral import STAND_INS
 from pytest_rocm_attn.conformance.worker.outcomes import ask
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.gpu import Aiter
@@ -44,7 +45,6 @@ _LONGEST = 2000  # characters of a message or traceback
 # What differs from one run to the next: addresses, and the folder that the mock's packages lie in.
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 _MOCK_FOLDER = re.compile(r"/[^\s\"']*pytest-rocm-attn-mock-[^/\s]+(/tmp[^/\s]+)?")
-_STAND_INS = ("aiter", "amdsmi", "flash_attn")
 # What torch says where a tensor is to live on the GPU that is not there.
 _NEEDS_DEVICE = ("'CUDA' backend", "not compiled with CUDA", "No HIP GPUs", "no NVIDIA driver")
 
@@ -250,7 +250,7 @@ def _our_doing(error: BaseException, gpu: Gpu) -> str:
         if isinstance(one, MockError | SelectorError):
             return str(one)
     package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    if package in _STAND_INS and gpu.aiter is Aiter.PRESENT:
+    if package in STAND_INS and gpu.aiter is Aiter.PRESENT:
         # "from aiter import name" turns the mock's own error into an ImportError.
         return f"{error}: the mocked platform's {package} lacks it; report that to pytest-rocm-attn"
     if any(words in str(error) for words in _NEEDS_DEVICE):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PLATFORM_PACKAGES = {"torch", "triton", "amdsmi", "aiter", "flash_attn", "functorch", "__main__"}
+STAND_INS = ("aiter", "amdsmi", "flash_attn")  # packages that the mocked platform stands in for
+_PLATFORM_PACKAGES = {"torch", "triton", "functorch", "__main__", *STAND_INS}
 
 
 def preload(names: Iterable[str]) -> None:

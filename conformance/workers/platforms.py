@@ -77,6 +77,7 @@ class Platforms:
     Attributes:
         busy: what is being worked on, each by one lane or caller; changes under `changed`.
         changed: is notified when a platform is free again.
+        unusable: why what was named is not a selector, wherever it is imported; "" if it is one.
     """
 
     def __init__(self, subject: Subject, launcher: Launcher) -> None:
@@ -84,6 +85,7 @@ class Platforms:
         self.launcher = launcher
         self.busy: set[Gpu] = set()
         self.changed = threading.Condition()
+        self.unusable = ""
         self._kept: list[Platform] = []  # least recently used first
         # Imports that failed: GPU and environment, or GPU and None where it hung.
         self._failed: dict[tuple[Gpu, tuple[tuple[str, str], ...] | None], Observation] = {}
@@ -139,6 +141,7 @@ class Platforms:
         try:
             opened = self._import(gpu, environ, prepare=prepare)
         except SelectorError as error:
+            self.unusable = str(error)
             opened = Observation(Crashed(type(error).__name__, f"{type(error).__name__}: {error}"))
         if not isinstance(opened, Platform):
             self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened

@@ -111,6 +111,8 @@ class Pool:
                 problem = self._problem(question, gpu, dict(environ))
             if not problem:
                 return
+            if self._platforms.unusable:
+                raise SelectorError(self._platforms.unusable)
             why = why or problem
             if gpu not in self._platforms.imported:
                 not_imported.add(gpu)
@@ -141,7 +143,10 @@ class Pool:
         why = str(seen.outcome)
         if isinstance(seen.outcome, Crashed):
             why = seen.outcome.traceback.strip().rpartition("\n")[2]
-        cure = seen.failed_import.cure(self._package) if seen.failed_import else ""
+        cure = ""
+        if seen.failed_import is not None:
+            mocked = self.subject.evidence == "mock"
+            cure = seen.failed_import.cure(self._package, mocked=mocked)
         cure = f"; {cure}" if cure else ""
         return f"selector {self.subject.selector!r} cannot be {verb}: {why}{cure}"
 

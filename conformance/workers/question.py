@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.worker.neutral import STAND_INS
 from pytest_rocm_attn.gpu import Gpu, known_gpus
 from pytest_rocm_attn.request import Request
 
@@ -66,16 +67,21 @@ class FailedImport:
     module: str
     importer: str
 
-    def cure(self, own: str) -> str:
+    def cure(self, own: str, *, mocked: bool) -> str:
         """Return what to do about it, in words.
 
         Args:
             own: the package that the selector is in.
+            mocked: the platform is.
         """
         top = self.module.partition(".")[0]
         where = f" ({self.importer} imports it)" if self.importer else ""
         if not top:
             return ""
+        if mocked and top in STAND_INS:
+            return f"the mocked platform's {top} lacks it{where}: report that to pytest-rocm-attn"
+        if self.module == own:
+            return f"install {own}, or run `python -m pytest` in the folder that it is in"
         if top == own:
             return f"{self.module} is part of {own} itself{where}: build and install it whole"
         if top in sys.stdlib_module_names:

@@ -202,7 +202,7 @@ _FIELDS = {
     "match": "a pattern over row ids such as 'explicit-*' or 'explicit-*[gfx942]', or a list",
     "answer": (
         f"the one answer that is accepted: a backend's name, or one of {', '.join(KINDS)}; a draft"
-        " writes it: pytest --rocm-attn-conformance --rocm-attn-deviations="
+        " writes it: python -m pytest --rocm-attn-conformance --rocm-attn-deviations="
         " --rocm-attn-deviations-draft=NEW.toml"
     ),
     "mentions": "a list of words that the message of the refusal or crash mentions",

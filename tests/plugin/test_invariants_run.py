@@ -12,6 +12,7 @@ import pytest
 
 # One copy for all in-process runs; see test_conformance_run.py.
 from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.grid import rules
 from pytest_rocm_attn.conformance.invariants import laws, sequences, switches
 from pytest_rocm_attn.conformance.tiers import invariants
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
-_KEPT = (contract, deviations, session, laws, sequences, switches, invariants)
+_KEPT = (contract, deviations, rules, session, laws, sequences, switches, invariants)
 
 # Replaces a named backend when AITER is on, as vLLM 0.11.2 did; crashes on an unset block size.
 OVERRIDES = """
@@ -144,7 +145,7 @@ def test_what_the_time_limit_stopped_is_not_judged_whatever_its_level(
     run: Run, pytester: pytest.Pytester
 ) -> None:
     # A deviation does not make an answer of it, either.
-    entry = "[[deviation]]\nmatch = 'asking-again-*'\nreason = 'r'\nlink = '#1'\n"
+    entry = "[[deviation]]\nmatch = 'asking-again-*'\nanswer = 'wrong'\nreason = 'r'\nlink = '#1'\n"
     pytester.makefile(".toml", ours=entry)
     nodes = (LAW, CRASH, SEQUENCE, SWITCH)
     files = ("--rocm-attn-deviations=ours.toml", "--rocm-attn-report=report.json")

@@ -24,6 +24,8 @@ class Batch:
         max_query_len: the longest.
         max_seq_len: the longest request.
         causal: bottom-right aligned causality; False: every token sees the whole request.
+        query_lens: new tokens of each request, if the host knows them: a launch can then be fitted
+            to them. What a step computes does not depend on it.
         plans: what layers work out for this step, for the layers after them; theirs alone.
 
     Raises:
@@ -39,6 +41,7 @@ class Batch:
     max_query_len: int
     max_seq_len: int
     causal: bool = True
+    query_lens: tuple[int, ...] | None = None
     plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +118,7 @@ class Batch:
             max_query_len=max(query_lens, default=0),
             max_seq_len=max(seq_lens, default=0),
             causal=causal,
+            query_lens=tuple(query_lens),
         )
 
     def check(self, blocks: int, block_size: int) -> None:

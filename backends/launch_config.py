@@ -9,6 +9,7 @@ launches a step takes.
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,9 +58,6 @@ START_STEPS = 4
 MERGE_STEPS = 4
 SMALLEST_ROWS = 16  # of a matrix operand: a request counts as decode while its rows fit
 SHORT_TOKENS = 64  # new tokens of a request that gets a tile and segments of its own, in any batch
-# Query rows at which the products of a step take as long as to read its keys, and the fewest that keep
-# the matrix units of a processor busy: an H100's take 64 rows at once.
-BALANCE, BUSY_ROWS = 128, 64
 WORKSPACE = 2**25  # float32 elements that the segments' partial results may take: 128 MiB
 
 
@@ -140,9 +138,13 @@ def candidates(kind: str, target: Target) -> tuple[Tile, ...]:
 
 
 def fitting_tiles(kind: str, shape: Shape, target: Target) -> tuple[Tile, ...]:
-    """Return the candidates that are no larger than the work and that fit; `choose_tile`'s if none does."""
-    tiles = tuple(tile for tile in _no_larger(kind, shape, target) if fits(tile, shape, target))
-    return tiles or (choose_tile(kind, shape, target),)
+    """Return, for each number of rows no larger than the work, the first candidate that fits; if none
+    does, what `choose_tile` returns."""
+    found: dict[int, Tile] = {}
+    for tile in _no_larger(kind, shape, target):
+        if tile.block_m not in found and fits(tile, shape, target):
+            found[tile.block_m] = tile
+    return tuple(found.values()) or (choose_tile(kind, shape, target),)
 
 
 def _no_larger(kind: str, shape: Shape, target: Target) -> list[Tile]:
@@ -231,6 +233,7 @@ class Work:
         requests: how many.
         tokens: new tokens of all requests.
         shortest, longest: fewest and most new tokens of a request that has some.
+        lengths: new tokens of each request; None where the host does not know them.
         keys: of the longest request.
         window: see Request.sliding_window.
         heads, kv_heads: of queries, and of keys.
@@ -241,6 +244,7 @@ class Work:
     tokens: int
     shortest: int
     longest: int
+    lengths: tuple[int, ...] | None
     keys: int
     window: int | None
     heads: int
@@ -268,9 +272,7 @@ def choose_passes(
 ) -> tuple[Pass, ...]:
     """Return the launches that compute a step: decodes, short requests, and the rest.
 
-    The host knows the shortest and the longest request, and not how many there are of each. Where
-    lengths differ it takes it that few are long: splitting keys once too often costs a few steps,
-    and not splitting those of a few requests leaves most of the GPU idle.
+    They take every length from work.shortest to work.longest: a graph may be replayed on others.
 
     Args:
         work: the step.
@@ -278,47 +280,52 @@ def choose_passes(
         prefill: the tile for requests that fill the GPU by themselves.
         tiles_of: returns the tiles to choose from for a number of query rows that share a KV head.
     """
-    decode = decode_length(work.heads // work.kv_heads)
-    bounds = ((1, decode), (decode + 1, SHORT_TOKENS), (SHORT_TOKENS + 1, work.longest))
     passes = []
-    for least, most in bounds:
-        first, last = max(least, work.shortest), min(most, work.longest)
-        if first > last:
-            continue
-        requests = _requests_of_pass(work, first, last)
+    first = work.shortest
+    for last, requests in _kinds(work):
         tiles = tiles_of(last * (work.heads // work.kv_heads))
         filled = requests * programs_of_request(work, last, prefill) >= 2 * processors
         if filled and last > SHORT_TOKENS:
             tiles = (prefill,)
         plans = [_predicted(work, requests, first, last, tile, processors) for tile in tiles]
         passes.append(min(plans, key=lambda plan: plan[0])[1])
+        first = last + 1
     return tuple(passes)
 
 
-def _requests_of_pass(work: Work, first: int, last: int) -> int:
-    if first == work.shortest:
-        return work.requests
-    if last < work.longest:
-        return 1
+def _kinds(work: Work) -> list[tuple[int, int]]:
+    """Return the most new tokens, and the number, of decodes, of short requests and of others: of those
+    that there are."""
+    decode = decode_length(work.heads // work.kv_heads)
+    limits = sorted({min(limit, work.longest) for limit in (decode, SHORT_TOKENS, work.longest)})
+    if work.lengths is not None:
+        counts = [0] * len(limits)
+        for length in work.lengths:
+            if length:
+                counts[bisect.bisect_left(limits, length)] += 1
+        kinds = [(limit, count) for limit, count in zip(limits, counts, strict=True) if count]
+        return [*kinds[:-1], (work.longest, kinds[-1][1])] if kinds else []
+    if work.shortest > decode or work.longest <= decode:
+        return [(work.longest, work.requests)]
+    # As few as there may be: splitting keys once too often costs little, and not splitting them leaves
+    # most of the GPU idle.
     beyond = work.tokens - work.requests * work.shortest
-    return min(max(beyond // (work.longest - work.shortest), 1), work.requests)
+    longer = min(max(beyond // (work.longest - work.shortest), 1), work.requests)
+    return [(decode, work.requests), (work.longest, longer)]
 
 
 def _predicted(
     work: Work, requests: int, first: int, last: int, tile: Tile, processors: int
 ) -> tuple[float, Pass]:
-    """Return a pass with a tile, and its time in units of what it takes to read one key's tile."""
+    """Return a pass with a tile, and its time, relative to that with others."""
     keys = work.keys if work.window is None else min(work.keys, work.window + last - 1)
     tiles = -(-keys // tile.block_n)
-    of_request = programs_of_request(work, last, tile)
+    programs = requests * programs_of_request(work, last, tile)
     partial = min(work.requests * last, work.tokens) * work.heads * (work.value_size + 1)
     most = _without_empty_ones(WORKSPACE // partial, tiles)
-    segments = min(choose_segments(requests * of_request, tiles, processors, tile), most)
-    steps = predicted_steps(segments, requests * of_request, tiles, processors, tile)
-    # Blocks of rows that read the same keys at the same time find them in the L2 cache.
-    readers = of_request / work.kv_heads
-    cost = steps * tile.block_n * (1 / readers + max(tile.block_m, BUSY_ROWS) / BALANCE)
-    return cost, Pass(first, last, tile, segments)
+    segments = min(choose_segments(programs, tiles, processors, tile), most)
+    steps = predicted_steps(segments, programs, tiles, processors, tile)
+    return steps * tile.block_n * tile.step_time, Pass(first, last, tile, segments)
 
 
 def programs_of_request(work: Work, tokens: int, tile: Tile) -> int:

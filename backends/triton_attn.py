@@ -108,6 +108,12 @@ class TritonAttention(PagedLayer):
         """Compute the requests with one new token by a kernel of the backend's own, if it has one."""
         return False
 
+    def _lengths(self, batch: Batch, shortest: int) -> tuple[int, ...] | None:
+        lengths = batch.query_lens
+        if lengths is not None and shortest > batch.min_query_len:  # others are computed already
+            return tuple(length for length in lengths if length >= shortest)
+        return lengths
+
     def _passes(self, batch: Batch, shortest: int) -> tuple[Pass, ...]:
         request, longest = self.request, batch.max_query_len
         if self.batch_invariant:  # by the request's own length alone, and never split
@@ -122,6 +128,7 @@ class TritonAttention(PagedLayer):
             tokens=batch.slot_mapping.shape[0],
             shortest=shortest,
             longest=longest,
+            lengths=self._lengths(batch, shortest),
             keys=batch.max_seq_len,
             window=request.sliding_window,
             heads=request.num_heads,

@@ -270,6 +270,7 @@ def _batch(problem: PagedAttention) -> Batch:
         max_query_len=problem.max_query_len,
         max_seq_len=problem.max_seq_len,
         causal=problem.causal,
+        query_lens=problem.query_lens,
     )
 
 

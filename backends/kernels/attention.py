@@ -7,7 +7,8 @@ results are merged by a second kernel. Semantics: facts/backends.md 2.1 and 4.1.
 
 NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
 rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:
-if a NaN comes out, the program computes its rows once more, key by key (`_key_by_key`).
+a program to which that may have happened leaves a note, and a further launch computes its rows once more,
+key by key (`_key_by_key`). That launch is a kernel of its own, as its code would cost the other registers.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ class AttentionPlan:
 
     Args:
         attend: the attention kernel.
+        repair: computes again what it noted; None where no two rows of a program see different keys.
+        programs: of the attention kernel.
         merge: merges the segments; None when the keys are not split.
         partial_size: float32 elements of the segments' partial results.
     """
 
     attend: Launch
+    repair: Launch | None
+    programs: int
     merge: Launch | None
     partial_size: int
 
@@ -71,16 +76,22 @@ class AttentionPlan:
             alibi_slopes, sinks: [query heads], or None.
             k_scale, v_scale: float32 scalars, read on the device; only when fp8.
         """
-        # Allocated anew: the caching allocator keeps streams and graphs apart.
+        # Allocated at each call: the caching allocator keeps streams and graphs apart.
+        broken = None
+        if self.repair is not None:
+            broken = torch.empty(self.programs, dtype=torch.int32, device=out.device)
         partial = (
             torch.empty(self.partial_size, dtype=torch.float32, device=out.device)
             if self.merge
             else None
         )
-        self.attend(
-            query, key, key if value is None else value, out, lse, partial, pages, query_start_loc,
-            seq_lens, alibi_slopes, sinks, k_scale, v_scale,
+        tensors = (
+            query, key, key if value is None else value, out, lse, partial, broken, pages,
+            query_start_loc, seq_lens, alibi_slopes, sinks, k_scale, v_scale,
         )  # fmt: skip
+        self.attend(*tensors)
+        if self.repair is not None:
+            self.repair(*tensors)
         if self.merge is not None:
             self.merge(partial, out, query_start_loc)
 
@@ -152,53 +163,60 @@ def plan_attention(
     block_d = padded(value_size)
     # A row for each token of the batch, or for as many of each request as this plan serves.
     partial_rows = min(tokens, requests * max_query_len)
-    attend = _attention.prepare(
-        (kv_heads * -(-group // rows_heads) * blocks, segments, 1),
-        (
-            requests,
-            min_query_len,
-            max_query_len,
-            partial_rows,
-            pages.stride(0),
-            0 if lse is None else lse.stride(0),
-        ),
-        (
-            float(scale),
-            None if soft_cap is None else float(soft_cap),
-            window,
-            query_strides[0],
-            query_strides[1],
-            *key_strides[:3],
-            *value_strides[:3],
-            out_strides[0],
-            out_strides[1],
-        ),
-        (
-            kv_heads,
-            group,
-            rows_heads,
-            value_size,
-            key_size - value_size,
-            page_size,
-            x,
-            causal,
-            fp8,
-            value is None,
-            one_block,
-            segments > 1,
-            fp8 > 0 or (min(max_query_len, block_q) > 1 and (causal or window is not None)),
-            tile.loops,
-            tile.pages_ahead,
-            tile.block_m,
-            tile.block_n,
-            block_d,
-        ),
-        tile.num_warps,
-        tile.num_stages,
-        tile.options,
-    )
+    programs = kv_heads * -(-group // rows_heads) * blocks
+    differ = min(max_query_len, block_q) > 1 and (causal or window is not None)
+
+    def launch(*, repairs: bool) -> Launch:
+        return _attention.prepare(
+            (programs, segments, 1),
+            (
+                requests,
+                min_query_len,
+                max_query_len,
+                partial_rows,
+                pages.stride(0),
+                0 if lse is None else lse.stride(0),
+            ),
+            (
+                float(scale),
+                None if soft_cap is None else float(soft_cap),
+                window,
+                query_strides[0],
+                query_strides[1],
+                *key_strides[:3],
+                *value_strides[:3],
+                out_strides[0],
+                out_strides[1],
+            ),
+            (
+                kv_heads,
+                group,
+                rows_heads,
+                value_size,
+                key_size - value_size,
+                page_size,
+                x,
+                causal,
+                fp8,
+                value is None,
+                one_block,
+                segments > 1,
+                differ,
+                repairs,
+                tile.loops,
+                tile.pages_ahead,
+                tile.block_m,
+                tile.block_n,
+                block_d,
+            ),
+            tile.num_warps,
+            1 if repairs else tile.num_stages,
+            tile.options,
+        )
+
+    attend, repair = launch(repairs=False), launch(repairs=True) if differ else None
     if segments == 1:
-        return AttentionPlan(attend, None, 0)
+        return AttentionPlan(attend, repair, programs, None, 0)
     block_s = padded(segments)
     block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
     merge = _merge.prepare(
@@ -209,7 +227,8 @@ def plan_attention(
         4,
         1,
     )
-    return AttentionPlan(attend, merge, partial_rows * heads * segments * (value_size + 1))
+    partial_size = partial_rows * heads * segments * (value_size + 1)
+    return AttentionPlan(attend, repair, programs * segments, merge, partial_size)
 
 
 @triton.jit
@@ -453,6 +472,39 @@ def _write(
 
 
 @triton.jit
+def _sum_beyond_range(
+    value_ptr,
+    page_ptr,
+    first_key,
+    last_key,
+    v_scale,
+    stride_vb,
+    stride_vs,
+    HEAD_SIZE: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    SPLIT_X: tl.constexpr,
+    FP8: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Return the sum of values, [BLOCK_D], under an infinite v_scale: as a factor of each stored value it
+    makes infinities, and NaN of zeros and of both signs, which a factor of their weighted sum would not.
+    All rows see the same keys."""
+    column = tl.arange(0, BLOCK_D)
+    inside = column < HEAD_SIZE
+    value_column = column
+    if SPLIT_X > 0:
+        value_column = column * PAGE_SIZE
+    total = tl.zeros([BLOCK_D], tl.float32)
+    for key in range(first_key, last_key):
+        block = tl.load(page_ptr + key // PAGE_SIZE).to(tl.int64)
+        value_row = block * stride_vb + (key % PAGE_SIZE) * stride_vs
+        v = tl.load(value_ptr + value_row + value_column, mask=inside, other=0)
+        total += tl.where(inside, _dequantise(v, DTYPE, FP8).to(tl.float32) * v_scale, 0.0)
+    return total
+
+
+@triton.jit
 def _key_by_key(
     total,  # [BLOCK_M] fp32, the start, as the next
     top,  # [BLOCK_M] fp32, log2 domain
@@ -570,6 +622,7 @@ def _attention_kernel(
     lse_ptr,  # [query heads, tokens] fp32, ln; or None
     partial_ptr,  # [partial_rows, query heads, segments, HEAD_SIZE] fp32, normalised; then their lse,
     # [partial_rows, query heads, segments] fp32, log2; or None. Rows: see _first_partial_row
+    broken_ptr,  # [programs] int32: whether one is to be repaired; or None
     page_ptr,  # [requests, blocks] int32 or [requests] int32
     query_start_loc_ptr,  # [requests + 1] int32
     seq_lens_ptr,  # [requests] int32
@@ -608,7 +661,8 @@ def _attention_kernel(
     SHARED: tl.constexpr,  # the value is the first part of the key
     ONE_BLOCK: tl.constexpr,  # no request has more rows than one program takes
     SPLIT: tl.constexpr,
-    REPAIR: tl.constexpr,  # rows may differ in what they see, or scales be infinite: _key_by_key
+    NOTES: tl.constexpr,  # rows of a program may differ in what they see: note if one is broken
+    REPAIRS: tl.constexpr,  # do nothing but compute again what is noted
     LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
     AHEAD: tl.constexpr,  # look up a tile's pages one tile early
     BLOCK_M: tl.constexpr,
@@ -643,6 +697,10 @@ def _attention_kernel(
     query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
     if (query_len < min_query_len) | (query_len > max_query_len) | (first_token >= query_len):
         return
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    if REPAIRS:  # noqa: SIM102  (the outer test is resolved by the compiler)
+        if tl.load(broken_ptr + program) == 0:
+            return
     seq_len = tl.load(seq_lens_ptr + request)
     context = seq_len - query_len
 
@@ -705,6 +763,8 @@ def _attention_kernel(
     if k_scale_ptr is not None:
         k_scale = tl.load(k_scale_ptr)
         v_scale = tl.load(v_scale_ptr)
+        if not REPAIRS:  # an infinite one makes zeros and both signs of a key's elements NaN
+            k_scale = tl.where(tl.abs(k_scale) == float("inf"), float("nan"), k_scale)
     slope = tl.zeros([BLOCK_M], tl.float32)
     if slopes_ptr is not None:
         slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
@@ -718,8 +778,6 @@ def _attention_kernel(
         infinite = tl.abs(sink) == float("inf")
         top = tl.where(infinite, float("-inf"), sink * LOG2E)
         total = tl.where(infinite, 0.0, 1.0)
-    first_top = top
-    first_total = total
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     key_base = key_ptr + kv_head.to(tl.int64) * stride_kh
@@ -729,26 +787,27 @@ def _attention_kernel(
         start = tl.load(table).to(tl.int64)
         key_base += start * stride_ks
         value_base += start * stride_vs
-    if LOOPS and window is not None:
+    if LOOPS and window is not None and not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-    if LOOPS:
+    if LOOPS and not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
             SHARED, False, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-    acc, total, top = _tiles(
-        acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
-        first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
-        stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-        SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
+    if not REPAIRS:
+        acc, total, top = _tiles(
+            acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
+            first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
+            stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
+            SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
 
     if SPLIT:
         row_start = _first_partial_row(request, query_start, requests, max_query_len, partial_rows)
@@ -763,16 +822,9 @@ def _attention_kernel(
         lse_ptrs = None
         if lse_ptr is not None:
             lse_ptrs = lse_ptr + head.to(tl.int64) * stride_lse + query_start + token
-    broken = False
-    if REPAIR:
-        # Not so for a single token, whose rows see the same.
-        broken = tl.max(tl.max(tl.where(acc == acc, 0, 1), 1), 0) != 0  # noqa: PLR0124  (NaN)
-        broken = broken & (last_token > first_token)
-        if FP8 > 0:
-            broken = broken | (tl.abs(k_scale) == float("inf")) | (tl.abs(v_scale) == float("inf"))
-    if broken:
+    if REPAIRS:
         _key_by_key(
-            first_total, first_top, sink, query_ptrs, result_ptrs, lse_ptrs, valid, key_base,
+            total, top, sink, query_ptrs, result_ptrs, lse_ptrs, valid, key_base,
             value_base, table, tl.maximum(lo * BLOCK_N, first_key),
             tl.minimum(hi * BLOCK_N, last_key), position, slope, scale, k_scale, v_scale, soft_cap,
             window, stride_kb, stride_ks, stride_vb, stride_vs, slopes_ptr is not None,
@@ -780,6 +832,23 @@ def _attention_kernel(
             BLOCK_D,
         )  # fmt: skip
     else:
+        if NOTES:
+            # Not if it has a single token, whose rows see the same.
+            broken = tl.max(tl.max(tl.where(acc == acc, 0, 1), 1), 0)  # noqa: PLR0124  (NaN)
+            broken = tl.where(last_token > first_token, broken, 0)
+            if FP8 > 0:  # of infinite scales, too, of which k_scale was made NaN
+                finite = (k_scale == k_scale) & (tl.abs(v_scale) != float("inf"))  # noqa: PLR0124
+                broken = tl.where(finite, broken, 1)
+            tl.store(broken_ptr + program, broken)
+        elif FP8 > 0:  # noqa: SIM102  (the outer test is resolved by the compiler)
+            if tl.abs(v_scale) == float("inf"):
+                values = _sum_beyond_range(
+                    value_base, table, tl.maximum(lo * BLOCK_N, first_key),
+                    tl.minimum(hi * BLOCK_N, last_key), v_scale, stride_vb, stride_vs, HEAD_SIZE,
+                    PAGE_SIZE, SPLIT_X, FP8, query.dtype, BLOCK_D,
+                )  # fmt: skip
+                acc = (total * 0.0)[:, None] + values[None, :]
+                v_scale = 1.0
         _write(
             acc, total, top, sink, v_scale, result_ptrs, lse_ptrs, valid, sinks_ptr is not None,
             HEAD_SIZE, SPLIT, BLOCK_D,

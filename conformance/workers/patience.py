@@ -48,11 +48,6 @@ class Patience:
         self._start = self._looked = _now()
         self._before = activity(pid)
 
-    @property
-    def pause(self) -> float:
-        """Seconds until the next look is worth it."""
-        return min(_LOOK, self._limit / 4)
-
     def is_over(self) -> bool:
         """Look at the process; return whether its time is over."""
         now, current = _now(), activity(self._pid)
@@ -66,6 +61,11 @@ class Patience:
             # Several processors at a time count as one.
             self._spent += passed if sleeps else min(max(0.0, used), passed)
         return self._spent >= self._limit or now - self._start >= WALL * self._limit
+
+
+def pause(limit: float) -> float:
+    """Return the seconds until the next look is worth it."""
+    return min(_LOOK, limit / 4)
 
 
 def activity(pid: int) -> Activity | None:

@@ -16,7 +16,7 @@ import subprocess
 import threading
 from typing import IO, Any
 
-from pytest_rocm_attn.conformance.workers.patience import Patience
+from pytest_rocm_attn.conformance.workers.patience import Patience, pause
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.outcome import Died, TimedOut
 
@@ -103,10 +103,12 @@ class Conversation:
             queue.Empty: nothing came within that time.
             WorkerError: what came could not be read.
         """
+        with contextlib.suppress(queue.Empty):
+            return self.next_message(pause(limit))  # most answers come before a look is worth it
         patience = Patience(self.pid, limit)
         while True:
             with contextlib.suppress(queue.Empty):
-                return self.next_message(patience.pause)
+                return self.next_message(pause(limit))
             if patience.is_over():
                 raise queue.Empty
 
@@ -248,7 +250,7 @@ class SpawnedProcess(WorkerProcess):
         with contextlib.suppress(OSError):
             self._write.close()  # the end of its questions
         patience = Patience(self.pid, _END_LIMIT)
-        while (code := _ended(self._popen, patience.pause)) is None and not patience.is_over():
+        while (code := _ended(self._popen, pause(_END_LIMIT))) is None and not patience.is_over():
             pass
         kill_all(self._popen)  # it, or what it forked, which may go on
         self._popen.wait()

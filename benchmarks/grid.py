@@ -26,7 +26,7 @@ BARE = """
 import contextlib, logging, os, sys, time
 from pytest_rocm_attn import Gpu
 from pytest_rocm_attn.conformance import adapters
-from pytest_rocm_attn.conformance.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.mock import mock_rocm
 spec, calls = sys.argv[1], 20_000
 gpu = Gpu("gfx942")

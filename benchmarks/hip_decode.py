@@ -26,8 +26,8 @@ from pytest_rocm_attn.backends.hip.build import library
 from pytest_rocm_attn.backends.oracle import attend
 from pytest_rocm_attn.backends.rocm_attn import RocmAttention
 from pytest_rocm_attn.backends.under_test import RocmAttn, RocmAttnPlainHip
-from pytest_rocm_attn.conformance.numerics.case import shipped
-from pytest_rocm_attn.conformance.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
 from pytest_rocm_attn.request import Request
 
 GPU = torch.device("cuda", 0)

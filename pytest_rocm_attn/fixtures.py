@@ -106,6 +106,6 @@ def rocm_select(request: pytest.FixtureRequest) -> Iterator[Any]:
     ``rocm_select({"VLLM_ROCM_USE_AITER": "1"}, gpu="gfx942", use_mla=True) -> Outcome``. It runs in
     a worker process, under the mocked platform and exactly that environment.
     """
-    from pytest_rocm_attn.conformance.single import asker
+    from pytest_rocm_attn.conformance.run.single import asker
 
     yield from asker(request.config)

@@ -76,7 +76,7 @@ def _selector(text: str) -> str:
 
 
 def _backends(text: str) -> str:
-    from pytest_rocm_attn.conformance.numerics import subjects
+    from pytest_rocm_attn.conformance.tiers.numerics import subjects
 
     if not subjects.parse(text):
         raise ValueError

@@ -30,7 +30,7 @@ class Unrecognised:
 class Rejected:
     """The selector refused on purpose: ValueError, NotImplementedError, RuntimeError, AssertionError.
 
-    Which of these are a crash instead, says conformance/refusal.py.
+    Which of these are a crash instead, says conformance/isolation/inside/refusal.py.
     """
 
     error: str

@@ -93,11 +93,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.add_cleanup(compile_watch.set_limit(seconds))
     if config.getoption("rocm_attn_conformance"):
-        from pytest_rocm_attn.conformance.session import ConformancePlugin
+        from pytest_rocm_attn.conformance.run.session import ConformancePlugin
 
         config.pluginmanager.register(ConformancePlugin(config), "rocm_attn_matrix")
     elif config.getoption("rocm_attn_report"):  # the ini's are the matrix's
-        from pytest_rocm_attn.conformance.hardware_report import HardwareReport
+        from pytest_rocm_attn.conformance.run.hardware_report import HardwareReport
         from pytest_rocm_attn.markers import needs_hardware
 
         config.pluginmanager.register(HardwareReport(config, needs_hardware), "rocm_attn_hardware")

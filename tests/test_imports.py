@@ -165,9 +165,9 @@ def loaded_by(start: str) -> set[str]:
         pytest.param("cli", set(), id="the command"),
         pytest.param("backends", set(), id="the reference selector"),
         pytest.param("mock", set(), id="the mock"),
-        pytest.param("conformance.session", {"msgspec"}, id="a run of the matrix"),
+        pytest.param("conformance.run.session", {"msgspec"}, id="a run of the matrix"),
         pytest.param("conformance.tiers.documented", {"msgspec"}, id="the documented tier"),
-        pytest.param("conformance.worker.main", set(), id="a worker process"),
+        pytest.param("conformance.isolation.inside.main", set(), id="a worker process"),
     ],
 )
 def test_what_is_heavy_waits_until_it_is_needed(start: str, allowed: set[str]) -> None:
@@ -192,3 +192,66 @@ def test_the_guards_see_an_offence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "conformance/bad.py:5: pandas",
         "conformance/bad.py:7: pytest_rocm_attn.backends",
     ]
+
+
+# --- the rooms of conformance/ (docs/development/architecture.md) -----------------------------------
+
+# Room -> the rooms that it may import. Imports for type checkers alone never run, and do not count.
+ROOMS = {
+    "promise": set[str](),
+    "adapters": {"promise"},
+    "isolation": {"promise", "adapters"},
+    "report": {"promise"},
+    "tiers": {"promise", "isolation", "adapters", "report"},
+    "baseline": {"promise", "isolation", "adapters", "report", "tiers"},
+    "run": {"promise", "isolation", "adapters", "report", "tiers", "baseline"},
+}
+DATA = {"baselines"}  # read as files, imported by nobody
+
+
+def room_offences() -> dict[str, set[str]]:
+    """Return the rooms that a file of conformance/ imports against the rule, for each such file."""
+    prefix = f"{PACKAGE}.conformance."
+    found = {}
+    for file in sources("conformance"):
+        room, *rest = file.relative_to(ROOT / "conformance").parts
+        names = (entry.name for entry in imports_of(file))
+        rooms = {n.removeprefix(prefix).partition(".")[0] for n in names if n.startswith(prefix)}
+        wrong = rooms - {room} - ROOMS.get(room, set())
+        if rest and wrong:
+            found[file.relative_to(ROOT).as_posix()] = wrong
+    return found
+
+
+def test_every_module_of_conformance_is_in_a_room() -> None:
+    folder = ROOT / "conformance"
+    assert {path.name for path in folder.glob("*.py")} == {"__init__.py"}
+    rooms = {file.relative_to(folder).parts[0] for file in sources("conformance")}
+    assert rooms - {"__init__.py"} == set(ROOMS) | DATA
+
+
+def test_no_room_imports_one_that_it_must_not() -> None:
+    assert room_offences() == {}
+
+
+def test_the_rule_of_the_rooms_allows_no_circle() -> None:
+    passed: set[str] = set()
+    while left := {room: others for room, others in ROOMS.items() if room not in passed}:
+        free = {room for room, others in left.items() if others <= passed}
+        assert free, f"a circle among {sorted(left)}"
+        passed |= free
+
+
+def test_the_guard_of_the_rooms_sees_an_offence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "conformance" / "promise"
+    folder.mkdir(parents=True)
+    (folder / "bad.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from pytest_rocm_attn.conformance import report\n"
+        "if TYPE_CHECKING:\n    from pytest_rocm_attn.conformance.run.settings import Settings\n"
+        "def late():\n    import pytest_rocm_attn.conformance.tiers.items\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert room_offences() == {"conformance/promise/bad.py": {"report", "tiers"}}

@@ -17,11 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pytest_rocm_attn.conformance import changelog
-from pytest_rocm_attn.conformance.baseline import load, shipped
-from pytest_rocm_attn.conformance.changelog import Changelog
-from pytest_rocm_attn.conformance.grid.cover import Condition
-from pytest_rocm_attn.conformance.grid.design import standard
+from pytest_rocm_attn.conformance.baseline import changelog
+from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
+from pytest_rocm_attn.conformance.baseline.changelog import Changelog
+from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.tiers.grid.cover import Condition
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "behaviour-changelog.md"

@@ -16,10 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pytest_rocm_attn.conformance.baseline import render
-from pytest_rocm_attn.conformance.grid.design import standard
-from pytest_rocm_attn.conformance.grid.recording import record, source_of
-from pytest_rocm_attn.conformance.recording_command import subject_of, write
+from pytest_rocm_attn.conformance.baseline.baseline import render
+from pytest_rocm_attn.conformance.baseline.recording import record, source_of
+from pytest_rocm_attn.conformance.baseline.recording_command import subject_of, write
+from pytest_rocm_attn.conformance.promise.grid.design import standard
 
 RELEASES = ("0.11.2", "0.12.0", "0.13.0", "0.14.1", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
 SELECTOR = "vllm.platforms.rocm:RocmPlatform"

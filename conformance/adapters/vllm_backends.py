@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.capabilities import construct, declarations
+from pytest_rocm_attn.conformance.adapters import construct, declarations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,8 +7,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.adapters import names, predicates
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
-from pytest_rocm_attn.conformance.capabilities import names, predicates
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 

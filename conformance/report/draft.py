@@ -8,10 +8,10 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.got import CRASH, Got
-from pytest_rocm_attn.conformance.grid.outcomes import normalised_text
-from pytest_rocm_attn.conformance.mentions import missing
-from pytest_rocm_attn.conformance.record import sort_key
+from pytest_rocm_attn.conformance.promise.got import CRASH, Got
+from pytest_rocm_attn.conformance.promise.grid.outcomes import normalised_text
+from pytest_rocm_attn.conformance.promise.mentions import missing
+from pytest_rocm_attn.conformance.report.schema import sort_key
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.registry import CLASS_PATHS
 from pytest_rocm_attn.request import Request
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
-    from pytest_rocm_attn.conformance.deviations import Item
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.promise.deviations import Item
+    from pytest_rocm_attn.conformance.report.schema import Record
 
 _HEAD = """\
 # Drafted by pytest-rocm-attn, {count}. Give each entry that is meant a reason and a link (an issue

@@ -17,14 +17,14 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.verdict import Verdict
+from pytest_rocm_attn.conformance.report.schema import column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.report.schema import Record
 
 LIMIT = 4_500_000  # bytes of the page
 _MOST_BACKENDS = 100  # of the table by evidence

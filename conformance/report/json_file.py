@@ -9,15 +9,15 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn import options
-from pytest_rocm_attn.conformance import host
-from pytest_rocm_attn.conformance.record import sort_key
+from pytest_rocm_attn.conformance.report import host
+from pytest_rocm_attn.conformance.report.schema import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_rocm_attn.conformance.record import Record, Summary
-    from pytest_rocm_attn.conformance.results import Results
-    from pytest_rocm_attn.conformance.session import ConformancePlugin
+    from pytest_rocm_attn.conformance.report.results import Results
+    from pytest_rocm_attn.conformance.report.schema import Record, Summary
+    from pytest_rocm_attn.conformance.run.session import ConformancePlugin
 
 SCHEMA = 1
 

@@ -12,14 +12,14 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.verdict import Verdict
+from pytest_rocm_attn.conformance.report.schema import column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.report.schema import Record
 
 LIMIT = 1_000_000  # bytes; GitHub's own is 1,048,576 a step, and other steps may write too
 _MOST_NAMES = 5  # of items that share a cause

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance import deviations, whole_file
-from pytest_rocm_attn.conformance.report import html_page, json_file, markdown
+from pytest_rocm_attn.conformance.promise import deviations
+from pytest_rocm_attn.conformance.report import html_page, json_file, markdown, whole_file
 from pytest_rocm_attn.errors import DeviationsError, ReportError
 
 if TYPE_CHECKING:

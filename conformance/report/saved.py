@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report.json_file import SCHEMA
-from pytest_rocm_attn.conformance.verdict import Verdict
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:

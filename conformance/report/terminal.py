@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column, summary_lines
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.verdict import Verdict
+from pytest_rocm_attn.conformance.report.schema import column, summary_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pytest
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.report.schema import Record
 
 _MOST_NAMES = 3  # of items that share a cause
 

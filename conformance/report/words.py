@@ -1,6 +1,6 @@
 """A record in words, for every format alike. Pure functions of the report's plain data.
 
-conformance/record.py says what a record holds. What came from a file of an older or newer version may
+conformance/report/schema.py says what a record holds. What came from a file of an older or newer version may
 lack or add fields of the request, so those are not relied on.
 """
 
@@ -11,8 +11,8 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.record import column, sort_key
-from pytest_rocm_attn.conformance.verdict import Verdict
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
+from pytest_rocm_attn.conformance.report.schema import column, sort_key
 from pytest_rocm_attn.errors import RequestError
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
@@ -20,7 +20,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.record import Record
+    from pytest_rocm_attn.conformance.report.schema import Record
 
 
 def gpu_words(record: Record) -> str:

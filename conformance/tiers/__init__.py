@@ -10,16 +10,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.items import Tier
+    from pytest_rocm_attn.conformance.tiers.items import Tier
 
 # Name of the tier, as --rocm-attn-tier takes it -> where its collector is.
 TIERS: dict[str, str] = {
     "documented": "pytest_rocm_attn.conformance.tiers.documented:DocumentedTier",
-    "grid": "pytest_rocm_attn.conformance.tiers.grid:GridTier",
-    "invariants": "pytest_rocm_attn.conformance.tiers.invariants:InvariantsTier",
-    "launch": "pytest_rocm_attn.conformance.tiers.launch:LaunchTier",
-    "numerics": "pytest_rocm_attn.conformance.tiers.numerics:NumericsTier",
-    "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities:CapabilitiesTier",
+    "grid": "pytest_rocm_attn.conformance.tiers.grid.tier:GridTier",
+    "invariants": "pytest_rocm_attn.conformance.tiers.invariants.tier:InvariantsTier",
+    "launch": "pytest_rocm_attn.conformance.tiers.launch.tier:LaunchTier",
+    "numerics": "pytest_rocm_attn.conformance.tiers.numerics.tier:NumericsTier",
+    "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities.tier:CapabilitiesTier",
 }
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.contract import ExpectBackend
-from pytest_rocm_attn.conformance.items import ConformanceItem, Tier, request_words
-from pytest_rocm_attn.conformance.record import outcome_fields
-from pytest_rocm_attn.conformance.verdict import Judgement, judge
-from pytest_rocm_attn.conformance.workers import Observation, Question
+from pytest_rocm_attn.conformance.isolation import Observation, Question
+from pytest_rocm_attn.conformance.promise.contract import ExpectBackend
+from pytest_rocm_attn.conformance.promise.verdict import Judgement, judge
+from pytest_rocm_attn.conformance.report.schema import outcome_fields
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier, request_words
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.contract import Cell, Row
-    from pytest_rocm_attn.conformance.settings import Settings
+    from pytest_rocm_attn.conformance.promise.contract import Cell, Row
+    from pytest_rocm_attn.conformance.run.settings import Settings
 
 
 class DocumentedTier(Tier):

@@ -63,16 +63,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    from pytest_rocm_attn.conformance import recording_command
+    from pytest_rocm_attn.conformance.baseline import recording_command
 
     recording_command.run(arguments)
     return OK
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from pytest_rocm_attn.conformance import changelog
-    from pytest_rocm_attn.conformance.baseline import load
-    from pytest_rocm_attn.conformance.grid.design import standard
+    from pytest_rocm_attn.conformance.baseline import changelog
+    from pytest_rocm_attn.conformance.baseline.baseline import load
+    from pytest_rocm_attn.conformance.promise.grid.design import standard
 
     before, after = load(arguments.before), load(arguments.after)
     found = changelog.Changelog.between(before, after, standard())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pytest_rocm_attn.cli import main
-from pytest_rocm_attn.conformance.baseline import load, shipped
+from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
 
 ROOT = Path(__file__).parent.parent.parent
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))

@@ -10,8 +10,8 @@ import torch
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.flex_attention import FlexAttention
 from pytest_rocm_attn.backends.under_test import FlexAttn
-from pytest_rocm_attn.conformance.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 from pytest_rocm_attn.request import Request
 

@@ -9,8 +9,8 @@ import torch
 
 from pytest_rocm_attn.backends.rocm_attn import RocmAttention, decode_refusal
 from pytest_rocm_attn.backends.under_test import RocmAttnTriton
-from pytest_rocm_attn.conformance.launch.judge import examine
-from pytest_rocm_attn.conformance.tiers.launch import shipped
+from pytest_rocm_attn.conformance.tiers.launch.judge import examine
+from pytest_rocm_attn.conformance.tiers.launch.tier import shipped
 from pytest_rocm_attn.errors import BackendLimitError
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.gpu import Gpu

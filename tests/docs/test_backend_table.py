@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.conformance.numerics.subjects import OVER_AITER, REFERENCES
 from pytest_rocm_attn.conformance.report.evidence import COLUMNS
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import OVER_AITER, REFERENCES
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 ROOT = Path(__file__).parents[2]

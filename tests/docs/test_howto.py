@@ -17,7 +17,9 @@ import pytest
 
 from pytest_rocm_attn import Gpu, Request
 from pytest_rocm_attn.cli import main
-from pytest_rocm_attn.conformance import adapters, baseline, contract
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.baseline import baseline
+from pytest_rocm_attn.conformance.promise import contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.numerics.case import Case
-from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES
-from pytest_rocm_attn.conformance.tiers.launch import TARGETS, shipped
+from pytest_rocm_attn.conformance.tiers.launch.tier import TARGETS, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import REFERENCES
 
 TABLES = Path(__file__).parents[2] / "docs" / "launch-tables"
 REFERENCE = TABLES / "reference-triton-3.6.0.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pytest_rocm_attn.conformance.verdict import Verdict
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "reports.md"
 

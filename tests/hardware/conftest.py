@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from pytest_rocm_attn import hardware
-from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_rocm_attn.conformance.numerics.case import Case
-    from pytest_rocm_attn.conformance.numerics.finding import Finding
-    from pytest_rocm_attn.conformance.numerics.subjects import BackendUnderTest
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+    from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
 
     Tell = Callable[[str, object], None]
 
@@ -160,7 +160,7 @@ def on_gpu(
 @pytest.fixture
 def device(rocm_gpu: hardware.DetectedGpu, record_property: Tell) -> torch.device:
     """The first visible GPU, as torch for ROCm has it; a test with another torch fails."""
-    from pytest_rocm_attn.conformance.host import describe
+    from pytest_rocm_attn.conformance.report.host import describe
 
     if torch.version.hip is None or not torch.cuda.is_available():
         pytest.fail(

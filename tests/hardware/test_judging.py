@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn import hardware
-from pytest_rocm_attn.conformance.numerics.case import shipped
-from pytest_rocm_attn.conformance.numerics.finding import Finding
-from pytest_rocm_attn.conformance.numerics.lane import Lane
-from pytest_rocm_attn.conformance.numerics.replay import examine_replayed
-from pytest_rocm_attn.conformance.numerics.subjects import BY_KERNEL, OVER_AITER, REFERENCES
-from pytest_rocm_attn.conformance.numerics.worker import check_named
+from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
+from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
+from pytest_rocm_attn.conformance.tiers.numerics.replay import examine_replayed
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import BY_KERNEL, OVER_AITER, REFERENCES
+from pytest_rocm_attn.conformance.tiers.numerics.worker import check_named
 from pytest_rocm_attn.markers import HARDWARE_MARKERS
 
 HAS_GPU = bool(hardware.detect().gpus)
@@ -55,7 +55,7 @@ aiter_probe.probe = lambda: aiter_probe.Probe(Aiter.PRESENT, "faked")
 NOTE_USES = """
 import json
 from pathlib import Path
-from pytest_rocm_attn.conformance.numerics.subjects import BackendUnderTest
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
 
 def backends_of(item):
     values = [vars(item.module).get(name) for name in item.function.__code__.co_names]
@@ -248,7 +248,7 @@ def test_a_right_result_on_another_gpu_than_the_detected_one_fails(judge: Any) -
 
 SUBJECTS = """
 from dataclasses import replace
-from pytest_rocm_attn.conformance.numerics.judge import reference_of
+from pytest_rocm_attn.conformance.tiers.numerics.judge import reference_of
 
 class Wrong:
     graphs = True

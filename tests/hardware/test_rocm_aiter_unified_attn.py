@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.numerics.subjects import named
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import named
 
 pytestmark = [pytest.mark.rocm_attn_gpu, pytest.mark.rocm_attn_aiter]
 

@@ -7,9 +7,13 @@ import torch
 
 from pytest_rocm_attn.backends.cache import concat_and_cache_mla, reshape_and_cache
 from pytest_rocm_attn.conformance import adapters
-from pytest_rocm_attn.conformance.numerics.case import shipped
-from pytest_rocm_attn.conformance.numerics.judge import examine
-from pytest_rocm_attn.conformance.numerics.subjects import BY_KERNEL, REFERENCES, BackendUnderTest
+from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import (
+    BY_KERNEL,
+    REFERENCES,
+    BackendUnderTest,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs"

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance import contract
-from pytest_rocm_attn.conformance.machine import first_gpu
-from pytest_rocm_attn.conformance.verdict import shortfall_of
-from pytest_rocm_attn.conformance.workers import Pool, Question, Subject
+from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
+from pytest_rocm_attn.conformance.promise import contract
+from pytest_rocm_attn.conformance.promise.verdict import shortfall_of
+from pytest_rocm_attn.conformance.run.machine import first_gpu
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_rocm_attn.conformance.contract import Cell
+    from pytest_rocm_attn.conformance.promise.contract import Cell
     from pytest_rocm_attn.hardware import DetectedGpu
 
 HOST_SELECTOR = f"{Path(__file__).with_name('host_selector.py')}:select"

@@ -28,16 +28,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance import adapters, contract
-from pytest_rocm_attn.conformance.effort import Effort
-from pytest_rocm_attn.conformance.grid.design import standard
-from pytest_rocm_attn.conformance.grid.outcomes import behaviour
-from pytest_rocm_attn.conformance.invariants.laws import LAWS
-from pytest_rocm_attn.conformance.invariants.switches import SWITCH_LAWS
-from pytest_rocm_attn.conformance.verdict import shortfall_of
-from pytest_rocm_attn.conformance.worker.environment import neutral_environment, set_environment
-from pytest_rocm_attn.conformance.worker.outcomes import ask
-from pytest_rocm_attn.conformance.workers import Observation, Question
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.isolation import Observation, Question
+from pytest_rocm_attn.conformance.isolation.inside.environment import (
+    neutral_environment,
+    set_environment,
+)
+from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
+from pytest_rocm_attn.conformance.promise import contract
+from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.promise.verdict import shortfall_of
+from pytest_rocm_attn.conformance.tiers.effort import Effort
+from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
+from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.mock import mock_rocm
 from pytest_rocm_attn.registry import ROCM_BACKENDS

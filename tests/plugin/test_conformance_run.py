@@ -10,7 +10,8 @@ import pytest
 
 # Imported here so that the in-process runs below, each of which forgets what it imported, share one
 # copy: a package keeps a forgotten submodule as an attribute, and msgspec looks it up by its name.
-from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # Imported here so that the in-process runs below share one copy; see test_conformance_run.py.
-from pytest_rocm_attn.conformance import contract, session
-from pytest_rocm_attn.conformance.grid import run as grid_run
+from pytest_rocm_attn.conformance.promise import contract
+from pytest_rocm_attn.conformance.run import session
+from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

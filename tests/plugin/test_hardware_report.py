@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import aiter_probe, hardware
-from pytest_rocm_attn.conformance import hardware_report
+from pytest_rocm_attn.conformance.run import hardware_report
 from pytest_rocm_attn.gpu import Aiter
 
 if TYPE_CHECKING:

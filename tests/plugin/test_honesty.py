@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

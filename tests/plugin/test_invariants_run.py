@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 # One copy for all in-process runs; see test_conformance_run.py.
-from pytest_rocm_attn.conformance import contract, deviations, session
-from pytest_rocm_attn.conformance.grid import rules
-from pytest_rocm_attn.conformance.invariants import laws, sequences, switches
-from pytest_rocm_attn.conformance.tiers import invariants
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.promise.grid import rules
+from pytest_rocm_attn.conformance.run import session
+from pytest_rocm_attn.conformance.tiers.invariants import laws, sequences, switches
+from pytest_rocm_attn.conformance.tiers.invariants import tier as invariants
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ CASE = "chunked-prefill"
 BACKENDS = """
 import os
 from dataclasses import replace
-from pytest_rocm_attn.conformance.numerics.judge import reference_of
+from pytest_rocm_attn.conformance.tiers.numerics.judge import reference_of
 
 class Right:
     def attend(self, problem):

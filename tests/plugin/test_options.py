@@ -16,7 +16,8 @@ import pytest
 from pytest_rocm_attn import options
 
 # One copy for all in-process runs; see test_conformance_run.py.
-from pytest_rocm_attn.conformance import contract, deviations, session
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
 from pytest_rocm_attn.conformance.tiers import TIERS
 from pytest_rocm_attn.gpu import known_gpus
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import aiter_probe, hardware
-from pytest_rocm_attn.conformance import contract, deviations, session
-from pytest_rocm_attn.conformance.workers import Pool, Question, Subject, WorkerError
+from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject, WorkerError
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request
 

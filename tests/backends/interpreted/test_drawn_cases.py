@@ -9,11 +9,11 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from pytest_rocm_attn.backends.under_test import TritonAttn, TritonAttnInvariant
-from pytest_rocm_attn.conformance.numerics.judge import examine
-from pytest_rocm_attn.conformance.strategies import attention_cases
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.strategies import attention_cases
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.numerics.case import Case
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
 CPU = torch.device("cpu")
 FEW = settings(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pytest_rocm_attn.conformance import adapters
-from pytest_rocm_attn.conformance.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.numerics.judge import examine
-from pytest_rocm_attn.conformance.numerics.subjects import REFERENCES, BackendUnderTest, named
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import REFERENCES, BackendUnderTest, named
 from pytest_rocm_attn.request import Request
 
 # One of each kind of trouble: what the others vary is a dtype, a size, a scale.

@@ -10,8 +10,8 @@ import torch
 
 from pytest_rocm_attn.backends import rocm_attn, under_test
 from pytest_rocm_attn.backends.hip import build
-from pytest_rocm_attn.conformance.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.numerics.judge import examine
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
 from pytest_rocm_attn.errors import HipBuildError
 
 CPU = torch.device("cpu")

@@ -10,15 +10,15 @@ import pytest
 
 from pytest_rocm_attn import aiter_probe
 from pytest_rocm_attn.conformance.adapters.aiter_unified import HOMES, UnifiedAttention
-from pytest_rocm_attn.conformance.numerics.case import shipped
-from pytest_rocm_attn.conformance.numerics.lane import Lane
+from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
+from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Aiter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_rocm_attn.conformance.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
 
 SPEC = "pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention"
 CASES = {case.id: case for case in shipped()}

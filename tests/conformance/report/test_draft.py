@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance import contract, deviations
-from pytest_rocm_attn.conformance.got import Got
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.promise.got import Got
 from pytest_rocm_attn.conformance.report import draft
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.deviations import Item
+    from pytest_rocm_attn.conformance.promise.deviations import Item
 
 ROWS = contract.load("pr-26980").rows
 EVERY: set[Item] = {

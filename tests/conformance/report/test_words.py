@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import (
     html_page,
     json_file,
@@ -16,7 +17,6 @@ from pytest_rocm_attn.conformance.report import (
     terminal,
     words,
 )
-from pytest_rocm_attn.conformance.verdict import Verdict
 
 
 def declined(item: str, backend: str = "", reason: str = "only on Tuesdays") -> dict[str, str]:

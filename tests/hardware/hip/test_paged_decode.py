@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.backends.rocm_attn import MATRIX_TARGETS
-from pytest_rocm_attn.conformance.numerics.case import Case
-from pytest_rocm_attn.conformance.numerics.subjects import named
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+from pytest_rocm_attn.conformance.tiers.numerics.subjects import named
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.request import Request
 

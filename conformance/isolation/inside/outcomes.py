@@ -1,0 +1,74 @@
+"""What a selector's answer, or what it raised instead, comes to."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.isolation.inside.refusal import chain, is_refusal, text_of
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_rocm_attn.conformance.adapters import Adapter
+    from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.request import Request
+
+_TRACEBACK_LIMIT = 20_000  # characters: enough for any real one, bounded for a hostile one
+
+
+def ask(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu) -> Outcome:
+    """Put one question and return the outcome, whatever the selector does short of dying."""
+    return ask_and_keep(adapter, request, environ, gpu)[0]
+
+
+def ask_and_keep(
+    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu
+) -> tuple[Outcome, object]:
+    """Return the outcome, and what was answered or raised, which may say how it came about."""
+    try:
+        return adapter.select(request, environ, gpu), getattr(adapter, "answered", None)
+    except BaseException as error:  # noqa: BLE001  even SystemExit is the selector's answer
+        return outcome_of(error), error
+
+
+def outcome_of(error: BaseException) -> Rejected | Crashed:
+    """Return what an exception of the selector's comes to: a refusal, or a crash."""
+    if is_refusal(error):
+        return Rejected(type(error).__name__, text_of(error)[:_TRACEBACK_LIMIT])
+    return crashed(error)
+
+
+def failed_import(error: object) -> tuple[str, str] | None:
+    """Return the import that failed and is behind an exception; None if none is.
+
+    Returns:
+        The module that was to be imported, and the one that imports it; "" for what is not known.
+    """
+    if not isinstance(error, BaseException):
+        return None
+    for each in chain(error):
+        if isinstance(each, ImportError):
+            homes = [
+                str(frame.f_globals.get("__name__", ""))
+                for frame, _ in traceback.walk_tb(each.__traceback__)
+            ]
+            ours = ("importlib", "pytest_rocm_attn")
+            homes = [home for home in homes if home.partition(".")[0] not in ours]
+            return str(each.name or ""), homes[-1] if homes else ""
+    return None
+
+
+def crashed(error: BaseException) -> Crashed:
+    """Return the outcome for an exception that is no refusal."""
+    text = "".join(traceback.format_exception(error))
+    return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])
+
+
+def refresh(adapter: Adapter) -> tuple[bool, Crashed | None]:
+    """Return whether the adapter refreshed its selector, and how it failed, if it raised."""
+    try:
+        return bool(adapter.refresh()), None
+    except BaseException as error:  # noqa: BLE001  foreign code: a fork's own, or a user's adapter
+        return False, crashed(error)

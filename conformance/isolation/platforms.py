@@ -1,0 +1,285 @@
+"""Imported selectors, one for each platform that is worked on; a few are kept at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.isolation.processes import (
+    ForkedProcess,
+    ForkServer,
+    WorkerError,
+    WorkerProcess,
+)
+from pytest_rocm_attn.conformance.isolation.question import FailedImport, Observation
+from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_rocm_attn.conformance.isolation.launcher import Launcher
+    from pytest_rocm_attn.conformance.isolation.question import Subject
+    from pytest_rocm_attn.gpu import Gpu
+
+_OPEN_PLATFORMS = 4  # imported selectors kept at a time; vLLM takes about 400 MB, mostly shared
+
+
+@dataclass(eq=False)
+class Platform:
+    """A process that has imported the selector on one platform, and can be asked.
+
+    Attributes:
+        gpu: the platform; for a pure selector, that of the first question.
+        environ: what it was imported under.
+        reads: the variables that its imports read, with the values they saw.
+        refreshes: whether the adapter can refresh the selector in place.
+        process: which imported it.
+        forks: has it fork; None where fork is not to be had.
+        interviews: open ones, for which it has to stay.
+        answered: its process, which is kept where there is no fork, has answered something.
+    """
+
+    gpu: Gpu
+    environ: dict[str, str]
+    reads: dict[str, str | None]
+    refreshes: bool
+    process: WorkerProcess
+    forks: ForkServer | None
+    interviews: int = 0
+    answered: bool = False
+
+    def end(self) -> None:
+        self.process.end(kill=True)
+
+    def serves(self, environ: Mapping[str, str]) -> bool:
+        """Whether its imports would have run the same under another environment."""
+        return all(environ.get(name) == self.environ.get(name) for name in self._relevant(environ))
+
+    def distance(self, environ: Mapping[str, str]) -> int:
+        """How many variables that its imports read differ in another environment."""
+        return sum(environ.get(name) != self.environ.get(name) for name in self._relevant(environ))
+
+    def _relevant(self, environ: Mapping[str, str]) -> set[str]:
+        return (environ.keys() | self.environ.keys()) & self.reads.keys()
+
+
+class Platforms:
+    """Opens platforms, and keeps the ones used last.
+
+    Args:
+        subject: the selector under test.
+        launcher: starts its processes.
+
+    Attributes:
+        busy: what is being worked on, each by one lane or caller; changes under `changed`.
+        changed: is notified when a platform is free again.
+        unusable: why what was named is not a selector, wherever it is imported; "" if it is one.
+    """
+
+    def __init__(self, subject: Subject, launcher: Launcher) -> None:
+        self.subject = subject
+        self.launcher = launcher
+        self.busy: set[Gpu] = set()
+        self.changed = threading.Condition()
+        self.unusable = ""
+        self._kept: list[Platform] = []  # least recently used first
+        # Imports that failed: GPU and environment, or GPU and None where it hung.
+        self._failed: dict[tuple[Gpu, tuple[tuple[str, str], ...] | None], Observation] = {}
+
+    @contextlib.contextmanager
+    def claimed(self, gpu: Gpu) -> Iterator[None]:
+        """Keep everybody else off one platform while the block runs."""
+        with self.changed:
+            self.changed.wait_for(lambda: gpu not in self.busy)
+            self.busy.add(gpu)
+        try:
+            yield
+        finally:
+            self.free(gpu)
+
+    def free(self, gpu: Gpu) -> None:
+        with self.changed:
+            self.busy.discard(gpu)
+            self.changed.notify_all()
+
+    @property
+    def imported(self) -> set[Gpu]:
+        """The platforms that have an imported selector."""
+        return {platform.gpu for platform in self._kept}
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def open(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
+        """Import the selector on a platform under an environment, for the caller alone.
+
+        An import that failed is not tried again under the same environment; one that hung is not
+        tried again on the platform.
+
+        Args:
+            gpu: the platform.
+            environ: what holds while it is imported.
+            prepare: have the adapter prepare it, so that what forks from it need not.
+
+        Returns:
+            The platform, for the caller to end; or what the import came to.
+        """
+        opened = self.open_or_fail(gpu, environ, prepare=prepare)
+        return opened if isinstance(opened, Platform) else opened.outcome
+
+    def open_or_fail(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
+    ) -> Platform | Observation:
+        """Return as open() does, but with a failed import as an observation."""
+        keys = (gpu, None), (gpu, tuple(sorted(environ.items())))
+        for key in keys:
+            if key in self._failed:
+                return self._failed[key]
+        try:
+            opened = self._import(gpu, environ, prepare=prepare)
+        except SelectorError as error:
+            self.unusable = str(error)
+            opened = Observation(Crashed(type(error).__name__, f"{type(error).__name__}: {error}"))
+        if not isinstance(opened, Platform):
+            self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened
+        return opened
+
+    def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+        """Import the selector on a platform, and keep it for the questions to come."""
+        opened = self.open(gpu, environ, prepare=True)
+        return self.keep(opened) if isinstance(opened, Platform) else opened
+
+    def reopen(self, platform: Platform) -> None:
+        """Import the selector again where the process that did has ended.
+
+        Raises:
+            WorkerError: it could be imported before, and now cannot.
+        """
+        reopened = self.open(platform.gpu, platform.environ, prepare=True)
+        if not isinstance(reopened, Platform):
+            raise WorkerError(f"the selector's process could not be restarted: {reopened}")
+        platform.process, platform.forks = reopened.process, reopened.forks
+
+    def answering_process(self, platform: Platform) -> WorkerProcess:
+        """Return a process to put questions to: a fork of the one that imported, or that itself.
+
+        Raises:
+            WorkerError: the process that imported has ended and cannot be replaced.
+        """
+        if platform.forks is not None:
+            try:
+                return platform.forks.fork()
+            except WorkerError:
+                # Something that the selector left behind has ended it.
+                with contextlib.suppress(WorkerError):
+                    platform.end()
+                self.reopen(platform)
+        return platform.forks.fork() if platform.forks else platform.process
+
+    def _import(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
+    ) -> Platform | Observation:
+        """Import the selector; where it takes the process down when it is prepared, without that."""
+        if self.subject.machine not in (None, gpu) and not self.subject.pure:
+            raise WorkerError(
+                f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
+                f" {self.subject.machine.gfx} with aiter {self.subject.machine.aiter}"
+            )
+        opened, imported = self._import_once(gpu, environ, prepare=prepare, refresh=True)
+        if imported and not isinstance(opened, Platform):
+            opened, _ = self._import_once(gpu, environ, prepare=False, refresh=False)
+        return opened
+
+    def _import_once(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool, refresh: bool
+    ) -> tuple[Platform | Observation, bool]:
+        """Return what _import() does, and whether the process got as far as to import the selector."""
+        subject, limit = self.subject, self.launcher.import_limit
+        process = self.launcher.start()
+        process.send(
+            gfx=gpu.gfx,
+            aiter=gpu.aiter.value,
+            amdsmi=gpu.amdsmi.value,
+            environ=dict(environ),
+            evidence=subject.evidence,
+            selector=subject.selector,
+            prepare=prepare,
+            refresh=refresh,
+        )
+        imported = False
+        try:
+            while (message := process.receive(limit)) is not None and "imported" in message:
+                imported = True
+        except WorkerError:
+            process.end(kill=True)
+            raise
+        except queue.Empty:
+            process.end(kill=True)
+            return Observation(TimedOut(limit)), imported
+        if message is not None and "ready" in message:
+            self.launcher.preload(message["neutral"])
+            forks = None
+            if isinstance(process, ForkedProcess):
+                forks = ForkServer(process.connection, process)
+            reads, refreshes = message["reads"], message["refreshes"]
+            return Platform(gpu, dict(environ), reads, refreshes, process, forks), True
+        died = process.end(kill=message is not None)
+        if message is None:
+            return Observation(died or Died(None, 0)), imported
+        if "unusable" in message:
+            raise SelectorError(message["unusable"])
+        failed = message["failed_import"]
+        found = FailedImport(*failed) if failed else None
+        crashed = Crashed(message["error"], message["failed"])
+        return Observation(crashed, failed_import=found), imported
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def find(self, gpu: Gpu) -> Platform | None:
+        """Return what is kept of a platform, whatever it was imported under."""
+        with self.changed:
+            found = next((p for p in self._kept if p.gpu == gpu), None)
+        return self.keep(found) if found else None
+
+    def fitting(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | None:
+        """Return a kept one whose imports would have run the same under the environment."""
+        with self.changed:
+            mine = [platform for platform in self._kept if platform.gpu == gpu]
+        found = next((p for p in mine if self.subject.pure or p.serves(environ)), None)
+        return self.keep(found) if found else None
+
+    def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+        """Return a platform that an environment holds in, imports included."""
+        return self.fitting(gpu, environ) or self.open_and_keep(gpu, environ)
+
+    def keep(self, platform: Platform) -> Platform:
+        """Keep a platform as the one used last, and end the ones longest unused when there are too many."""
+        with self.changed:
+            if platform in self._kept:
+                self._kept.remove(platform)
+            self._kept.append(platform)
+            spare = [p for p in self._kept if p.gpu not in self.busy or p.gpu == platform.gpu]
+            spare = [p for p in spare[:-1] if not p.interviews]
+            excess = spare[: max(0, len(self._kept) - _OPEN_PLATFORMS)]
+            for old in excess:
+                self._kept.remove(old)
+        for old in excess:
+            old.end()
+        return platform
+
+    def release(self, gpu: Gpu) -> None:
+        """End what is kept of a platform: nothing more will be asked there."""
+        with self.changed:
+            mine = [p for p in self._kept if p.gpu == gpu and not p.interviews]
+            self._kept = [p for p in self._kept if p not in mine]
+        for platform in mine:
+            platform.end()
+
+    def close(self) -> None:
+        """Let go of what is kept; the processes have been killed."""
+        with contextlib.ExitStack() as steps:  # each is run, whatever the others raise
+            for platform in self._kept:
+                steps.callback(platform.process.close)

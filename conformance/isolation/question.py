@@ -1,0 +1,186 @@
+"""What is asked of whom, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
+from pytest_rocm_attn.gpu import Gpu, known_gpus
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_rocm_attn.conformance.isolation.inside.trace import Step
+    from pytest_rocm_attn.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, put to the selector on one platform under one environment.
+
+    Args:
+        gpu: the platform.
+        environ: the variables that are set, as sorted pairs.
+        request: what the layer needs.
+        kind: "select" for which backend; the other kinds are those of inside/capabilities.py, and
+            are answered with Told, or as a selection is where there was none.
+        detail: what the kind needs to know beside, as text.
+    """
+
+    gpu: Gpu
+    environ: tuple[tuple[str, str], ...]
+    request: Request
+    kind: str = "select"
+    detail: str = ""
+
+    @property
+    def asks_what_was_imported(self) -> bool:
+        """Whether the answer is what an import left behind, which no refresh brings up to date."""
+        return self.kind == "names"
+
+    @classmethod
+    def of(
+        cls,
+        gpu: Gpu,
+        environ: Mapping[str, str],
+        request: Request,
+        kind: str = "select",
+        detail: str = "",
+    ) -> Question:
+        return cls(gpu, tuple(sorted(environ.items())), request, kind, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImport:
+    """An import that failed.
+
+    Attributes:
+        module: what was to be imported, such as "xgrammar"; "" if it is not known.
+        importer: the module that imports it; "" if it is not known.
+    """
+
+    module: str
+    importer: str
+
+    def cure(self, own: str, *, mocked: bool) -> str:
+        """Return what to do about it, in words.
+
+        Args:
+            own: the package that the selector is in.
+            mocked: the platform is.
+        """
+        top = self.module.partition(".")[0]
+        where = f" ({self.importer} imports it)" if self.importer else ""
+        if not top:
+            return ""
+        if mocked and top in STAND_INS:
+            return f"the mocked platform's {top} lacks it{where}: report that to pytest-rocm-attn"
+        if self.module == own:
+            return f"install {own}, or run `python -m pytest` in the folder that it is in"
+        if top == own:
+            return f"{self.module} is part of {own} itself{where}: build and install it whole"
+        if top in sys.stdlib_module_names:
+            return f"{self.module} is part of Python{where}: use a Python that was built with it"
+        return f"install the package that has {self.module}{where}: `pip install {top}`"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came of a question.
+
+    Attributes:
+        outcome: what the selector did.
+        seconds: how long it took; 0 when it never answered.
+        written: environment variables that it set, changed or removed while answering.
+        trace: how it came to the answer, where it says so.
+        failed_import: what is behind a crash, if it is an import that failed.
+    """
+
+    outcome: Outcome
+    seconds: float = 0.0
+    written: tuple[str, ...] = ()
+    trace: tuple[Step, ...] = ()
+    failed_import: FailedImport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The selector under test, and what its process needs.
+
+    Args:
+        selector: ``module:object`` or ``file.py:object``.
+        pure: it reads nothing but its arguments, so it needs neither mocked platform nor an
+            environment of its own.
+        preload: neutral modules worth importing once, before anything forks.
+        timeout: seconds that one answer may take.
+        fork: fork processes; False starts each one afresh, as where fork is not to be had.
+        machine: the real GPU to select on, unmocked; None mocks each question's own.
+    """
+
+    selector: str
+    pure: bool = False
+    preload: tuple[str, ...] = ("torch",)
+    timeout: float = 30.0
+    fork: bool = hasattr(os, "fork") and hasattr(socket, "send_fds")
+    machine: Gpu | None = None
+
+    @property
+    def evidence(self) -> str:
+        """What its answers rest on, as reports name it."""
+        return "pure" if self.pure else "mock" if self.machine is None else "real"
+
+
+def probing(gpus: Iterable[str]) -> list[Question]:
+    """Return questions that show whether a selector can be asked at all.
+
+    They are of several kinds, so that one import that only some answers need does not fail them all,
+    and on two GPUs at least: what one GPU's platform lacks is a result.
+
+    Args:
+        gpus: what a run is about, by name.
+    """
+    found = [*dict.fromkeys(gpus)] or [*known_gpus()]
+    found = [*dict.fromkeys((found[0], found[-1], *known_gpus()))][:_PROBED]
+    kinds: list[tuple[dict[str, str], Request]] = [
+        ({}, Request()),
+        ({}, Request(use_mla=True)),
+        ({"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}, Request()),
+    ]
+    return [Question.of(Gpu(gfx), env, request) for gfx in found for env, request in kinds]
+
+
+_PROBED = 3  # GPUs
+
+
+@dataclass
+class Group:
+    """Questions that one process may answer: those of one environment, unless the selector is pure."""
+
+    environ: dict[str, str]
+    questions: list[Question] = field(default_factory=list)
+
+
+def apart(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
+    """Return the questions that ask what was imported, and the others, each in their groups."""
+    imported: list[Group] = []
+    others: list[Group] = []
+    for group in groups:
+        for wanted, into in ((True, imported), (False, others)):
+            questions = [q for q in group.questions if q.asks_what_was_imported is wanted]
+            if questions:
+                into.append(Group(group.environ, questions))
+    return imported, others
+
+
+def by_environment(questions: Iterable[Question]) -> list[Group]:
+    """Return questions in groups, one for each environment, in the order of its first question."""
+    groups: dict[tuple[tuple[str, str], ...], Group] = {}
+    for question in questions:
+        group = groups.setdefault(question.environ, Group(dict(question.environ)))
+        group.questions.append(question)
+    return list(groups.values())

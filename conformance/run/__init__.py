@@ -1,0 +1,1 @@
+"""One run of the matrix within pytest: what it was asked to do, its session, and its reports."""

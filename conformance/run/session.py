@@ -1,0 +1,438 @@
+"""The matrix within a pytest session: collects the cells, answers them, and reports.
+
+Registered by plugin.py when ``--rocm-attn-conformance`` is given. Under xdist the controller checks
+the selector and reports, and each worker answers the cells that it is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pytest
+
+from pytest_rocm_attn import options
+from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
+from pytest_rocm_attn.conformance.report import draft, json_file, output, results, terminal
+from pytest_rocm_attn.conformance.report.results import Results
+from pytest_rocm_attn.conformance.run import settings as settings_module
+from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
+from pytest_rocm_attn.conformance.tiers.declared import Declared, every_item
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.tiers.matrix import ROOT, Matrix
+from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+    from pytest_rocm_attn.conformance.isolation import Observation, Question
+    from pytest_rocm_attn.conformance.report.schema import Summary
+
+
+class Closing(Protocol):
+    """What a tier's items share."""
+
+    def close(self, *, kill: Callable[[], None]) -> None:
+        """Let go of everything; kill ends the processes of the selector under test."""
+
+
+T = TypeVar("T", bound=Closing)
+
+
+class ConformancePlugin:
+    """One run of the matrix."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings_module.read(config)
+        self.results = Results()
+        self._notes: list[str] = []
+        self._counted: Counter[str] = Counter()
+        self._discarded: list[str] = []
+        self._lost: set[str] = set()  # node ids of items whose xdist worker was lost
+        self._unfinished = False
+        self._pool: Pool | None = None
+        self._shared: dict[type, Closing] = {}
+        self._session: pytest.Session | None = None
+        self._report: dict[str, Any] | None = None
+        self._report_error: str = ""
+        self._ids = self._take_node_ids()
+        self._pytest_words, self._given = self._find_command()
+        names = {tier: list(tier_class(tier).names(self.settings)) for tier in self.settings.tiers}
+        for tier, found in names.items():
+            if not found and not tier_class(tier).header(self.settings):  # which may say why
+                raise settings_module.nothing_to_run(self.settings, tier)
+        names["deviations"] = Declared.names(self.settings)
+        self._known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
+        for wanted in self._ids:
+            if not any(_selects(wanted, nodeid) for nodeid in self._known):
+                raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, self._known)}")
+
+    # --- where we are ----------------------------------------------------------------------------
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def _is_controller(self) -> bool:
+        return self.config.pluginmanager.hasplugin("dsession")
+
+    def command(self, **own: Any) -> list[str]:
+        """Return the command that repeats this run, as far as verdicts depend on it.
+
+        Args:
+            own: options of one item, by name with underscores: they replace the run's.
+        """
+        given = self._given | {name.replace("_", "-"): value for name, value in own.items()}
+        start = ["python", "-m", "pytest", "--rocm-attn-conformance"]
+        return [*start, *self._pytest_words, *options.words(given)]
+
+    def _take_node_ids(self) -> list[str]:
+        """Take node ids of the matrix out of pytest's arguments, and keep it from adding a path."""
+        args = list(self.config.args)
+        ids = [arg for arg in args if arg == ROOT or arg.startswith(f"{ROOT}::")]
+        named_paths = self.config.args_source is pytest.Config.ArgsSource.ARGS
+        self.config.args[:] = [arg for arg in args if arg not in ids] if named_paths else []
+        if self._is_worker:
+            return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]  # xdist sets it
+        return ids
+
+    def _find_command(self) -> tuple[list[str], dict[str, Any]]:
+        """Return what a printed command repeats: pytest's own options, and ours by name."""
+        if self._is_worker:  # which knows what it is to do, but not how the user said it
+            words, given = self.config.workerinput["rocm_attn_command"]  # type: ignore[attr-defined]  # xdist sets it
+            return words, given
+        paths = self.config.args_source is pytest.Config.ArgsSource.ARGS and bool(self.config.args)
+        given = settings_module.repeated(self.config)
+        return options.pytest_words(self.config, paths=paths), given
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["rocm_attn_ids"] = self._ids
+        node.workerinput["rocm_attn_command"] = self._pytest_words, self._given
+
+    # --- notes -----------------------------------------------------------------------------------
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the run as a whole, of all its processes; each once, in order."""
+        told = [text.format(f"{number:,}") for text, number in self._counted.items()]
+        return sorted({*self._notes, *told})
+
+    def count(self, note: str, number: int) -> None:
+        """Make a note about a number, which stands for {} in it and is added up over processes."""
+        self._counted[note] += number
+
+    def discard(self, files: Iterable[Path]) -> None:
+        """Have files removed once every process of the run has ended, and left nothing unfinished."""
+        self._discarded += map(str, files)
+
+    def leave_unfinished(self) -> None:
+        """Note that the run ends before its time: what is kept for the next one stays."""
+        self._unfinished = True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the notes of an xdist worker that has ended; of one that was killed there are none."""
+        told = getattr(node, "workeroutput", {})
+        self._notes += told.get("rocm_attn_notes", [])
+        self._counted.update(told.get("rocm_attn_counted", {}))
+        self._discarded += told.get("rocm_attn_discarded", [])
+        self._unfinished |= told.get("rocm_attn_unfinished", True)
+
+    # --- collection ------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        items.extend(session.genitems(self._matrix(session)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Leave out what the command line does not name, so that pytest does not count it."""
+        report = yield
+        if isinstance(collector, Tier) and report.passed:
+            report.result = [item for item in report.result if self._names(item.nodeid)]
+        return report
+
+    def _matrix(self, session: pytest.Session) -> Matrix:
+        matrix = Matrix.from_parent(session, name=ROOT, nodeid=ROOT)
+        matrix.plugin = self
+        return matrix
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count the items of a tier that cannot be collected: the run ends without them."""
+        if report.failed and report.nodeid.startswith(f"{ROOT}::"):
+            lost = [n for n in self._known if _selects(report.nodeid, n) and self._names(n)]
+            self.results.select(lost)
+            words = report.longreprtext.strip().splitlines() or ["unknown"]
+            self._notes.append(f"{report.nodeid} cannot be collected: {words[-1]}")
+
+    def _names(self, nodeid: str) -> bool:
+        """Whether the command line names an item, as it does all if it names none."""
+        return not self._ids or any(_selects(wanted, nodeid) for wanted in self._ids)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to be run; an xdist controller collects nothing itself."""
+        ours = (item.nodeid for item in session.items if isinstance(item, ConformanceItem))
+        self.results.select(ours)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note what an xdist worker has collected; each of them collects the same."""
+        self.results.select(nodeid for nodeid in ids if nodeid.startswith(f"{ROOT}::"))
+
+    def pytest_report_header(self) -> list[str]:
+        contract = self.settings.contract
+        required = sum(row.level == "required" for row in contract.rows)
+        subject = self.settings.subject
+        where = {
+            "pure": "a pure function, no mock",
+            "mock": "under a mocked ROCm platform",
+            "real": "unmocked",
+        }[subject.evidence]
+        lines = [
+            f"rocm-attn: contract {contract.id}"
+            + f" ({required} required and {len(contract.rows) - required} advisory rows)",
+            f"rocm-attn: selector {subject.selector} ({where})",
+            *(
+                line
+                for tier in self.settings.tiers
+                for line in tier_class(tier).header(self.settings)
+            ),
+        ]
+        if declared := self.settings.deviations:
+            files = ", ".join(dict.fromkeys(entry.file for entry in declared.entries)) or "empty"
+            lines.append(f"rocm-attn: {len(declared.entries)} declared deviations ({files})")
+        if machine := self.settings.machine:
+            lines.append(
+                f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} items"
+                " of the contract that are about it; --rocm-attn-mock=GFX mocks all of them"
+            )
+        return lines
+
+    # --- running ---------------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
+        if not self._is_controller or self.config.getoption("collectonly"):
+            return
+        try:
+            self._probe()  # before any xdist worker is started
+        except pytest.UsageError:
+            # Nothing is collected, so what -k and the like would leave out counts as well.
+            self.results.select(nodeid for nodeid in self._known if self._names(nodeid))
+            self._finish(session)
+            raise
+        self._close()
+
+    def _probe(self) -> None:
+        """Find out whether the selector can be asked at all.
+
+        Raises:
+            pytest.UsageError: it cannot; in one line, which every report has as a note.
+        """
+        firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
+        questions = [first for first in firsts if first is not None]
+        if not questions:
+            return
+        if self.settings.machine is None:
+            questions += probing(question.gpu.gfx for question in questions)
+        self._pool = Pool(self.settings.subject)
+        try:
+            self._pool.probe(questions)
+            if self.settings.against is not None:
+                with contextlib.closing(Pool(self.settings.against, lanes=1)) as other:
+                    other.probe(questions)
+        except (SelectorError, WorkerError) as error:
+            self._close()
+            self._notes.append(str(error))
+            raise pytest.UsageError(str(error)) from None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Hand out all questions at once, so that lanes stay busy and an environment is asked once.
+
+        An xdist worker learns only one by one what it is to run.
+        """
+        if self._is_worker or self._is_controller or self.config.getoption("collectonly"):
+            return
+        if not (items := [item for item in session.items if isinstance(item, ConformanceItem)]):
+            return
+        self._probe()
+        if self._pool is not None:
+            self._pool.submit(question for item in items for question in item.questions())
+            for item in items:
+                item.ahead()
+
+    def observe(self, question: Question) -> Observation:
+        """Return what came of a question; waits for it."""
+        (future,) = self.started_pool().submit([question])
+        return future.result()
+
+    def started_pool(self) -> Pool:
+        """Return the workers that ask the selector under test, started when first needed.
+
+        No property: pytest 8.0 reads every one that a plugin has, in search of fixtures.
+        """
+        if self._pool is None:
+            self._pool = Pool(self.settings.subject)
+        return self._pool
+
+    def shared(self, kind: type[T], make: Callable[[], T]) -> T:
+        """Return what all items of a tier share in this process, made when it is first asked for.
+
+        It is closed, with a function that ends the pool's processes, when the run ends.
+        """
+        if kind not in self._shared:
+            self._shared[kind] = make()
+        found = self._shared[kind]
+        assert isinstance(found, kind)
+        return found
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if isinstance(item, ConformanceItem):
+            item.conclude(call, report)
+        return report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Put on xdist's report of the item that a lost worker was running what becomes of it."""
+        assert self._session is not None
+        tiers = self._matrix(self._session).collect()
+        items = (item for tier in tiers for item in tier.collect())
+        for item in items:
+            # xdist adds @ and the name of a group to the id of an item that is in one.
+            if item.nodeid in (crashitem, crashitem.rpartition("@")[0]) and isinstance(
+                item, ConformanceItem
+            ):
+                report.when = "call"  # xdist says "???"
+                item.fault(report, str(report.longrepr))
+                self._lost.add(crashitem)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
+        if report.when != "call" or (row := results.row_of(report)) is None:
+            return None
+        verdict = Verdict(row["verdict"])
+        return verdict.category, verdict.letter, (verdict.word, {verdict.colour: True})
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.results.add(report)
+        if report.nodeid in self._lost and report.when == "call":
+            # --junitxml writes an item's properties when its teardown is reported.
+            results.report_teardown(self.config, report)
+
+    def summaries(self) -> list[Summary]:
+        """Return the result of each tier that is better told as a whole, of what it has looked at."""
+        found = []
+        # An item that failed before it looked at anything has no details.
+        rows = self.results.rows
+        judged = [row for row in rows if row["verdict"] != Verdict.ERROR or row["details"]]
+        for tier in self.settings.tiers:
+            of_tier = [row for row in judged if row["tier"] == tier]
+            told = tier_class(tier).summary(of_tier) if of_tier else None
+            if told is not None:
+                found.append(told)
+        return found
+
+    # --- reporting -------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        try:
+            if self._pool is not None:
+                self._notes += self._pool.notes
+            self._close()
+        finally:  # a fault in closing costs no result, neither here nor in other plugins' reports
+            self._finish(session)
+            yield
+
+    def _finish(self, session: pytest.Session) -> None:
+        if self._is_worker:
+            output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]  # xdist sets it
+            output_to_controller["rocm_attn_notes"] = self._notes
+            output_to_controller["rocm_attn_counted"] = dict(self._counted)
+            output_to_controller["rocm_attn_discarded"] = self._discarded
+            output_to_controller["rocm_attn_unfinished"] = self._unfinished
+            return
+        if not self._unfinished and session.exitstatus != pytest.ExitCode.INTERRUPTED:
+            for file in map(Path, self._discarded):
+                with contextlib.suppress(OSError):  # others may be in the folder
+                    file.unlink(missing_ok=True)
+                    file.parent.rmdir()
+        if self.config.getoption("collectonly"):
+            return
+        if self._is_controller and session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            # What its workers have to say of it does not come any more.
+            for tier in self.settings.tiers:
+                self._notes += tier_class(tier).when_interrupted(self.settings)
+        session.exitstatus = self.results.exit_status(session.exitstatus)
+        self._report = json_file.content(self)
+        errors = []
+        for write in (self._write_draft, self._write_reports):
+            try:
+                write()
+            except ReportError as error:
+                errors.append(str(error))
+        self._report_error = "; ".join(errors)
+        if errors and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write_draft(self) -> None:
+        if self.settings.draft is not None:
+            rows = [row for row in self.results.rows if row["tier"] in TIERS]
+            text = draft.render(rows, every_item(self.settings))
+            output.write_draft(self.settings.draft, text)
+
+    def _write_reports(self) -> None:
+        assert self._report is not None
+        output.write(self.settings.reports, self._report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._report is None:
+            return
+        terminal.write(terminalreporter, self._report)
+        if self._report_error:
+            terminalreporter.write_line(f"ERROR: {self._report_error}", red=True)
+            return
+        for path in self.settings.reports:
+            terminalreporter.write_line(f"report: {path}")
+        if self.settings.draft is not None:
+            terminalreporter.write_line(
+                f"draft of deviations, whose reasons and links are yours to fill in:"
+                f" {self.settings.draft}"
+            )
+
+    def pytest_unconfigure(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as closing:  # all of it, whatever fails
+            closing.callback(self._end_pool)
+            for shared in self._shared.values():
+                closing.callback(shared.close, kill=self._end_pool)
+            self._shared.clear()
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.close()
+
+
+def _selects(wanted: str, nodeid: str) -> bool:
+    return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))

@@ -1,0 +1,235 @@
+"""The designed requests and environments of "select, then construct".
+
+A family varies one thing that a layer may need; an environment is one way to come to a backend. Each
+pair is one item per GPU. What follows from a defect in one field is seen in one family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.promise.capability_table import with_value
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.registry import ROCM_BACKENDS
+from pytest_rocm_attn.request import ATTN_TYPES, DTYPES, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any, Literal
+
+EXPLICIT = "VLLM_ATTENTION_BACKEND"
+AITER = "VLLM_ROCM_USE_AITER"
+
+# 272 and more: what hybrid models end up with (known-regressions.md cap-hybrid-block-refused).
+BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256, 272, 528, 544, 784, 1056, 2048)
+HEAD_SIZES = (32, 64, 72, 80, 96, 112, 120, 128, 160, 192, 224, 256, 512)
+HEAD_COUNTS = (4, 8, 12, 16, 24, 32, 48, 64, 128)
+CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+
+# What classes are asked whether they declare it; a contract's table may add to it.
+DECLARABLE: dict[str, tuple[Any, ...]] = {
+    "head_size": (*HEAD_SIZES, 576),
+    "dtype": DTYPES,
+    "kv_cache_dtype": CACHE_DTYPES,
+    "block_size": BLOCK_SIZES,
+    "attn_type": ATTN_TYPES,
+    "has_sink": (True, False),
+    "use_mla": (True, False),
+    "use_sparse": (True, False),
+    "gfx": (True,),  # whether it declares for the present GPU
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Requests that differ in one thing.
+
+    Args:
+        name: what differs, as a plural: "head sizes build with aiter on".
+        requests: them.
+        told: whether selectors are told of it, so that they could refuse.
+        wants_aiter: the contract itself leads it to a backend that needs aiter.
+        none_for_sinks: the layer passes ``sinks=None``.
+    """
+
+    name: str
+    requests: tuple[Request, ...]
+    told: bool = True
+    wants_aiter: bool = False
+    none_for_sinks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One way to come to a backend."""
+
+    name: str
+    environ: Mapping[str, str]
+
+    @property
+    def is_explicit(self) -> bool:
+        return EXPLICIT in self.environ
+
+    @property
+    def wants_aiter(self) -> bool:
+        return self.environ.get(AITER) == "1" or "AITER" in self.environ.get(EXPLICIT, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One family in one environment on one platform: an item.
+
+    Attributes:
+        level: what the contract says nothing of is advisory: that a backend needs aiter where there
+            is none that works; that a backend named explicitly refuses late what no selector is
+            told of.
+    """
+
+    family: Family
+    environment: Environment
+    gpu: Gpu
+
+    @property
+    def id(self) -> str:
+        where = "" if self.gpu.aiter is Aiter.PRESENT else f"-where-aiter-is-{self.gpu.aiter}"
+        return f"{self.family.name}-build-{self.environment.name}{where}"
+
+    @property
+    def level(self) -> Literal["required", "advisory"]:
+        late = self.environment.is_explicit and not self.family.told
+        wanted = self.environment.wants_aiter or self.family.wants_aiter
+        unusable = wanted and self.gpu.aiter is not Aiter.PRESENT
+        return "advisory" if late or unusable else "required"
+
+
+def _varied(plain: Request, field: str, values: Iterable[object]) -> tuple[Request, ...]:
+    return tuple(with_value(plain, field, value) for value in values)
+
+
+_PLAIN = Request()
+_MLA = Request(use_mla=True)
+_MLA_BLOCK_1 = Request(use_mla=True, block_size=1)
+_SPARSE = Request(use_mla=True, use_sparse=True, block_size=1)
+_SINKS = (Request(has_sink=True), Request(has_sink=True, head_size=64))
+
+_DENSE = (
+    Family("head-sizes", _varied(_PLAIN, "head_size", HEAD_SIZES)),
+    Family("dtypes", _varied(_PLAIN, "dtype", DTYPES)),
+    Family("cache-dtypes", _varied(_PLAIN, "kv_cache_dtype", CACHE_DTYPES)),
+    Family("block-sizes", (*_varied(_PLAIN, "block_size", BLOCK_SIZES), Request(block_size=None))),
+    Family("attention-types", _varied(replace(_PLAIN, head_size=64), "attn_type", ATTN_TYPES)),
+    Family("sinks", _SINKS),
+    Family("optional-sinks", (_PLAIN, Request(head_size=64)), told=False, none_for_sinks=True),
+    Family("sliding-windows", _varied(_PLAIN, "sliding_window", (128, 4096)), told=False),
+    Family("soft-caps", _varied(_PLAIN, "logits_soft_cap", (30.0, 50.0)), told=False),
+    Family("alibi-slopes", (Request(alibi=True), Request(alibi=True, num_heads=12)), told=False),
+    Family(
+        "head-counts",
+        _varied(_PLAIN, "num_heads", HEAD_COUNTS)
+        + tuple(Request(num_heads=heads, num_kv_heads=1) for heads in (8, 64)),
+    ),
+)
+_LATENT = (
+    Family("mla-head-sizes", _varied(_MLA, "head_size", (576, 320))),
+    Family("mla-dtypes", _varied(_MLA, "dtype", DTYPES)),
+    Family(
+        "mla-cache-dtypes",
+        _varied(_MLA, "kv_cache_dtype", CACHE_DTYPES)
+        + _varied(_MLA_BLOCK_1, "kv_cache_dtype", CACHE_DTYPES),
+    ),
+    Family(
+        "mla-block-sizes",
+        (
+            *_varied(_MLA, "block_size", (1, 8, 16, 32, 64, 128, 256)),
+            replace(_MLA, block_size=None),
+        ),
+    ),
+    Family(
+        "mla-head-counts",
+        _varied(_MLA, "num_heads", HEAD_COUNTS) + _varied(_MLA_BLOCK_1, "num_heads", HEAD_COUNTS),
+    ),
+)
+_SPARSE_FAMILIES = (
+    Family("sparse-mla-dtypes", _varied(_SPARSE, "dtype", DTYPES)),
+    Family("sparse-mla-cache-dtypes", _varied(_SPARSE, "kv_cache_dtype", CACHE_DTYPES)),
+    Family("sparse-mla-block-sizes", _varied(_SPARSE, "block_size", (1, 16, 64))),
+    Family("sparse-mla-head-counts", _varied(_SPARSE, "num_heads", HEAD_COUNTS)),
+)
+# Where aiter is not as it should be, what matters is whether anything can be built at all.
+_ANYTHING = (Family("plain-layers", (_PLAIN, Request(dtype="float16", head_size=64), *_SINKS)),)
+_ANYTHING_LATENT = (
+    Family("plain-mla-layers", (_MLA,)),
+    # Block size 1 leads to ROCM_AITER_MLA, whatever the flags (selection-contract.md, MLA).
+    Family("mla-layers-of-block-1", (_MLA_BLOCK_1, _SPARSE), wants_aiter=True),
+)
+
+_BY_DEFAULT = Environment("by-default", {})
+_AITER_ON = Environment("with-aiter-on", {AITER: "1"})
+
+
+def _named(*names: str) -> tuple[Environment, ...]:
+    found = []
+    for name in names:
+        words = name.lower().replace("_", "-")
+        found.append(Environment(f"with-{words}-named", {EXPLICIT: name}))
+        if "AITER" in name:
+            switched = {EXPLICIT: name, AITER: "1"}
+            found.append(Environment(f"with-{words}-named-and-aiter-on", switched))
+    return tuple(found)
+
+
+_DENSE_ENVIRONMENTS = (
+    _BY_DEFAULT,
+    _AITER_ON,
+    Environment(
+        "with-aiter-unified-on", {AITER: "1", "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"}
+    ),
+    Environment("with-aiter-mha-off", {AITER: "1", "VLLM_ROCM_USE_AITER_MHA": "0"}),
+    Environment("with-prefill-decode-on", {"VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "1"}),
+    *_named(*(name for name in ROCM_BACKENDS if "MLA" not in name)),
+)
+_LATENT_ENVIRONMENTS = (
+    _BY_DEFAULT,
+    _AITER_ON,
+    *_named(*(name for name in ROCM_BACKENDS if "MLA" in name and "SPARSE" not in name)),
+)
+_SPARSE_ENVIRONMENTS = (_BY_DEFAULT, _AITER_ON, *_named("ROCM_AITER_MLA_SPARSE"))
+
+
+def plain(backend: str) -> Request:
+    """Return the plainest request of the kind that a backend is for."""
+    if "SPARSE" in backend:
+        return _SPARSE
+    return _MLA_BLOCK_1 if backend == "ROCM_AITER_MLA" else _MLA if "MLA" in backend else _PLAIN
+
+
+def ways(backend: str) -> Iterator[tuple[Request, Environment]]:
+    """Return all ways to come to a backend, with a request that leaves the cache block open."""
+    request = replace(plain(backend), block_size=None)
+    for kind, environments in (
+        (_SPARSE, _SPARSE_ENVIRONMENTS),
+        (_MLA, _LATENT_ENVIRONMENTS),
+        (_PLAIN, _DENSE_ENVIRONMENTS),
+    ):
+        if (kind.use_mla, kind.use_sparse) == (request.use_mla, request.use_sparse):
+            yield from ((request, environment) for environment in environments)
+
+
+def cases(gpus: Iterable[str]) -> Iterator[Case]:
+    """Return all cases on these targets, platform by platform."""
+    for gfx in gpus:
+        for state in Aiter:
+            for family, environment in _pairs(whole=state is Aiter.PRESENT):
+                yield Case(family, environment, Gpu(gfx, state))
+
+
+def _pairs(*, whole: bool) -> Iterator[tuple[Family, Environment]]:
+    for families, anything, environments in (
+        (_DENSE, _ANYTHING, _DENSE_ENVIRONMENTS),
+        (_LATENT, _ANYTHING_LATENT, _LATENT_ENVIRONMENTS),
+        (_SPARSE_FAMILIES, (), _SPARSE_ENVIRONMENTS),
+    ):
+        for family in families if whole else anything:
+            for environment in environments:
+                yield family, environment

@@ -1,0 +1,152 @@
+"""The fork's declarations themselves as pytest items: each has to be alive and in date."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_rocm_attn.conformance.promise.contract import rules_of
+from pytest_rocm_attn.conformance.promise.deviations import may_name
+from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
+from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.gpu import known_gpus
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from pytest_rocm_attn.conformance.promise.deviations import Deviation, Deviations, Item
+    from pytest_rocm_attn.conformance.run.settings import Settings
+
+
+class Declared(Tier):
+    """The fork's declarations themselves: node id ``rocm-attn::deviations``."""
+
+    @classmethod
+    def names(cls, settings: Settings) -> list[str]:
+        return (
+            [_name(entry) for entry in settings.deviations.entries] if settings.deviations else []
+        )
+
+    def collect(self) -> Iterator[DeviationItem]:
+        for entry in self._declared.entries:
+            yield DeviationItem.of(self, _name(entry), entry=entry)
+
+    @property
+    def _declared(self) -> Deviations:
+        declared = self.plugin.settings.deviations
+        assert declared is not None
+        return declared
+
+    @functools.cached_property
+    def dead(self) -> dict[Deviation, tuple[str, ...]]:
+        """Entry -> those of its patterns that can cover nothing of any item, as far as is known."""
+        settings = self.plugin.settings
+        return self._declared.unused(every_item(settings), settings.today)
+
+
+def _name(entry: Deviation) -> str:
+    return f"line-{entry.line}"
+
+
+class DeviationItem(ConformanceItem):
+    """One entry of the deviations file: fails when it has expired, or matches no row."""
+
+    parent: Declared
+
+    def __init__(self, *, entry: Deviation, **kwargs: Any) -> None:
+        super().__init__(row_id=_name(entry), level="required", **kwargs)
+        self.entry = entry
+
+    def known(self) -> dict[str, Any]:
+        return {
+            "expect": {"words": "in date, and every pattern speaks for an item"},
+            "source": f"{self.entry.file}:{self.entry.line}",
+        }
+
+    def fields(self) -> dict[str, Any]:
+        return {"outcome": {"kind": "entry", "words": self.trouble or "as expected"}}
+
+    def judge(self) -> Judgement:
+        return Judgement(Verdict.FAIL if self.trouble else Verdict.PASS, self.trouble)
+
+    @functools.cached_property
+    def trouble(self) -> str:
+        """What is wrong with the entry; "" when nothing is."""
+        settings = self.plugin.settings
+        where = self.entry.place
+        if self.entry.expired(settings.today):
+            return (
+                f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
+                f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
+            )
+        patterns = self.parent.dead.get(self.entry, ())
+        unknown = [pattern for pattern in patterns if _cannot_be_planned(pattern, settings)]
+        dead = [pattern for pattern in patterns if pattern not in unknown]
+        if dead:
+            return (
+                f"{where}: {', '.join(map(repr, dead))} matches nothing of contract"
+                f" {settings.contract.id} nor of another tier, or only what an earlier entry"
+                " already covers; correct it or delete it"
+            )
+        if unknown:
+            self.plugin.count(
+                "deviations: {} patterns were not checked: they may name items of a tier or backend"
+                " that cannot be planned in this run",
+                len(unknown),
+            )
+            pytest.skip(f"{where}: not checked: {', '.join(map(repr, unknown))}")
+        return ""
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        return self.entry.file, self.entry.line - 1, f"deviation at line {self.entry.line}"
+
+
+# --- what an entry may name -----------------------------------------------------------------------
+
+
+def every_item(settings: Settings) -> Iterator[Item]:
+    """Yield all items of all tiers that can be planned here, whichever of them this run selects.
+
+    The grid's rules, which an entry may name, count as items.
+    """
+    for tier in TIERS:
+        for name in _names(tier, settings) or ():
+            row_id, _, gfx = name.removesuffix("]").partition("[")
+            yield row_id, gfx, tier
+    for rule in rules_of(settings.contract):
+        yield from ((rule.id, gfx, "grid") for gfx in rule.gpus or known_gpus())
+
+
+def _names(tier: str, settings: Settings) -> list[str] | None:
+    """Return the names of all items of a tier; None if they cannot be planned here."""
+    cells = tuple(cell for row in settings.contract.rows for cell in row.cells())
+    unrestricted = replace(
+        settings,
+        cells=cells,
+        subject=replace(settings.subject, pure=False),  # a pure one has no backends to build
+        machine=None,
+        gpus=known_gpus() if tier == "launch" else (),
+        effort=replace(settings.effort, example=None),
+    )
+    try:
+        return list(tier_class(tier).names(unrestricted)) or None
+    except pytest.UsageError:  # what it needs is not installed
+        return None
+
+
+def _cannot_be_planned(pattern: str, settings: Settings) -> bool:
+    """Say whether a pattern may name what only other options, or an extra, would plan."""
+    for tier in TIERS:
+        if may_name(pattern, tier) and _names(tier, settings) is None:
+            return True
+    # Items of kernels are those of the backends that the run was given.
+    return "::" in pattern and any(
+        may_name(pattern, tier, "*::*")
+        and not any(may_name(pattern, tier, f"{one.name}::*") for one in settings.backends)
+        for tier in ("launch", "numerics")
+    )

@@ -1,0 +1,307 @@
+"""The grid within a run: both selectors' evaluations, their cache, progress, and the judging."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from array import array
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.isolation import Pool, Question
+from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
+from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes
+from pytest_rocm_attn.conformance.tiers.grid import cache
+from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, parts_of
+from pytest_rocm_attn.conformance.tiers.grid.judge import Answers, Judged, Standard, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pytest
+
+    from pytest_rocm_attn.conformance.baseline.baseline import Baseline
+    from pytest_rocm_attn.conformance.isolation import Subject
+    from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
+    from pytest_rocm_attn.conformance.promise.grid.space import Slice
+    from pytest_rocm_attn.conformance.run.session import ConformancePlugin
+    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part, PartTable
+    from pytest_rocm_attn.outcome import Outcome
+
+    # Whether a deviation accepts an answer that breaks a rule, by its id.
+    Declares = Callable[[str, Behaviour], bool]
+
+_REFRESH_SECONDS = 0.5
+
+
+def slices(settings: Settings) -> list[Slice]:
+    """Return the slices that the options select."""
+    only = (settings.machine.gpu.gfx,) if settings.machine is not None else settings.gpus
+    return [part for part in standard().slices if not only or part.gfx in only]
+
+
+def standard_of(settings: Settings) -> Standard:
+    """Return what slices are judged by under these options."""
+    if settings.against is not None:
+        return Standard(settings.against.selector, "required")
+    if settings.baseline is not None:
+        return Standard(settings.baseline.id, "required")
+    return Standard("the-reference", "advisory", settings.grid_rules)
+
+
+class Run:
+    """The grid in one process of a run."""
+
+    def __init__(self, plugin: ConformancePlugin, reference: Subject) -> None:
+        self._plugin = plugin
+        settings = plugin.settings
+        self.standard = standard_of(settings)
+        self._selected = slices(settings)
+        self._subject = _Side(
+            plugin, settings.subject, plugin.started_pool(), self._selected, keep=False
+        )
+        compared_with = settings.against or reference
+        self._other: _Side | _Recorded | None = None
+        if settings.baseline is not None:
+            self._other = _Recorded(settings.baseline)
+        elif compared_with != settings.subject:
+            self._other = _Side(plugin, compared_with, None, self._selected, keep=True)
+        self._left: set[Slice] = set()  # submitted, and not judged
+        self._progress: _Progress | None = None
+
+    @property
+    def _sides(self) -> list[_Side]:
+        return [side for side in (self._subject, self._other) if isinstance(side, _Side)]
+
+    def submit(self, ahead: Iterable[Slice]) -> None:
+        """Start on slices that will be judged later on."""
+        wanted = list(ahead)
+        self._left.update(wanted)
+        for side in self._sides:
+            side.evaluator.submit(wanted)
+        if self._progress is None:
+            self._progress = _Progress(self._plugin.config, self._subject.evaluator)
+
+    def judge(self, of: Slice, declares: Declares) -> tuple[Judged, Answers, Answers | None]:
+        """Wait for a slice, and judge it."""
+        self._left.add(of)
+        got = self._subject.answers(of)
+        other = self._other.answers(of) if self._other is not None else None
+        self._left.discard(of)
+        return judge(of, got, other, self.standard, declares), got, other
+
+    def judge_cell(
+        self, of: Slice, number: int, declares: Declares
+    ) -> tuple[Judged, Answers, Answers | None]:
+        """Ask one cell alone, as any question is asked, and judge it."""
+        got = self._subject.one(of, number)
+        other = self._other.one(of, number) if self._other is not None else None
+        return judge(of, got, other, self.standard, declares), got, other
+
+    def timing(self, of: Slice) -> tuple[float, list[str]]:
+        """Return the seconds that a slice's cells took, and what variables the selector wrote."""
+        tables = self._subject.evaluator.tables(of)
+        written = set().union(*(table.written for table in tables))
+        return sum(table.seconds for table in tables), sorted(written)
+
+    def close(self, *, kill: Callable[[], None]) -> None:
+        """Stop; keep for the next run what is not finished.
+
+        Args:
+            kill: ends the processes of the selector under test, in case one is stuck.
+        """
+        if self._progress is not None:
+            self._progress.close()
+        counts = self._subject.evaluator.counts
+        for side in self._sides:
+            side.close(kill)
+        # Whoever starts a run again after it has ended wants it run, not remembered.
+        self._plugin.discard(self._subject.kept)
+        if self._left:
+            self._plugin.leave_unfinished()
+            kept = "run again to go on from there" if self._subject.cache else "nothing was kept"
+            self._plugin.count(
+                f"grid: interrupted with {{}} cells answered; {kept}", counts.answered
+            )
+        elif counts.from_cache:
+            self._plugin.count(
+                "grid: {} cells were answered by an earlier run that did not finish;"
+                " --rocm-attn-fresh asks them again",
+                counts.from_cache,
+            )
+
+
+class _Recorded:
+    """A baseline, as the other side."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self._baseline = baseline
+
+    def answers(self, of: Slice) -> Answers:
+        """Return what was recorded of a slice."""
+        table = self._baseline.tables[of.family.name]
+        return Answers(table.codes[of.first : of.first + of.cells], table.outcomes)
+
+    def one(self, of: Slice, number: int) -> Answers:
+        """Return what was recorded of a slice: that of one cell is what is looked at."""
+        return self.answers(of)
+
+
+class _Side:
+    """One of the two selectors.
+
+    Args:
+        plugin: the run.
+        subject: the selector.
+        pool: its workers; None to start some.
+        selected: all slices that may be asked for.
+        keep: keep answers also of what was finished, for runs to come.
+    """
+
+    def __init__(
+        self,
+        plugin: ConformancePlugin,
+        subject: Subject,
+        pool: Pool | None,
+        selected: Sequence[Slice],
+        *,
+        keep: bool,
+    ) -> None:
+        self._own = pool is None
+        self._pool = pool or Pool(subject, lanes=1)
+        self._keep = keep
+        self.cache = _cache(plugin, subject)
+        self._finished: list[Part] = []
+        settings = plugin.settings
+        # One of several processes does not know beforehand which slices it will be given.
+        workers = int(getattr(plugin.config, "workerinput", {}).get("workercount", 0))
+        cells = sum(part.cells for part in selected) // workers if workers else 0
+        self.evaluator = Evaluator(
+            self._pool,
+            budget=settings.grid_budget,
+            only=subject.machine,
+            cells=cells,
+            load=self._load,
+            save=self._save,
+            all_at_once=not workers,
+        )
+
+    def _load(self, part: Part) -> PartTable | None:
+        return self.cache.load(part) if self.cache else None
+
+    def _save(self, part: Part, table: PartTable) -> None:
+        if self.cache:
+            self.cache.save(part, table)
+
+    def answers(self, of: Slice) -> Answers:
+        """Return the answers to a slice; waits for them."""
+        codes = array("H")
+        numbers = OutcomeCodes()
+        for part, table in zip(parts_of(of), self.evaluator.tables(of), strict=True):
+            renumbered = [numbers.code(outcome) for outcome in table.outcomes]
+            codes.extend(c if c == UNANSWERED else renumbered[c] for c in table.codes)
+            if not table.unanswered:
+                self._finished.append(part)
+        return Answers(codes, numbers.outcomes)
+
+    def one(self, of: Slice, number: int) -> Answers:
+        """Return the answer to one cell, all others unanswered."""
+        cell = of.cell(number)
+        (future,) = self._pool.submit([Question.of(cell.gpu, cell.environ, cell.request)])
+        numbers = OutcomeCodes()
+        codes = array("H", b"\xff\xff" * of.cells)
+        codes[number] = numbers.code(future.result().outcome)
+        return Answers(codes, numbers.outcomes)
+
+    @property
+    def kept(self) -> list[Path]:
+        """Files of the parts that were wholly answered and judged: of no use to runs to come."""
+        if self.cache is None or self._keep:
+            return []
+        return [self.cache.file(part) for part in self._finished]
+
+    def close(self, kill: Callable[[], None]) -> None:
+        self.evaluator.close(kill=self._pool.close if self._own else kill)
+        if self._own:
+            self._pool.close()
+
+
+def _cache(plugin: ConformancePlugin, subject: Subject) -> cache.Cache | None:
+    kept = getattr(plugin.config, "cache", None)  # there is none under -p no:cacheprovider
+    settings = plugin.settings
+    if kept is None or settings.fresh:
+        return None
+    declared = settings.deviations.entries if settings.deviations is not None else ()
+    apart = [*settings.reports, *(Path(entry.file) for entry in declared)]
+    if settings.draft is not None:
+        apart.append(settings.draft)
+    key = cache.fingerprint(subject, standard().digest, apart)
+    return cache.Cache(Path(kept.mkdir("rocm-attn-grid")), key) if key else None
+
+
+class _Progress:
+    """How far it is, to the right of what pytest writes; on a terminal only, and not under -q.
+
+    Made before an item runs: while one does, pytest catches what is written to its own stdout, so
+    the terminal is held by another descriptor.
+    """
+
+    def __init__(self, config: pytest.Config, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._closed = threading.Event()
+        self._writer = config.get_terminal_writer()
+        self._terminal: int | None = None
+        self._thread: threading.Thread | None = None
+        if self._writer.hasmarkup and config.get_verbosity() >= 0 and not is_worker(config):
+            with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+                self._terminal = os.dup(self._writer._file.fileno())
+        if self._terminal is not None:
+            self._thread = threading.Thread(target=self._show, daemon=True)
+            self._thread.start()
+
+    def _show(self) -> None:
+        before = self._evaluator.counts.answered
+        while not self._closed.wait(_REFRESH_SECONDS):
+            counts = self._evaluator.counts
+            rate = (counts.answered - before) / _REFRESH_SECONDS
+            before = counts.answered
+            self._write(
+                f"  {counts.answered:,} of {counts.cells:,} cells, {counts.parts_done} of"
+                f" {counts.parts} parts, {rate:,.0f} cells/s"
+            )
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        """Write after the cursor and take it back, so that pytest goes on where it was."""
+        assert self._terminal is not None
+        room = self._writer.fullwidth - self._writer.width_of_current_line - 1
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(self._terminal, f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8".encode())
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of xdist's processes."""
+    return hasattr(config, "workerinput")
+
+
+def answered(codes: Sequence[int]) -> int:
+    """Return how many cells have an answer."""
+    return sum(code != UNANSWERED for code in codes)
+
+
+def outcome_at(answers: Answers | None, number: int) -> Outcome | None:
+    """Return the outcome of a cell, or None where there is none."""
+    if answers is None or answers.codes[number] == UNANSWERED:
+        return None
+    return answers.outcomes[answers.codes[number]]

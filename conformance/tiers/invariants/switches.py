@@ -1,0 +1,135 @@
+"""Each documented switch, flipped alone, changes some selection on some GPU: else it is dead."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.promise.grid.outcomes import differ, is_answer
+from pytest_rocm_attn.flags import variable
+from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.tiers.invariants.law import Ask
+
+# Layers that backends differ in: where the first of a release's candidates serves one, a switch that
+# only adds another candidate shows on the next.
+_REQUESTS = (
+    Request(),
+    Request(use_mla=True),
+    Request(has_sink=True),
+    Request(head_size=80),
+    Request(block_size=544),
+    Request(kv_cache_dtype="fp8"),
+    Request(attn_type="encoder_only"),
+    Request(attn_type="encoder_decoder"),
+    Request(alibi=True),
+    Request(use_mm_prefix=True),
+)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What came of flipping a switch.
+
+    Attributes:
+        tried: how many flips were looked at.
+        total: of how many.
+        unanswered: how many of those tried have no answer on one side or both, and show nothing.
+        change: the first that changed an answer, as (question with the switch flipped, the answer
+            before, the answer after); None when none did.
+    """
+
+    tried: int
+    total: int
+    unanswered: int = 0
+    change: tuple[Question, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class SwitchLaw:
+    """One switch.
+
+    Attributes:
+        id, level, source, promise: as of a Law.
+        name: the variable.
+    """
+
+    id: str
+    level: Level
+    source: str
+    promise: str
+    name: str
+
+    def change(self, gpus: Sequence[Gpu], ask: Ask, is_over: Callable[[], bool]) -> Flips:
+        """Flip the switch alone under every combination of the others, until an answer changes.
+
+        Args:
+            gpus: where.
+            ask: asks the selector.
+            is_over: whether to stop looking.
+        """
+        flips = [question for question in questions(gpus) if self.name in dict(question.environ)]
+        unanswered = 0
+        for tried, after in enumerate(flips):
+            if is_over():
+                return Flips(tried, len(flips), unanswered)
+            environ = {name: text for name, text in after.environ if name != self.name}
+            before = Question(after.gpu, tuple(environ.items()), after.request)
+            first, second = (seen.outcome for seen in ask(before, after))
+            if not is_answer(first) or not is_answer(second):
+                unanswered += 1
+            elif differ(first, second):
+                change = after, str(first), str(second)
+                return Flips(tried + 1, len(flips), unanswered, change)
+        return Flips(len(flips), len(flips), unanswered)
+
+
+def questions(gpus: Iterable[Gpu]) -> list[Question]:
+    """Return every combination of switches, at their default or not, for requests of every kind."""
+    texts = {law.name: "0" if variable(law.name).default else "1" for law in SWITCH_LAWS}
+    subsets = [
+        names for count in range(len(texts) + 1) for names in itertools.combinations(texts, count)
+    ]
+    return [
+        Question(gpu, tuple((name, texts[name]) for name in names), request)
+        for gpu in gpus
+        for names in subsets
+        for request in _REQUESTS
+    ]
+
+
+def _law(words: str, level: Level, source: str, name: str) -> SwitchLaw:
+    promise = f"some selection, on some GPU, that {name} alone changes"
+    return SwitchLaw(f"the-switch-of-{words}-changes-some-selection", level, source, promise, name)
+
+
+_CONTRACT = "selection-contract.md"
+SWITCH_LAWS: tuple[SwitchLaw, ...] = (
+    _law("aiter", "required", f"{_CONTRACT} A1, A10", "VLLM_ROCM_USE_AITER"),
+    _law("aiter-mha", "required", f"{_CONTRACT} A4, A10, I3a", "VLLM_ROCM_USE_AITER_MHA"),
+    _law(
+        "aiter-unified-attention",
+        "required",
+        f"{_CONTRACT} A4, A13; known-regressions.md, rule 3",
+        "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION",
+    ),
+    _law(
+        "prefill-decode-attention",
+        "required",
+        f"{_CONTRACT} A4, A8",
+        "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
+    ),
+    _law(
+        "aiter-mla",
+        "advisory",
+        f"{_CONTRACT} Q7; known-regressions.md, rule 3",
+        "VLLM_ROCM_USE_AITER_MLA",
+    ),
+)

@@ -1,0 +1,257 @@
+"""The invariants tier: laws that every selector keeps, tried on examples that hypothesis draws.
+
+An item is a law on a GPU, with and without aiter. It fails with the smallest example that was found
+to break the law, and with the command that tries that very example again.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.promise.got import CRASH, CRASHES, WRONG, Got, got_of
+from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
+from pytest_rocm_attn.conformance.report.schema import outcome_fields
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.errors import RocmAttnError
+from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
+    from pytest_rocm_attn.conformance.tiers.invariants.law import Broken, Law
+    from pytest_rocm_attn.conformance.tiers.invariants.sequences import SequenceLaw
+    from pytest_rocm_attn.conformance.tiers.invariants.switches import SwitchLaw
+
+_BROKEN = Got(WRONG)
+_LEVELS_OF = "pr-26980"  # the contract whose clauses make a law required
+
+
+class InvariantsTier(Tier):
+    """Node id ``rocm-attn::invariants``."""
+
+    @classmethod
+    def names(cls, settings: Settings) -> list[str]:
+        return [name for name, _, _ in _planned(settings)]
+
+    @classmethod
+    def first_question(cls, settings: Settings) -> Question | None:
+        gpus = _gpus(settings)
+        return Question.of(gpus[0], {}, Request()) if gpus else None
+
+    def collect(self) -> Iterator[LawItem | SwitchItem]:
+        for name, law, gpu in _planned(self.plugin.settings):
+            if gpu is None:
+                yield SwitchItem.of(self, name, law=law)
+            else:
+                yield LawItem.of(self, name, law=law, gpu=gpu)
+
+    @functools.cached_property
+    def asker(self) -> Asker:
+        """Asks the selector under test, and remembers its answers."""
+        from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
+
+        return Asker(self.plugin.started_pool())
+
+
+def _planned(settings: Settings) -> Iterator[tuple[str, Any, Gpu | None]]:
+    """Yield (name, law, GPU) of every item; platform by platform, so that each is imported once."""
+    _require_hypothesis()
+    from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
+    from pytest_rocm_attn.conformance.tiers.invariants.sequences import SEQUENCES
+    from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS
+
+    gpus = _gpus(settings)
+    laws: list[Law | SequenceLaw] = [*LAWS, *SEQUENCES]
+    example = settings.effort.example
+    if example is not None:
+        laws = [*SEQUENCES] if "selections" in example else [*LAWS]
+        _check_example(laws[0], gpus[0].gfx if gpus else "gfx942", example)
+    for gpu in gpus:
+        for law in laws:
+            yield f"{law.id}[{gpu.gfx}]", law, gpu
+    # Some switches are documented for gfx9 only, so that without one nothing could be said of them.
+    if example is None and any(gpu.is_gfx9 for gpu in gpus):
+        for switch in SWITCH_LAWS:
+            yield switch.id, switch, None
+
+
+def _gpus(settings: Settings) -> list[Gpu]:
+    return [Gpu(gfx) for gfx in dict.fromkeys(cell.gpu.gfx for cell in settings.cells)]
+
+
+def _require_hypothesis() -> None:
+    if importlib.util.find_spec("hypothesis") is None:
+        raise pytest.UsageError(
+            "--rocm-attn-tier=invariants needs hypothesis, which is not installed; run"
+            " `pip install 'pytest-rocm-attn[hypothesis]'`"
+        )
+
+
+def _check_example(law: Law | SequenceLaw, gfx: str, example: dict[str, Any]) -> None:
+    try:
+        law.case_of(gfx, example)
+    except (ValueError, TypeError, AttributeError, RocmAttnError) as error:
+        raise pytest.UsageError(
+            f"--rocm-attn-example: {error}; copy it whole from a report"
+        ) from None
+
+
+class _Item(ConformanceItem):
+    parent: InvariantsTier
+
+    def __init__(self, *, law: Law | SequenceLaw | SwitchLaw, **kwargs: Any) -> None:
+        contract = kwargs["parent"].plugin.settings.contract.id
+        level: Level = law.level if contract == _LEVELS_OF else "advisory"
+        super().__init__(row_id=law.id, level=level, **kwargs)
+        self.law = law
+        self.seconds = 0.0
+        self.told: dict[str, Any] = {}
+
+    @property
+    def asker(self) -> Asker:
+        return self.parent.asker
+
+    def judge(self) -> Judgement:
+        start = time.monotonic()
+        self.asker.start_tally()
+        try:
+            shortfall, got = self.look()
+        finally:
+            self.seconds = time.monotonic() - start
+        if not shortfall and self.asker.only_failures:
+            # Nothing was selected and nothing refused, so the law was not tried at all.
+            shortfall = f"no question was answered: {self.asker.only_failures}"
+            got = Got(CRASH, self.asker.only_failures)
+        return verdict_on(
+            shortfall,
+            self.level,
+            [got],
+            self.claims(),
+            strict=self.plugin.settings.strict,
+        )
+
+    def look(self) -> tuple[str, Got]:
+        """Return the shortfall, and the result as a deviation pins it.
+
+        Raises:
+            UnfinishedError: the time limit came before an answer.
+        """
+        raise NotImplementedError
+
+    def known(self) -> dict[str, Any]:
+        return {"expect": {"words": self.law.promise}, "source": self.law.source}
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "outcome": {"kind": "held", "words": "no shortfall"},
+            "seconds": round(self.seconds, 6),
+            **self.told.get("fields", {}),
+        }
+
+
+class LawItem(_Item):
+    """One law on one GPU: node id ``rocm-attn::invariants::law-id[gfx942]``."""
+
+    law: Law | SequenceLaw
+
+    def look(self) -> tuple[str, Got]:
+        effort = self.plugin.settings.effort
+        assert self.gpu is not None
+        if effort.example is not None:
+            case: Any = self.law.case_of(self.gpu.gfx, effort.example)
+            return self._told(case, self.law.attempt(case, self.asker, self.asker.certain), 1)
+        self.asker.warm(self.gpu, Gpu(self.gpu.gfx, Aiter.ABSENT))
+        search = self.law.search(self.gpu.gfx, self.asker, effort)
+        if search.found is not None:
+            case, _ = search.found
+            certain = self.law.attempt(case, self.asker, self.asker.certain)
+            if certain is None:
+                # The kept process had answered otherwise than a clean one: look again without it.
+                self.asker.distrust()
+                search = self.law.search(self.gpu.gfx, self.asker, effort)
+                case = search.found[0] if search.found is not None else None
+            if case is not None:
+                certain = certain or self.law.attempt(case, self.asker, self.asker.certain)
+                return self._told(case, certain, search.examples)
+        search.check_finished()
+        words = f"held in {search.examples} examples"
+        if unanswered := self.asker.unanswered:
+            words += f", as far as there were answers: {unanswered} times there was none"
+        self.told["fields"] = {
+            "outcome": {"kind": "held", "words": words},
+            "details": {
+                "examples": search.examples,
+                "seed": effort.seed,
+                "unanswered": unanswered,
+            },
+        }
+        return "", _BROKEN
+
+    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, Got]:
+        """Keep what there is to tell of the smallest example."""
+        self.told["example"] = case.as_data()
+        effort = self.plugin.settings.effort
+        details = {"examples": examples, "seed": effort.seed, "example": case.as_data()}
+        if broken is None:
+            held = {"kind": "held", "words": "held in the example"}
+            self.told["fields"] = {"outcome": held, "details": details}
+            return "", _BROKEN
+        asked = broken.question
+        self.told["fields"] = {
+            "gpu": {"gfx": asked.gpu.gfx, "aiter": asked.gpu.aiter.value},
+            "env": dict(asked.environ),
+            "request": asdict(asked.request),
+            "outcome": outcome_fields(broken.outcome) | {"words": broken.words},
+            "environment_written": list(broken.written),
+            "details": details,
+        }
+        got = got_of(broken.outcome)
+        # Of several examples that break a law any may be found first: only a crash is told apart.
+        got = got if got.answer in CRASHES else _BROKEN
+        return f"expected {self.law.promise}: {broken.words}", got
+
+    def reproduce(self, **own: Any) -> str:
+        """Return the command that tries the smallest example again, or else makes this search."""
+        return super().reproduce(**self.plugin.settings.effort.repeated(self.told.get("example")))
+
+
+class SwitchItem(_Item):
+    """One switch, on all GPUs: node id ``rocm-attn::invariants::the-switch-of-...``."""
+
+    law: SwitchLaw
+
+    def look(self) -> tuple[str, Got]:
+        gpus, effort = _gpus(self.plugin.settings), self.plugin.settings.effort
+        self.asker.warm(*gpus)
+        end = effort.end
+        found = self.law.change(gpus, self.asker, is_over=lambda: time.monotonic() > end)
+        if found.change is not None:
+            question, first, second = found.change
+            words = f"{first} without and {second} with it"
+            self.told["fields"] = {
+                "gpu": {"gfx": question.gpu.gfx, "aiter": question.gpu.aiter.value},
+                "env": dict(question.environ),
+                "request": asdict(question.request),
+                "outcome": {"kind": "held", "words": words},
+                "details": {"questions": found.tried},
+            }
+            return "", _BROKEN
+        if found.tried < found.total:
+            raise effort.stopped(found.tried, found.total, f"flips of {self.law.name}")
+        words = f"{self.law.name} changed nothing in {found.tried - found.unanswered} flips on"
+        words += f" {', '.join(gpu.gfx for gpu in gpus)}"
+        if found.unanswered:
+            words += f"; {found.unanswered} flips have no answer on one side or both"
+        self.told["fields"] = {"outcome": {"kind": "dead", "words": words}}
+        return f"expected {self.law.promise}: {words}", _BROKEN

@@ -1,0 +1,344 @@
+"""From a case to tensors: the problem that a backend gets, and what the judge needs beside it.
+
+Everything that a backend must not read is NaN: slots that no token has, blocks that no request owns,
+block 0, and the memory around strided views. Values at the ends of a request, and on both sides of
+its window's edge, are so large that they are a visible share of any result: leaving out a key, or
+seeing one too many, cannot hide among thousands of others.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+
+Problem: TypeAlias = PagedAttention | MlaDecode | MlaPrefill
+
+FP8 = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
+FP8_NAN = {"e4m3fn": 0x7F, "e4m3fnuz": 0x80}
+# No powers of two, whose products would be exact.
+K_SCALE, V_SCALE = 0.37, 1.7
+SPECIALS = {"nan": math.nan, "plus-inf": math.inf, "minus-inf": -math.inf}
+UNWRITTEN = 77.0  # fills the output where NaN may be the right answer
+DEFAULT_BLOCK_SIZE = 16
+RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
+SPARE_BLOCKS = 3  # owned by nobody; block 0 is one of them
+
+
+@dataclass(slots=True)
+class Guard:
+    """Memory that a backend was lent.
+
+    Args:
+        name: for messages.
+        memory: the whole buffer, contiguous.
+        before: a copy from before the run.
+        writable: the part of such a buffer that may be written; None: none of it.
+    """
+
+    name: str
+    memory: torch.Tensor
+    before: torch.Tensor
+    writable: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def written(self) -> bool:
+        """Whether anything outside the writable part was changed."""
+        now = self.memory.detach().to("cpu", copy=True)
+        if self.writable is not None:
+            self.writable(now).copy_(self.writable(self.before))
+        return not torch.equal(now.view(torch.uint8), self.before.view(torch.uint8))
+
+
+@dataclass(slots=True)
+class Built:
+    """A problem and what it was made from.
+
+    Attributes:
+        problem: what the backend gets, on the device.
+        guards: all memory that it was lent.
+    """
+
+    problem: Problem
+    guards: list[Guard] = field(default_factory=list)
+
+
+class _Builder:
+    def __init__(self, case: Case, device: torch.device, only: int | None, slack: float) -> None:
+        self.case = case
+        self.slack = slack
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, case.request.dtype)
+        self.random = torch.Generator().manual_seed(zlib.crc32(case.id.encode()))
+        self.guards: list[Guard] = []
+        self.strided = case.layout == "strided"
+        # Each request's data follows from the case alone, whatever else is in the batch.
+        chosen = range(len(case.lengths)) if only is None else [only]
+        self.chosen = list(chosen)
+        self.lengths = [case.lengths[i] for i in self.chosen]
+
+    def normal(self, *shape: int, size: float = 1.0) -> torch.Tensor:
+        return size * torch.randn(*shape, generator=self.random)
+
+    def plant(
+        self, request: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """Put the case's special number into one element of a request's rows, [rows, ..., columns].
+
+        The query's and the key's last column, which in MLA is the key's alone, and the value's
+        first; of the first head.
+        """
+        tensors = {"query": (query, -1), "key": (key, -1), "value": (value, 0)}
+        if self.case.special and self.case.special_in in tensors:
+            rows, column = tensors[self.case.special_in]
+            for owner, position in self.case.special_at:
+                if owner == request:
+                    row = rows[-1] if rows is query else rows[position]
+                    row[(0,) * (row.ndim - 1)][column] = SPECIALS[self.case.special]
+
+    def special(self, name: str, number: float) -> float:
+        """Return the case's special number if `name` holds it, else `number`."""
+        here = self.case.special and self.case.special_in == name
+        return SPECIALS[self.case.special] if here else number
+
+    def lend(
+        self, name: str, values: torch.Tensor, margin: tuple[int, ...] = (), *, writable: bool
+    ) -> torch.Tensor:
+        """Put values on the device, inside a wider poisoned buffer when the layout is strided.
+
+        Args:
+            name: for messages.
+            values: what the backend sees.
+            margin: elements of poison beyond the values along each axis, for strided layouts.
+            writable: whether the backend may write them.
+        """
+        margin = margin if self.strided else ()
+        shape = [size + extra for size, extra in zip(values.shape, margin, strict=False)]
+        shape += values.shape[len(margin) :]
+        inner = tuple(slice(0, size) for size in values.shape)
+        buffer = torch.zeros(shape, dtype=values.dtype)
+        _poison(buffer, self.case)
+        buffer[inner] = values
+        memory = buffer.to(self.device)
+        may = (lambda whole: whole[inner]) if writable else None
+        self.guards.append(Guard(name, memory, buffer.clone(), may))
+        return memory[inner]
+
+    def out(self, *shape: int, name: str = "out", dtype: torch.dtype | None = None) -> torch.Tensor:
+        fill = UNWRITTEN if self.case.special else math.nan
+        unwritten = torch.full(shape, fill, dtype=dtype or self.dtype)
+        margin = (2, 1, 16) if len(shape) == 3 else ()
+        return self.lend(name, unwritten, margin, writable=True)
+
+    def ints(self, name: str, values: list[int]) -> torch.Tensor:
+        return self.lend(name, torch.tensor(values, dtype=torch.int32), writable=False)
+
+    def starts(self, name: str, lengths: list[int]) -> torch.Tensor:
+        return self.ints(name, torch.tensor([0, *lengths]).cumsum(0).tolist())
+
+    def table(self) -> tuple[list[list[int]], torch.Tensor, int]:
+        """Return each request's physical blocks in random order, the table, and how many blocks."""
+        size = self.case.request.block_size or DEFAULT_BLOCK_SIZE
+        counts = [-(-total // size) for _, total in self.lengths]
+        order = (torch.randperm(sum(counts), generator=self.random) + 1).tolist()
+        owned = [[order.pop() for _ in range(count)] for count in counts]
+        table = torch.zeros(len(counts), max([1, *counts]), dtype=torch.int32)
+        for i, blocks in enumerate(owned):
+            table[i, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+        lent = self.lend("block_table", table, (1, 5), writable=False)
+        return owned, lent, sum(counts) + SPARE_BLOCKS
+
+
+def build(
+    case: Case, device: torch.device, only: int | None = None, *, slack: float = math.nan
+) -> Built:
+    """Return the case's problem, or that of one of its requests alone, with the same numbers.
+
+    Args:
+        case: the case.
+        device: where the tensors go.
+        only: the one request, or None for all.
+        slack: what fills the slots of a request's last block that hold no token; finite for
+            backends that say that they read those (they must not count them).
+    """
+    builder = _Builder(case, device, only, slack)
+    make: dict[str, Callable[[_Builder], Problem]] = {
+        "attention": _attention,
+        "mla-decode": _mla_decode,
+        "mla-prefill": _mla_prefill,
+    }
+    return Built(make[case.kind](builder), builder.guards)
+
+
+def _attention(b: _Builder) -> PagedAttention:
+    case, request = b.case, b.case.request
+    heads, kv_heads, size = request.num_heads, request.num_kv_heads, request.head_size
+    fp8 = request.kv_cache_dtype.startswith("fp8")
+    rows = []
+    # Drawn for all, so that one request alone has the same.
+    for number, (new, total) in enumerate(case.lengths):
+        query = b.normal(new, heads, size, size=case.score)
+        kv = b.normal(2, total, kv_heads, size)
+        _mark(kv[1], total, request.sliding_window)
+        b.plant(number, query, *kv)
+        rows.append((query, kv))
+    rows = [rows[i] for i in b.chosen]
+    slopes = 2.0 ** -torch.linspace(1, 8, heads)
+    sinks = b.normal(heads) + case.score
+    sinks[0] = b.special("sinks", float(sinks[0]))
+    owned, table, blocks = b.table()
+    block_size = request.block_size or DEFAULT_BLOCK_SIZE
+    stored = FP8[case.fp8] if fp8 else b.dtype
+    cache = torch.zeros(blocks, 2, block_size, kv_heads, size, dtype=stored)
+    _poison(cache, case)
+    raw = cache.view(torch.uint8) if fp8 else cache
+    for (_, kv), mine in zip(rows, owned, strict=True):
+        if fp8:
+            kv = kv / torch.tensor([K_SCALE, V_SCALE]).reshape(2, 1, 1, 1)
+            codes = kv.clamp(-240, 240).to(stored).view(torch.uint8)
+        else:
+            codes = kv.to(stored)
+        for j, block in enumerate(mine):
+            part = codes[:, j * block_size : (j + 1) * block_size]
+            raw[block, :, : part.shape[1]] = part
+            if not math.isnan(b.slack):
+                cache[block, :, part.shape[1] :] = torch.tensor(b.slack).to(stored)
+    kv_cache = _lend_cache(b, cache)
+    key_cache, value_cache = kv_cache.unbind(1)
+    # A fused projection: the query is a slice of wider rows.
+    query = torch.cat([query for query, _ in rows]).to(b.dtype)
+    scales = [
+        torch.tensor(b.special(name, scale) if fp8 else 1.0, device=b.device)
+        for name, scale in (("k_scale", K_SCALE), ("v_scale", V_SCALE))
+    ]
+    seq_lens = [total for _, total in b.lengths]
+    query_lens = [new for new, _ in b.lengths]
+    return PagedAttention(
+        request=request,
+        query=b.lend("query", query, (3, 2 * kv_heads), writable=False),
+        key_cache=key_cache,
+        value_cache=value_cache,
+        kv_cache=kv_cache,
+        out=b.out(*query.shape),
+        query_start_loc=b.starts("query_start_loc", query_lens),
+        seq_lens=b.ints("seq_lens", seq_lens),
+        block_table=table,
+        query_lens=tuple(query_lens),
+        max_query_len=max(query_lens, default=0),
+        max_seq_len=max(seq_lens, default=0),
+        scale=size**-0.5,
+        causal=case.causal,
+        window=request.sliding_window,
+        soft_cap=request.logits_soft_cap,
+        alibi_slopes=b.lend("alibi_slopes", slopes, writable=False) if request.alibi else None,
+        sinks=b.lend("sinks", sinks.to(b.dtype), writable=False) if request.has_sink else None,
+        k_scale=scales[0],
+        v_scale=scales[1],
+    )
+
+
+def _lend_cache(b: _Builder, cache: torch.Tensor) -> torch.Tensor:
+    """Return the cache on the device, as [blocks, 2, block size, KV heads, D] in the case's layout."""
+    if b.case.layout == "heads-first":
+        lent = b.lend("kv_cache", cache.transpose(2, 3).contiguous(), writable=False)
+        return lent.transpose(2, 3)
+    if b.strided:  # a dimension of layers within each block: ours is the second of three
+        layers = torch.zeros(cache.shape[0], 3, *cache.shape[1:], dtype=cache.dtype)
+        _poison(layers, b.case)
+        layers[:, 1] = cache
+        return b.lend("kv_cache", layers, writable=False)[:, 1]
+    return b.lend("kv_cache", cache, writable=False)
+
+
+def _mla_decode(b: _Builder) -> MlaDecode:
+    case, request = b.case, b.case.request
+    scale, width = (NOPE + ROPE) ** -0.5, RANK + ROPE
+    rows = []
+    for number, (new, total) in enumerate(case.lengths):
+        # Variance of the dot product: width. The scale is not width ** -0.5, so correct for it.
+        query = b.normal(new, request.num_heads, width, size=case.score / scale / width**0.5)
+        latent = b.normal(total, width)
+        _mark(latent[:, None, :RANK], total, None)
+        b.plant(number, query, latent, latent)
+        rows.append((query, latent))
+    rows = [rows[i] for i in b.chosen]
+    owned, table, blocks = b.table()
+    block_size = request.block_size or DEFAULT_BLOCK_SIZE
+    cache = torch.zeros(blocks, block_size, width, dtype=b.dtype)
+    _poison(cache, case)
+    for (_, latent), mine in zip(rows, owned, strict=True):
+        for j, block in enumerate(mine):
+            part = latent[j * block_size : (j + 1) * block_size]
+            cache[block, : part.shape[0]] = part.to(b.dtype)
+            if not math.isnan(b.slack):
+                cache[block, part.shape[0] :] = b.slack
+    query = torch.cat([query for query, _ in rows]).to(b.dtype)
+    seq_lens = [total for new, total in b.lengths]
+    return MlaDecode(
+        request=request,
+        query=b.lend("query", query, (2, 1, 64), writable=False),
+        latent_cache=b.lend("latent_cache", cache, (0, 0, 64), writable=False),
+        out=b.out(len(seq_lens), request.num_heads, RANK),
+        seq_lens=b.ints("seq_lens", seq_lens),
+        block_table=table,
+        max_seq_len=max(seq_lens, default=0),
+        scale=scale,
+    )
+
+
+def _mla_prefill(b: _Builder) -> MlaPrefill:
+    case, heads = b.case, b.case.request.num_heads
+    rows = []
+    for number, (new, total) in enumerate(case.lengths):
+        query = b.normal(new, heads, NOPE + ROPE, size=case.score)
+        key, value = b.normal(total, heads, NOPE + ROPE), b.normal(total, heads, VALUE)
+        _mark(value, total, None)
+        b.plant(number, query, key, value)
+        rows.append((query, key, value))
+    rows = [rows[i] for i in b.chosen]
+    query, key, value = (torch.cat(parts).to(b.dtype) for parts in zip(*rows, strict=True))
+    query_lens, key_lens = [new for new, _ in b.lengths], [total for _, total in b.lengths]
+    return MlaPrefill(
+        request=case.request,
+        query=b.lend("query", query, (2, 1, 64), writable=False),
+        key=b.lend("key", key, (2, 1, 128), writable=False),
+        value=b.lend("value", value, (2, 0, 64), writable=False),
+        out=b.out(len(query), heads, VALUE),
+        lse=b.out(heads, len(query), name="lse", dtype=torch.float32),
+        query_start_loc=b.starts("query_start_loc", query_lens),
+        key_start_loc=b.starts("key_start_loc", key_lens),
+        max_query_len=max(query_lens, default=0),
+        scale=(NOPE + ROPE) ** -0.5,
+        causal=case.causal,
+    )
+
+
+def _mark(values: torch.Tensor, total: int, window: int | None) -> None:
+    """Enlarge the values at a request's ends and window edge to a visible share of any mean.
+
+    A 32nd of the keys: twice what bfloat16 rounds away, however flat the weights are.
+    """
+    places = {0, total - 1} | ({total - window, total - window - 1} if window else set())
+    factor = max(1.0, total / 32)
+    for place in places:
+        if 0 <= place < total:
+            values[place] *= factor
+
+
+def _poison(buffer: torch.Tensor, case: Case) -> None:
+    """Fill with NaN; block numbers with one whose block is NaN."""
+    if buffer.dtype in FP8.values():
+        buffer.view(torch.uint8).fill_(FP8_NAN[case.fp8])
+    elif buffer.is_floating_point():
+        buffer.fill_(math.nan)
+    else:
+        buffer.zero_()  # block 0, which nobody owns and which holds NaN

@@ -1,0 +1,261 @@
+"""Numerics cases: what a backend must compute right, as tables that people write by hand in TOML.
+
+``cases/*.toml`` holds the shipped ones. docs/numerics.md describes the format.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+
+from pytest_rocm_attn.conformance.promise.toml_file import Place, entries, read_toml, value_of
+from pytest_rocm_attn.conformance.promise.toml_request import FIELDS as REQUEST_FIELDS
+from pytest_rocm_attn.conformance.promise.toml_request import request_from
+from pytest_rocm_attn.errors import CaseError
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Kind: TypeAlias = Literal["attention", "mla-decode", "mla-prefill"]
+Layout: TypeAlias = Literal["dense", "strided", "heads-first"]
+Fp8: TypeAlias = Literal["e4m3fn", "e4m3fnuz"]
+Needs: TypeAlias = Literal["", "gpu"]
+Special: TypeAlias = Literal["", "nan", "plus-inf", "minus-inf"]
+SpecialIn: TypeAlias = Literal["query", "key", "value", "sinks", "k_scale", "v_scale"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One problem that a backend must solve.
+
+    Args:
+        id: kebab-case, unique, reads like a sentence.
+        why: what it is there to catch.
+        kind: which computation, and so which method of the backend.
+        request: the layer: heads, head size, dtype, cache dtype, block size, features.
+        lengths: (new tokens, all tokens) of each request; for MLA prefill, (queries, keys).
+        level: "required", or "advisory" for what only some backends promise.
+        causal: bottom-right aligned; False: every token sees the whole request.
+        layout: of the tensors: "dense"; "strided", views of wider, poisoned buffers, as a fused
+            projection and a cache with a layers dimension make them; "heads-first", a cache in
+            which a head's slots are adjacent.
+        fp8: how an fp8 cache is stored.
+        score: standard deviation of the scaled scores.
+        batch_invariant: each request is computed alone too, and must come out the same to the bit,
+            by backends that claim it.
+        needs: "gpu" for what would take minutes in Triton's interpreter.
+        special: a number that is not finite, put where `special_in` and `special_at` say. Level
+            "required" then binds backends that claim IEEE semantics, and is advisory for others.
+        special_in: the tensor that holds it.
+        special_at: (request, position) of the keys or values that hold it. Of a query: the last new
+            token of each request named. A sink and a scale need no place.
+    """
+
+    id: str
+    why: str
+    kind: Kind
+    request: Request
+    lengths: tuple[tuple[int, int], ...]
+    level: Literal["required", "advisory"] = "required"
+    causal: bool = True
+    layout: Layout = "dense"
+    fp8: Fp8 = "e4m3fn"
+    score: float = 3.0
+    batch_invariant: bool = False
+    needs: Needs = ""
+    special: Special = ""
+    special_in: SpecialIn = "key"
+    special_at: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all requests."""
+        return sum(new for new, _ in self.lengths)
+
+    @property
+    def words(self) -> str:
+        """The case in words: layer and batch."""
+        fields = self.request.non_default() | {"dtype": self.request.dtype}
+        layer = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        more = [f"{self.layout} layout"]
+        if self.request.kv_cache_dtype.startswith("fp8"):
+            more.append(f"cache in {self.fp8}")
+        if self.special:
+            where = ", ".join(f"request {i} at {position}" for i, position in self.special_at)
+            more.append(f"{self.special} in {self.special_in}{where and f' ({where})'}")
+        lengths = ", ".join(f"{new} of {total}" for new, total in self.lengths)
+        causal = "causal" if self.causal else "not causal"
+        return f"{layer}; {causal}, {', '.join(more)}; new of all tokens: {lengths}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Case:
+        """Return what ``to_json`` was called on."""
+        pairs = {
+            name: tuple((first, second) for first, second in data[name])
+            for name in ("lengths", "special_at")
+        }
+        return Case(**data | pairs | {"request": Request(**data["request"])})
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    why: str
+    kind: Kind
+    lengths: list[tuple[int, int]]
+    request: dict[str, Any] = {}
+    level: Literal["required", "advisory"] = "required"
+    causal: bool = True
+    layout: Layout = "dense"
+    fp8: Fp8 = "e4m3fn"
+    score: Annotated[float, msgspec.Meta(gt=0)] = 3.0
+    batch_invariant: bool = False
+    needs: Needs = ""
+    special: Special = ""
+    special_in: SpecialIn = "key"
+    special_at: list[tuple[int, int]] = []
+    vary: dict[str, list[Any]] = {}
+
+
+_REMEDIES = {
+    "id": "a unique kebab-case sentence in quotes",
+    "why": "what the case is there to catch, in quotes",
+    "kind": f"one of {', '.join(KINDS)}",
+    "lengths": "pairs [new tokens, all tokens], one a request",
+    "request": "a table of fields of a request",
+    "level": "required or advisory",
+    "causal": "true or false",
+    "layout": f"one of {', '.join(get_args(Layout))}",
+    "fp8": f"one of {', '.join(get_args(Fp8))}",
+    "score": "a positive number",
+    "batch_invariant": "true or false",
+    "needs": '"gpu", or left out',
+    "special": f"one of {', '.join(filter(None, get_args(Special)))}",
+    "special_in": f"one of {', '.join(get_args(SpecialIn))}",
+    "special_at": "pairs [request, position]",
+    "vary": "a table: field of the request, or of the case -> a list of its values",
+}
+
+
+def shipped() -> tuple[Case, ...]:
+    """Return the cases that this distribution carries."""
+    folder = Path(str(files("pytest_rocm_attn.conformance.tiers.numerics"))) / "cases"
+    return tuple(case for file in sorted(folder.glob("*.toml")) for case in load(file))
+
+
+def load(file: Path) -> tuple[Case, ...]:
+    """Read a file of cases.
+
+    Raises:
+        CaseError: the file cannot be read, or holds a mistake; one line with file, case, field and
+            remedy.
+    """
+    place = Place(CaseError, file)
+    _, table = read_toml(place)
+    place.check_keys(table, ["case"], "")
+    found = entries(table, "case", _Row, _REMEDIES, place, word="case", taken={})
+    cases: dict[str, Case] = {}
+    for row, here in found:
+        for case in _expanded(row, here):
+            if case.id in cases:
+                here.fail("id", f"{case.id!r} is there already", "choose another")
+            cases[case.id] = case
+    if not cases:
+        place.fail("case", "there is no [[case]] in this file", "add one")
+    return tuple(cases.values())
+
+
+def _expanded(row: _Row, place: Place) -> Iterator[Case]:
+    if not row.lengths:
+        place.fail("lengths", "lists no request", f"it must be {_REMEDIES['lengths']}")
+    for new, total in row.lengths:
+        fits = 0 <= new <= total or (row.kind == "mla-prefill" and not row.causal and new >= 0)
+        if not fits or total < 0 or (row.kind == "mla-decode" and new != 1):
+            wanted = "one new token" if row.kind == "mla-decode" else "no more new than all"
+            place.fail("lengths", f"[{new}, {total}]", f"it must be {wanted}, none negative")
+    own = ("causal", "layout", "fp8", "score", "special", "special_in")
+    _check_varied(row, own, place)
+    for values in itertools.product(*row.vary.values()):
+        chosen = dict(zip(row.vary, values, strict=True))
+        fields = {name: chosen.pop(name) for name in own if name in chosen}
+        words = ((name.replace("_", "-"), value) for name, value in (fields | chosen).items())
+        suffix = "".join(f"-{_word(name, value, row.id)}" for name, value in words)
+        asked = {"use_mla": row.kind != "attention"} | row.request | chosen
+        request = request_from(asked, place)
+        case = Case(
+            id=row.id,
+            why=row.why,
+            kind=row.kind,
+            request=request,
+            lengths=tuple(row.lengths),
+            level=row.level,
+            causal=row.causal,
+            layout=row.layout,
+            fp8=row.fp8,
+            score=row.score,
+            batch_invariant=row.batch_invariant,
+            needs=row.needs,
+            special=row.special,
+            special_in=row.special_in,
+            special_at=tuple(row.special_at),
+        )
+        case = replace(case, id=row.id + suffix, **fields)
+        if problem := _special_problem(case):
+            place.fail("special", problem, "see docs/numerics.md, Cases")
+        yield case
+
+
+def _special_problem(case: Case) -> str:
+    """Return what is wrong with where a case puts its special number, if anything."""
+    if not case.special:
+        return "special_at without special" if case.special_at else ""
+    where, fp8 = case.special_in, case.request.kv_cache_dtype.startswith("fp8")
+    if case.special not in get_args(Special) or where not in get_args(SpecialIn):
+        return f"{case.special!r} in {where!r}"
+    if where.endswith("scale") and not fp8:
+        return f"{where} needs an fp8 cache"
+    if where == "sinks" and not case.request.has_sink:
+        return "sinks needs has_sink"
+    if where in ("key", "value") and fp8 and case.special != "nan":
+        return f"fp8 has no infinity for the {where}"
+    if where in ("query", "key", "value"):
+        if not case.special_at:
+            return "special_at is missing"
+        for request, position in case.special_at:
+            inside = 0 <= request < len(case.lengths) and 0 <= position < case.lengths[request][1]
+            if not inside or not case.lengths[request][0]:
+                return f"special_at [{request}, {position}] is outside the requests with new tokens"
+    return ""
+
+
+def _check_varied(row: _Row, own: Sequence[str], place: Place) -> None:
+    """Refuse fields that cannot be varied, and values of another type than the field's."""
+    place.check_keys(row.vary, (*own, *REQUEST_FIELDS), "vary")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(_Row)}
+    for name, values in row.vary.items():
+        if not values:
+            place.fail(f"vary.{name}", "lists no value", "list some, or leave it out")
+        if name in own:
+            for value in values:
+                value_of(
+                    value, kinds[name], f"vary.{name}", {f"vary.{name}": _REMEDIES[name]}, place
+                )
+
+
+def _word(name: str, value: object, base: str) -> str:
+    """Return a varied value as a part of an id; numbers say of what, unless the id does."""
+    if isinstance(value, bool):
+        return name if value else f"not-{name}"
+    text = str(value).replace("_", "-")
+    said = isinstance(value, str) or name in base or base in name
+    return text if said else f"{name}-{text}"

@@ -1,0 +1,178 @@
+"""The driving side of a numerics worker: start it, ask it, and live through its death."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from pytest_rocm_attn.conformance.isolation.processes import SpawnedProcess, UnreadableError
+from pytest_rocm_attn.conformance.promise.got import CRASH, DIED, TIMEOUT
+from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.errors import BackendUnderTestError
+from pytest_rocm_attn.outcome import Died
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+
+WORKER = "pytest_rocm_attn.conformance.tiers.numerics.worker"
+START_LIMIT = 300.0  # seconds: torch, triton and a server's own modules have to be imported
+
+
+class Lane:
+    """One worker process for one backend; a new one after a death or a hang.
+
+    Args:
+        spec: ``module:object`` or ``file.py:object`` of the backend under test.
+        timeout: seconds that one case may take, as workers.patience counts them.
+        worker: module of the process.
+        arguments: what it is given after the spec.
+
+    Attributes:
+        evidence: on what its results rest; known once it was started, as what follows is.
+        allowance: what the backend said that it does and the cases then allow.
+        device: what it runs on, as host.describe() tells.
+    """
+
+    def __init__(
+        self, spec: str, timeout: float, *, worker: str = WORKER, arguments: tuple[str, ...] = ()
+    ) -> None:
+        self.spec = spec
+        self.timeout = timeout
+        self._command = [sys.executable, "-m", worker, spec, *arguments]
+        self.evidence = ""
+        self.allowance = ""
+        self.device: dict[str, str] = {}
+        self._process: SpawnedProcess | None = None
+        # The backend's own output; its end goes into the message when the worker dies.
+        self._output: IO[bytes] | None = None
+        self._failure = ""  # why it cannot be started: it is not tried again
+
+    def ask(self, case: Case) -> Finding:
+        """Return what came of a case.
+
+        Raises:
+            BackendUnderTestError: the backend cannot be started.
+        """
+        process = self.start()
+        process.send(**case.to_json())
+        answer = self._answer(process, self.timeout)
+        return answer if isinstance(answer, Finding) else Finding(**answer)
+
+    def start(self) -> SpawnedProcess:
+        """Return the process, started unless it is there, with `evidence` known.
+
+        Raises:
+            BackendUnderTestError: the backend cannot be started, now or when it was first tried.
+        """
+        if self._process is not None:
+            return self._process
+        if not self._failure:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+            popen = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._output,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # so that a hanging compiler dies with it
+            )
+            process = self._process = SpawnedProcess(popen)
+            hello = self._answer(process, START_LIMIT)
+            if isinstance(hello, dict) and "error" not in hello:
+                self.evidence = hello["evidence"]
+                self.device = hello.get("device", {})
+                self.allowance = hello.get("allowance", "")
+                return process
+            why = hello.words if isinstance(hello, Finding) else hello["error"]
+            self._failure = f"backend {self.spec} cannot be imported: {why}"
+            self.close()
+        raise BackendUnderTestError(self._failure)
+
+    def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Finding:
+        """Return the worker's next message, or what happened instead, with the worker ended."""
+        try:
+            message = process.receive(timeout)
+            if message is not None:
+                return message
+            words = str(process.end(kill=False) or Died(None, 0)) + self._last_words()
+            answer = DIED
+        except queue.Empty:
+            words, answer = f"no answer within {timeout:g} s", TIMEOUT
+            self.close(hurry=True)
+        except UnreadableError as error:
+            words, answer = str(error), CRASH
+        self.close()
+        return Finding("crashed", words, answer=answer)
+
+    def _last_words(self) -> str:
+        assert self._output is not None
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - 2000))
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return f"; its last words: {lines[-1]}" if lines else ""
+
+    def close(self, *, hurry: bool = False) -> None:
+        """End the worker, if there is one. Another one is started when the next case comes.
+
+        Args:
+            hurry: kill it, as it does not answer.
+        """
+        process, self._process = self._process, None
+        output, self._output = self._output, None
+        try:
+            if process is not None and not process.ended:
+                process.end(kill=hurry)
+        finally:
+            if output is not None:
+                output.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Lanes:
+    """The lanes of several backends, of which the few that were used last keep their process.
+
+    Args:
+        timeout: seconds that one case may take.
+        most: how many processes are kept; each holds torch, and a GPU's context or a compiler.
+        worker: module of the processes.
+    """
+
+    def __init__(self, timeout: float, *, most: int = 3, worker: str = WORKER) -> None:
+        self.timeout = timeout
+        self.most = most
+        self._worker = worker
+        self._lanes: dict[tuple[str, ...], Lane] = {}  # the one used last stands last
+
+    def of(self, spec: str, *arguments: str) -> Lane:
+        """Return the lane of a backend, and of what its process is given after the spec."""
+        key = (spec, *arguments)
+        lane = self._lanes.pop(key, None)
+        if lane is None:
+            lane = Lane(spec, self.timeout, worker=self._worker, arguments=arguments)
+        for other in list(self._lanes.values())[: max(0, len(self._lanes) + 1 - self.most)]:
+            other.close()
+        self._lanes[key] = lane
+        return lane
+
+    def close(self) -> None:
+        """End them all, whatever goes wrong with one."""
+        with contextlib.ExitStack() as steps:
+            for lane in self._lanes.values():
+                steps.callback(lane.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.emulator import (
@@ -24,10 +25,20 @@ from pytest_rocm_attn.errors import EmulatorError
 if TYPE_CHECKING:
     from pytest_rocm_attn.emulator.assembly import Instruction, Program
 
-_SCALAR = (control, scalar, global_memory)
-_VECTOR = (vector, lanes, compare, special, packed, matrix, scalar)
-_MEMORY = (global_memory, atomics)
-_LDS = (lanes, lds_memory, atomics)
+Build = Callable[[Context], Step | None]
+
+_SCALAR: tuple[Build, ...] = (control.build, scalar.build, global_memory.build)
+_VECTOR: tuple[Build, ...] = (
+    vector.build,
+    lanes.build,
+    compare.build,
+    special.build,
+    packed.build,
+    matrix.build,
+    scalar.build,
+)
+_MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
+_LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
 
 
 def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
@@ -45,8 +56,8 @@ def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> S
     else:
         families = _LDS if name.startswith("ds_") else _MEMORY
     try:
-        for family in families:
-            step = family.build(context)
+        for build in families:
+            step = build(context)
             if step is not None:
                 return step
     except (EmulatorError, ValueError, IndexError, KeyError, StopIteration) as error:

@@ -101,8 +101,8 @@ def _branch(context: Context, what: str, wanted: bool) -> Step:
             m.demand("a branch", m.scc_shadow(w))
             return []
         unsure = m.mask_shadow(register, w)
-        known = (m.mask(register, w) & ~unsure).any(axis=1)  # one that is set decides
-        m.demand("a branch", unsure.any(axis=1) & ~known)
+        known = np.asarray((m.mask(register, w) & ~unsure).any(axis=1))  # one that is set decides
+        m.demand("a branch", np.asarray(unsure.any(axis=1)) & ~known)
         return []
 
     def taken(m: Machine, w: Waves) -> Array:

@@ -168,7 +168,8 @@ class Machine:
             return np.full((self.size(waves), self.lanes), FULL)
         if shadow is _CLEAN:
             return np.zeros((self.size(waves), self.lanes), np.uint32)
-        return shadow[waves]
+        chosen: Array = shadow[waves]
+        return chosen
 
     def scalar_shadow(self, register: int, waves: Waves) -> Array:
         """Return the undefined bits of a scalar register, [waves]."""
@@ -184,7 +185,8 @@ class Machine:
             return np.full(self.size(waves), FULL)
         if shadow is _CLEAN:
             return np.zeros(self.size(waves), np.uint32)
-        return shadow[waves]
+        chosen: Array = shadow[waves]
+        return chosen
 
     def mask_shadow(self, register: int, waves: Waves) -> NDArray[np.bool_]:
         """Return the undefined bits of a lane mask as [waves, lanes]."""

@@ -136,7 +136,8 @@ def _product(
         register = (first, second)[number].index
         shadow = _registers(m, w, register, words[number], shadow=True)
         numbers = np.repeat(shadow != 0, decoders[number][1], axis=2)
-        return shapes[number](numbers).any(axis=2)
+        rows: Array = np.asarray(shapes[number](numbers).any(axis=2))
+        return rows
 
     def taint(m: Machine, w: Waves) -> Shadows:
         bad = unsure(m, w, 0)[:, row] | unsure(m, w, 1)[:, column]  # [waves, count, lanes]

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_rocm_attn.emulator.lds import overwritten
+from pytest_rocm_attn.emulator.numbers import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
+    from pytest_rocm_attn.emulator.machine import Machine, Waves
 
 _LOWEST = 4096
 # The whole address space of a user's process; an element is this much below its address.
-_BYTES = np.frombuffer(
-    (ctypes.c_uint8 * ((1 << 47) - _LOWEST)).from_address(_LOWEST), dtype=np.uint8
-)
+_SPACE: Any = (ctypes.c_uint8 * ((1 << 47) - _LOWEST)).from_address(_LOWEST)
+_BYTES: Array = np.frombuffer(_SPACE, dtype=np.uint8)
 _HALVES = _BYTES.view(np.uint16)
 _WORDS = _BYTES.view(np.uint32)
 _TRACKED = 1 << 28  # bytes of a region up to which its writers are noted

@@ -40,7 +40,8 @@ def greater(a: Array, b: Array) -> Array:
     result = np.fmax(a, b)
     zero = result == 0
     if zero.any():
-        result = np.where(zero & ~(np.signbit(a) & np.signbit(b)), np.abs(result), result)
+        both = (a == 0) & (b == 0) & ~(np.signbit(a) & np.signbit(b))
+        result = np.where(both, np.abs(result), result)
     return result
 
 
@@ -58,6 +59,19 @@ def median(a: Array, b: Array, c: Array, low: Any, high: Any) -> Array:
     """The middle one of three."""
     middle: Array = high(low(a, b), low(high(a, b), c))
     return middle
+
+
+def median_float(a: Array, b: Array, c: Array) -> Array:
+    """The middle one of three numbers; the least of the others if one is a NaN."""
+    some_nan = np.isnan(a) | np.isnan(b) | np.isnan(c)
+    return np.where(some_nan, lesser(lesser(a, b), c), median(a, b, c, lesser, greater))
+
+
+def turns(a: Array) -> Array:
+    """Whole turns as radians, the whole ones left out."""
+    wide = a.astype(f64)
+    radians: Array = (wide - np.floor(wide)) * (2 * np.pi)
+    return radians
 
 
 def signed_24(x: Array) -> Array:
@@ -84,13 +98,15 @@ def multiply_high_signed(a: Array, b: Array) -> Array:
 def field(a: Array, place: Array, width: Array) -> Array:
     """An unsigned field of bits; nothing of width 0."""
     place, width = place & FIVE_BITS, width & FIVE_BITS
-    return (a >> place) & ((u32(1) << width) - u32(1))
+    bits: Array = (a >> place) & ((u32(1) << width) - u32(1))
+    return bits
 
 
 def signed_field(a: Array, place: Array, width: Array) -> Array:
-    """A sign-extended field of bits; nothing of width 0."""
+    """A sign-extended field of bits, of a that goes on with its sign; nothing of width 0."""
     width = width & FIVE_BITS
-    bits = field(a, place, width)
+    moved = (a.view(i32) >> (place & FIVE_BITS).view(i32)).view(u32)
+    bits = moved & ((u32(1) << width) - u32(1))
     sign = u32(1) << (np.maximum(width, u32(1)) - u32(1))
     return np.where(width == 0, u32(0), (bits ^ sign) - sign)
 
@@ -196,7 +212,8 @@ def fp8_values(exponent_bits: int, fnuz: bool) -> Array:
     else:
         values[[124, 252]] = np.inf, -np.inf
         values[[125, 126, 127, 253, 254, 255]] = np.nan
-    return values.astype(f32)
+    numbers: Array = values.astype(f32)
+    return numbers
 
 
 def to_fp8(x: Array, exponent_bits: int, fnuz: bool) -> Array:

@@ -279,7 +279,7 @@ def _typed(base: Source, operand: Operand, dtype: Any, is_float: bool) -> Source
         raise EmulatorError(f"a sign modifier on an integer operand {operand}")
 
     def typed(m: Machine, w: Waves) -> Array:
-        value = fetch(m, w).view(dtype)
+        value: Array = fetch(m, w).view(dtype)
         if operand.absolute:
             value = np.abs(value)
         return -value if operand.negative else value

@@ -84,8 +84,21 @@ def _place(field: Array) -> Array:
     return field & FIVE_BITS
 
 
-def _width(field: Array) -> Array:
-    return np.minimum(field >> u32(16) & u32(127), u32(31))
+def _field(a: Array, where: Array) -> Array:
+    """s_bfe: the place in bits 0 to 4, the width in bits 16 to 22; 32 and more are all bits."""
+    width = where >> u32(16) & u32(127)
+    return np.where(width >= 32, a >> _place(where), n.field(a, _place(where), width))
+
+
+def _signed_field(a: Array, where: Array) -> Array:
+    width = where >> u32(16) & u32(127)
+    moved = (a.view(i32) >> _place(where).view(i32)).view(u32)
+    return np.where(width >= 32, moved, n.signed_field(a, _place(where), width))
+
+
+def _distance(a: Array, b: Array) -> Array:
+    """The difference without its sign; it wraps."""
+    return np.abs(a - b)
 
 
 _BITWISE: dict[str, tuple[Callable[..., Array], rules.Rule]] = {
@@ -146,8 +159,8 @@ SALU: dict[str, Salu] = {
         _not_zero,
         _right,
     ),
-    "s_bfe_u32": _u32(lambda a, b: n.field(a, _place(b), _width(b)), 2, _not_zero),
-    "s_bfe_i32": _u32(lambda a, b: n.signed_field(a, _place(b), _width(b)), 2, _not_zero),
+    "s_bfe_u32": _u32(_field, 2, _not_zero),
+    "s_bfe_i32": _u32(_signed_field, 2, _not_zero),
     "s_bfm_b32": _u32(lambda a, b: ((u32(1) << (a & FIVE_BITS)) - u32(1)) << (b & FIVE_BITS), 2),
     **{
         f"s_lshl{by}_add_u32": _u32(
@@ -160,13 +173,11 @@ SALU: dict[str, Salu] = {
     "s_pack_ll_b32_b16": _u32(lambda a, b: a & u32(0xFFFF) | b << u32(16), 2),
     "s_pack_lh_b32_b16": _u32(lambda a, b: a & u32(0xFFFF) | b & u32(0xFFFF0000), 2),
     "s_pack_hh_b32_b16": _u32(lambda a, b: a >> u32(16) | b & u32(0xFFFF0000), 2),
-    "s_absdiff_i32": Salu(
-        lambda a, b: np.abs(a.astype(np.int64) - b).astype(u32), ("i32", "i32"), "u32", _not_zero
-    ),
+    "s_absdiff_i32": Salu(_distance, ("i32", "i32"), "i32", _not_zero),
     "s_abs_i32": Salu(np.abs, ("i32",), "i32", _not_zero),
     "s_brev_b32": _u32(n.reversed_bits, 1),
-    "s_sext_i32_i16": _u32(lambda a: n.signed_field(a, u32(0), u32(16)), 1),
-    "s_sext_i32_i8": _u32(lambda a: n.signed_field(a, u32(0), u32(8)), 1),
+    "s_sext_i32_i16": Salu(lambda a: (a << u32(16)).view(i32) >> i32(16), ("u32",), "i32"),
+    "s_sext_i32_i8": Salu(lambda a: (a << u32(24)).view(i32) >> i32(24), ("u32",), "i32"),
     "s_bcnt1_i32_b32": _u32(lambda a: np.bitwise_count(a).astype(u32), 1, _not_zero),
     "s_bcnt1_i32_b64": Salu(lambda a: np.bitwise_count(a).astype(u32), ("u64",), "u32", _not_zero),
     "s_ff1_i32_b32": _u32(n.trailing_zeros, 1),
@@ -270,7 +281,7 @@ def _keys(sources: list[Source]) -> tuple[int, ...]:
 
 
 def _written(register: int, wide: bool, scc: bool) -> tuple[int, ...]:
-    keys = () if register == NULL else (SCALAR_KEY + register,)
+    keys: tuple[int, ...] = () if register == NULL else (SCALAR_KEY + register,)
     if wide and register != NULL:
         keys += (SCALAR_KEY + register + 1,)
     return (*keys, SCC_KEY) if scc else keys

@@ -133,7 +133,8 @@ def _carry(context: Context) -> Step:
 
     def run(m: Machine, w: Waves) -> None:
         a, b = first.fetch(m, w).astype(np.int64), second.fetch(m, w).astype(np.int64)
-        carry = np.int64(0) if carry_in is None else m.mask(carry_in, w).astype(np.int64)
+        none = np.zeros((1, 1), np.int64)
+        carry = none if carry_in is None else m.mask(carry_in, w).astype(np.int64)
         result = np.broadcast_to(compute(a, b, carry), (m.size(w), m.lanes))
         m.set_mask(out, w, ((result >> 32) != 0) & m.exec[w])
         m.write(to.register, w, (result & 0xFFFFFFFF).astype(np.uint32))

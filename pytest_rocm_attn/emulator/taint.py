@@ -48,7 +48,8 @@ def either(values: Sequence[Array], shadows: Sequence[Array]) -> Array:
 def carried(values: Sequence[Array], shadows: Sequence[Array]) -> Array:
     """Sums and products: a result's bit depends on the bits up to it."""
     low = each_bit(values, shadows)
-    return low | (~low + low.dtype.type(1))
+    upward: Array = low | (~low + low.dtype.type(1))
+    return upward
 
 
 def shifted_left(values: Sequence[Array], shadows: Sequence[Array]) -> Array:

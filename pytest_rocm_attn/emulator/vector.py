@@ -236,8 +236,10 @@ def dpp_lanes(context: Context) -> tuple[Array, Array, Array]:
         exists = reads < row + 16
     elif "row_ror" in modifiers:
         reads = row | (lane - modifiers["row_ror"]) & 15
-    elif "row_share" in modifiers or "row_newbcast" in modifiers:
-        reads = row | modifiers.get("row_share", modifiers.get("row_newbcast"))
+    elif "row_share" in modifiers:
+        reads = row | modifiers["row_share"]
+    elif "row_newbcast" in modifiers:
+        reads = row | modifiers["row_newbcast"]
     elif "row_xmask" in modifiers:
         reads = lane ^ modifiers["row_xmask"]
     elif "row_bcast" in modifiers:  # the last lane of each row, or pair of rows, to the next

@@ -27,6 +27,7 @@ COLUMNS = {
     "scratch": lambda launch: launch["scratch_bytes"],
     "waves/SIMD": lambda launch: "?" if launch["occupancy"] is None else launch["occupancy"],
     "matrix instructions": lambda launch: _matrix(launch["matrix_instructions"] or {}),
+    "beyond 2 GiB": lambda launch: beyond_2_gib(launch),
 }
 HEAD = """\
 # Launch table of the launch tier: {backends}
@@ -34,7 +35,8 @@ HEAD = """\
 {compiler}, {date}. From the launch tier's report (`docs/launch-tables/from_report.py`). Evidence:
 launch: compiled and checked under the mocked platform, not executed; no AMD GPU was there. LDS and
 scratch in bytes, scratch per work-item; a spilled SGPR goes to a lane of a vector register, not to
-memory. VGPRs as allocated, AGPRs included where the register file is unified.
+memory. VGPRs as allocated, AGPRs included where the register file is unified. Beyond 2 GiB: the
+pointers whose storage is larger, which Triton's AMD backend addresses with 64 bits.
 """
 
 
@@ -46,6 +48,14 @@ def _tile(constants: dict[str, Any]) -> str:
 
 def _matrix(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def beyond_2_gib(launch: dict[str, Any]) -> str:
+    """Return the pointers that were compiled without the promise of a storage of at most 2 GiB."""
+    pointers = [name for name, kind in launch["signature"].items() if str(kind).startswith("*")]
+    known = launch["attributes"]
+    large = [name for name in pointers if "tt.pointer_range" not in known.get(name, {})]
+    return ", ".join(f"`{name}`" for name in large) or "none"
 
 
 def document(*reports: dict[str, Any]) -> Iterator[str]:

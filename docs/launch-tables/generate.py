@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from from_report import beyond_2_gib  # beside this script
+
 TARGETS = {
     "vllm": ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201"),
     "aiter": ("gfx942", "gfx950", "gfx1201"),
@@ -41,7 +43,8 @@ HEAD = """\
 
 Generated on {date} by `docs/launch-tables/generate.py`; torch {torch}. Compiled and checked under the
 mocked platform, not executed: no AMD GPU was there. bf16 throughout. LDS and scratch in bytes, scratch
-per work-item; VGPRs as allocated, AGPRs included where the register file is unified.
+per work-item; VGPRs as allocated, AGPRs included where the register file is unified. Beyond 2 GiB: the
+pointers whose storage is larger, which Triton's AMD backend addresses with 64 bits.
 """
 
 
@@ -194,8 +197,11 @@ def markdown(results: list[dict[str, Any]]) -> Iterator[str]:
     names = list(dict.fromkeys(name for result in whole for name in result["workloads"]))
     for name in names:
         yield f"\n## {name[0].upper()}{name[1:]}\n"
-        yield f"| gfx | kernel | {' | '.join(COLUMNS)} | matrix instructions | warps | stages |"
-        yield f"|---|---|{'---:|' * len(COLUMNS)}---|---:|---:|"
+        yield (
+            f"| gfx | kernel | {' | '.join(COLUMNS)} | matrix instructions | warps | stages |"
+            " beyond 2 GiB |"
+        )
+        yield f"|---|---|{'---:|' * len(COLUMNS)}---|---:|---:|---|"
         for result in whole:
             workload = result["workloads"][name]
             for launch in workload["launches"]:
@@ -212,7 +218,8 @@ def row(gfx: str, launch: dict[str, Any]) -> str:
     figures = ["?" if launch[key] is None else f"{launch[key]:,}" for key in COLUMNS.values()]
     matrix = ", ".join(f"{n} {name}" for name, n in (launch["matrix_instructions"] or {}).items())
     cells = [gfx, launch["name"], *figures, matrix or "none"]
-    return f"| {' | '.join([*cells, str(launch['num_warps']), str(launch['num_stages'])])} |"
+    cells += [str(launch["num_warps"]), str(launch["num_stages"]), beyond_2_gib(launch)]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:

@@ -181,6 +181,8 @@ class Launch(Kernel):
         options: the other options of the backend that bear on speed, by name.
         constexprs: value of each compile-time argument, those that Triton specialised included.
         signature: Triton's type of each argument.
+        attributes: what Triton assumes of each argument that it specialised, by the compiler's names:
+            ``tt.divisibility`` 16, and ``tt.pointer_range`` 32 of a storage of at most 2 GiB.
     """
 
     kind: str
@@ -190,6 +192,7 @@ class Launch(Kernel):
     options: Mapping[str, Any] = field(default_factory=dict)
     constexprs: Mapping[str, Any] = field(default_factory=dict)
     signature: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ def _launch(event: Event, compiler: str) -> Launch:
     compiled, metadata = event.compiled, event.compiled.metadata
     assembly = compiled.asm.get("amdgcn")  # absent with TRITON_STORE_BINARY_ONLY=1
     kernels = {kernel.name: kernel for kernel in read_code_object(compiled.kernel)}
-    constexprs, signature = _arguments(compiled.src)
+    constexprs, signature, attributes = _arguments(compiled.src)
     return Launch.measure(
         event.gpu,
         kernels[compiled.name],
@@ -122,17 +122,23 @@ def _launch(event: Event, compiler: str) -> Launch:
         options={name: getattr(metadata, name) for name in OPTIONS if hasattr(metadata, name)},
         constexprs=constexprs,
         signature=signature,
+        attributes=attributes,
     )
 
 
-def _arguments(source: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values of the compile-time arguments and the types of all, by name."""
+def _arguments(
+    source: Any,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the values of the compile-time arguments, the types and the attributes of all, by name."""
     names = list(source.signature)
-    constexprs = {
-        ".".join([names[path[0]], *map(str, path[1:])]): value
-        for path, value in getattr(source, "constants", {}).items()
-    }
-    return constexprs, {str(name): kind for name, kind in source.signature.items()}
+
+    def name_of(path: tuple[int, ...]) -> str:
+        return ".".join([names[path[0]], *map(str, path[1:])])
+
+    constexprs = {name_of(path): value for path, value in getattr(source, "constants", {}).items()}
+    signature = {str(name): kind for name, kind in source.signature.items()}
+    attributes = {name_of(path): dict(pairs) for path, pairs in source.attrs.items() if pairs}
+    return constexprs, signature, attributes
 
 
 def _refuse_the_interpreter() -> None:

@@ -6,6 +6,7 @@ Evidence: launch. Compiled for every target of hardware.toml, run on none.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,7 @@ CDNA = ("gfx908", "gfx90a", "gfx942", "gfx950")
 HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
 META = torch.device("meta")
 SHORT = 16  # new tokens of a request whose keys are split
+CACHE_BYTES = 3 * 2**30  # beyond 2 GiB Triton's AMD backend takes 64-bit addresses, as on a server
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class Problem:
             f"block {self.block_size}",
         ]
         return " ".join([*words, f"size {self.head_size}", *(["fp8 cache"] if self.fp8 else [])])
+
+
+def server_cache(shape_of: Callable[[int], Sequence[int]], dtype: torch.dtype) -> Any:
+    """Return a cache that is as large as a server's, of the shape for that many blocks."""
+    block = storageless(shape_of(1), dtype).nbytes
+    return storageless(shape_of(-(-CACHE_BYTES // block)), dtype)
 
 
 def storageless_ints(*shape: int) -> Any:
@@ -98,7 +106,7 @@ def attend(problem: Problem) -> list[Launch]:
             if problem.phase == "latent":
                 mla.decode(
                     storageless([rows, problem.group, 576], dtype),
-                    storageless(mla.cache_shape(100_000), dtype),
+                    server_cache(mla.cache_shape, dtype),
                     batch,
                     storageless([rows, problem.group, 512], dtype),
                 )
@@ -126,7 +134,7 @@ def attend(problem: Problem) -> list[Launch]:
             scale = storageless([], torch.float32) if problem.fp8 else None
             layer.forward(
                 query,
-                storageless(layer.cache_shape(100_000), layer.cache_dtype),
+                server_cache(layer.cache_shape, layer.cache_dtype),
                 batch,
                 torch.empty_like(query),
                 k_scale=scale,
@@ -142,6 +150,8 @@ def attend(problem: Problem) -> list[Launch]:
 def assert_keeps_its_promises(problem: Problem) -> None:
     """Assert what docs/launch-tables/ says of every configuration that is chosen."""
     (launch,) = attend(problem)
+    if problem.phase != "latent prefill":  # which has no cache
+        assert "tt.pointer_range" not in launch.attributes["key_ptr"], "a cache of at most 2 GiB"
     target = amd_target(problem.gfx)
     tile = tile_of(launch)
     assert launch.lds_bytes <= lds_bytes(tile, shape_of(problem), target), (

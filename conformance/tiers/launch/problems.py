@@ -1,4 +1,8 @@
-"""From a shape family to a problem whose tensors have no memory, of any size."""
+"""From a shape family to a problem whose tensors have no memory, and the sizes and views of a server's.
+
+Triton compiles for what it sees of the arguments, so sizes, addresses and strides decide which kernel
+is judged. docs/launch-tier.md lists what it sees and what a server gives.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_rocm_attn.dry_launch import storageless
+from pytest_rocm_attn.mock.devices import Device
 from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 if TYPE_CHECKING:
@@ -14,30 +19,64 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
 
 DEFAULT_BLOCK_SIZE = 16
-RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
+RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # DeepSeek-V2, vLLM 0.12.0 v1/attention/backends/mla
+LAYERS = 3  # of a strided cache, in which a block holds all layers
+# The share of the memory that a server takes (vLLM 0.12.0, gpu_memory_utilization), and what of it
+# weights and activations take.
+UTILISATION, WEIGHTS = 0.9, 0.5
+
+
+def cache_bytes(gpu: Gpu) -> int:
+    """Return the bytes of a server's KV cache, in one allocation, on the target's first product."""
+    return int(Device(gpu).total_memory * UTILISATION * (1 - WEIGHTS))
 
 
 def storageless_problem(case: Case, gpu: Gpu) -> PagedAttention | MlaDecode | MlaPrefill:
     """Return what a backend is asked to launch for.
 
     Args:
-        case: the shape family; its layout is dense here.
-        gpu: whose fp8 flavour an fp8 cache has.
+        case: the shape family.
+        gpu: whose fp8 flavour an fp8 cache has, and whose memory the cache of a server fills.
     """
     if case.kind == "attention":
         return _attention(case, gpu)
-    return _mla_decode(case) if case.kind == "mla-decode" else _mla_prefill(case)
+    return _mla_decode(case, gpu) if case.kind == "mla-decode" else _mla_prefill(case)
 
 
-def _ints(*shape: int) -> Any:
-    return storageless(shape, torch.int32)
+def _view(case: Case, shape: list[int], margin: list[int], dtype: torch.dtype) -> Any:
+    """Return a tensor of a shape; in a strided layout, the first part of a buffer wider by the margin."""
+    if case.layout != "strided":
+        return storageless(shape, dtype)
+    buffer = storageless([size + more for size, more in zip(shape, margin, strict=True)], dtype)
+    return buffer[tuple(slice(0, size) for size in shape)]
 
 
-def _table(case: Case) -> tuple[Any, int, int]:
-    """Return the block table, how many blocks the cache has, and their size."""
+def _ints(case: Case, *shape: int) -> Any:
+    """Return int32 metadata; in a strided layout, what follows the first row of a wider buffer.
+
+    Backends that split a batch pass ``seq_lens[num_decodes:]`` and the like, whose address is a
+    multiple of 4 and not of 16.
+    """
+    if case.layout != "strided":
+        return storageless(shape, torch.int32)
+    first, *rest = shape
+    buffer = storageless([first + 1, *(size + 5 for size in rest)], torch.int32)
+    return buffer[(slice(1, None), *(slice(0, size) for size in rest))]
+
+
+def _table(case: Case, gpu: Gpu, token_bytes: int) -> tuple[Any, int, int]:
+    """Return the block table, how many blocks the cache has, and their size.
+
+    Args:
+        token_bytes: what one token takes in the cache's one allocation.
+    """
     size = case.request.block_size or DEFAULT_BLOCK_SIZE
     counts = [-(-total // size) for _, total in case.lengths]
-    return _ints(len(counts), max(counts)), sum(counts) + 1, size
+    needed = sum(counts) + 1
+    blocks = needed if case.cache == "small" else cache_bytes(gpu) // (size * token_bytes)
+    if blocks < needed:
+        raise ValueError(f"{case.id} needs {needed} blocks, and {gpu.gfx} has room for {blocks}")
+    return _ints(case, len(counts), max(counts)), blocks, size
 
 
 def _attention(case: Case, gpu: Gpu) -> PagedAttention:
@@ -46,19 +85,21 @@ def _attention(case: Case, gpu: Gpu) -> PagedAttention:
     dtype = getattr(torch, request.dtype)
     fp8 = request.kv_cache_dtype.startswith("fp8")
     stored = getattr(torch, gpu.fp8_dtype) if fp8 else dtype
-    table, blocks, block_size = _table(case)
-    cache = storageless([blocks, 2, block_size, kv_heads, head_size], stored)
+    layers = LAYERS if case.layout == "strided" else 1
+    token_bytes = layers * 2 * kv_heads * head_size * stored.itemsize
+    table, blocks, block_size = _table(case, gpu, token_bytes)
+    cache = _cache(case, [blocks, 2, block_size, kv_heads, head_size], stored)
     key_cache, value_cache = cache.unbind(1)
     query_lens = tuple(new for new, _ in case.lengths)
     return PagedAttention(
         request=request,
-        query=storageless([case.tokens, heads, head_size], dtype),
+        query=_view(case, [case.tokens, heads, head_size], [3, 2 * kv_heads, 0], dtype),
         key_cache=key_cache,
         value_cache=value_cache,
         kv_cache=cache,
-        out=storageless([case.tokens, heads, head_size], dtype),
-        query_start_loc=_ints(requests + 1),
-        seq_lens=_ints(requests),
+        out=_view(case, [case.tokens, heads, head_size], [2, 0, 0], dtype),
+        query_start_loc=_ints(case, requests + 1),
+        seq_lens=_ints(case, requests),
         block_table=table,
         query_lens=query_lens,
         max_query_len=max(query_lens),
@@ -74,16 +115,28 @@ def _attention(case: Case, gpu: Gpu) -> PagedAttention:
     )
 
 
-def _mla_decode(case: Case) -> MlaDecode:
+def _cache(case: Case, shape: list[int], dtype: torch.dtype) -> Any:
+    """Return a cache of [blocks, 2, block size, KV heads, D] in the family's layout."""
+    blocks, pair, size, heads, head_size = shape
+    if case.layout == "heads-first":
+        return storageless([blocks, pair, heads, size, head_size], dtype).transpose(2, 3)
+    if case.layout == "strided":
+        return storageless([blocks, LAYERS, *shape[1:]], dtype)[:, 1]
+    return storageless(shape, dtype)
+
+
+def _mla_decode(case: Case, gpu: Gpu) -> MlaDecode:
     request, requests = case.request, len(case.lengths)
     dtype = getattr(torch, request.dtype)
-    table, blocks, block_size = _table(case)
+    layers = LAYERS if case.layout == "strided" else 1
+    table, blocks, block_size = _table(case, gpu, layers * (RANK + ROPE) * dtype.itemsize)
+    latent = storageless([blocks, layers, block_size, RANK + ROPE], dtype)[:, layers - 1]
     return MlaDecode(
         request=request,
-        query=storageless([requests, request.num_heads, RANK + ROPE], dtype),
-        latent_cache=storageless([blocks, block_size, RANK + ROPE], dtype),
-        out=storageless([requests, request.num_heads, RANK], dtype),
-        seq_lens=_ints(requests),
+        query=_view(case, [requests, request.num_heads, RANK + ROPE], [3, 0, 0], dtype),
+        latent_cache=latent,
+        out=_view(case, [requests, request.num_heads, RANK], [2, 0, 0], dtype),
+        seq_lens=_ints(case, requests),
         block_table=table,
         max_seq_len=max(total for _, total in case.lengths),
         scale=(NOPE + ROPE) ** -0.5,
@@ -98,11 +151,11 @@ def _mla_prefill(case: Case) -> MlaPrefill:
         request=case.request,
         query=storageless([tokens, heads, NOPE + ROPE], dtype),
         key=storageless([keys, heads, NOPE + ROPE], dtype),
-        value=storageless([keys, heads, VALUE], dtype),
+        value=storageless([keys, heads, NOPE + VALUE], dtype)[..., NOPE:],
         out=storageless([tokens, heads, VALUE], dtype),
         lse=storageless([heads, tokens], torch.float32),
-        query_start_loc=_ints(len(case.lengths) + 1),
-        key_start_loc=_ints(len(case.lengths) + 1),
+        query_start_loc=_ints(case, len(case.lengths) + 1),
+        key_start_loc=_ints(case, len(case.lengths) + 1),
         max_query_len=max(new for new, _ in case.lengths),
         scale=(NOPE + ROPE) ** -0.5,
         causal=case.causal,

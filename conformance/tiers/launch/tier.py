@@ -36,7 +36,9 @@ _LANES = pytest.StashKey[Lanes]()
 def shipped() -> tuple[Case, ...]:
     """Return the shape families that this distribution carries."""
     folder = Path(str(files("pytest_rocm_attn.conformance.tiers.launch"))) / "families"
-    return tuple(case for file in sorted(folder.glob("*.toml")) for case in load(file))
+    return tuple(
+        case for file in sorted(folder.glob("*.toml")) for case in load(file, families=True)
+    )
 
 
 class LaunchTier(Tier):

@@ -28,6 +28,7 @@ Fp8: TypeAlias = Literal["e4m3fn", "e4m3fnuz"]
 Needs: TypeAlias = Literal["", "gpu"]
 Special: TypeAlias = Literal["", "nan", "plus-inf", "minus-inf"]
 SpecialIn: TypeAlias = Literal["query", "key", "value", "sinks", "k_scale", "v_scale"]
+Cache: TypeAlias = Literal["server", "small"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -56,6 +57,8 @@ class Case:
         special_in: the tensor that holds it.
         special_at: (request, position) of the keys or values that hold it. Of a query: the last new
             token of each request named. A sink and a scale need no place.
+        cache: how large the cache of a launch family is: "server", what a server has on the target;
+            "small", the blocks of the requests and no more. Numerics cases build what they need.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Case:
     special: Special = ""
     special_in: SpecialIn = "key"
     special_at: tuple[tuple[int, int], ...] = ()
+    cache: Cache = "server"
 
     @property
     def tokens(self) -> int:
@@ -90,6 +94,8 @@ class Case:
         if self.special:
             where = ", ".join(f"request {i} at {position}" for i, position in self.special_at)
             more.append(f"{self.special} in {self.special_in}{where and f' ({where})'}")
+        if self.cache == "small":
+            more.append("small cache")
         lengths = ", ".join(f"{new} of {total}" for new, total in self.lengths)
         causal = "causal" if self.causal else "not causal"
         return f"{layer}; {causal}, {', '.join(more)}; new of all tokens: {lengths}"
@@ -127,6 +133,12 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     vary: dict[str, list[Any]] = {}
 
 
+class _Family(_Row):
+    """A shape family of the launch tier; a numerics case has the cache that it needs."""
+
+    cache: Cache = "server"
+
+
 _REMEDIES = {
     "id": "a unique kebab-case sentence in quotes",
     "why": "what the case is there to catch, in quotes",
@@ -143,6 +155,7 @@ _REMEDIES = {
     "special": f"one of {', '.join(filter(None, get_args(Special)))}",
     "special_in": f"one of {', '.join(get_args(SpecialIn))}",
     "special_at": "pairs [request, position]",
+    "cache": f"one of {', '.join(get_args(Cache))}",
     "vary": "a table: field of the request, or of the case -> a list of its values",
 }
 
@@ -153,8 +166,12 @@ def shipped() -> tuple[Case, ...]:
     return tuple(case for file in sorted(folder.glob("*.toml")) for case in load(file))
 
 
-def load(file: Path) -> tuple[Case, ...]:
+def load(file: Path, *, families: bool = False) -> tuple[Case, ...]:
     """Read a file of cases.
+
+    Args:
+        file: TOML.
+        families: it holds shape families of the launch tier, which say how large their cache is.
 
     Raises:
         CaseError: the file cannot be read, or holds a mistake; one line with file, case, field and
@@ -163,7 +180,8 @@ def load(file: Path) -> tuple[Case, ...]:
     place = Place(CaseError, file)
     _, table = read_toml(place)
     place.check_keys(table, ["case"], "")
-    found = entries(table, "case", _Row, _REMEDIES, place, word="case", taken={})
+    schema = _Family if families else _Row
+    found = entries(table, "case", schema, _REMEDIES, place, word="case", taken={})
     cases: dict[str, Case] = {}
     for row, here in found:
         for case in _expanded(row, here):
@@ -208,6 +226,7 @@ def _expanded(row: _Row, place: Place) -> Iterator[Case]:
             special=row.special,
             special_in=row.special_in,
             special_at=tuple(row.special_at),
+            cache=row.cache if isinstance(row, _Family) else "server",
         )
         case = replace(case, id=row.id + suffix, **fields)
         if problem := _special_problem(case):

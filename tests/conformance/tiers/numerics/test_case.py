@@ -85,6 +85,7 @@ def test_a_case_survives_the_way_to_the_worker(tmp_path: Path) -> None:
             "request.head_size: head_size is '128'; it must be an int",
         ),
         ("request = 3", "request: Expected `object`, got `int`"),
+        ('cache = "small"', "cache: unknown key"),
         ("vary = { block_size = [0] }", "block_size is 0"),
         ('level = "soon"', "level"),
     ],

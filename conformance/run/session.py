@@ -269,9 +269,14 @@ class ConformancePlugin:
             return
         self._probe()
         if self._pool is not None:
-            self._pool.submit(question for item in items for question in item.questions())
+            questions: list[Question] = []
             for item in items:
-                item.ahead()
+                with item.asking_ahead():
+                    questions += item.questions()
+            self._pool.submit(questions)
+            for item in items:
+                with item.asking_ahead():
+                    item.ahead()
 
     def observe(self, question: Question) -> Observation:
         """Return what came of a question; waits for it."""

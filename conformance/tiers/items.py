@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import shlex
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
@@ -17,7 +18,7 @@ from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.isolation import Question
     from pytest_rocm_attn.conformance.promise.contract import Level
@@ -93,6 +94,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.level: Level = level
         self.gpu = gpu
         self.row: Record | None = None  # once it was judged
+        self._fault: Exception | None = None
         self.declined: Declined | None = None
         self.add_marker(f"rocm_attn_{level}")
         self.extra_keyword_matches.add(level)
@@ -115,6 +117,14 @@ class ConformanceItem(pytest.Item, abc.ABC):
     def ahead(self) -> None:
         """Start on what the item is sure to need and questions() does not say."""
         return
+
+    @contextlib.contextmanager
+    def asking_ahead(self) -> Iterator[None]:
+        """Keep an exception from what is asked ahead until it is this item's turn, and raise it then."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  runtest raises it
+            self._fault = error
 
     @abc.abstractmethod
     def judge(self) -> Judgement:
@@ -175,6 +185,8 @@ class ConformanceItem(pytest.Item, abc.ABC):
         }
 
     def runtest(self) -> None:
+        if self._fault is not None:
+            raise self._fault
         judgement = self.judge()
         self.row = cast("Record", {**self._record(judgement), **self.fields()})
         if judgement.verdict.fails:

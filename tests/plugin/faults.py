@@ -6,6 +6,7 @@ fault that stops the session leaves all of them unreached.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ FAULTS: dict[str, str] = json.loads(os.environ.get("FAULTS", "{}"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (stage := FAULTS.get(item.nodeid, "")) in ("questions", "ahead"):
+            vars(item)[stage] = functools.partial(_fail_at, stage, item)
     stops = ("stop", "interrupt", "exit")
     items.sort(key=lambda item: (item.nodeid not in FAULTS, FAULTS.get(item.nodeid) in stops))
 

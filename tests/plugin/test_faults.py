@@ -237,6 +237,22 @@ def test_every_report_has_an_item_that_failed_at_any_stage_before_ctrl_c(
     assert reports.status == pytest.ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize("tiers", [("documented",), ALL])
+def test_a_fault_in_what_an_item_asks_ahead_is_an_error_of_that_item_alone(
+    tmp_path: Path, tiers: tuple[str, ...]
+) -> None:
+    tiers = tuple(tier for tier in tiers if tier != "deviations")  # its items ask nothing
+    stages = ("questions", "ahead")
+    faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(stages)}
+    reports = run(tmp_path, tiers, faults)
+    for nodeid, stage in faults.items():
+        reports.assert_has(nodeid, "error", f"RuntimeError: a fault at {stage} of ")
+    assert reports.json["totals"]["error"] == len(faults)
+    reports.assert_adds_up(4 * len(tiers))
+    assert reports.json["not_run"] == []
+    assert reports.status == pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.mark.parametrize("tiers", [SOME, ALL])
 def test_every_report_has_an_item_whose_xdist_worker_was_lost(
     tmp_path: Path, tiers: tuple[str, ...]

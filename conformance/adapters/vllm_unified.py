@@ -57,15 +57,18 @@ class UnifiedAttention(Unified):
 
 @contextmanager
 def _an_active_driver() -> Iterator[None]:
-    """Let vLLM see one active Triton driver while it is imported, where Triton interprets.
+    """Let vLLM see one active Triton driver while it is imported, where none is needed.
 
-    vLLM replaces Triton by placeholders where it finds no GPU; the interpreter needs none.
+    vLLM replaces Triton by placeholders where it finds no GPU; the interpreter needs none, nor does
+    the emulator.
     """
     import triton
     from triton.backends import backends
 
     driver = backends["amd"].driver
-    if not triton.knobs.runtime.interpret or any(b.driver.is_active() for b in backends.values()):
+    emulates = getattr(vars(triton.runtime.driver).get("_active"), "emulates", False)
+    needless = triton.knobs.runtime.interpret or emulates
+    if not needless or any(b.driver.is_active() for b in backends.values()):
         yield
         return
     before = driver.__dict__["is_active"]

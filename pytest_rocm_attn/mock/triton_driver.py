@@ -118,6 +118,7 @@ class DryDriver:
         self._device = 0
         self.utils = _Utils(activation.gpu)
         self.launcher_cls = activation.launcher
+        self.emulation = activation.execute
         self.emulates = activation.execute is not None
 
     @classmethod

@@ -204,6 +204,10 @@ class Machine:
         if shadow is None and old is _CLEAN:
             return
         flat = key >= SCALAR_KEY
+        whole = flat or everywhere or self.exec_is_full
+        if shadow is None and whole and isinstance(waves, slice):
+            del self.undefined[key]
+            return
         if old is None:
             old = np.full(self.count if flat else (self.count, self.lanes), FULL)
         elif old is _CLEAN:

@@ -79,7 +79,7 @@ def _mode() -> Any:
             if marks:
                 kwargs["device"] = "cpu"
             elif kwargs.get("device") is None and func in constructors:
-                marks = _is_cuda(torch.get_default_device())
+                marks = _is_cuda(_default_device())
                 if marks:
                     kwargs["device"] = "cpu"
             elif kwargs.get("device") is not None:  # by name on another device
@@ -93,6 +93,15 @@ def _mode() -> Any:
             return result
 
     return OnCpu()
+
+
+def _default_device() -> Any:
+    """Return the device of torch.set_default_device or of ``with torch.device(...)``, or None."""
+    from torch.overrides import _get_current_function_mode_stack
+    from torch.utils._device import DeviceContext
+
+    modes = reversed(_get_current_function_mode_stack())
+    return next((mode.device for mode in modes if isinstance(mode, DeviceContext)), None)
 
 
 def _to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

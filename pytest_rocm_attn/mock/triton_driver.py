@@ -490,7 +490,8 @@ def _run_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # whatever it is, it goes on to the caller
             grid = None if callable(call.grid) or warmup else _three(call.grid)
             name = self.__name__
-            error.add_note(f"kernel {_described(name, activation.gpu, call.config)}, by dry launch")
+            how = "by dry launch" if activation.execute is None else "emulated"
+            error.add_note(f"kernel {_described(name, activation.gpu, call.config)}, {how}")
             _tell(Event(activation.gpu, kind, name, call.config, grid, call.refused, error))
             raise
         finally:

@@ -27,10 +27,11 @@ test-latest: .venv-latest/installed ## run the tests with the newest dependencie
 	.venv-latest/bin/python -m pytest -n 2
 	.venv-latest/bin/python -m pytest -n 2 $(INTERPRETED)
 
-lint: .venv/installed .typings/pytest_rocm_attn ## run ruff and mypy
+lint: .venv/installed .typings/pytest_rocm_attn ## run ruff, the check of language, and mypy
 	.venv/bin/python -m pip install --quiet --group dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/python tools/check_prose.py
 	.venv/bin/mypy
 
 build: .venv/installed ## build sdist and wheel into dist/

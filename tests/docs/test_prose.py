@@ -1,0 +1,98 @@
+"""tools/check_prose.py: the pages that a user reads have none of the banned habits of language."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "check_prose.py"
+
+
+@pytest.fixture(scope="module")
+def check_prose() -> Any:
+    """The tool, as a module."""
+    spec = importlib.util.spec_from_file_location("check_prose", TOOL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("What is not reached is said.", "is said"),
+        ("A report without the tier is told.", "told"),
+        ("The run comes to 5 failures.", "comes to"),
+        ("That is no baseline.", "is no"),
+        ("The suffix is none that is known.", "is none"),
+        ("A header of ours is found.", "of ours"),
+        ("No compiler is to be had.", "to be had"),
+        ("The file is imported anew.", "anew"),
+        ("A misspelt name will not do.", "will not do"),
+        ("The plain kernel is beside it.", "beside"),
+        ("Where aiter is absent, it fails.", "Where"),
+        ("Is it slow? Where aiter is absent.", "Where"),
+        ("It works, but only where aiter is there.", "only where"),
+        ("The tests are yours to run.", "are yours to"),
+        ("All are equal but for the time.", "but for"),
+    ],
+)
+def test_a_banned_habit_is_found(check_prose: Any, text: str, found: str) -> None:
+    assert [words for _, words, _ in check_prose.offences(text)] == [found]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There is no GPU, and it is no longer slow.",
+        "Where do I change a verdict?",
+        "The argument is None.",
+        "The besieged are besides the point.",
+        "Write `report` for `told`, and ``come to`` as ``total``.",
+        "```text\nis told\n```\n\nplain words",
+        "- a list\n\n  ```text\n  is told\n  ```\n",
+        "words\n\n    beside = code\n\nwords\n",
+        "See [the table](hip-decode-beside-vllm.md).",
+        "It will not do so, and nobody knows what it will do next.",
+    ],
+)
+def test_plain_english_code_and_links_are_left_alone(check_prose: Any, text: str) -> None:
+    assert list(check_prose.offences(text)) == []
+
+
+def test_a_single_backquote_hides_no_other_paragraph(check_prose: Any) -> None:
+    text = "A lone ` here.\n\nNothing is told.\n\nAnother ` there.\n"
+    assert [line for line, _, _ in check_prose.offences(text)] == [3]
+
+
+def test_an_offence_is_named_with_its_line_though_it_is_wrapped(check_prose: Any) -> None:
+    text = "# A page\n\n```text\nis told\n```\n\n- one `thing` will not\n  do here.\n"
+    ((line, words, _),) = check_prose.offences(text)
+    assert (line, words) == (7, "will not do")
+
+
+def test_the_tool_ends_with_one_and_names_the_place(
+    check_prose: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("A title\n\nNothing is told.\n")
+    assert check_prose.main([str(page)]) == 1
+    assert capsys.readouterr().out.startswith(f"{page}:3: 'told'; write: report, print")
+    page.write_text("The run reports nothing.\n")
+    assert check_prose.main([str(page)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_pages_that_a_user_reads_are_plain_english(
+    check_prose: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {page.relative_to(ROOT).as_posix() for page in check_prose.pages()}
+    assert {"README.md", "CONTRIBUTING.md", "docs/grid.md", "docs/howto/ci.md"} <= names
+    assert "docs/behaviour-changelog.md" not in names
+    code = check_prose.main([])
+    assert (code, capsys.readouterr().out) == (0, "")

@@ -128,31 +128,17 @@ def fits(tile: Tile, shape: Shape, target: Target) -> bool:
     ) <= available_registers(tile, target)
 
 
-def candidates(kind: str, target: Target) -> tuple[Tile, ...]:
-    """Return the tiles of a kind, best first. Kinds: see `choose_tile`."""
-    tiles = TILES[target.family]
-    if kind != "short":
-        return tiles[kind]
-    both = (*tiles["decode"], *tiles["prefill"])
-    return tuple(sorted(both, key=lambda tile: -tile.block_m))
-
-
-def fitting_tiles(kind: str, shape: Shape, target: Target) -> tuple[Tile, ...]:
-    """Return, for each number of rows no larger than the work, the first candidate that fits; if none
-    does, what `choose_tile` returns."""
-    found: dict[int, Tile] = {}
-    for tile in _no_larger(kind, shape, target):
-        if tile.block_m not in found and fits(tile, shape, target):
-            found[tile.block_m] = tile
-    return tuple(found.values()) or (choose_tile(kind, shape, target),)
-
-
-def _no_larger(kind: str, shape: Shape, target: Target) -> list[Tile]:
-    return [
-        tile
-        for tile in candidates(kind, target)
-        if kind == "prefill" or tile.block_m <= max(16, padded(shape.rows))
-    ]
+@functools.cache
+def choose_short_tile(shape: Shape, target: Target) -> Tile:
+    """Return the tile for requests with a few new tokens, which all read the same keys: the smallest
+    that holds all rows, so that keys are read once; else the largest that fits."""
+    fitting = [tile for tile in TILES[target.family]["short"] if fits(tile, shape, target)]
+    fitting.sort(key=lambda tile: tile.block_m)  # the first of equals is the best
+    for tile in fitting:
+        if tile.block_m >= shape.rows:
+            return tile
+    largest = choose_tile("prefill", shape, target)
+    return max([largest, *fitting], key=lambda tile: tile.block_m)
 
 
 @functools.cache
@@ -160,15 +146,18 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     """Return the first candidate that is no larger than the work and that fits.
 
     Args:
-        kind: "prefill", "decode", "latent" (MLA's decode), or "short": of both decode and prefill,
-            the most rows first.
+        kind: "prefill", "decode" or "latent" (MLA's decode).
         shape: what is to be computed.
         target: the GPU.
 
     Raises:
         BackendLimitError: no candidate fits; the message gives the smallest need and the limit.
     """
-    tiles = _no_larger(kind, shape, target)
+    tiles = [
+        tile
+        for tile in TILES[target.family][kind]
+        if kind == "prefill" or tile.block_m <= max(16, padded(shape.rows))
+    ]
     for tile in tiles:
         if fits(tile, shape, target):
             return tile
@@ -268,7 +257,7 @@ def decode_length(group: int) -> int:
 
 
 def choose_passes(
-    work: Work, processors: int, prefill: Tile, tiles_of: Callable[[int], tuple[Tile, ...]]
+    work: Work, processors: int, prefill: Tile, tile_of: Callable[[int], Tile]
 ) -> tuple[Pass, ...]:
     """Return the launches that compute a step: decodes, short requests, and the rest.
 
@@ -278,17 +267,17 @@ def choose_passes(
         work: the step.
         processors: see `Target`.
         prefill: the tile for requests that fill the GPU by themselves.
-        tiles_of: returns the tiles to choose from for a number of query rows that share a KV head.
+        tile_of: returns the tile for some query rows that share a KV head.
     """
     passes = []
     first = work.shortest
     for last, requests in _kinds(work):
-        tiles = tiles_of(last * (work.heads // work.kv_heads))
+        tile = tile_of(last * (work.heads // work.kv_heads))
         filled = requests * programs_of_request(work, last, prefill) >= 2 * processors
         if filled and last > SHORT_TOKENS:
-            tiles = (prefill,)
-        plans = [_predicted(work, requests, first, last, tile, processors) for tile in tiles]
-        passes.append(min(plans, key=lambda plan: plan[0])[1])
+            tile = prefill
+        segments = _segments_of(work, requests, last, tile, processors)
+        passes.append(Pass(first, last, tile, segments))
         first = last + 1
     return tuple(passes)
 
@@ -314,18 +303,13 @@ def _kinds(work: Work) -> list[tuple[int, int]]:
     return [(decode, work.requests), (work.longest, longer)]
 
 
-def _predicted(
-    work: Work, requests: int, first: int, last: int, tile: Tile, processors: int
-) -> tuple[float, Pass]:
-    """Return a pass with a tile, and its time, relative to that with others."""
+def _segments_of(work: Work, requests: int, last: int, tile: Tile, processors: int) -> int:
     keys = work.keys if work.window is None else min(work.keys, work.window + last - 1)
     tiles = -(-keys // tile.block_n)
     programs = requests * programs_of_request(work, last, tile)
     partial = min(work.requests * last, work.tokens) * work.heads * (work.value_size + 1)
     most = _without_empty_ones(WORKSPACE // partial, tiles)
-    segments = min(choose_segments(programs, tiles, processors, tile), most)
-    steps = predicted_steps(segments, programs, tiles, processors, tile)
-    return steps * tile.block_n * tile.step_time, Pass(first, last, tile, segments)
+    return min(choose_segments(programs, tiles, processors, tile), most)
 
 
 def programs_of_request(work: Work, tokens: int, tile: Tile) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-BUSY_ROWS = 64  # query rows that keep the matrix units of a processor busy
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -20,7 +18,6 @@ class Tile:
         pages_ahead: look up the pages of a tile one step early.
         saturating: programs on one processor that use all of its share of the memory bandwidth.
         options: further compiler options, by name.
-        measured: time of a step over 64 keys, relative to the others of its family; 0: not measured.
     """
 
     block_m: int
@@ -31,16 +28,10 @@ class Tile:
     pages_ahead: bool = False
     saturating: int = 2
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    measured: float = 0
-
-    @property
-    def step_time(self) -> float:
-        """The time of a step for each of its keys, relative to other tiles'."""
-        return self.measured or 1 + max(self.block_m, BUSY_ROWS) / BUSY_ROWS
 
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
-# pipeline full. Latent: MLA's decode, whose 576 columns leave room for few keys.
+# pipeline full. Short: a few new tokens, whose rows one program holds; else both of these. Latent: MLA's decode, whose 576 columns leave room for few keys.
 # NVIDIA: swept on an H100 (docs/h100.md). AMD: untuned, as no such GPU was at hand; the largest tiles
 # that compile without spills on CDNA, and with the fewest elsewhere (docs/launch-tables/).
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
@@ -60,6 +51,13 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(16, 64, 4, 3, loops=False),
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
             Tile(16, 16, 4, 2, loops=False),
+        ),
+        # Not 64 rows: on an H200 they take longer than 128 do, 98 us after 62 (8 KV heads, 32,768 keys).
+        "short": (
+            Tile(16, 64, 4, 3, loops=False),
+            Tile(32, 64, 4, 3, loops=False),
+            Tile(128, 64, 8, 3, pages_ahead=True, saturating=1),
+            Tile(256, 64, 16, 3, saturating=1),
         ),
         # pages_ahead: else the tile's keys are asked for only when the tile before is done.
         "latent": (
@@ -133,3 +131,4 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
 }
 for _tiles in TILES.values():
     _tiles.setdefault("latent", _tiles["decode"])
+    _tiles.setdefault("short", (*_tiles["decode"], *_tiles["prefill"]))

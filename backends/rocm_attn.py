@@ -119,14 +119,10 @@ class RocmAttention(TritonAttention):
         self._plain = plain
         self._told: set[str] = set()
 
-    def _tiles(self, kind: str, rows: int) -> tuple[Tile, ...]:
-        tiles = super()._tiles(kind, rows)
-        if self.target.family != "CDNA":
-            return tiles
-        return tuple(
-            replace(tile, block_n=min(tile.block_n, CDNA_PREFILL_KEYS)) if tile.loops else tile
-            for tile in tiles
-        )
+    def _fitted(self, tile: Tile) -> Tile:
+        if self.target.family == "CDNA" and tile.loops:  # a prefill's
+            return replace(tile, block_n=min(tile.block_n, CDNA_PREFILL_KEYS))
+        return tile
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

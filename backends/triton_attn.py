@@ -15,8 +15,9 @@ from pytest_rocm_attn.backends.launch_config import (
     Shape,
     Work,
     choose_passes,
+    choose_short_tile,
+    choose_tile,
     decode_length,
-    fitting_tiles,
 )
 from pytest_rocm_attn.backends.paged_layer import PagedLayer, Step
 
@@ -35,19 +36,21 @@ class TritonAttention(PagedLayer):
 
     def _prepare(self) -> None:
         # Both are chosen here, so that what does not fit is refused before any launch.
-        (self.prefill_tile,) = self._tiles("prefill", 1)[:1]
-        (self.decode_tile,) = self._tiles("decode", self.group)[:1]
+        self.prefill_tile = self._fitted(choose_tile("prefill", self._shape(128), self.target))
+        self.decode_tile = choose_tile("decode", self._shape(self.group), self.target)
 
-    def _tiles(self, kind: str, rows: int) -> tuple[Tile, ...]:
-        """Return the tiles for query rows that share a KV head, best first. Kinds: `choose_tile`."""
+    def _shape(self, rows: int) -> Shape:
         element, cache = self.dtype.itemsize, self.cache_dtype.itemsize
-        shape = Shape(rows, self.request.head_size, 0, element, cache)
-        return fitting_tiles(kind, shape, self.target)
+        return Shape(rows, self.request.head_size, 0, element, cache)
 
-    def _tiles_for(self, rows: int) -> tuple[Tile, ...]:
+    def _fitted(self, tile: Tile) -> Tile:
+        """Return a tile as the backend's cache layout allows it."""
+        return tile
+
+    def _tile_for(self, rows: int) -> Tile:
         if rows <= max(SMALLEST_ROWS, self.group):
-            return (self.decode_tile,)
-        return self._tiles("short", rows)
+            return self.decode_tile
+        return self._fitted(choose_short_tile(self._shape(rows), self.target))
 
     def _forward(self, step: Step) -> None:
         batch, fp8 = step.batch, self.fp8
@@ -135,4 +138,4 @@ class TritonAttention(PagedLayer):
             kv_heads=request.num_kv_heads,
             value_size=request.head_size,
         )
-        return choose_passes(work, self.target.processors, self.prefill_tile, self._tiles_for)
+        return choose_passes(work, self.target.processors, self.prefill_tile, self._tile_for)

@@ -38,7 +38,7 @@ HABITS = {
     "but for": "except",
     "as ever": "as usual",
     "that (?:is|are) there": "that exists",
-    "says? nothing (?:of|about)": "does not cover, does not show",
+    "says? nothing of": "does not cover, does not show",
     "speaks? (?:of|for)": "covers, describes",
     "(?:only|except|even|not|else) where": "if, when",
     "(?-i:Where)(?![^.?]*[?])": "if, when",

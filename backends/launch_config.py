@@ -58,6 +58,7 @@ START_STEPS = 4
 MERGE_STEPS = 4
 SMALLEST_ROWS = 16  # of a matrix operand: a request counts as decode while its rows fit
 SHORT_TOKENS = 64  # new tokens of a request that gets a tile and segments of its own, in any batch
+BUSY_ROWS = 64  # query rows that keep the matrix units of a processor busy
 WORKSPACE = 2**25  # float32 elements that the segments' partial results may take: 128 MiB
 
 
@@ -130,15 +131,20 @@ def fits(tile: Tile, shape: Shape, target: Target) -> bool:
 
 @functools.cache
 def choose_short_tile(shape: Shape, target: Target) -> Tile:
-    """Return the tile for requests with a few new tokens, which all read the same keys: the smallest
-    that holds all rows, so that keys are read once; else the largest that fits."""
+    """Return the tile for requests with a few new tokens, which all read the same keys.
+
+    The smallest that holds all rows, so that keys are read once. If none does, of the largest that fits
+    and those of half its rows, but BUSY_ROWS, the one that leaves the fewest rows empty, the larger one of equals.
+    """
     fitting = [tile for tile in TILES[target.family]["short"] if fits(tile, shape, target)]
     fitting.sort(key=lambda tile: tile.block_m)  # the first of equals is the best
     for tile in fitting:
         if tile.block_m >= shape.rows:
             return tile
-    largest = choose_tile("prefill", shape, target)
-    return max([largest, *fitting], key=lambda tile: tile.block_m)
+    fitting = fitting or [choose_tile("prefill", shape, target)]
+    least = max(fitting[-1].block_m // 2, min(BUSY_ROWS, fitting[-1].block_m))
+    halves = [tile for tile in fitting if tile.block_m >= least]
+    return min(halves, key=lambda tile: (-shape.rows % tile.block_m, -tile.block_m))
 
 
 @functools.cache

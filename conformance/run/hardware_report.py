@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import json_file, output, results, terminal, words
 from pytest_rocm_attn.conformance.report.results import Results
@@ -148,7 +149,9 @@ class HardwareReport:
             message,
             promise=promise,
             source=item.location[0],
-            again=self._again(item.nodeid, "-m", str(self.marker(item))),
+            again=self._again(
+                item.nodeid, *filter(None, (self._emulate,)), "-m", str(self.marker(item))
+            ),
             traceback=report.longreprtext if report.failed else "",
             seconds=round(call.duration, 6),
             details=details,
@@ -158,11 +161,17 @@ class HardwareReport:
         item.stash[_ROW] = row
         return row
 
-    def _again(self, nodeid: str, *options: str) -> str:
+    @property
+    def _emulate(self) -> str:
+        """The option that has this run's GPU emulated, or nothing."""
+        given = options.value(self.config, "emulate")
+        return f"{options.BY_NAME['emulate'].flag}={given}" if given else ""
+
+    def _again(self, nodeid: str, *given: str) -> str:
         """Return the command that runs one test, from the folder that pytest was started in."""
         path, colons, name = nodeid.partition("::")  # the path is from pytest's root folder
         here = os.path.relpath(self.config.rootpath / path, self.config.invocation_params.dir)
-        return shlex.join(["python", "-m", "pytest", *options, f"{here}{colons}{name}"])
+        return shlex.join(["python", "-m", "pytest", *given, f"{here}{colons}{name}"])
 
     def _row(
         self,
@@ -183,7 +192,7 @@ class HardwareReport:
             "tier": TIER,
             "level": "advisory" if verdict is Verdict.ADVISORY else "required",
             "gpu": {"gfx": gpu.gfx, "aiter": gpu.aiter.value} if gpu else None,
-            "evidence": "real" if gpu else "",
+            "evidence": "real" if gpu else "emulated" if self._emulate else "",
             "env": None,
             "request": None,
             "expect": {"words": promise},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 # A file such as vLLM's own: it knows nothing of this plugin.
@@ -93,7 +95,9 @@ def test_an_unchanged_test_file_runs_on_an_emulated_gpu(pytester: pytest.Pyteste
         def test_of_another():
             pass
     """)  # fmt: skip
-    result = pytester.runpytest_subprocess("--rocm-attn-emulate=gfx942", "-rs")
+    result = pytester.runpytest_subprocess(
+        "--rocm-attn-emulate=gfx942", "-rs", "--rocm-attn-report=r.json"
+    )
     result.assert_outcomes(passed=3, failed=1, skipped=1)
     output = result.stdout.str()
     assert "emulated platform: " in output
@@ -101,6 +105,9 @@ def test_an_unchanged_test_file_runs_on_an_emulated_gpu(pytester: pytest.Pyteste
     assert "test_theirs.py:13" in output
     assert "emulator/launch.py" not in output
     assert "needs a real gfx950" in output
+    (row,) = json.loads((pytester.path / "r.json").read_text())["rows"]
+    assert (row["verdict"], row["evidence"]) == ("pass", "emulated")
+    assert "--rocm-attn-emulate=gfx942" in row["again"]
 
 
 def test_the_marker_and_the_fixture_emulate_for_one_test(pytester: pytest.Pytester) -> None:

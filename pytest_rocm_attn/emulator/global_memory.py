@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_rocm_attn.emulator.lds import gather, scatter
 from pytest_rocm_attn.emulator.machine import SCALAR_KEY, Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import i64, u32
 from pytest_rocm_attn.emulator.operands import Operand, scalar_source
@@ -31,6 +32,7 @@ BYTES = {
     "dwordx3": 12,
     "dwordx4": 16,
 }
+SIGNED = frozenset({"sbyte", "sshort"})
 CACHE_CONTROL = frozenset(
     [
         "buffer_inv",
@@ -78,12 +80,18 @@ def build(context: Context) -> Step | None:
     where, what, kind, d16, high = match.groups()
     operands = context.operands()
     if where == "scratch":
-        return _scratch(context, what, BYTES[kind])
+        return _scratch(context, what, kind, half=bool(d16), high=bool(high))
     data = operands[1] if what == "store" and where != "buffer" else operands[0]
     addresses = buffer_addresses(context) if where == "buffer" else flat_addresses(context, what)
     if what == "store":
         return _store(addresses, data, BYTES[kind], high=bool(high))
     return _load(addresses, data, kind, half=bool(d16), high=bool(high))
+
+
+def extended(value: Array, size: int) -> Array:
+    """Return 8 or 16 bits as 32, with their sign."""
+    shift = np.int32(32 - 8 * size)
+    return (value.view(np.int32) << shift >> shift).view(np.uint32)
 
 
 # --- addresses ---
@@ -168,16 +176,14 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
 def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: bool) -> Step:
     size, register = BYTES[kind], data.index
     words = max(1, size // 4)
-    signed = kind in ("sbyte", "sshort")
 
     def run(m: Machine, w: Waves) -> None:
         address, active = addresses.fetch(m, w)
         m.memory.check(m, address, size, active, "reads")
         m.memory.note_load(m, w, address, size, active)
         values = m.memory.load(np.where(active, address, m.memory.safe), size)
-        if signed:
-            shift = np.int32(32 - 8 * size)
-            values = [(values[0].view(np.int32) << shift >> shift).view(np.uint32)]
+        if kind in SIGNED:
+            values = [extended(values[0], size)]
         for number, value in enumerate(values):
             value = np.where(active, value, u32(0))
             if half:
@@ -226,50 +232,52 @@ def _store(addresses: Addresses, data: Operand, size: int, *, high: bool) -> Ste
 # --- private memory ---
 
 
-def _scratch(context: Context, what: str, size: int) -> Step:
-    """Spilled registers: words of each lane's own."""
-    if size < 4:
-        raise EmulatorError("private memory in less than words")
+def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) -> Step:
+    """Spilled registers and local arrays: memory of each lane's own."""
     operands = context.operands()
     data, vector, base = operands[0], operands[1], operands[2]
     if what == "store":
         data, vector = vector, data
-    offset, words, register = offset_of(context), size // 4, data.index
+    size, offset, register = BYTES[kind], offset_of(context), data.index
+    words = max(1, size // 4)
+    keys = tuple(range(register, register + words))
+    lane = np.arange(context.lanes)
 
-    def places(m: Machine, w: Waves) -> tuple[Array, Array, Array]:
+    def places(m: Machine, w: Waves, verb: str) -> tuple[Array, Array]:
         at = np.full((m.size(w), m.lanes), offset, i64)
         if vector.kind == "v":
             at = at + m.vector[vector.index, w]
         if base.kind == "s":
             at = at + m.scalar[base.index, w].astype(i64)[:, None]
         active = m.exec[w]
-        if ((at + size > 4 * m.scratch.shape[2]) & active).any():
-            raise m.fault(
-                f"touches {size} bytes beyond the {4 * m.scratch.shape[2]} of private memory"
-            )
+        if ((at + size > m.scratch_bytes) & active).any():
+            raise m.fault(f"{verb} beyond the {m.scratch_bytes} bytes of private memory")
         rows = np.arange(m.count)[w][:, None]
-        return np.where(active, at, 0) >> 2, rows, active
-
-    lane = np.arange(context.lanes)
+        return np.where(active, at, 0) + (rows * m.lanes + lane) * m.scratch_stride, active
 
     def load(m: Machine, w: Waves) -> None:
-        at, rows, _ = places(m, w)
-        for word in range(words):
-            m.write(register + word, w, m.scratch[rows, lane, at + word])
-            shadow = m.scratch_shadow[rows, lane, at + word]
+        position, _ = places(m, w, "reads")
+        values = gather(m.scratch, position, size)
+        shadows = gather(m.scratch_shadow, position, size)
+        if kind in SIGNED:
+            values = [extended(values[0], size)]
+            shadows = [np.where(shadows[0] != 0, u32(0xFFFFFFFF), u32(0))]
+        for key, value, shadow in zip(keys, values, shadows, strict=True):
+            if half:
+                m.write_half(key, high, w, value & u32(0xFFFF))
+            else:
+                m.write(key, w, value)
             if shadow.any():
-                m.late.append((register + word, shadow))
+                m.late.append((key, shadow << u32(16) if half and high else shadow))
         m.waits.issue(LOAD, keys, w, m.here)
 
     def store(m: Machine, w: Waves) -> None:
-        at, rows, active = places(m, w)
-        for word in range(words):
-            value = m.vector[register + word, w]
-            shadow = m.vector_shadow(register + word, w)
-            row = np.broadcast_to(rows, active.shape)[active]
-            column = np.broadcast_to(lane, active.shape)[active]
-            m.scratch[row, column, at[active] + word] = value[active]
-            m.scratch_shadow[row, column, at[active] + word] = shadow[active]
+        position, active = places(m, w, "writes")
+        shift = u32(16 if high else 0)
+        values = [m.vector[key, w][active] >> shift for key in keys]
+        shadows = [m.vector_shadow(key, w)[active] >> shift for key in keys]
+        scatter(m.scratch, position[active], size, values)
+        scatter(m.scratch_shadow, position[active], size, shadows)
         m.waits.issue(STORE, (), w, m.here)
 
     def taint(m: Machine, w: Waves) -> Shadows:
@@ -279,11 +287,10 @@ def _scratch(context: Context, what: str, size: int) -> Step:
             m.demand("the address of private memory", m.scalar_shadow(base.index, w))
         return []
 
-    keys = tuple(range(register, register + words))
-    where = vector.keys + base.keys
+    where = (vector.keys if vector.kind == "v" else ()) + (base.keys if base.kind == "s" else ())
     if what == "store":
         return Step(store, where + keys, (), taint)
-    return Step(load, where, keys, taint)
+    return Step(load, where + (keys if half else ()), keys, taint)
 
 
 # --- scalar loads ---

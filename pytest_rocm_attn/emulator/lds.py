@@ -62,14 +62,14 @@ class Lds:
 
     def load(self, position: Array, size: int) -> tuple[list[Array], list[Array]]:
         """Return the words at positions, and their undefined bits."""
-        return _gather(self._bytes, position, size), _gather(self._shadow, position, size)
+        return gather(self._bytes, position, size), gather(self._shadow, position, size)
 
     def store(
         self, position: Array, size: int, values: Sequence[Array], shadows: Sequence[Array]
     ) -> None:
         """Write words, or one of 8 or 16 bits."""
-        _scatter(self._bytes, position, size, values)
-        _scatter(self._shadow, position, size, shadows)
+        scatter(self._bytes, position, size, values)
+        scatter(self._shadow, position, size, shadows)
 
     # --- conflicts ---
 
@@ -213,7 +213,8 @@ def overwritten(places: Array, size: int, values: Sequence[Array]) -> Array:
     return differs
 
 
-def _gather(source: Array, position: Array, size: int) -> list[Array]:
+def gather(source: Array, position: Array, size: int) -> list[Array]:
+    """Return the words at positions in bytes; one of 8 or 16 bits, zero-extended."""
     if size == 1:
         return [source[position].astype(np.uint32)]
     if size == 2 and not (position & 1).any():
@@ -231,7 +232,8 @@ def _gather(source: Array, position: Array, size: int) -> list[Array]:
     ]
 
 
-def _scatter(target: Array, position: Array, size: int, values: Sequence[Array]) -> None:
+def scatter(target: Array, position: Array, size: int, values: Sequence[Array]) -> None:
+    """Write words, or one of 8 or 16 bits, at positions in bytes."""
     if size == 1:
         target[position] = values[0].astype(np.uint8)
     elif size == 2 and not (position & 1).any():

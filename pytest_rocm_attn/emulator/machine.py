@@ -73,8 +73,11 @@ class Machine:
         self.exec = np.ones((count, lanes), bool)
         self.exec_is_full = True
         self.lds, self.memory = lds, memory
-        self.scratch = np.full((count, lanes, -(-max(scratch, 4) // 4)), POISON, np.uint32)
-        self.scratch_shadow = np.full_like(self.scratch, FULL)
+        # Private memory, lane by lane, in bytes; nothing of it is defined.
+        self.scratch_bytes = scratch
+        self.scratch_stride = -(-scratch // 16) * 16 + 16
+        self.scratch = np.full(count * lanes * self.scratch_stride, 0xFF, np.uint8)
+        self.scratch_shadow = np.full_like(self.scratch, 0xFF)
         self.waits = Waits(count, gfx)
         # None stands for a shadow of ones everywhere.
         self.undefined: dict[int, Array | None] = dict.fromkeys(range(vectors))

@@ -54,12 +54,13 @@ def run_body(
     threads: int = 64,
     grid: tuple[int, int, int] = (1, 1, 1),
     lds: int = 0,
+    private_segment_fixed_size: int = 0,
     **more: Any,
 ) -> Executed:
     """Run a kernel's body; each tensor is an argument, and memory that it may touch."""
     given = tensors or {}
     return launch(
-        assembly(body, gfx, len(given)),
+        assembly(body, gfx, len(given), private_segment_fixed_size=private_segment_fixed_size),
         "k",
         grid,
         threads,

@@ -248,3 +248,20 @@ def test_what_is_not_known_is_refused_by_name(
         execute(f"\t{instruction}")
     assert named in str(error.value)
     assert str(error.value).startswith("k on gfx942: ")
+
+
+def test_private_memory_keeps_bytes_and_words_of_each_lane(execute: Execute) -> None:
+    """A word is stored, its second byte read back; a byte that nothing wrote is undefined."""
+    body = f"""{BEGIN}
+	v_mul_u32_u24_e32 v3, 0x101, v0
+	scratch_store_dword off, v3, off offset:4
+	scratch_load_ubyte v2, off, off offset:{{offset}}
+	s_waitcnt vmcnt(0)
+{STORE_V2}"""
+    tensors = out()
+    execute(body.format(offset=5), tensors=tensors, private_segment_fixed_size=16)
+    assert next(iter(tensors.values())).tolist() == list(range(64))
+    with pytest.raises(EmulationFault, match="uninitialised data"):
+        execute(body.format(offset=8), tensors=out(), private_segment_fixed_size=16)
+    with pytest.raises(EmulationFault, match="beyond the 4 bytes of private memory"):
+        execute(body.format(offset=5), tensors=out(), private_segment_fixed_size=4)

@@ -95,6 +95,9 @@ def run(code: str, variables: dict[str, Value]) -> dict[str, Value]:
         Unreadable: it uses what this interpreter lacks.
     """
     lines = re.sub(r"//[^\n]*", "", code).replace("\n", " ")
+    for name, width, kind in re.findall(r"declare (\w+) : (\d+)'([UIFB])\s*;", lines):
+        variables = variables | {name: made(0, kind.lower(), int(width))}
+    lines = re.sub(r"declare \w+ : \d+'[UIFB]\s*;", "", lines)
     parser = _Parser(lines, State(dict(variables)))
     with np.errstate(all="ignore"):
         parser.block(live=True, until=())
@@ -169,8 +172,6 @@ class _Parser:
             value = self.expression()
             if live:
                 raise _Return(value)
-        elif word == "declare":
-            self.declare()
         else:
             self.assign(live)
 
@@ -212,17 +213,6 @@ class _Parser:
             depth += (word == "for") - (word == "endfor")
             if not word:
                 raise Unreadable("a loop without an end")
-
-    def declare(self) -> None:
-        self.take()
-        name = self.take()
-        self.take(":")
-        match = re.fullmatch(r"(\d+)'([UIFB])\(?", self.take() + "(")
-        if match is None:
-            raise Unreadable("a declaration")
-        if self.peek() == "[":
-            raise Unreadable("an array")
-        self.state.variables[name] = made(0, match[2].lower(), int(match[1]))
 
     def assign(self, live: bool) -> None:
         if self.peek() == "{":
@@ -536,12 +526,14 @@ def _extreme(least: bool, values: list[Value]) -> Value:
     return min(numbers, key=order) if least else max(numbers, key=order)
 
 
-def _frexp(part: int) -> Callable[[Value], Value]:
-    def apply(value: Value) -> Value:
-        found = math.frexp(value.number)[part]
-        return made(found, "i", 32) if part else made(found, "f", value.width)
+def _mantissa(value: Value) -> Value:
+    return made(math.frexp(value.number)[0], "f", value.width)
 
-    return apply
+
+def _exponent(value: Value) -> Value:
+    """The biased exponent."""
+    mantissa, bits = {16: (10, 5), 32: (23, 8), 64: (52, 11)}[value.width]
+    return made(value.bits >> mantissa & (1 << bits) - 1, "i", 32)
 
 
 def _scaled(value: Value, power: Value) -> Value:
@@ -585,7 +577,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "floor": _rounded(math.floor), "ceil": _rounded(math.ceil), "trunc": _rounded(math.trunc),
     "sqrt": _elementary(np.sqrt), "log2": _elementary(np.log2),
     "pow": lambda a, b: _elementary(lambda x: np.float64(a.number) ** x)(b),
-    "ldexp": _scaled, "mantissa": _frexp(0), "exponent": _frexp(1),
+    "ldexp": _scaled, "mantissa": _mantissa, "exponent": _exponent,
     "sin": _elementary(np.sin), "cos": _elementary(np.cos),
     "fract": _elementary(lambda x: x - np.floor(x)),
     "isEven": lambda v: TRUE if v.number % 2 == 0 else FALSE,

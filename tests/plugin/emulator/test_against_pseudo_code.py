@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pytest_rocm_attn.emulator.alu import ALU
 from pytest_rocm_attn.emulator.compare import RELATIONS
@@ -193,3 +194,82 @@ def test_every_comparison_does_what_the_guides_say() -> None:
                 assert got == wanted, (family, name, [hex(one) for one in bits])
             tried += 1
     assert tried > 100
+
+
+# Instructions that are more than a function of arrays, as text: they write v[10:11], read v[2:3] and on.
+# (text, what the pseudo-code calls it, type of each source, bits of the result)
+EXECUTED = [
+    *((f"v_pk_{name} v10, v2, v4", f"v_pk_{name}", ("u32", "u32"), 32)
+      for name in ("add_u16", "sub_u16", "mul_lo_u16", "max_u16", "min_u16", "max_i16", "min_i16",
+                   "lshlrev_b16", "lshrrev_b16", "ashrrev_i16", "add_f16", "mul_f16")),
+    ("v_pk_mad_u16 v10, v2, v4, v6", "v_pk_mad_u16", ("u32",) * 3, 32),
+    ("v_pk_fma_f16 v10, v2, v4, v6", "v_pk_fma_f16", ("u32",) * 3, 32),
+    ("v_pk_add_f32 v[10:11], v[2:3], v[4:5]", "v_pk_add_f32", ("u64", "u64"), 64),
+    ("v_pk_mul_f32 v[10:11], v[2:3], v[4:5]", "v_pk_mul_f32", ("u64", "u64"), 64),
+    ("v_pk_fma_f32 v[10:11], v[2:3], v[4:5], v[6:7]", "v_pk_fma_f32", ("u64",) * 3, 64),
+    ("v_add_co_u32_e32 v10, vcc, v2, v4", "v_add_co_u32", ("u32", "u32"), 32),
+    ("v_sub_co_u32_e32 v10, vcc, v2, v4", "v_sub_co_u32", ("u32", "u32"), 32),
+    ("v_subrev_co_u32_e32 v10, vcc, v2, v4", "v_subrev_co_u32", ("u32", "u32"), 32),
+    ("v_mbcnt_lo_u32_b32 v10, v2, v4", "v_mbcnt_lo_u32_b32", ("u32", "u32"), 32),
+    ("v_dot2_f32_f16 v10, v2, v4, v6", "v_dot2_f32_f16", ("u32",) * 3, 32),
+    ("v_cmp_class_f32_e64 s[10:11], v2, v4\\n\\tv_cndmask_b32_e64 v10, 0, 1, s[10:11]",
+     "v_cmp_class_f32", ("u32", "u32"), 32),
+]  # fmt: skip
+
+
+def ran(execute: Any, instruction: str, bits: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Return v10 and v11 of each lane after an instruction, with v2 and on from 64 x 3 values."""
+    source = torch.from_numpy(bits.astype(np.uint64).view(np.int32).reshape(64, 6).copy())
+    result = torch.zeros((64, 2), dtype=torch.int32)
+    execute(
+        f"""
+	s_load_dwordx4 s[4:7], s[0:1], 0x0
+	v_mul_u32_u24_e32 v1, 24, v0
+	v_lshlrev_b32_e32 v8, 3, v0
+	v_mov_b32_e32 v10, 0
+	v_mov_b32_e32 v11, 0
+	s_waitcnt lgkmcnt(0)
+	global_load_dwordx4 v[2:5], v1, s[4:5]
+	global_load_dwordx2 v[6:7], v1, s[4:5] offset:16
+	s_waitcnt vmcnt(0)
+	{instruction}
+	global_store_dwordx2 v8, v[10:11], s[6:7]
+""",
+        tensors={"x": source, "y": result},
+    )
+    return [(int(low) & 0xFFFFFFFF, int(high) & 0xFFFFFFFF) for low, high in result.tolist()]
+
+
+@pytest.mark.parametrize(("text", "name", "kinds", "width"), EXECUTED, ids=lambda value: str(value))
+def test_an_instruction_does_in_a_program_what_the_guide_says(
+    execute: Any, text: str, name: str, kinds: tuple[str, ...], width: int
+) -> None:
+    values = list(samples(kinds, seed=width))[:64]
+    bits = np.zeros((64, 3), np.uint64)
+    for row, sources in enumerate(values):
+        bits[row, : len(sources)] = sources
+    got = ran(execute, text.replace("\\n\\t", "\n\t"), bits)
+    code = codes("cdna").get(name) or codes("rdna3")[name]
+    for lane, sources in enumerate(values):
+        variables = {
+            f"S{i}": pseudo_code.Value(value, "b", max(64, int(kind[1:])))
+            for i, (value, kind) in enumerate(zip(sources, kinds, strict=True))
+        }
+        variables |= {
+            "laneId": pseudo_code.Value(lane, "i", 32),
+            "VCC": pseudo_code.Value(0, "b", 64),
+            "D0": pseudo_code.Value(0, "b", 64),
+        }
+        after = pseudo_code.run(code, variables)["D0"].bits
+        if name.startswith("v_cmp"):
+            after = after >> lane & 1
+        low, high = got[lane]
+        form = name[-3:] if name[-3:] in ("f16", "f32") else "u32"
+        pairs = [(low, after & 0xFFFFFFFF)]
+        if width == 64:
+            pairs.append((high, after >> 32 & 0xFFFFFFFF))
+        if form == "f16" and name.startswith("v_pk"):
+            pairs = [(x >> s & 0xFFFF, y >> s & 0xFFFF) for x, y in pairs for s in (0, 16)]
+        else:
+            form = "f32" if form == "f16" else form
+        assert all(same(x, y, form) for x, y in pairs), (lane, [hex(one) for one in sources], pairs)

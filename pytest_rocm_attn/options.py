@@ -257,7 +257,7 @@ OPTIONS = (
     Option(
         "isolation",
         "fork|process",
-        "how workers start: fork (default, where there is fork) or process",
+        "how workers start: fork (default, if the system has it) or process",
         "fork or process",
         _one_of("fork", "process"),
         "repeated",

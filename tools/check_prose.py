@@ -40,7 +40,11 @@ HABITS = {
     "that (?:is|are) there": "that exists",
     "says? nothing of": "does not cover, does not show",
     "speaks? (?:of|for)": "covers, describes",
-    "(?:only|except|even|not|else) where": "if, when",
+    "(?:is|are|was|were) put to": "say who tests it",
+    "mend(?:s|ed)?": "fix, correct",
+    "otherwise than": "differently from, or name the difference",
+    "(?:only|except|even|also|not|else) where": "if, when",
+    "where (?:there|nothing|no|none|aiter|it is|they are)": "if, when",
     "(?-i:Where)(?![^.?]*[?])": "if, when",
 }
 _CODE = re.compile(

@@ -40,6 +40,8 @@ def check_prose() -> Any:
         ("It works, but only where aiter is there.", "only where"),
         ("The tests are yours to run.", "are yours to"),
         ("All are equal but for the time.", "but for"),
+        ("MLA is not put to it; a layer is put to it.", "is put to"),
+        ("A case is skipped where there is no GPU.", "where there"),
     ],
 )
 def test_a_banned_habit_is_found(check_prose: Any, text: str, found: str) -> None:

@@ -43,8 +43,9 @@ HABITS = {
     "(?:is|are|was|were) put to": "say who tests it",
     "mend(?:s|ed)?": "fix, correct",
     "otherwise than": "differently from, or name the difference",
-    "(?:only|except|even|also|not|else) where": "if, when",
-    "where (?:there|nothing|no|none|aiter|it is|they are)": "if, when",
+    "(?:only|except|even|also|not|else) where|(?-i:where) (?:there|nothing|no|none|aiter|it is)": (
+        "if, when"
+    ),
     "(?-i:Where)(?![^.?]*[?])": "if, when",
 }
 _CODE = re.compile(

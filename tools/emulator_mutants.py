@@ -64,7 +64,7 @@ def main() -> None:
     gfx, name, wanted, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     torch.set_num_threads(1)
     draw = random.Random(int(sys.argv[5]) if len(sys.argv) > 5 else 0)
-    emulation = Mutated(limit=200_000)
+    emulation = Mutated(limit=30_000)
     triton_driver.activate(Gpu(gfx), emulation)
     (case,) = (one for one in shipped() if one.id == wanted)
     backend = getattr(under_test, name)()

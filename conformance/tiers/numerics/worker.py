@@ -118,20 +118,26 @@ def _start(spec: str, emulation: Any = None) -> tuple[Any, Any, str]:
 
     found: Any = adapters.load(spec)
     if device.type == "cpu" and getattr(found, "imports_aiter", False):
-        _mock_for_aiter()
+        _mock_for_aiter(emulation)
     backend = found() if isinstance(found, type) else found
     evidence = getattr(backend, "evidence", None) or evidence
     return backend, device, evidence
 
 
-def _mock_for_aiter() -> None:
-    """Mock a GPU that aiter knows, where AMD's is installed: without one it cannot be imported."""
+def _mock_for_aiter(emulation: Any) -> None:
+    """Mock a GPU that aiter knows, where AMD's is installed: without one it cannot be imported.
+
+    Args:
+        emulation: what executes kernels; its own driver stays Triton's.
+    """
     from pytest_rocm_attn import aiter_probe
     from pytest_rocm_attn.gpu import Aiter, Gpu
     from pytest_rocm_attn.mock import MockRocm
 
     if aiter_probe.probe().state is Aiter.PRESENT:
-        MockRocm(Gpu(AITERS_GPU, Aiter.PRESENT), real_aiter=True).enter()
+        gfx = AITERS_GPU if emulation is None else sys.argv[3]
+        with_driver = emulation is None
+        MockRocm(Gpu(gfx, Aiter.PRESENT), real_aiter=True, triton_driver=with_driver).enter()
 
 
 if __name__ == "__main__":

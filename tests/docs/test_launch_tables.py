@@ -19,10 +19,8 @@ from pytest_rocm_attn.gpu import Gpu
 
 TABLES = Path(__file__).parents[2] / "docs" / "launch-tables"
 REFERENCE = TABLES / "reference-triton-3.6.0.md"
-TABULATED = TARGETS
-STALE = pytest.mark.xfail(
-    strict=True, reason="the table was made of small caches and has to be made again"
-)
+# Of the tier's targets. The RDNA targets were not compiled over a server's cache (docs/launch-tier.md).
+TABULATED = tuple(gfx for gfx in TARGETS if gfx.startswith("gfx9"))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +99,6 @@ TRIED = {
 }
 
 
-@STALE
 def test_the_table_of_the_reference_holds_all_that_the_tier_tries() -> None:
     """Make it again (docs/launch-tier.md) if this fails: a family or a backend was added."""
     assert sections().keys() == TRIED.keys()
@@ -111,7 +108,6 @@ def test_the_table_of_the_reference_holds_all_that_the_tier_tries() -> None:
         assert "fail:" not in table and "crash:" not in table
 
 
-@STALE
 def test_its_kernels_have_the_cache_of_their_family() -> None:
     for (backend, family), table in sections().items():
         case = TRIED[backend, family][1]
@@ -139,7 +135,6 @@ EVERY = [
 ]
 
 
-@STALE
 @pytest.mark.parametrize(("backend", "family", "gfx"), [*SAMPLE, *EVERY])
 def test_a_kernel_takes_what_the_table_says(
     from_report: Any, backend: str, family: str, gfx: str

@@ -23,8 +23,8 @@ ALIGNED = {"tt.divisibility": 16}
 ALIGNED_AND_SMALL = ALIGNED | {"tt.pointer_range": 32}
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types
-def _looks(a, b, c, d, e, f, g, h, requests, tokens, stride):
+@triton.jit
+def _looks(a, b, c, d, e, f, g, h, requests, tokens, stride):  # type: ignore[no-untyped-def]
     tl.store(a, tl.load(a))
 
 

@@ -44,10 +44,10 @@ def main() -> None:
 
     name = getattr(backend, "name", None)
     allowance = READS_UNUSED if getattr(backend, "reads_unused_slots", False) else ""
-    hello = {"evidence": evidence, "name": name, "device": describe(device)}
+    described = describe(device)
     if emulation is not None:
-        hello["device"] |= {"name": f"emulated {sys.argv[3]}", "arch": sys.argv[3]}
-    say(hello | {"allowance": allowance})
+        described |= {"name": f"emulated {sys.argv[3]}", "arch": sys.argv[3]}
+    say({"evidence": evidence, "name": name, "device": described, "allowance": allowance})
     for line in sys.stdin:
         case = Case.from_json(json.loads(line))
         if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):

@@ -7,6 +7,7 @@ restates; tests/emulator/test_against_pseudo_code.py runs that pseudo-code again
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -329,6 +330,23 @@ CONVERSIONS: dict[str, Alu] = {
 def _packed(low: Array, high: Array) -> Array:
     """Two values of 16 bits as one of 32."""
     return np.asarray(low).view(u16).astype(u32) | np.asarray(high).view(u16).astype(u32) << u32(16)
+
+
+_SATURATING = re.compile(r"v_(?:add|sub|subrev)_([ui](?:16|32))")
+
+
+def saturating(name: str) -> Alu | None:
+    """Return a sum or difference that stops at the limits of its type (clamp), or None."""
+    match = _SATURATING.fullmatch(name)
+    if match is None or name not in ALU:
+        return None
+    plain, limits = ALU[name].compute, np.iinfo(f"{match[1][0]}{int(match[1][1:]) // 8}")
+
+    def compute(a: Array, b: Array) -> Array:
+        wide = plain(a.astype(np.int64), b.astype(np.int64))
+        return np.clip(wide, limits.min, limits.max).astype(limits.dtype)
+
+    return Alu(compute, (match[1],) * 2, match[1])
 
 
 ALU: dict[str, Alu] = INTEGER | FLOAT | HALF | DOUBLE | CONVERSIONS

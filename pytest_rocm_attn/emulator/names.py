@@ -26,6 +26,8 @@ _RENAMED = {
     "v_cvt_floor_i32_f32": "v_cvt_flr_i32_f32",
     "v_clz_i32_u32": "v_ffbh_u32",
     "v_ctz_i32_b32": "v_ffbl_b32",
+    "v_mad_legacy_u16": "v_mad_u16",
+    "v_mad_legacy_i16": "v_mad_i16",
     "v_mul_dx9_zero_f32": "v_mul_legacy_f32",
     "s_addk_co_i32": "s_addk_i32",
     "s_add_co_i32": "s_add_i32",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_rocm_attn.emulator.alu import ALU, Alu
+from pytest_rocm_attn.emulator.alu import ALU, Alu, saturating
 from pytest_rocm_attn.emulator.machine import VCC, Array, Machine, Waves
 from pytest_rocm_attn.emulator.names import renamed
 from pytest_rocm_attn.emulator.operands import Fetch, Operand, Source, half, parse, source
@@ -66,8 +66,13 @@ def _operation(context: Context, *, sdwa: bool = False) -> Operation | None:
     alu = ALU.get(context.name)
     if alu is None:
         return None
+    finish = None
+    if context.instruction.modifiers.get("clamp") and (saturates := saturating(context.name)):
+        alu = saturates
+    else:
+        finish = output_modifiers(context, alu.result)
     sources = _sources(context, alu, sdwa=sdwa)
-    value, shadow = combined(alu, sources, output_modifiers(context, alu.result))
+    value, shadow = combined(alu, sources, finish)
     if sdwa:
         return _sdwa_result(context, alu, value, shadow, sources)
     selects = context.modifier("op_sel", [0] * (len(alu.sources) + 1))

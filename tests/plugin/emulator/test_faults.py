@@ -265,3 +265,10 @@ def test_private_memory_keeps_bytes_and_words_of_each_lane(execute: Execute) -> 
         execute(body.format(offset=8), tensors=out(), private_segment_fixed_size=16)
     with pytest.raises(EmulationFault, match="beyond the 4 bytes of private memory"):
         execute(body.format(offset=5), tensors=out(), private_segment_fixed_size=4)
+
+
+def test_an_integer_sum_with_clamp_stops_at_the_limits_of_its_type(execute: Execute) -> None:
+    tensors = out()
+    execute(f"{BEGIN}\tv_sub_u32_e64 v2, v0, 40 clamp{STORE_V2}", tensors=tensors)
+    (result,) = tensors.values()
+    assert result.tolist() == [max(0, lane - 40) for lane in range(64)]

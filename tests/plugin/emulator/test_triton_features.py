@@ -1,0 +1,123 @@
+"""What Triton's language has beside attention: atomics, scans, sorts, products, autotuners, barriers."""
+
+# Kernels are written in Triton's language, whose decorators and values have no types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, misc"
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.emulator.triton_launch import Emulation
+from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.mock.triton_driver import activate
+
+
+@triton.jit
+def histogram(x_ptr, counts_ptr, n, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < n
+    x = tl.load(x_ptr + offsets, mask=mask, other=0)
+    tl.atomic_add(counts_ptr + x, 1, mask=mask)
+
+
+@triton.jit
+def atomics(x_ptr, total_ptr, largest_ptr, swapped_ptr, BLOCK: tl.constexpr):
+    x = tl.load(x_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))
+    tl.atomic_add(total_ptr, tl.sum(x, 0))
+    tl.atomic_max(largest_ptr, tl.max(x, 0))
+    tl.atomic_cas(swapped_ptr, 7, 9)
+
+
+@triton.jit
+def scan_and_sort(x_ptr, sums_ptr, sorted_ptr, places_ptr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets)
+    tl.store(sums_ptr + offsets, tl.cumsum(x, 0))
+    tl.debug_barrier()
+    tl.store(sorted_ptr + offsets, tl.sort(x))
+    tl.store(places_ptr, tl.argmax(x, 0))
+
+
+@triton.autotune([triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32})], key=["K"])
+@triton.jit
+def product(a_ptr, b_ptr, c_ptr, K, N: tl.constexpr, BLOCK: tl.constexpr):
+    rows, columns = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
+    total = tl.zeros((N, N), tl.float32)
+    for start in range(0, K, BLOCK):
+        inner = start + tl.arange(0, BLOCK)
+        a = tl.load(a_ptr + rows * K + inner[None, :])
+        b = tl.load(b_ptr + inner[:, None] * N + columns)
+        total = tl.dot(a, b, total)
+    tl.store(c_ptr + rows * N + columns, total)
+
+
+@triton.jit
+def arithmetic(x_ptr, y_ptr, out_ptr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    x, y = tl.load(x_ptr + offsets), tl.load(y_ptr + offsets)
+    out = x // y + x % y + (x >> 3) + (x ^ y) * tl.abs(y) + tl.where(x < y, x, -y)
+    tl.store(out_ptr + offsets, out)
+
+
+@pytest.fixture(params=["gfx942", "gfx950", "gfx1100", "gfx1201"])
+def emulation(request: pytest.FixtureRequest) -> Iterator[Emulation]:
+    """Executes what is launched, on each target."""
+    emulation = Emulation(limit=200_000)
+    undo = activate(Gpu(request.param), emulation)
+    yield emulation
+    undo()
+
+
+def test_atomics_of_lanes_that_meet_all_count(emulation: Emulation) -> None:
+    x = torch.randint(0, 5, (300,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    counts = torch.zeros(5, dtype=torch.int32)
+    histogram[(3,)](x, counts, 300, BLOCK=128)
+    assert counts.tolist() == torch.bincount(x, minlength=5).tolist()
+
+
+def test_atomics_of_numbers(emulation: Emulation) -> None:
+    x = torch.arange(256, dtype=torch.float32) / 4
+    total, swapped = torch.zeros(1), torch.tensor([7], dtype=torch.int32)
+    largest = torch.zeros(1)
+    atomics[(2,)](x, total, largest, swapped, BLOCK=128)
+    assert (total.item(), largest.item(), swapped.item()) == (x.sum().item(), 63.75, 9)
+
+
+def test_scans_and_sorts(emulation: Emulation) -> None:
+    x = torch.randperm(128, generator=torch.Generator().manual_seed(2)).to(torch.int32)
+    sums, ordered, place = (torch.zeros_like(x) for _ in range(3))
+    scan_and_sort[(1,)](x, sums, ordered, place, BLOCK=128)
+    assert sums.tolist() == x.cumsum(0).tolist()
+    assert ordered.tolist() == list(range(128))
+    assert place[0].item() == x.argmax().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_autotuned_product(emulation: Emulation, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(32, 64, generator=generator).to(dtype) for _ in range(2))
+    c = torch.zeros(32, 32)
+    product[(1,)](a, b.T.contiguous(), c, 64, N=32)
+    torch.testing.assert_close(c, a.float() @ b.float().T, rtol=1e-3, atol=1e-3)
+    assert emulation.launches >= 3  # both candidates, and the one that was chosen
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int16])
+def test_arithmetic_of_integers(emulation: Emulation, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(-150, 150, (128,), generator=generator).to(dtype)
+    y = torch.randint(1, 100, (128,), generator=generator).to(dtype)
+    y[::3] *= -1
+    out = torch.zeros_like(x)
+    arithmetic[(1,)](x, y, out, BLOCK=128)
+    quotient: Any = torch.div(x, y, rounding_mode="trunc")  # as in C, which Triton follows
+    expected = (
+        quotient + torch.fmod(x, y) + (x >> 3) + (x ^ y) * y.abs() + torch.where(x < y, x, -y)
+    )
+    assert out.tolist() == expected.to(dtype).tolist()

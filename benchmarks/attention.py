@@ -45,8 +45,8 @@ NOTE = (
 )
 HOST_US = 60  # of the host for one call of many in a row
 STEP = 1.5  # the most that a row of new tokens may take, in times of the row before it
-# New tokens after KEYS: from row to row the work grows by at most a half, but for the first three.
-NEW_TOKENS, KEYS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64), 32768
+# New tokens after KEYS: what fills tiles, and one more.
+NEW_TOKENS, KEYS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 49, 64), 32768
 GROUPS = (1, 4, 8, 16)  # query heads to a KV head
 CACHE_BYTES = 200e6  # rotate through at least this much: four times the largest L2
 

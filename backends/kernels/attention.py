@@ -332,6 +332,7 @@ def _tiles(
     FP8: tl.constexpr,
     SHARED: tl.constexpr,
     MASKED: tl.constexpr,
+    REPAIRED: tl.constexpr,  # a NaN that comes out is looked at again
     AHEAD: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -400,7 +401,10 @@ def _tiles(
         if MASKED:
             s = _unseen_as_never(s, distance, readable[None, :], window, CAUSAL)
         higher = tl.maximum(top, tl.max(s, 1))
-        anchor = _anchor(higher)
+        if MASKED or not REPAIRED:
+            anchor = _anchor(higher)
+        else:  # inf - inf is NaN, and will be repaired
+            anchor = higher
         p = tl.exp2(s - anchor[:, None])
         decay = tl.exp2(top - anchor)
         total = total * decay + tl.sum(p, 1)
@@ -792,21 +796,21 @@ def _attention_kernel(
             acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, True, NOTES, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if LOOPS and not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, False, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, False, NOTES, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, True, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, True, NOTES, AHEAD, BLOCK_N, BLOCK_D,
         )  # fmt: skip
 
     if SPLIT:
@@ -833,9 +837,10 @@ def _attention_kernel(
         )  # fmt: skip
     else:
         if NOTES:
-            # Not if it has a single token, whose rows see the same.
-            broken = tl.max(tl.max(tl.where(acc == acc, 0, 1), 1), 0)  # noqa: PLR0124  (NaN)
-            broken = tl.where(last_token > first_token, broken, 0)
+            row_sum = tl.sum(acc, 1)  # infinities of both signs are repaired for nothing
+            broken = tl.max(tl.where(row_sum == row_sum, 0, 1), 0)  # noqa: PLR0124  (NaN)
+            # A request's only token is not: it takes either kernel, by the other requests.
+            broken = tl.where(query_len > 1, broken, 0)
             if FP8 > 0:  # of infinite scales, too, of which k_scale was made NaN
                 finite = (k_scale == k_scale) & (tl.abs(v_scale) != float("inf"))  # noqa: PLR0124
                 broken = tl.where(finite, broken, 1)

@@ -11,6 +11,12 @@ from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
 from pytest_rocm_attn.conformance.tiers.numerics.subjects import REFERENCES, BackendUnderTest, named
 from pytest_rocm_attn.request import Request
 
+# NumPy, which interprets, warns of arithmetic with NaN and infinities: some cases are made of it.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{words}.*:RuntimeWarning")
+    for words in ("invalid value encountered", "All-NaN slice")
+]
+
 # One of each kind of trouble: what the others vary is a dtype, a size, a scale.
 ALWAYS = [
     "decode-on-both-sides-of-every-tile-edge-float32",
@@ -96,7 +102,7 @@ def test_a_case_is_right(backend: BackendUnderTest, case: Case) -> None:
         assert finding.kind == "right", finding.words
 
 
-@pytest.mark.parametrize("new", [1, 3, 70])
+@pytest.mark.parametrize("new", [1, 3, 33, 70])
 def test_a_tile_of_keys_that_are_all_infinite_has_no_weight(new: int) -> None:
     """All scores of a head's first tiles are -inf, or +inf: inf - inf is NaN, and must not be met."""
     case = Case(

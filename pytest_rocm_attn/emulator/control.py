@@ -56,9 +56,16 @@ def _idle(machine: Machine, waves: Waves) -> None:
     """Nothing."""
 
 
+def _assertion(machine: Machine, waves: Waves) -> None:
+    """An assertion that fails begins to print its message, by this function of ROCm's libraries."""
+    raise machine.fault("device_assert failed")
+
+
 def build(context: Context) -> Step | None:
     """Return the step of one of these instructions, or None."""
     name = context.name
+    if "__ockl_fprintf_stderr_begin" in context.instruction.text:
+        return Step(_assertion)
     if name in IDLE:
         return Step(_idle)
     if name == "s_endpgm":

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from pytest_rocm_attn.emulator.triton_launch import Emulation
+from pytest_rocm_attn.errors import EmulationFault
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock.triton_driver import activate
 
@@ -63,6 +64,14 @@ def arithmetic(x_ptr, y_ptr, out_ptr, BLOCK: tl.constexpr):
     x, y = tl.load(x_ptr + offsets), tl.load(y_ptr + offsets)
     out = x // y + x % y + (x >> 3) + (x ^ y) * tl.abs(y) + tl.where(x < y, x, -y)
     tl.store(out_ptr + offsets, out)
+
+
+@triton.jit
+def asserts(x_ptr, limit, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets)
+    tl.device_assert(x < limit, "too large")
+    tl.store(x_ptr + offsets, x + 1)
 
 
 @pytest.fixture(params=["gfx942", "gfx950", "gfx1100", "gfx1201"])
@@ -121,3 +130,11 @@ def test_arithmetic_of_integers(emulation: Emulation, dtype: torch.dtype) -> Non
         quotient + torch.fmod(x, y) + (x >> 3) + (x ^ y) * y.abs() + torch.where(x < y, x, -y)
     )
     assert out.tolist() == expected.to(dtype).tolist()
+
+
+def test_an_assertion_holds_or_is_a_fault(emulation: Emulation) -> None:
+    x = torch.arange(64, dtype=torch.int32)
+    asserts[(1,)](x, 100, BLOCK=64, debug=True)
+    assert x.tolist() == list(range(1, 65))
+    with pytest.raises(EmulationFault, match=r"device_assert failed.*test_triton_features.py"):
+        asserts[(1,)](x, 10, BLOCK=64, debug=True)

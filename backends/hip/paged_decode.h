@@ -180,10 +180,11 @@ __device__ inline void write_scaled_beyond_range(const Arguments& a, const Work&
   constexpr int X = Stored<CACHE>::X, BYTES = Stored<CACHE>::BYTES;
   for (int i = static_cast<int>(threadIdx.x); i < w.group * D; i += THREADS) {
     float sum = 0;
-    for (int token = 0; token < w.count; ++token) {
-      const Line line =
-          load_line(a.value, value_offset<D, BLOCK, BYTES>(a, w, table, w.first + token - token % X, i % D));
-      sum += element<CACHE, FORMAT>(line, token % X) * v_scale;
+    for (int start = 0; start < w.count; start += X) {
+      const Line line = load_line(a.value, value_offset<D, BLOCK, BYTES>(a, w, table, w.first + start, i % D));
+#pragma unroll
+      for (int k = 0; k < X; ++k)  // unrolled: a line that is indexed at run time would lie in scratch
+        if (start + k < w.count) sum += element<CACHE, FORMAT>(line, k) * v_scale;
     }
     write_result<FORMAT, D>(a, w, i / D, i % D, sums_of_weights[i / D], sum);
   }

@@ -10,7 +10,6 @@ not serve are declined.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -55,8 +54,7 @@ class _Emulated(RocmAttnHip):
 
     def __init__(self) -> None:
         (shape,) = (shape for shape in SHAPES if shape.struct == self.struct)
-        self._folder = tempfile.TemporaryDirectory(prefix="rocm-attn-emulated-")
-        library = _build(Path(self._folder.name), shape, KERNELS)
+        library = _build(shape, KERNELS)
 
         class Layer(OnTarget):
             gfx = shape.targets[0]

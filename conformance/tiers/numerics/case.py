@@ -110,6 +110,7 @@ class Case:
         pairs = {
             name: tuple((first, second) for first, second in data[name])
             for name in ("lengths", "special_at")
+            if name in data or name == "lengths"  # what an earlier version wrote has no special_at
         }
         return Case(**data | pairs | {"request": Request(**data["request"])})
 

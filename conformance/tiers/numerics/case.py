@@ -107,7 +107,7 @@ class Case:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Case:
         """Return what ``to_json`` was called on."""
-        pairs = {
+        pairs: dict[str, Any] = {
             name: tuple((first, second) for first, second in data[name])
             for name in ("lengths", "special_at")
             if name in data or name == "lengths"  # what an earlier version wrote has no special_at

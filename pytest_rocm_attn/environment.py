@@ -69,7 +69,7 @@ def marked(node: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> RocmEnv:
 
 
 def warn_of(environ: Mapping[str, str]) -> None:
-    """Warn the caller of a fixture of ours about each variable that reads otherwise than it looks."""
+    """Warn the caller of a fixture about each variable whose value reads otherwise than it looks."""
     for doubt in doubts(environ):
         warn_the_caller(doubt, FlagWarning)
 

@@ -83,7 +83,7 @@ def _surely_ours(mark: pytest.Mark) -> bool:
 
 
 def prepare(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Let the markers of collected tests act: skip, or have a fixture of ours set up.
+    """Let the markers of collected tests act: skip, or set up one of this plugin's fixtures.
 
     A test whose marker is wrong fails in its setup, with one line.
     """

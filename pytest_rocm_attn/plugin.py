@@ -54,10 +54,10 @@ _MARKERS = {
     "rocm_attn_emulate": "(gfx): as rocm_attn_mock, and executes Triton kernels, on CPU tensors",
     "rocm_attn_env": "(NAME='value'): sets ROCm attention variables, and unsets all others of them",
     "rocm_attn_dry_launch": "(gfx): the target that the dry_launch fixture compiles for",
-    "rocm_gpu": "('gfx942', ...): short for rocm_attn_gpu; with other arguments nothing of ours",
-    "mock_rocm": "('gfx942', ...): short for rocm_attn_mock; with other arguments nothing of ours",
-    "emulated_rocm": "('gfx942'): short for rocm_attn_emulate; with other arguments nothing of ours",
-    "rocm_env": "(VLLM_...='value'): short for rocm_attn_env; with other arguments nothing of ours",
+    "rocm_gpu": "('gfx942', ...): short for rocm_attn_gpu; with other arguments not of this plugin",
+    "mock_rocm": "('gfx942', ...): short for rocm_attn_mock; with other arguments not of this plugin",
+    "emulated_rocm": "('gfx942'): short for rocm_attn_emulate; with other arguments not of this plugin",
+    "rocm_env": "(VLLM_...='value'): short for rocm_attn_env; with other arguments not of this plugin",
 }
 # Those that select among the matrix's own items.
 _LEVELS = {
@@ -144,7 +144,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None, object, object]:
-    """Let markers of ours act, once every other plugin has added its own and deselected."""
+    """Let this plugin's markers act, once every other plugin has added its own and deselected."""
     result = yield
     marked = [item for item in items if any(m.name in _MARKERS for m in item.iter_markers())]
     if marked:

@@ -202,7 +202,7 @@ class _Asking:
         """Make the environment that base and environ are together, from the one before.
 
         Returns:
-            What came of bringing the selector up to it, if that failed.
+            The outcome of bringing the selector up to it, if that failed.
         """
         for name in self._set - environ.keys():
             if name in self._base:

@@ -56,7 +56,7 @@ class Table:
     outcomes: Sequence[Outcome]
 
     def answer(self, cell: int) -> Behaviour | None:
-        """Return what a cell's outcome comes to; None if it has no answer."""
+        """Return the answer that a cell's outcome gives; None if there is none."""
         code = self.codes[cell]
         return _answer(self.outcomes[code]) if code < len(self.outcomes) else None
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_rocm_attn.errors import UnknownBackendError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _PREFIX = "vllm.v1.attention.backends."
 
@@ -34,19 +39,38 @@ CLASS_PATHS: dict[str, str] = {
     "CUSTOM": "",
 }
 
+# Names that releases from 0.11.2 to 0.33.0 have and 0.12.0 has not. Their class paths are the fork's
+# own: an answer is looked up in its registry.
+LATER_NAMES: tuple[str, ...] = (
+    *("AMX_MLA", "B12X", "CPU_MLA", "CUTLASS_MSA", "FLASHINFER_MLA_SPARSE"),
+    *("FLASHINFER_MLA_SPARSE_DSV4", "FLASHINFER_MLA_SPARSE_DSV41", "FLASHINFER_MLA_SPARSE_SM120"),
+    *("FLASHINFER_MLA_SPARSE_SM90", "FLASHMLA_MEGA_ATTN_DSV41", "FLASHMLA_SPARSE_DSV4"),
+    *("FLASHMLA_SPARSE_DSV41", "FLASH_ATTN_DIFFKV", "FLASH_ATTN_MLA_SPARSE"),
+    *("FLASH_ATTN_MLA_SPARSE_FA4", "HPC_ATTN", "MINIMAX_M3_SPARSE", "ROCM_FLASHMLA_SPARSE_DSV4"),
+    *("ROCM_FLASHMLA_SPARSE_DSV41", "ROCM_OCTAVE", "ROCM_SEGMENTED_ATTN", "STEP5_DSA"),
+    *("TOKENSPEED_MLA", "TRITON_ATTN_DIFFKV", "TRITON_FLASHINFER", "TRITON_FLASH_ATTN"),
+    *("TRITON_MSA", "TURBOQUANT", "ULTRAQUANT", "XFORMERS", "XPU_MLA_SPARSE"),
+)
+# Every name that a contract, a deviation or a message may mention.
+EVERY_NAME: tuple[str, ...] = (*CLASS_PATHS, *LATER_NAMES)
+
 # The nine that can run on ROCm; the rest of the names are legal to write and refused there.
 ROCM_BACKENDS: tuple[str, ...] = tuple(CLASS_PATHS)[:9]
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, known: Collection[str] = CLASS_PATHS) -> str:
     """Return name unchanged when the registry lists it.
+
+    Args:
+        name: the name.
+        known: the registry's names: of vLLM 0.12.0, or EVERY_NAME for those of all releases.
 
     Raises:
         UnknownBackendError: it does not; the message lists the valid names and the nearest.
     """
-    if name not in CLASS_PATHS:
+    if name not in known:
         raise UnknownBackendError(
-            f"unknown attention backend {name!r}.{nearest(name, CLASS_PATHS)}"
-            f" Valid names: {', '.join(CLASS_PATHS)}"
+            f"unknown attention backend {name!r}.{nearest(name, known)}"
+            f" Valid names: {', '.join(known)}"
         )
     return name

@@ -18,6 +18,19 @@ KV_CACHE_DTYPES = (
     "fp8_e5m2",
     "fp8_inc",
     "fp8_ds_mla",
+    # Of later releases, to 0.33.0 (vLLM config/cache.py, CacheDType).
+    "int4_per_token_head",
+    "int8_per_token_head",
+    "fp8_per_token_head",
+    "nvfp4",
+    "turboquant_k8v4",
+    "turboquant_4bit_nc",
+    "turboquant_k3v4_nc",
+    "turboquant_3bit_nc",
+    "octave_k3v4",
+    "octave_k3v3",
+    "octave_k3v3_compact",
+    "ultraquant_4bit",
 )
 ATTN_TYPES = ("decoder", "encoder", "encoder_only", "encoder_decoder")
 _SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -51,6 +64,13 @@ class Request:
         logits_soft_cap: soft cap on scaled scores, or None.
         alibi: the layer has ALiBi slopes.
         use_mm_prefix: bidirectional attention over a multimodal prefix.
+        use_kv_connector: a KV connector transfers the cache to or from other servers.
+        use_dcp: decode context parallelism: the cache is split over ranks by tokens.
+        use_pcp: prefill context parallelism.
+        use_non_causal: a decoder layer that attends to later tokens too.
+        use_per_head_quant_scales: a quantised cache has a scale for each head.
+        use_rswa: the model has a sliding window that restarts (R-SWA).
+        use_adaptive_verification: speculative verification trims its drafts on the device.
 
     Raises:
         RequestError: a field is of another type or out of range; the message names it.
@@ -70,6 +90,14 @@ class Request:
     logits_soft_cap: float | None = None
     alibi: bool = False
     use_mm_prefix: bool = False
+    # What selectors after 0.16 are asked too, by the names that their AttentionSelectorConfig has.
+    use_kv_connector: bool = False
+    use_dcp: bool = False
+    use_pcp: bool = False
+    use_non_causal: bool = False
+    use_per_head_quant_scales: bool = False
+    use_rswa: bool = False
+    use_adaptive_verification: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):

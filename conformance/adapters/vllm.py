@@ -261,11 +261,18 @@ def _request_values(request: Request) -> Mapping[str, Any]:
         "attn_type": request.attn_type,
         "has_sliding_window": request.sliding_window is not None,
         "num_heads": request.num_heads,
+        **{name: getattr(request, name) for name in _LATER_VALUES},
     }
 
 
+# Values that are asked for by the name of the request's own field.
+_LATER_VALUES = (
+    *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_per_head_quant_scales"),
+    *("use_rswa", "use_adaptive_verification"),
+)
 # The names of those values, known without torch.
 _REQUEST_VALUES = (
+    *_LATER_VALUES,
     *("head_size", "dtype", "kv_cache_dtype", "block_size", "use_mla", "has_sink", "use_sparse"),
     *("use_mm_prefix", "attn_type", "has_sliding_window", "num_heads"),
 )

@@ -26,7 +26,7 @@ from pytest_rocm_attn.errors import (
 )
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.registry import check_name
+from pytest_rocm_attn.registry import EVERY_NAME, check_name
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def _expect(expect: _Expect, place: Place) -> ExpectBackend | ExpectRefusal:
         if expect.mentions is not None:
             place.fail("expect.mentions", "belongs to a refusal", "remove it, or the backend")
         try:
-            return ExpectBackend(check_name(expect.backend))
+            return ExpectBackend(check_name(expect.backend, EVERY_NAME))
         except UnknownBackendError as error:
             place.fail("expect.backend", str(error), "use one of these")
     if not expect.rejects:

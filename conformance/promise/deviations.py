@@ -20,7 +20,7 @@ from pytest_rocm_attn.conformance.promise.mentions import is_blank, missing
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, read_toml, tables
 from pytest_rocm_attn.errors import DeviationsError, nearest
 from pytest_rocm_attn.options import TIERS
-from pytest_rocm_attn.registry import CLASS_PATHS
+from pytest_rocm_attn.registry import EVERY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -220,8 +220,8 @@ def _entry(entry: _Entry, line: int, place: Place) -> Deviation:
     patterns = (entry.match,) if isinstance(entry.match, str) else tuple(entry.match)
     if not patterns or not all(pattern.strip() for pattern in patterns):
         place.fail("match", "is empty", f"give {_FIELDS['match']}")
-    if entry.answer not in KINDS and entry.answer not in CLASS_PATHS:
-        near = nearest(entry.answer, [*KINDS, *CLASS_PATHS])
+    if entry.answer not in KINDS and entry.answer not in EVERY_NAME:
+        near = nearest(entry.answer, [*KINDS, *EVERY_NAME])
         place.fail("answer", f"{entry.answer!r} is unknown.{near}", f"give {_FIELDS['answer']}")
     if any(map(is_blank, entry.mentions)):
         place.fail("mentions", "holds an empty word", f"give {_FIELDS['mentions']}")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.flags import VARIABLES
-from pytest_rocm_attn.registry import CLASS_PATHS
+from pytest_rocm_attn.registry import EVERY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KINDS = (ValueError, NotImplementedError, RuntimeError, AssertionError)
 _NO_REFUSAL = (MockError, SelectorError, RecursionError)  # ours, or the interpreter's
-_ASKED = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, {**CLASS_PATHS, **VARIABLES}))})(?!\w)")
+_ASKED = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, (*EVERY_NAME, *VARIABLES)))})(?!\w)")
 
 
 def is_refusal(error: BaseException) -> bool:

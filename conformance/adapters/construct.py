@@ -7,8 +7,10 @@ the class (cache shape and the like) are made as the runner makes them. Runs in 
 
 from __future__ import annotations
 
+import enum
 import inspect
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters.declarations import kernel_block_size
@@ -25,24 +27,47 @@ _NOPE, _ROPE, _V_HEAD = 128, 64, 128
 TOPK = 2048  # tokens that a sparse layer attends to (facts/backends.md section 4.5)
 DEFAULT_BLOCK_SIZE = 16  # what an unset block size becomes on ROCm (facts/backends.md section 2.1)
 _BLOCKS = 8  # how many cache blocks the runner is said to have
-_STEP = "rocm-attn step: "
+
+
+class Stage(StrEnum):
+    """What a step belongs to."""
+
+    IMPORT = enum.auto()
+    CONSTRUCT = enum.auto()  # the call of the implementation's constructor
+    USE = enum.auto()  # what the server asks of the class besides
+
+
+class Step(str):
+    """What was being done when an exception was raised, as a note on it."""
+
+    __slots__ = ("doing", "stage")
+
+    doing: str
+    stage: Stage
+
+    @classmethod
+    def of(cls, stage: Stage, doing: str) -> Step:
+        """Return the note for a step, which is given in words."""
+        made = cls(f"rocm-attn step: {doing}")
+        made.doing, made.stage = doing, stage
+        return made
 
 
 @contextmanager
-def step(doing: str) -> Iterator[None]:
+def step(stage: Stage, doing: str) -> Iterator[None]:
     """Note, on whatever is raised inside, what was being done."""
     try:
         yield
     except BaseException as error:
-        if not step_of(error):
-            error.add_note(_STEP + doing)
+        if step_of(error) is None:
+            error.add_note(Step.of(stage, doing))
         raise
 
 
-def step_of(error: BaseException) -> str:
-    """Return what was being done when an exception was raised, or ""."""
-    notes = (note for note in getattr(error, "__notes__", ()) if note.startswith(_STEP))
-    return next(notes, "").removeprefix(_STEP)
+def step_of(error: BaseException) -> Step | None:
+    """Return what was being done when an exception was raised, if it was noted."""
+    notes = getattr(error, "__notes__", ())
+    return next((note for note in notes if isinstance(note, Step)), None)
 
 
 def build(
@@ -64,21 +89,21 @@ def build(
         SelectorError: the constructor wants something that no layer of vLLM is known to pass.
         BaseException: whatever the fork raises; step_of() says where.
     """
-    with step("importing its module"):
+    with step(Stage.IMPORT, "importing its module"):
         cls = backend_class()
-    with step("calling get_impl_cls()"):
+    with step(Stage.USE, "calling get_impl_cls()"):
         impl = cls.get_impl_cls()
     arguments = _arguments(cls, impl, request, none_for_sinks=none_for_sinks)
-    with step(f"building {impl.__name__}"):
+    with step(Stage.CONSTRUCT, f"building {impl.__name__}"):
         impl(**arguments)
-    with step("calling get_name()"):
+    with step(Stage.USE, "calling get_name()"):
         name = cls.get_name()
         # vLLM's dense layer then looks its backend up by that name.
         if not request.use_mla and names and name not in names:
             raise KeyError(
                 f"get_name() says {name!r}, which the registry of backends does not have"
             )
-    with step("calling get_builder_cls()"):
+    with step(Stage.USE, "calling get_builder_cls()"):
         cls.get_builder_cls()
     if request.attn_type in ("decoder", "encoder_decoder"):  # encoder layers have no cache
         _ask_for_cache(cls, request)
@@ -90,7 +115,7 @@ def _ask_for_cache(cls: Any, request: Request) -> None:
     if hasattr(cls, "get_supported_kernel_block_sizes") or hasattr(
         cls, "supported_kernel_block_sizes"
     ):
-        with step("choosing a kernel block size"):
+        with step(Stage.USE, "choosing a kernel block size"):
             kernel_block = kernel_block_size(cls, block_size)
             if kernel_block is None:
                 raise ValueError("no kernel block size that it declares divides the cache block")
@@ -98,7 +123,7 @@ def _ask_for_cache(cls: Any, request: Request) -> None:
         kernel_block = block_size
     if not hasattr(cls, "get_kv_cache_shape"):
         return  # later releases lay caches out themselves
-    with step("calling get_kv_cache_shape() as the runner does"):
+    with step(Stage.USE, "calling get_kv_cache_shape() as the runner does"):
         shape = cls.get_kv_cache_shape(
             _BLOCKS * (block_size // kernel_block),
             kernel_block,
@@ -106,7 +131,7 @@ def _ask_for_cache(cls: Any, request: Request) -> None:
             request.head_size,
             cache_dtype_str=request.kv_cache_dtype,
         )
-    with step("calling get_kv_cache_stride_order()"):
+    with step(Stage.USE, "calling get_kv_cache_stride_order()"):
         try:
             order = cls.get_kv_cache_stride_order()
         except (AttributeError, NotImplementedError):

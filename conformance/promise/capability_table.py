@@ -69,6 +69,10 @@ class Promise:
         """The values that the promise is about."""
         return self.takes or self.refuses
 
+    def __str__(self) -> str:
+        verb = "takes" if self.takes else "does not take"
+        return f"{self.backend} {verb} {self.limit} {', '.join(map(str, self.values))}"
+
     def asked_on(self, gfx: str) -> tuple[Any, ...]:
         """Return the values that are asked about on a target; () where it promises nothing."""
         if self.limit == "gfx":

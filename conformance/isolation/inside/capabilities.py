@@ -228,8 +228,10 @@ def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
     the fork's.
     """
     blame = _our_doing(error, gpu)
+    step = step_of(error)
     data: dict[str, Any] = {
-        "step": step_of(error),
+        "step": step.doing if step else "",
+        "stage": step.stage if step else "",
         "error": type(error).__name__,
         "message": _lasting(blame or str(error))[:_LONGEST],
         "deliberate": is_refusal(error),

@@ -77,7 +77,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class BuildCase:
     """One family in one environment on one platform: an item.
 
     Attributes:
@@ -216,12 +216,12 @@ def ways(backend: str) -> Iterator[tuple[Request, Environment]]:
             yield from ((request, environment) for environment in environments)
 
 
-def cases(gpus: Iterable[str]) -> Iterator[Case]:
+def cases(gpus: Iterable[str]) -> Iterator[BuildCase]:
     """Return all cases on these targets, platform by platform."""
     for gfx in gpus:
         for state in Aiter:
             for family, environment in _pairs(whole=state is Aiter.PRESENT):
-                yield Case(family, environment, Gpu(gfx, state))
+                yield BuildCase(family, environment, Gpu(gfx, state))
 
 
 def _pairs(*, whole: bool) -> Iterator[tuple[Family, Environment]]:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_rocm_attn import Aiter, Died, Gpu, Rejected, Request, TimedOut
 from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject, WorkerError
-from pytest_rocm_attn.conformance.tiers.capabilities import cases, views
+from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,18 +47,18 @@ Observe = Any
 
 def build(
     observe: Observe, environ: Mapping[str, str], *, none: bool = False, **fields: Any
-) -> views.Construction:
-    question = views.construct_question(GPU, environ, Request(**fields), none_for_sinks=none)
-    return views.construction(question, observe)
+) -> answers.Answer:
+    question = answers.construct_question(GPU, environ, Request(**fields), none_for_sinks=none)
+    return answers.construction(question, observe)
 
 
 def named(backend: str) -> dict[str, str]:
     return {cases.EXPLICIT: backend}
 
 
-def declared(observe: Observe, backend: str) -> views.Declaration:
+def declared(observe: Observe, backend: str) -> answers.Answer:
     values = {name: list(found) for name, found in cases.DECLARABLE.items()}
-    return views.declaration(views.declare_question(GPU, backend, values), observe)
+    return answers.told(answers.declare_question(GPU, backend, values), observe)
 
 
 def test_what_is_selected_is_built(observe: Observe) -> None:
@@ -75,9 +75,9 @@ def test_a_refused_selection_builds_nothing_and_is_no_trouble(observe: Observe) 
 
 def test_a_selection_that_crashes_is_told_in_words_that_last(observe: Observe) -> None:
     impostor = Gpu("gfx942", Aiter.IMPOSTOR)
-    question = views.construct_question(impostor, {}, Request(head_size=224))
-    answer = views.construction(question, observe)
-    assert views.stumbled(answer.outcome)
+    question = answers.construct_question(impostor, {}, Request(head_size=224))
+    answer = answers.construction(question, observe)
+    assert answer.stumbled
     assert "from 'aiter' ((mock)/aiter/__init__.py)" in str(answer.outcome)
 
 
@@ -152,9 +152,7 @@ def test_a_backend_that_cannot_be_imported_is_a_crash_of_that_backend(observe: O
         "importing its module: ModuleNotFoundError: No module named 'no_such_module'"
     )
     assert not answer.deliberate
-    assert declared(observe, "ROCM_AITER_UNIFIED_ATTN").import_error.startswith(
-        "ModuleNotFoundError"
-    )
+    assert declared(observe, "ROCM_AITER_UNIFIED_ATTN").trouble.startswith("ModuleNotFoundError")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +231,7 @@ def test_the_kernels_that_a_module_calls_are_told(observe: Observe) -> None:
 
 
 def test_a_backend_that_the_fork_lacks_says_nothing(observe: Observe) -> None:
-    with pytest.raises(views.Inapplicable, match="the fork has no backend ROCM_AITER_TRITON_MLA"):
+    with pytest.raises(answers.Inapplicable, match="the fork has no backend ROCM_AITER_TRITON_MLA"):
         declared(observe, "ROCM_AITER_TRITON_MLA")
 
 
@@ -242,10 +240,10 @@ def test_a_module_is_imported_under_each_state_of_aiter(
     observe: Observe, state: Aiter, fails: bool
 ) -> None:
     question = Question.of(Gpu("gfx942", state), {}, Request(), "import", "v1.spec_decode.eagle")
-    assert bool(views.import_trouble(question, observe)) is fails
+    assert bool(answers.told(question, observe).trouble) is fails
 
 
 def test_a_module_that_a_broken_aiter_breaks_does_not_end_the_worker(observe: Observe) -> None:
     broken = Gpu("gfx942", Aiter.BROKEN)
-    question = views.construct_question(broken, {}, Request(head_size=64))
-    assert views.construction(question, observe).built
+    question = answers.construct_question(broken, {}, Request(head_size=64))
+    assert answers.construction(question, observe).built

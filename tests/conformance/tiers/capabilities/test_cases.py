@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from pytest_rocm_attn import Aiter, Request
-from pytest_rocm_attn.conformance.tiers.capabilities.cases import AITER, EXPLICIT, Case, cases
-from pytest_rocm_attn.conformance.tiers.capabilities.findings import Finding, summary
+from pytest_rocm_attn.conformance.tiers.capabilities.cases import AITER, EXPLICIT, BuildCase, cases
+from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, summary
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 TARGETS = ("gfx90a", "gfx942", "gfx1201")
 
 
-def one(id_: str, gfx: str = "gfx942") -> Case:
+def one(id_: str, gfx: str = "gfx942") -> BuildCase:
     (found,) = (case for case in cases(TARGETS) if case.id == id_ and case.gpu.gfx == gfx)
     return found
 
@@ -68,8 +68,8 @@ def test_named_backends_of_aiter_are_asked_with_the_switch_off_and_on() -> None:
 
 def test_findings_of_one_thing_are_one_sentence() -> None:
     wrong = "X cannot be built: ValueError: no"
-    many = [Finding(wrong, Request(head_size=size)) for size in range(1, 9)]
-    text = summary([*many, Finding("Y is odd", value="head_size=8"), Finding("Z is odd")])
+    many = [Defect(wrong, Request(head_size=size)) for size in range(1, 9)]
+    text = summary([*many, Defect("Y is odd", value="head_size=8"), Defect("Z is odd")])
     sizes = ", ".join(f"head_size={size}" for size in range(1, 7))
     assert text == f"{wrong} (for {sizes}, and 2 more); Y is odd (for head_size=8); Z is odd"
     assert summary([]) == ""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import Amdsmi, Gpu, Request
-from pytest_rocm_attn.conformance.isolation import Pool, Subject
-from pytest_rocm_attn.conformance.tiers.capabilities import cases, views
+from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
+from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,9 +49,9 @@ def asked(selector: str) -> Iterator[Ask]:
         gpu: Gpu = GPU,
         detail: str = "",
         **fields: Any,
-    ) -> views.Answer:
-        question = views.question(kind, gpu, environ, Request(**fields), detail)
-        return views.answer(question, observe)
+    ) -> answers.Answer:
+        question = Question.of(gpu, environ or {}, Request(**fields), kind, detail)
+        return answers.told(question, observe)
 
     yield ask
     pool.close()
@@ -146,7 +146,7 @@ def test_a_vision_layer_is_chosen_for_with_and_without_a_name(ask: Ask) -> None:
 
 
 def test_a_name_that_the_fork_lacks_says_nothing(ask: Ask) -> None:
-    with pytest.raises(views.Inapplicable, match="the fork has no TREE_ATTN"):
+    with pytest.raises(answers.Inapplicable, match="the fork has no TREE_ATTN"):
         ask("vision", detail="TREE_ATTN")
 
 

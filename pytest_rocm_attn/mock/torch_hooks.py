@@ -79,6 +79,7 @@ def install(
     fake_tensor = importlib.import_module("torch._subclasses.fake_tensor")
     # In torch 2.10 one flag stands for pynvml and amdsmi, whichever the build would ask.
     flag = "_HAS_AMDSMI" if hasattr(torch.cuda, "_HAS_AMDSMI") else "_HAS_PYNVML"
+    cache = "_cached_hip_to_amdsmi"
     replaced: list[tuple[Any, str, Any]] = [
         (torch.version, "hip", hip),
         (torch.version, "cuda", None),
@@ -98,7 +99,8 @@ def install(
         (torch.cuda, "_maybe_exchange_device", hooks.exchange),
         (torch.cuda, "_cudart", _Runtime(device)),
         (torch.cuda, flag, amdsmi is not None),
-        (torch.cuda, "_cached_hip_to_amdsmi", None),
+        # torch 2.10 and 2.11 do not cache how HIP's indices map to amdsmi's.
+        *([(torch.cuda, cache, None)] if hasattr(torch.cuda, cache) else []),
         # Readies the device for the backward pass of fake tensors, which need none.
         (fake_tensor, "init_gpu_context", lambda device: None),
     ]

@@ -340,6 +340,15 @@ def test_what_torch_remembers_of_other_gpus_does_not_show_through(
     assert getattr(torch.cuda, "_cached_hip_to_amdsmi", None) is None  # torch 2.10 keeps none
 
 
+def test_a_torch_without_the_cache_of_amdsmi_indices_is_mocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cuda, "_cached_hip_to_amdsmi", raising=False)
+    with mock_rocm("gfx942", count=4):
+        assert torch.cuda.device_count() == 4
+    assert not hasattr(torch.cuda, "_cached_hip_to_amdsmi")
+
+
 def test_the_stream_function_that_dynamo_imports_is_there(four: MockRocm) -> None:
     from torch._C import _cuda_getCurrentRawStream
 

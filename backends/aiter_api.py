@@ -1,4 +1,4 @@
-"""The functions of aiter that the backends call. Shapes and forms: facts/aiter-api.md section 3."""
+"""The functions of aiter that the backends call, with their forms: docs/reference/aiter.md#functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NO_WINDOW = (-1, -1)
 FLASH_ATTN_VARLEN = AiterFunction(
     "flash_attn_varlen_func",
     ("aiter",),
-    "facts/aiter-api.md 3.1",
+    "docs/reference/aiter.md#flash-attn-varlen-func",
     {
         "min_seqlen_q": 0,
         "logits_soft_cap": 0.0,
@@ -20,17 +20,20 @@ FLASH_ATTN_VARLEN = AiterFunction(
     },
 )
 PAGED_ATTENTION_V1 = AiterFunction(
-    "paged_attention_v1", ("torch.ops.aiter",), "facts/aiter-api.md 3.2", {"fp8_out_scale": None}
+    "paged_attention_v1",
+    ("torch.ops.aiter",),
+    "docs/reference/aiter.md#paged-attention-v1",
+    {"fp8_out_scale": None},
 )
 UNIFIED_ATTENTION = AiterFunction(
     "unified_attention",
     ("aiter.ops.triton.attention.unified_attention", "aiter.ops.triton.unified_attention"),
-    "facts/aiter-api.md 3.4",
+    "docs/reference/aiter.md#unified-attention",
     {"alibi_slopes": None, "sinks": None, "output_scale": None},
 )
 MLA_DECODE = AiterFunction(
     "mla_decode_fwd",
     ("aiter.mla",),
-    "facts/aiter-api.md 3.5",
+    "docs/reference/aiter.md#mla-decode-fwd",
     {"page_size": 1, "nhead_kv": 1, "q_scale": None, "kv_scale": None, "logit_cap": 0.0},
 )

@@ -1,7 +1,7 @@
 """Functions of AMD's aiter, found where a release keeps them and called by the names they take.
 
 Signatures differ between releases, and builds from git carry a development version, so what a
-function takes is read off the function itself (facts/aiter-api.md sections 3 and 4).
+function takes is read off the function itself (docs/reference/aiter.md#functions and #releases).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _find(name: str, places: tuple[str, ...]) -> Callable[..., Any] | None:
         except AttributeError:
             continue
         except (ImportError, RuntimeError, KeyError, AssertionError, OSError, SystemExit) as error:
-            # What aiter's import is known to raise (facts/aiter-api.md section 2).
+            # What aiter's import is known to raise (docs/reference/aiter.md#import).
             raise AiterError(_unimportable(place, error)) from error
         else:
             return found

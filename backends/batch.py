@@ -13,7 +13,9 @@ from pytest_rocm_attn.errors import BackendInputError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A ragged batch over a paged cache (facts/backends.md 2.1). Built once a step, for all layers.
+    """A ragged batch over a paged cache, built once a step for all layers.
+
+    Source: docs/reference/backends.md#inputs.
 
     Args:
         query_start_loc: [requests + 1] int32, prefix sums of the query lengths.
@@ -70,7 +72,9 @@ class Batch:
                     f"has stride {tensor.stride(-1)} in its last dimension, which must be dense"
                 )
             if problem:
-                raise BackendInputError(f"batch: {name} {problem} (facts/backends.md 2.1)")
+                raise BackendInputError(
+                    f"batch: {name} {problem} (docs/reference/backends.md#inputs)"
+                )
         if not 0 <= self.min_query_len <= self.max_query_len:
             raise BackendInputError(
                 f"batch: min_query_len {self.min_query_len} and max_query_len {self.max_query_len};"
@@ -101,7 +105,7 @@ class Batch:
             if not 0 <= query_len <= seq_len:
                 problem = (
                     f"request {i} has {query_len} new tokens of {seq_len}; seq_lens includes the"
-                    " new tokens (facts/backends.md 2.1)"
+                    " new tokens (docs/reference/backends.md#inputs)"
                 )
         if sum(query_lens) != slot_mapping.shape[0]:
             problem = f"{sum(query_lens)} new tokens for {slot_mapping.shape[0]} slots"
@@ -142,5 +146,5 @@ class Batch:
                 j = int(outside[0])
                 raise BackendInputError(
                     f"block_table[{i}, {j}] is {int(table[i, j])}; the cache has blocks 0 to"
-                    f" {blocks - 1} (facts/backends.md 2.1); nothing was launched"
+                    f" {blocks - 1} (docs/reference/backends.md#inputs); nothing was launched"
                 )

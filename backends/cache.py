@@ -1,7 +1,7 @@
 """Paged KV caches: their layouts as data, and the operations that write them.
 
 Each operation exists twice: plain torch, the definition, and a Triton kernel that must agree with it
-bit for bit. Layouts: facts/backends.md 3.1 to 3.5 and 4.1.
+bit for bit. Layouts: docs/reference/backends.md#triton-attn to #flex-attention and #mla.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cache_shape(
         if f"{axis} // x" in axes and sizes[axis] % x:
             raise BackendInputError(
                 f"cache layout {', '.join(axes)}: {axis} has {sizes[axis]} elements, which is no"
-                f" multiple of x={x} (16 bytes, facts/backends.md 3.2)"
+                f" multiple of x={x} (16 bytes, docs/reference/backends.md#rocm-attn)"
             )
         sizes |= {f"{axis} // x": sizes[axis] // x, f"{axis} % x": x}
     return tuple(sizes[axis] for axis in axes)
@@ -337,7 +337,8 @@ def check_slots(slot_mapping: torch.Tensor, blocks: int, block_size: int) -> Non
         token = int(beyond[0])
         raise BackendInputError(
             f"slot_mapping[{token}] is {int(slots[token])}; the cache has {blocks} blocks of"
-            f" {block_size} = {blocks * block_size} slots (facts/backends.md 2.1); nothing was"
+            f" {block_size} = {blocks * block_size} slots"
+            " (docs/reference/backends.md#inputs); nothing was"
             " written"
         )
 

@@ -1,8 +1,8 @@
 """What each backend of vLLM 0.12.0 cannot serve, as data: only limits at which it raises.
 
-A limit is listed when facts/backends.md states that 0.12.0's selector, cache-shape function,
-constructor or import fails there. Where a backend computes wrong numbers instead (its "quirks"), or
-where a class merely declares a list that nothing enforces, there is no row.
+A limit is listed when docs/reference/backends.md states that 0.12.0's selector, cache-shape
+function, constructor or import fails there. Where a backend computes wrong numbers instead (its
+"quirks"), or where a class merely declares a list that nothing enforces, there is no row.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ABSENT, _IMPOSTOR, _BROKEN = Aiter.ABSENT, Aiter.IMPOSTOR, Aiter.BROKEN
 
 Limits: TypeAlias = tuple[Limit, ...]
 
-# Each state of the package has its own message and cure (facts/aiter-api.md section 1).
+# Each state of the package has its own message and cure (docs/reference/aiter.md#which-aiter).
 NEEDS_AITER: Limits = (
     Limit(
         "aiter-installed",
@@ -59,7 +59,7 @@ NEEDS_AITER: Limits = (
         "a package named aiter is installed",
         "needs AMD's aiter, which is not installed",
         "run `pip install amd-aiter`",
-        "vLLM 0.12.0 returns it unseen and fails at its import (Q16)",
+        "vLLM 0.12.0 returns it unseen and fails at its import: docs/reference/contract.md#q16",
     ),
     Limit(
         "aiter-is-amds",
@@ -80,8 +80,8 @@ NEEDS_AITER: Limits = (
     ),
 )
 
-# Unset becomes 16 before the selection (Q30), so None is within every limit on the block size but
-# the sparse one.
+# Unset becomes 16 before the selection (docs/reference/contract.md#q30), so None is within every
+# limit on the block size but the sparse one.
 BLOCK_SIZE_MULTIPLE_OF_16 = Limit(
     "block-size-multiple-of-16",
     lambda request, gpu: request.block_size is None or request.block_size % 16 == 0,
@@ -97,7 +97,7 @@ BLOCK_SIZE_AT_LEAST_16 = Limit(
     "the block size is at least 16",
     "does not support block size {request.block_size}: it must be at least 16",
     "set --block-size to 16 or more",
-    "PR #26980 S5, R4",
+    "docs/reference/contract.md#s5, #r4",
 )
 
 BLOCK_SIZE_1 = Limit(
@@ -106,7 +106,7 @@ BLOCK_SIZE_1 = Limit(
     "the block size is 1",
     "only supports block size 1 (sparse MLA); got block size {request.block_size}",
     "set --block-size 1",
-    "vLLM 0.12.0 get_attn_backend_cls: AssertionError (Q21)",
+    "vLLM 0.12.0 get_attn_backend_cls: AssertionError, docs/reference/contract.md#q21",
 )
 
 GFX9_ONLY = Limit(
@@ -115,7 +115,7 @@ GFX9_ONLY = Limit(
     "the GPU is gfx9",
     "is only supported on gfx9 architectures (gfx90a, gfx942, gfx950); this GPU is {gpu.gfx}",
     "",
-    "vLLM 0.12.0 get_attn_backend_cls: ValueError (Q15)",
+    "vLLM 0.12.0 get_attn_backend_cls: ValueError, docs/reference/contract.md#q15",
 )
 
 HEAD_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
@@ -229,7 +229,9 @@ _AITER_MLA: Limits = (*NEEDS_AITER, HEADS_16_OR_128, *_MLA)
 
 # Backend -> its limits, in the order in which they are asked. What is missing here has no limit
 # that raises: FLEX_ATTENTION takes any block and head size.
-LIMITS_0_12_0: dict[str, Limits] = {  # facts/backends.md 3.1 to 4.5, a section a backend
+LIMITS_0_12_0: dict[
+    str, Limits
+] = {  # docs/reference/backends.md#triton-attn to #rocm-aiter-mla-sparse, a section a backend
     "TRITON_ATTN": (
         BLOCK_SIZE_MULTIPLE_OF_16,
         AUTO_OR_FP8_CACHE,

@@ -1,7 +1,7 @@
 """FLEX_ATTENTION: torch's flex_attention over the paged cache, the requests' keys as one sequence.
 
-Contract: facts/backends.md 3.5. Compiled on a GPU; on the CPU torch's own unfused form runs. Sinks, which vLLM
-0.12.0's constructor ignores without a word, are refused.
+Contract: docs/reference/backends.md#flex-attention. Compiled on a GPU; on the CPU torch's own
+unfused form runs. Sinks, which vLLM 0.12.0's constructor ignores without a word, are refused.
 
 The keys of each request are gathered by its block table, padded to the longest request, and laid end to end. A
 query sees a key of its own request that causality and window let it see. Padding is cleared on the way: cache
@@ -97,7 +97,7 @@ class FlexAttention(SplitHalves):
     """
 
     name = "FLEX_ATTENTION"
-    source = "facts/backends.md 3.5"
+    source = "docs/reference/backends.md#flex-attention"
 
     @classmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:

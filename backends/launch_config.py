@@ -45,7 +45,8 @@ class Shape:
 
 
 # Registers of a lane beside those that `registers` counts: addresses, masks, the row state, and the
-# fragments of K and V on their way to the matrix unit. Read off the compiled kernels (docs/backends.md).
+# fragments of K and V on their way to the matrix unit. Read off the compiled kernels
+# (docs/backends.md).
 OTHER_REGISTERS = {
     "NVIDIA": 32, "CDNA": 44, "RDNA": 96, "RDNA3": 96, "VECTOR": 96, "INTERPRETER": 0,
 }  # fmt: skip

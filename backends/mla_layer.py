@@ -1,6 +1,6 @@
 """What both MLA backends share: the latent cache, what the request must be, and the checks.
 
-Dimensions, cache and call: facts/backends.md 4.1.
+Dimensions, cache and call: docs/reference/backends.md#mla.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.request import Request
 
-RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
+RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # docs/reference/backends.md#mla
 
 
 class MlaLayer(Layer):
@@ -140,7 +140,7 @@ class MlaLayer(Layer):
             raise BackendInputError(
                 f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
                 f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
-                " (facts/backends.md 2.1)"
+                " (docs/reference/backends.md#inputs)"
             )
         if batch.max_query_len > 1 or not batch.causal:
             raise BackendLimitError(
@@ -176,7 +176,7 @@ class MlaLayer(Layer):
                 raise BackendInputError(
                     f"{self.name}: {name} is {starts.dtype} {tuple(starts.shape)} on"
                     f" {starts.device}, wanted dense int32 [requests + 1] on {self.device}"
-                    " (facts/backends.md 2.1)"
+                    " (docs/reference/backends.md#inputs)"
                 )
 
     def _check(self, name: str, tensor: torch.Tensor, wanted: tuple[int, ...]) -> None:
@@ -185,7 +185,7 @@ class MlaLayer(Layer):
             layout = ", contiguous" if self.contiguous else " with a dense last dimension"
             raise BackendInputError(
                 f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted {wanted}{layout}"
-                " (facts/backends.md 4.1)"
+                " (docs/reference/backends.md#mla)"
             )
         if tensor.dtype != self.dtype:
             raise BackendInputError(

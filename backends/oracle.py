@@ -1,8 +1,8 @@
 """Attention over a paged KV cache in float64 on the CPU: the one judge of every backend.
 
 Plain loops over requests and heads, no tiling, no online softmax, so that it can be checked by eye
-against facts/backends.md section 2.1 (masks, soft cap, ALiBi, sinks, log-sum-exp) and 4.1 (MLA).
-Beside each result it returns the sums that the error bounds need (error_bounds.py).
+against docs/reference/backends.md#inputs (masks, soft cap, ALiBi, sinks, log-sum-exp) and 4.1
+(MLA). Beside each result it returns the sums that the error bounds need (error_bounds.py).
 
 NaN and infinities mean what they do in IEEE arithmetic, over the keys that a token sees: one that a token
 does not see is not multiplied by a weight of 0, and changes nothing.
@@ -65,7 +65,7 @@ def visible_keys(
 
     Query token j sits at position seq_len - query_len + j (bottom-right aligned). Causal: keys at or
     before it, the newest `window` of them. Not causal: all keys, or those nearer than `window` on
-    either side (facts/backends.md 2.1 and 3.5).
+    either side (docs/reference/backends.md#inputs and #flex-attention).
     """
     position = torch.arange(seq_len - query_len, seq_len)[:, None]
     distance = position - torch.arange(seq_len)[None, :]
@@ -205,7 +205,7 @@ def mla_decode(
     scale: float,
     value_size: int = 512,
 ) -> Reference:
-    """Absorbed MLA decode, one token a request (facts/backends.md 4.1).
+    """Absorbed MLA decode, one token a request (docs/reference/backends.md#mla).
 
     Args:
         query: [requests, heads, latent size], the key projection absorbed.
@@ -258,7 +258,7 @@ def ragged_attention(
 def merge_states(
     outs: list[torch.Tensor], lses: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Merge attention over disjoint parts of the keys (facts/backends.md 2.1).
+    """Merge attention over disjoint parts of the keys (docs/reference/backends.md#inputs).
 
     Args:
         outs: each [tokens, heads, Dv].

@@ -1,6 +1,6 @@
 """What all backends with a paged cache of keys and values share: checks, cache, and the call.
 
-Metadata, shapes and meanings: facts/backends.md 2.1.
+Metadata, shapes and meanings: docs/reference/backends.md#inputs.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ class PagedLayer(Layer):
             if row != self._row or rows < tokens or tensor.stride(-1) != 1:
                 raise BackendInputError(
                     f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted at least"
-                    f" {(tokens, *self._row)} with a dense last dimension (facts/backends.md 2.1)"
+                    f" {(tokens, *self._row)} with a dense last dimension"
+                    " (docs/reference/backends.md#inputs)"
                 )
             if tensor.dtype != self.dtype:
                 raise BackendInputError(
@@ -281,7 +282,7 @@ class PagedLayer(Layer):
             raise BackendInputError(
                 f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
                 f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
-                " (facts/backends.md 2.1)"
+                " (docs/reference/backends.md#inputs)"
             )
         for name, given in (
             ("query", query),
@@ -305,6 +306,6 @@ class PagedLayer(Layer):
         if scale.numel() != 1 or scale.dtype != torch.float32:
             raise BackendInputError(
                 f"{self.name}: {name} is {scale.dtype} {tuple(scale.shape)}; it is one float32 for the"
-                " whole cache (facts/backends.md 2.1)"
+                " whole cache (docs/reference/backends.md#inputs)"
             )
         self._check_device(name, scale)

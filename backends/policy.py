@@ -1,7 +1,7 @@
 """Selection policies: the ordered rules of a release, as data for the selector.
 
 PR_26980 is the contract of vLLM pull request #26980, completed by what vLLM 0.12.0 does where the
-contract is silent. The sources below cite both by the row numbers of facts/selection-contract.md,
+contract is silent. The sources below cite the rows of docs/reference/contract.md,
 which docs/selection.md repeats. The policy of another release is another table.
 """
 
@@ -178,7 +178,7 @@ GFX9 = Predicate(
     "the GPU is not gfx9 (gfx90a, gfx942, gfx950)",
 )
 # 0.12.0 asks whether any module of that name can be found, so a broken aiter and the impostor pass
-# (facts/aiter-api.md section 1); the limits of the backend then refuse them.
+# (docs/reference/aiter.md#which-aiter); the limits of the backend then refuse them.
 AITER_FOUND = Predicate(
     lambda request, flags, gpu: gpu.aiter is not _ABSENT,
     "a package named aiter is installed",
@@ -197,9 +197,9 @@ SPARSE_MLA = Branch(
     no="the layer is not sparse",
     named=(),
     not_named="",
-    named_source="vLLM 0.12.0 Q21",
-    rules=(Rule("sparse-default", "ROCM_AITER_MLA_SPARSE", (), "vLLM 0.12.0 Q21"),),
-    source="vLLM 0.12.0 Q21",
+    named_source="docs/reference/contract.md#q21",
+    rules=(Rule("sparse-default", "ROCM_AITER_MLA_SPARSE", (), "docs/reference/contract.md#q21"),),
+    source="docs/reference/contract.md#q21",
 )
 
 MLA_MODEL = Branch(
@@ -209,24 +209,24 @@ MLA_MODEL = Branch(
     no="the model is not an MLA model",
     named=("TRITON_MLA", "ROCM_AITER_MLA", "ROCM_AITER_TRITON_MLA"),
     not_named="is not MLA type, and the model needs an MLA backend",
-    named_source="PR #26980 G1, G3; vLLM 0.12.0 Q19, Q20",
+    named_source="docs/reference/contract.md#g1, #g3, #q19, #q20",
     rules=(
         Rule(
             "aiter-mla",
             "ROCM_AITER_MLA",
             (AITER, MLA, GFX9, AITER_FOUND),
-            "PR #26980 R3; vLLM 0.12.0 6.3",
+            "docs/reference/contract.md#r3, #mla",
         ),
         Rule(
             "block-size-1-mla",
             "ROCM_AITER_MLA",
             (BLOCK_SIZE_IS_1,),
-            "vLLM 0.12.0 Q6, Q7",
+            "docs/reference/contract.md#q6, #q7",
             otherwise="set --block-size to 16 or more, which gives TRITON_MLA",
         ),
-        Rule("mla-default", "TRITON_MLA", (), "vLLM 0.12.0 Q6, 6.3"),
+        Rule("mla-default", "TRITON_MLA", (), "docs/reference/contract.md#q6, #mla"),
     ),
-    source="vLLM 0.12.0 6.1 step 2",
+    source="docs/reference/contract.md#procedure",
 )
 
 ORDINARY = Branch(
@@ -242,26 +242,29 @@ ORDINARY = Branch(
         "FLEX_ATTENTION",
     ),
     not_named="is not supported on ROCm for an ordinary (not MLA, not sparse) layer",
-    named_source="PR #26980 G1, G3, I1, I2, R8; vLLM 0.12.0 Q18",
+    named_source="docs/reference/contract.md#g1, #g3, #i1, #i2, #r8, #q18",
     rules=(
         Rule(
             "aiter-unified",
             "ROCM_AITER_UNIFIED_ATTN",
             (AITER, UNIFIED),
-            "PR #26980 A13; vLLM 0.12.0 Q9, Q17",
+            "docs/reference/contract.md#a13, #q9, #q17",
         ),
         Rule(
             "aiter-flash-attention",
             "ROCM_AITER_FA",
             (AITER, MHA, GFX9),
-            "PR #26980 A10, I3a; vLLM 0.12.0 Q17",
+            "docs/reference/contract.md#a10, #i3a, #q17",
         ),
         Rule(
-            "prefill-decode", "ROCM_ATTN", (PREFILL_DECODE,), "PR #26980 A8; vLLM 0.12.0 Q11, Q17"
+            "prefill-decode",
+            "ROCM_ATTN",
+            (PREFILL_DECODE,),
+            "docs/reference/contract.md#a8, #q11, #q17",
         ),
-        Rule("default", "TRITON_ATTN", (), "PR #26980 S1, A1"),
+        Rule("default", "TRITON_ATTN", (), "docs/reference/contract.md#s1, #a1"),
     ),
-    source="vLLM 0.12.0 6.1 steps 3, 4",
+    source="docs/reference/contract.md#procedure",
 )
 
 PR_26980 = Policy("vLLM pull request #26980", (SPARSE_MLA, MLA_MODEL, ORDINARY), LIMITS_0_12_0)

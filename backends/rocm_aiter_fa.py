@@ -1,9 +1,10 @@
 """ROCM_AITER_FA: AITER's flash attention, routed by what each request does in the step.
 
-Contract: facts/backends.md 3.4. A request decodes (one new token), extends (several, after cached
-ones) or prefills (nothing cached). Unlike vLLM 0.12.0's, keys of prefills and extends are gathered
-from the cache and attended to in one causal call, so that soft cap, ALiBi and an fp8 cache are right
-there too, and decodes with sinks take unified attention, which knows them.
+Contract: docs/reference/backends.md#rocm-aiter-fa. A request decodes (one new token), extends
+(several, after cached ones) or prefills (nothing cached). Unlike vLLM 0.12.0's, keys of prefills
+and extends are gathered from the cache and attended to in one causal call, so that soft cap, ALiBi
+and an fp8 cache are right there too, and decodes with sinks take unified attention, which knows
+them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 HEAD_SIZES = (64, 128, 256)
-PARTITION = 256  # tokens; facts/aiter-api.md 3.2
+PARTITION = 256  # tokens; docs/reference/aiter.md#paged-attention-v1
 WORKSPACE_TOKENS = 32 * 1024  # gathered at a time, unless one request alone has more
 
 
@@ -120,7 +121,7 @@ class RocmAiterFlashAttention(SplitHalves):
     """
 
     name = "ROCM_AITER_FA"
-    source = "facts/backends.md 3.4"
+    source = "docs/reference/backends.md#rocm-aiter-fa"
 
     def _prepare(self) -> None:
         target = self.target.name
@@ -161,7 +162,7 @@ class RocmAiterFlashAttention(SplitHalves):
 
     def _planned(self, batch: Batch) -> tuple[list[Part], tuple[Group, Batch] | None]:
         """Return the parts of prefills and of extends, and the decodes, in the order of work within a
-        call (facts/backends.md 3.4)."""
+        call (docs/reference/backends.md#rocm-aiter-fa)."""
         groups = route(batch)
         parts = [
             self._part(part, batch)

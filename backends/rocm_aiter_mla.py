@@ -1,6 +1,7 @@
 """ROCM_AITER_MLA: AITER's assembly MLA decode and flash-attention prefill.
 
-Contract: facts/backends.md 4.3; aiter's functions: facts/aiter-api.md 3.1 and 3.5.
+Contract: docs/reference/backends.md#rocm-aiter-mla; aiter's functions:
+docs/reference/aiter.md#flash-attn-varlen-func and #mla-decode-fwd.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class RocmAiterMLA(MlaLayer):
     """
 
     name = "ROCM_AITER_MLA"
-    source = "facts/backends.md 4.3"
+    source = "docs/reference/backends.md#rocm-aiter-mla"
     contiguous = True
 
     def __init__(self, request: Request, device: torch.device, *, scale: float) -> None:

@@ -1,4 +1,7 @@
-"""ROCM_AITER_UNIFIED_ATTN: AITER's Triton unified attention. Contract: facts/backends.md 3.3."""
+"""ROCM_AITER_UNIFIED_ATTN: AITER's Triton unified attention.
+
+Contract: docs/reference/backends.md#rocm-aiter-unified-attn.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class RocmAiterUnifiedAttention(SplitHalves):
     """
 
     name = "ROCM_AITER_UNIFIED_ATTN"
-    source = "facts/backends.md 3.3"
+    source = "docs/reference/backends.md#rocm-aiter-unified-attn"
 
     def _prepare(self) -> None:
         UNIFIED_ATTENTION.find(self.name)

@@ -1,8 +1,8 @@
 """ROCM_ATTN: chunked prefill in Triton, paged decode in HIP, over a cache in the split layout.
 
-Contract: facts/backends.md 3.2. Unlike vLLM 0.12.0's, the soft cap is honoured, a window of W keeps W
-keys, and the HIP decode serves RDNA within the same limits as CDNA. Where the HIP kernel does not
-reach, decodes take the Triton kernel, and `decode_refusal` says why.
+Contract: docs/reference/backends.md#rocm-attn. Unlike vLLM 0.12.0's, the soft cap is honoured, a
+window of W keeps W keys, and the HIP decode serves RDNA within the same limits as CDNA. Where the
+HIP kernel does not reach, decodes take the Triton kernel, and `decode_refusal` says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 LOGGER = logging.getLogger(__name__)
-SOURCE = "facts/backends.md 3.2"
+SOURCE = "docs/reference/backends.md#rocm-attn"
 HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)
 HIP_HEAD_SIZES, HIP_BLOCK_SIZES, HIP_MOST_TOKENS = (64, 128), (16, 32), 131072
 # Keys of a prefill tile over the split layout, whose addresses take registers: with 64, as TRITON_ATTN has

@@ -30,7 +30,7 @@ class Selection(NamedTuple):
 
     Args:
         backend: its registry name.
-        class_path: its class in vLLM's registry (facts/backends.md section 1).
+        class_path: its class in vLLM's registry (docs/reference/backends.md#registry).
         trace: every question that was asked, in order; the last step is the decision.
     """
 

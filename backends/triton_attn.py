@@ -1,6 +1,7 @@
 """TRITON_ATTN: prefill, chunked prefill, decode and mixed batches by one Triton kernel.
 
-Contract: facts/backends.md 3.1. Wider than vLLM 0.12.0's: non-causal batches are computed too.
+Contract: docs/reference/backends.md#triton-attn. Wider than vLLM 0.12.0's: non-causal batches are
+computed too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class TritonAttention(PagedLayer):
     """One attention layer on TRITON_ATTN. Arguments and errors: PagedLayer."""
 
     name = "TRITON_ATTN"
-    source = "facts/backends.md 3.1"
+    source = "docs/reference/backends.md#triton-attn"
     can_be_batch_invariant = True
 
     def _prepare(self) -> None:

@@ -1,4 +1,6 @@
-"""TRITON_MLA: multi-head latent attention. Contract: facts/backends.md 4.1 and 4.2.
+"""TRITON_MLA: multi-head latent attention.
+
+Contract: docs/reference/backends.md#mla and #triton-mla.
 
 Decode attends over the latent cache itself: 576 columns of key, of which the first 512 are the
 value, loaded once. Prefill attends over materialised keys (192) and values (128).
@@ -36,7 +38,7 @@ class TritonMLA(MlaLayer):
     """
 
     name = "TRITON_MLA"
-    source = "facts/backends.md 4.2"
+    source = "docs/reference/backends.md#triton-mla"
 
     def __init__(
         self,
@@ -155,7 +157,8 @@ class TritonMLA(MlaLayer):
         ):
             raise BackendInputError(
                 f"TRITON_MLA: lse is {lse.dtype} {tuple(lse.shape)} on {lse.device}, wanted float32"
-                f" {(heads, tokens)} on {self.device}, last dimension dense (facts/backends.md 2.1)"
+                f" {(heads, tokens)} on {self.device}, last dimension dense"
+                " (docs/reference/backends.md#inputs)"
             )
         if tokens == 0:
             return out

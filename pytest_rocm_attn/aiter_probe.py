@@ -1,7 +1,8 @@
 """Which aiter is installed, found out without importing it.
 
 Two unrelated packages are imported as ``aiter``; importing AMD's starts compilers, edits sys.path
-and may raise SystemExit, so this process never does it (facts/aiter-api.md sections 1 and 2).
+and may raise SystemExit, so this process never does it (docs/reference/aiter.md#which-aiter and
+#import).
 """
 
 from __future__ import annotations

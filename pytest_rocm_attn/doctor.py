@@ -21,7 +21,7 @@ from pytest_rocm_attn.gpu import Aiter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Written in documents, read by no release (facts/env-vars.md section 3).
+# Written in documents, read by no release (docs/reference/environment.md#variables).
 NEVER_READ = (
     "VLLM_USE_AITER_UNIFIED_ATTENTION",
     "VLLM_USE_V1",

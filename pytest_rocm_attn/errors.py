@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.citations import linked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 class RocmAttnError(Exception):
-    """Base of every error that this distribution raises on purpose."""
+    """Base of every error that this distribution raises on purpose.
+
+    A document that the message cites becomes an address that can be opened.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(linked(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UnknownGpuError(RocmAttnError, ValueError):

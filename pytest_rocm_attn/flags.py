@@ -1,7 +1,7 @@
 """The environment variables that bear on ROCm attention: declared once, parsed exactly.
 
-Source of every row and rule: facts/env-vars.md sections 1 and 3 (vLLM's envs.py and the modules
-that use the values).
+Source of every row and rule: docs/reference/environment.md#parse-rules and #variables (vLLM's
+envs.py and the modules that use the values).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.Enum):
-    """The parse rules of facts/env-vars.md section 1."""
+    """The parse rules of docs/reference/environment.md#parse-rules."""
 
     BOOL = enum.auto()  # "true" in any case, or "1"; everything else is False
     INT_BOOL = enum.auto()  # bool(int(text))
@@ -47,7 +47,7 @@ class Variable:
     kind: Kind
     default: Any
     effect: str
-    source: str = "facts/env-vars.md section 3"
+    source: str = "docs/reference/environment.md#variables"
     choices: tuple[str, ...] = ()
 
     def parse(self, text: str) -> Any:

@@ -13,7 +13,7 @@ from pytest_rocm_attn.errors import UnknownGpuError, nearest
 
 
 class Aiter(enum.StrEnum):
-    """What ``import aiter`` would find on a machine (facts/aiter-api.md section 1)."""
+    """What ``import aiter`` would find on a machine (docs/reference/aiter.md#which-aiter)."""
 
     PRESENT = "present"  # AMD's package, whole
     ABSENT = "absent"  # no module of that name
@@ -22,7 +22,10 @@ class Aiter(enum.StrEnum):
 
 
 class Amdsmi(enum.StrEnum):
-    """What AMD's system management library says on a machine (facts/mock-surface.md section 1)."""
+    """What AMD's system management library says on a machine.
+
+    Source: docs/reference/mock-surface.md#amdsmi.
+    """
 
     WHOLE = "whole"  # it lists the GPUs
     EMPTY = "empty"  # it initialises and lists no GPU, as in a container without privileges

@@ -2,7 +2,7 @@
 
 Tensors lie on the device under test. T tokens in the batch, B requests, Hq query and Hkv KV heads, D
 head size. Whatever a backend must not read is NaN, and whatever it must not write is compared
-afterwards. facts/backends.md sections 2.1 and 4.1 are the source of shapes and meanings.
+afterwards. docs/reference/backends.md#inputs and #mla are the source of shapes and meanings.
 """
 
 from __future__ import annotations

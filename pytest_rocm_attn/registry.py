@@ -1,4 +1,7 @@
-"""Backend names and the class paths that vLLM's registry gives them (facts/backends.md section 1)."""
+"""Backend names and the class paths that vLLM's registry gives them.
+
+Source: docs/reference/backends.md#registry.
+"""
 
 from __future__ import annotations
 

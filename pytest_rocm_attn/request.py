@@ -8,7 +8,8 @@ from typing import Any
 from pytest_rocm_attn.errors import RequestError, nearest
 
 DTYPES = ("float16", "bfloat16", "float32")
-# vLLM 0.12.0 config/cache.py (facts/backends.md 2.1), then names of later releases (2.3).
+# vLLM 0.12.0 config/cache.py (docs/reference/backends.md#inputs), then names of later releases
+# (2.3).
 KV_CACHE_DTYPES = (
     "auto",
     "float16",
@@ -41,7 +42,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # annotation -> types, in w
     "int | None": ((int, type(None)), "an int or None"),
     "float | None": ((int, float, type(None)), "a number or None"),
 }
-MLA_HEAD_SIZE = 576  # kv_lora_rank 512 + rope 64 (facts/backends.md 4.1)
+MLA_HEAD_SIZE = 576  # kv_lora_rank 512 + rope 64 (docs/reference/backends.md#mla)
 
 
 @dataclass(frozen=True, slots=True)

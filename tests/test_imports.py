@@ -1,4 +1,4 @@
-"""Who may import whom: design.md section 1, read off the sources. No module is imported here."""
+"""Who may import whom: docs/development/architecture.md. No module is imported here."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ def test_the_guards_see_an_offence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
-# --- the rooms of conformance/ (docs/development/architecture.md) -----------------------------------
+# --- the rooms of conformance/ (docs/development/architecture.md)
+# -----------------------------------
 
 # Room -> the rooms that it may import. Imports for type checkers alone never run, and do not count.
 ROOMS = {

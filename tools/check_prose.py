@@ -2,8 +2,8 @@
 
     python tools/check_prose.py [FILE.md ...]
 
-Without files: README.md, CONTRIBUTING.md, docs/*.md and docs/howto/*.md, except generated pages. Code
-is skipped, in blocks and in backquotes. The exit code is 1 if an offence was found.
+Without files: README.md, CONTRIBUTING.md, docs/*.md and docs/howto/*.md, except generated pages.
+Code is skipped, in blocks and in backquotes. The exit code is 1 if an offence was found.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ vLLM's launcher takes `mfma4` for 1 to 4 query heads a KV head on CDNA, else `mf
 for one number of heads, of which 1, 4, 8 and 16 are here. `mfma16, fp8` multiplies in fp8
 (`mfma_type="fp8"`, gfx942 and gfx950). `reduce` is for contexts up to 16,384 tokens on CDNA, 8,192 on
 RDNA; there is one for each multiple of that. On RDNA the platform lets through head size 128, blocks of
-16, 3 to 16 heads and no fp8 cache (facts/backends.md 3.2). ROCM_ATTN's rows in the summary are those of
-the same head sizes, blocks, dtypes and caches.
+16, 3 to 16 heads and no fp8 cache (docs/reference/backends.md#rocm-attn). ROCM_ATTN's rows in the
+summary are those of the same head sizes, blocks, dtypes and caches.
 """
 
 

@@ -3,8 +3,8 @@
     python tools/record_baselines.py [RELEASE ...] [--releases FOLDER] [--output FOLDER]
 
 FOLDER/RELEASE holds the unpacked wheel of a release, FOLDER/SHA256SUMS the checksums of the wheels.
-The Python that runs this needs vLLM's light dependencies (docs/real-vllm-requirements.txt). Recording
-a release again gives the same bytes.
+The Python that runs this needs vLLM's light dependencies (docs/real-vllm-requirements.txt).
+Recording a release again gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 // Decode attention over a paged KV cache: one new token a request, keys split into partitions.
 //
-// Reads the split layout (facts/backends.md 3.2; x elements are 16 bytes):
+// Reads the split layout (docs/reference/backends.md#rocm-attn; x elements are 16 bytes):
 //   key cache    [blocks, KV heads, D / x, block size, x]
 //   value cache  [blocks, KV heads, D, block size]
 // One workgroup takes one partition of one request's keys for one KV head, with all query heads that

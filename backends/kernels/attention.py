@@ -3,7 +3,7 @@
 One kernel. A program owns BLOCK_M rows, (query token, query head) pairs that share one KV head, and a
 segment of their keys; it walks the keys in tiles of BLOCK_N with an online softmax (Milakov &
 Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691). With several segments the partial
-results are merged by a second kernel. Semantics: facts/backends.md 2.1 and 4.1.
+results are merged by a second kernel. Semantics: docs/reference/backends.md#inputs and #mla.
 
 NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
 rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:

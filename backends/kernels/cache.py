@@ -1,6 +1,7 @@
 """Scatter new keys and values into a paged KV cache, quantising to fp8 on the way.
 
-Definition in torch: backends/cache.py. A negative slot means "do not write" (facts/backends.md 2.1).
+Definition in torch: backends/cache.py. A negative slot means "do not write"
+(docs/reference/backends.md#inputs).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def plan_reshape_and_cache(
         block_size: slots per block.
         key_strides, value_strides: of block, head, slot // group, slot % group, dim // group and
             dim % group in elements; 0 for the halves that a layout does not split.
-        group: elements per 16 bytes (x in facts/backends.md 3.2).
+        group: elements per 16 bytes (x in docs/reference/backends.md#rocm-attn).
         fp8: 0, or the exponent bias of the stored flavour: 7 is e4m3fn, 8 is e4m3fnuz.
     Returns: a launch of (key, value, key cache, value cache, slot_mapping, k_scale, v_scale), of
         tensors that lie as these do. The caches are in any layout, uint8 when fp8; slot_mapping is

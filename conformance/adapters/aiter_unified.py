@@ -15,7 +15,7 @@ from pytest_rocm_attn.conformance.adapters.unified import Unified, first_home
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Aiter
 
-# facts/aiter-api.md 3.4, newest first.
+# docs/reference/aiter.md#unified-attention, newest first.
 HOMES = (
     "aiter.ops.triton.attention.unified_attention",
     "aiter.ops.triton.unified_attention",

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.request import Request
 
-# DeepSeek V2, V3 and R1 (facts/backends.md section 4.1); the latent head is kv_lora_rank + rope.
+# DeepSeek V2, V3 and R1 (docs/reference/backends.md#mla); the latent head is kv_lora_rank + rope.
 _Q_LORA_RANK = 1536
 _NOPE, _ROPE, _V_HEAD = 128, 64, 128
-TOPK = 2048  # tokens that a sparse layer attends to (facts/backends.md section 4.5)
-DEFAULT_BLOCK_SIZE = 16  # what an unset block size becomes on ROCm (facts/backends.md section 2.1)
+TOPK = (
+    2048  # tokens that a sparse layer attends to (docs/reference/backends.md#rocm-aiter-mla-sparse)
+)
+DEFAULT_BLOCK_SIZE = (
+    16  # what an unset block size becomes on ROCm (docs/reference/backends.md#inputs)
+)
 _BLOCKS = 8  # how many cache blocks the runner is said to have
 
 

@@ -2,7 +2,7 @@
 
 vLLM's classes speak through methods (``supports_head_size``), lists that methods return
 (``get_supported_head_sizes``) and plain attributes (``supported_dtypes``); which of them exist
-differs by release (facts/backends.md section 2.3). What comes back is plain data.
+differs by release (docs/reference/backends.md#declared). What comes back is plain data.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def cache_refusals(cls: Any, sizes: Iterable[int]) -> dict[str, str]:
     return refused
 
 
-# Attention kernels of aiter and of vLLM that implementations share (facts/aiter-api.md section 3).
+# Attention kernels of aiter and of vLLM that implementations share
+# (docs/reference/aiter.md#functions).
 _KERNELS = ("mla_decode_fwd", "unified_attention", "paged_attention_v1", "flash_attn_varlen_func")
 
 

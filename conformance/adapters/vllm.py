@@ -2,7 +2,7 @@
 
 The platform depth asks ``RocmPlatform.get_attn_backend_cls``; the full chain asks
 ``get_attn_backend``, which reads VLLM_ATTENTION_BACKEND itself, caches, and imports the class.
-Three calling conventions exist so far (facts/selection-contract.md Q25 and section 8): loose
+Three calling conventions exist so far (docs/reference/contract.md#q25 and #later-releases): loose
 arguments, loose arguments with ``use_v1``, and one ``attn_selector_config``. Arguments are matched
 by name, so a convention that only adds known names needs nothing here, and one that asks for
 something unknown fails loudly.
@@ -140,9 +140,10 @@ class Fork:
     def refresh(self) -> bool:
         """Bring what the fork froze at import up to the present environment.
 
-        Known to freeze: class attributes of ``rocm_aiter_ops`` (facts/mock-surface.md 7.1); the
-        environment rules themselves are live until a server enables their cache. The worker checks
-        the result against a fresh import before it relies on it.
+        Known to freeze: class attributes of ``rocm_aiter_ops``
+        (docs/reference/mock-surface.md#frozen-by-release); the environment rules themselves are
+        live until a server enables their cache. The worker checks the result against a fresh import
+        before it relies on it.
         """
         if hasattr(self.envs, "disable_envs_cache"):
             self.envs.disable_envs_cache()

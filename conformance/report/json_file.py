@@ -1,4 +1,4 @@
-"""The JSON report, ``schema = 1`` (design.md section 7)."""
+"""The JSON report, ``schema = 1``: docs/reports.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.report import host
 from pytest_rocm_attn.conformance.report.schema import sort_key
 
@@ -39,7 +40,7 @@ def content(run: ConformancePlugin) -> dict[str, Any]:
         contract={
             "id": settings.contract.id,
             "title": settings.contract.title,
-            "source": settings.contract.source,
+            "source": linked(settings.contract.source),
         },
         selector=selector_record(settings.subject.selector, look_up=bool(settings.reports)),
         settings=options.reported(run.config),

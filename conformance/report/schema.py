@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Record(TypedDict):
-    """One row of the report (design.md section 7). Every tier fills every field.
+    """One row of the report: docs/reports.md. Every tier fills every field.
 
     Attributes:
         id: unique within the tier, together with gpu and evidence.

@@ -176,7 +176,7 @@ def subject_words(report: Mapping[str, Any]) -> str:
     return f"{name} ({' '.join(package)})" if package else name
 
 
-# What kernels' results rest on (design.md section 8).
+# What kernels' results rest on: docs/numerics.md.
 KERNEL_EVIDENCE = {
     "oracle": "mathematics",
     "interpreter": "Triton's interpreter on the CPU",

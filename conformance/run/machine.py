@@ -1,6 +1,6 @@
 """The machine that the tests run on, where it has an AMD GPU of its own: it is then judged unmocked.
 
-On such a machine nothing is mocked unless asked for (design.md sections 5 and 7).
+On such a machine nothing is mocked unless asked for: docs/mock.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tiers of the matrix: each a collector of judged items, found here by name.
 
 A tier's module is imported only when the tier runs, so that what it needs (hypothesis, torch) is
-paid for by those who ask for it. design.md section 7 names the tiers.
+paid for by those who ask for it. docs/options.md names the tiers.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Observation, Question
 from pytest_rocm_attn.conformance.promise.contract import ExpectBackend
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, judge
@@ -64,7 +65,7 @@ class CellItem(ConformanceItem):
         before_expected = [label for label, _ in story].index("expected")
         story.insert(before_expected, ("request", request_words(row.request)))
         if row.note:
-            story.insert(-1, ("note", row.note))
+            story.insert(-1, ("note", linked(row.note)))
         return story
 
     def known(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class CellItem(ConformanceItem):
             "request": asdict(row.request),
             "expect": _expectation(row),
             "source": row.source,
-            "details": {"note": row.note} if row.note else {},
+            "details": {"note": linked(row.note)} if row.note else {},
         }
 
     def fields(self) -> dict[str, Any]:

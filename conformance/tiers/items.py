@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 import pytest
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.promise.verdict import NOTHING, Judgement, Verdict
 from pytest_rocm_attn.conformance.report import results
 from pytest_rocm_attn.conformance.tiers import TIERS
@@ -191,7 +192,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.row = cast("Record", {**self._record(judgement), **self.fields()})
         if judgement.verdict.fails:
             lines = [f"{label:>9}  {text}" for label, text in self.story()]
-            raise Shortfall("\n".join([judgement.message, *lines]))
+            raise Shortfall("\n".join([self.row["message"], *lines]))
         if judgement.verdict is not Verdict.PASS:
             pytest.xfail(f"{judgement.verdict}: {judgement.message}")
 
@@ -291,6 +292,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
 
     def _record(self, judgement: Judgement) -> Record:
         """Return the row of the report but for the fields that only judging gives."""
+        known = self.known()
         return {
             "id": self.row_id,
             "tier": self.parent.name,
@@ -302,14 +304,14 @@ class ConformanceItem(pytest.Item, abc.ABC):
             "expect": {"words": ""},
             "outcome": {},
             "verdict": judgement.verdict.value,
-            "message": judgement.message,
-            "source": "",
+            "message": linked(judgement.message),
             "seconds": 0.0,
             "environment_written": [],
             "again": self.reproduce(),
             "details": {},
             "fell_short": [{"answer": got.answer, "message": got.message} for got in judgement.got],
-            **self.known(),  # type: ignore[typeddict-item]  # a dict of some of the fields
+            **known,  # type: ignore[typeddict-item]  # a dict of some of the fields
+            "source": linked(known["source"]),
         }
 
 

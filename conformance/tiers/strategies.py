@@ -28,14 +28,14 @@ MHA = "VLLM_ROCM_USE_AITER_MHA"
 MLA = "VLLM_ROCM_USE_AITER_MLA"
 UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
 PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
-# The switches that the contract selects by (facts/selection-contract.md section 3 and 6).
+# The switches that the contract selects by (docs/reference/contract.md#appendix and #silences).
 SWITCHES = (AITER, MHA, UNIFIED, PREFILL_DECODE, MLA)
 
-ON = ("1", "true", "True", "TRUE")  # facts/env-vars.md section 6
+ON = ("1", "true", "True", "TRUE")  # docs/reference/environment.md#truth-table
 OFF = ("0", "false", "no", "off", "")
 
 # Variables that say how kernels run, or nothing at all; none of them chooses a backend
-# (facts/env-vars.md section 3; the last seven are not declared anywhere).
+# (docs/reference/environment.md#variables; the last seven are not declared anywhere).
 UNRELATED: dict[str, tuple[str, ...]] = {
     "Q_SCALE_CONSTANT": ("100", "200"),
     "K_SCALE_CONSTANT": ("100", "200"),
@@ -139,8 +139,9 @@ _FIELDS = {
     "use_mm_prefix": _mostly(False, True),
     "latent_heads": _mostly(16, 128, 8, 64),
 }
-# What every backend of its kind serves, by the contract's table: MLA with 16 or 128 heads, blocks of
-# a multiple of 16, no fp8 cache, sinks or the like (facts/selection-contract.md sections 3 and 4).
+# What every backend of its kind serves, by the contract's table: MLA with 16 or 128 heads, blocks
+# of a multiple of 16, no fp8 cache, sinks or the like (docs/reference/contract.md#appendix and
+# #supported).
 _PLAIN_FIELDS = {
     "head_size": (128, 64, 256),
     "dtype": ("bfloat16", "float16"),

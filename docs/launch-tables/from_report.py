@@ -1,7 +1,7 @@
 """Tabulate the launch tier's report: what each kernel takes of each target.
 
 python -m pytest --rocm-attn-conformance --rocm-attn-tier=launch --rocm-attn-report=launch.json
-python docs/launch-tables/from_report.py launch.json > docs/launch-tables/reference.md
+python docs/launch-tables/from_report.py launch.json > docs/launch-tables/reference-triton-3.6.0.md
 
 Several reports, of a part of the targets or backends each, make one table.
 """

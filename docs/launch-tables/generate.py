@@ -41,10 +41,10 @@ COLUMNS = {
 HEAD = """\
 # Launch table: {package}, Triton {triton}
 
-Generated on {date} by `docs/launch-tables/generate.py`; torch {torch}. Compiled and checked under the
-mocked platform, not executed: no AMD GPU was there. bf16 throughout. LDS and scratch in bytes, scratch
-per work-item; VGPRs as allocated, AGPRs included where the register file is unified. Beyond 2 GiB: the
-pointers whose storage is larger, which Triton's AMD backend addresses with 64 bits.
+Generated on {date} by `docs/launch-tables/generate.py`; torch {torch}. Compiled and checked under
+the mocked platform, not executed: no AMD GPU was there. bf16 throughout. LDS and scratch in bytes,
+scratch per work-item; VGPRs as allocated, AGPRs included where the register file is unified. Beyond
+2 GiB: the pointers whose storage is larger, which Triton's AMD backend addresses with 64 bits.
 """
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.citations import SITE, linked
 from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownGpuError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _REQUEST_FIELDS = tuple(Request.__dataclass_fields__)
+
+_OPENS = f"docs/PAGE.md#ROW is {SITE}PAGE/#ROW"
 
 
 def explain(arguments: argparse.Namespace) -> int:
@@ -40,7 +43,8 @@ def explain(arguments: argparse.Namespace) -> int:
         answer = {"backend": selection.backend, "class_path": selection.class_path, "refused": None}
         title = f"{selection.backend}  ({selection.class_path})"
     steps = [
-        {"rule": s.rule, "answer": s.answer, "reason": s.reason, "source": s.source} for s in trace
+        {"rule": s.rule, "answer": s.answer, "reason": s.reason, "source": linked(s.source)}
+        for s in trace
     ]
     if arguments.json:
         asked = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
@@ -49,7 +53,7 @@ def explain(arguments: argparse.Namespace) -> int:
         return code
     table = aligned([(s.rule, s.answer, f"{s.reason}  [{s.source}]") for s in trace])
     notes = [*([note] if note else []), *(f"note: {doubt}" for doubt in doubtful)]
-    print_lines([title, *notes, _question(environ, gpu, request), "", *table])
+    print_lines([title, *notes, _question(environ, gpu, request), "", *table, "", _OPENS])
     return code
 
 
@@ -130,7 +134,7 @@ def _request(arguments: argparse.Namespace, flags: Flags) -> tuple[Request, str]
     if not (request.use_mla and flags["VLLM_MLA_DISABLE"]):
         return request, ""
     # Not latent any more: a DeepSeek head is 128 elements without rotation and 64 with, and every
-    # query head has KV of its own (facts/backends.md 4.1).
+    # query head has KV of its own (docs/reference/backends.md#mla).
     ordinary = {"head_size": 192, "num_heads": request.num_heads, "num_kv_heads": request.num_heads}
     request = Request(**ordinary | fields | {"use_mla": False})
     return request, "VLLM_MLA_DISABLE is on: the MLA model runs as ordinary attention"

@@ -1,4 +1,6 @@
-"""The module ``aiter`` in the four states a machine can have it in (facts/aiter-api.md section 1).
+"""The module ``aiter`` in the four states a machine can have it in.
+
+The states: docs/reference/aiter.md#which-aiter.
 
 present: AMD's package as far as selection and the import of backend classes need it. absent: no such
 module, even when one is installed. broken: AMD's package is found and its import fails, as it does on
@@ -25,7 +27,7 @@ IMPOSTOR_VERSION = "0.13.20191203"
 
 
 class ActivationType(enum.IntEnum):
-    """Members: No, Silu, Gelu, Swiglu, Situv2 (facts/mock-surface.md section 5.2)."""
+    """Members: No, Silu, Gelu, Swiglu, Situv2 (docs/reference/mock-surface.md#real-aiter)."""
 
     No = -1
     Silu = 0
@@ -47,7 +49,7 @@ class QuantType(enum.IntEnum):
     per_1024x128 = 7
 
 
-# By module: what ROCm attention backends import from it (facts/aiter-api.md section 3).
+# By module: what ROCm attention backends import from it (docs/reference/aiter.md#functions).
 _FUNCTIONS = {
     "aiter": (
         "flash_attn_func",
@@ -154,7 +156,8 @@ _DTYPES = {
     "i64": "int64",
     "u8": "uint8",
 }
-# fp8 is by architecture: uint8 where aiter's table has no entry (facts/mock-surface.md section 3.1).
+# fp8 is by architecture: uint8 where aiter's table has no entry
+# (docs/reference/mock-surface.md#derived).
 _FP8 = {"gfx942": "float8_e4m3fnuz", "gfx90a": "uint8"}
 
 
@@ -175,7 +178,8 @@ def _dtypes(module: ModuleType, gpu: Gpu) -> None:
 
 def _broken(gpu: Gpu) -> StandIn:
     def fail(module: ModuleType) -> None:
-        # Word for word what AMD's wheel says on a box without ROCm (facts/aiter-api.md section 2).
+        # Word for word what AMD's wheel says on a box without ROCm
+        # (docs/reference/aiter.md#import).
         raise RuntimeError("ROCm version file not found")
 
     return replace(_present(gpu), modules=dict.fromkeys(_present(gpu).modules, fail))

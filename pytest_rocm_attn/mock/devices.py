@@ -1,8 +1,8 @@
 """The mocked GPUs as data: one product of a gfx target, with the figures its readers ask for.
 
-Figures come from hardware.toml; what it does not hold comes from facts/mock-surface.md sections 1.2,
-2.4 and 3.3, cited below. A figure that neither gives is absent, and asking for it is an error that
-says how to supply it.
+Figures come from hardware.toml; what it does not hold comes from
+docs/reference/mock-surface.md#amdsmi-asic-info, 2.4 and 3.3, cited below. A figure that neither
+gives is absent, and asking for it is an error that says how to supply it.
 """
 
 from __future__ import annotations

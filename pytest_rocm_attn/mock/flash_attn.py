@@ -1,4 +1,7 @@
-"""The package ``flash_attn`` as vLLM's ROCm paths look for it (facts/mock-surface.md section 5.1)."""
+"""The package ``flash_attn`` as vLLM's ROCm paths look for it.
+
+Source: docs/reference/mock-surface.md#stand-ins.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Stand-in packages that the import system itself finds: real specs, real paths, real metadata.
 
 A module put into sys.modules by hand has no spec and no path, and find_spec() then raises instead of
-answering (facts/mock-surface.md section 8, row 11). So the stand-ins come from a finder at the head
-of sys.meta_path, built afresh by every import, below a folder whose files exist for code that probes
-by path (facts/aiter-api.md section 1).
+answering (docs/reference/mock-surface.md#silent-downgrades, row 11). So the stand-ins come from a
+finder at the head of sys.meta_path, built afresh by every import, below a folder whose files exist
+for code that probes by path (docs/reference/aiter.md#which-aiter).
 """
 
 from __future__ import annotations

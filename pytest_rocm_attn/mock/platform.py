@@ -374,7 +374,7 @@ def _version(original: Any) -> Any:
     """Return importlib.metadata.version with vLLM and torch for the CPU reading as built for ROCm.
 
     vLLM takes "cpu" in its own version for a CPU platform, and two platforms at once for an error
-    (facts/mock-surface.md section 8, row 7).
+    (docs/reference/mock-surface.md#silent-downgrades, row 7).
     """
 
     def version(distribution_name: str) -> str:

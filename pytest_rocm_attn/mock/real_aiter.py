@@ -1,4 +1,6 @@
-"""What AMD's real aiter needs to be imported on a machine without a GPU (facts/mock-surface.md 5.2).
+"""What AMD's real aiter needs to be imported on a machine without a GPU.
+
+Source: docs/reference/mock-surface.md#real-aiter.
 
 Its architecture probe runs rocminfo and hipconfig, which the mock provides; its one compiled module is
 replaced by one in Python, of the same enums; its Triton part asks Triton's driver. Importing it edits

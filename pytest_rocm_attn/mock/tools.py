@@ -1,8 +1,8 @@
 """The ROCm tree of the mocked machine: command-line tools and version files.
 
-Readers and what they parse out of the tools: facts/mock-surface.md sections 5.2 to 5.4. A tree is
-written once per process and kind of machine, because programs started from here must find real files;
-all trees of a process share one temporary folder, which goes when the process ends.
+Readers and what they parse out of the tools: docs/reference/mock-surface.md#real-aiter to #files. A
+tree is written once per process and kind of machine, because programs started from here must find
+real files; all trees of a process share one temporary folder, which goes when the process ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch's view of the mocked GPUs, hooked at the bottom (facts/mock-surface.md section 2).
+"""torch's view of the mocked GPUs, hooked at the bottom (docs/reference/mock-surface.md#torch).
 
 Only what torch asks its C++ side for is replaced, so that torch's own counting, bounds checks and
 parsing of the visible-devices variables run as they are.

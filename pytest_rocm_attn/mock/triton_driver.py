@@ -4,7 +4,7 @@ While an activation lasts, an unmodified ``kernel[grid](...)`` compiles for the 
 runs Triton's own checks against the target's limits; where the stock driver would put the kernel on
 the GPU, this one tells whoever listens (``listen``), and hands the launch to an emulator if the activation
 has one. The driver's members are those of
-facts/mock-surface.md section 4.2.
+docs/reference/mock-surface.md#triton-driver.
 
 Four methods of Triton and one cache are wrapped meanwhile, because Triton keys what it caches by
 the number of the device and not by its architecture: ``JITFunction.run`` and ``Autotuner.run``, so

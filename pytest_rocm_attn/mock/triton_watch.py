@@ -2,7 +2,8 @@
 
 Importing Triton costs more than all of the mock. So a mock that is entered without it waits, and sets
 the driver when something imports Triton: before that import returns, because downstream modules ask
-the driver at their own import and remember the answer (facts/mock-surface.md section 8, row 8).
+the driver at their own import and remember the answer
+(docs/reference/mock-surface.md#silent-downgrades, row 8).
 """
 
 from __future__ import annotations

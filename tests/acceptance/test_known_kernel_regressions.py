@@ -1,8 +1,9 @@
 """Reported defects of attention kernels that do not fit a GPU: the launch tier catches each. Slow.
 
-The fit-* cases of known-regressions.md as of 2026-11-24. Where a release that has the defect is at hand
-it is run as it is; else the defect is put into a release that lacks it, by forcing the launch options or
-the tile that the report blames. Each is run without the defect too, and passes.
+The fit-* cases of docs/reference/known-regressions.md as of 2026-11-24. Where a release that has
+the defect is at hand it is run as it is; else the defect is put into a release that lacks it, by
+forcing the launch options or the tile that the report blames. Each is run without the defect too,
+and passes.
 
 ROCM_ATTN_VLLM_DIR (default /work/vllm) holds a folder per vLLM release. ROCM_ATTN_AITER_PYTHON is an
 interpreter with amd-aiter 0.1.7, as in test_real_aiter_on_mock.py.
@@ -68,7 +69,7 @@ class Defect:
     """One reported defect.
 
     Args:
-        case: its name in known-regressions.md.
+        case: its name in docs/reference/known-regressions.md.
         bad, good: the backend with the defect and without.
         item: the shape family that shows it.
         gpus: the targets that it is shown on.

@@ -85,7 +85,7 @@ def report(python: str, gfx: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("gfx", "units", "fp8"),  # facts/mock-surface.md section 3.1
+    ("gfx", "units", "fp8"),  # docs/reference/mock-surface.md#derived
     [
         ("gfx942", 304, "torch.float8_e4m3fnuz"),
         ("gfx950", 256, "torch.float8_e4m3fn"),

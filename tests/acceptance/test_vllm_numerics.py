@@ -39,7 +39,7 @@ def test_a_releases_unified_attention_is_right(
 def test_alibi_beside_sinks_is_wrong_in_0_12_0(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bias counts from the start of the chunk (facts/backends.md 3.1), which a sink shows."""
+    """A sink shows that its bias counts from the chunk's start: docs/reference/backends.md#triton-attn."""
     if not (VLLM / "0.12.0").is_dir():
         pytest.skip(f"no vLLM 0.12.0 in {VLLM}; set ROCM_ATTN_VLLM_DIR")
     monkeypatch.setenv("PYTHONPATH", str(VLLM / "0.12.0"))

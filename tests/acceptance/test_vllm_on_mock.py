@@ -67,7 +67,7 @@ def run(python: str, version: str, code: str, *args: str) -> Any:
 
 
 # One process per platform, forked before vLLM is imported: its architecture is frozen then
-# (facts/mock-surface.md section 7.3).
+# (docs/reference/mock-surface.md#isolation-cost).
 RESOLVE = """
 import json, os, sys
 import torch, triton  # neutral, and worth sharing
@@ -101,7 +101,8 @@ for gfx in sys.argv[1:]:
         os.wait()
 print(json.dumps(answers))
 """
-# facts/mock-surface.md section 3.1 and, for the names, 1.2: vLLM's table, else the market name.
+# docs/reference/mock-surface.md#derived and, for the names, 1.2: vLLM's table, else the market
+# name.
 CAPABILITY = {
     "gfx90a": [9, 0],
     "gfx942": [9, 4],
@@ -226,5 +227,5 @@ with mock_rocm("gfx942", aiter=True):
 
 @pytest.mark.parametrize("version", [one for one in RELEASES if one != "0.11.2"])
 def test_a_real_vllm_config_can_be_built_on_the_mock(python: str, version: str) -> None:
-    """Silent downgrade 10 of facts/mock-surface.md section 8 is cured by one, from 0.12.0 on."""
+    """It cures row 10 of docs/reference/mock-surface.md#silent-downgrades, from 0.12.0 on."""
     assert run(python, version, CONFIG) == "VllmConfig"

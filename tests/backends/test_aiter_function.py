@@ -40,7 +40,7 @@ def _probed(monkeypatch: pytest.MonkeyPatch, state: Aiter, reason: str) -> None:
 
 
 def function(*places: str, **neutral: Any) -> AiterFunction:
-    return AiterFunction("work", places or ("aiter",), "facts/aiter-api.md 3", neutral)
+    return AiterFunction("work", places or ("aiter",), "docs/reference/aiter.md#functions", neutral)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_release_without_the_function_is_too_old(installed: Any) -> None:
 def test_an_import_that_exits_is_an_error_of_ours(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """aiter does that where hipcc is missing (facts/aiter-api.md section 2)."""
+    """aiter does that where hipcc is missing (docs/reference/aiter.md#import)."""
     (tmp_path / "aiter.py").write_text("raise SystemExit('no hipcc')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "aiter", raising=False)

@@ -37,7 +37,7 @@ CASES = [
 
 
 def claims(case: Case) -> bool:
-    """Whether facts/backends.md 3.5 has FLEX_ATTENTION compute the case; sinks it ignores there."""
+    """Whether FLEX_ATTENTION computes the case by docs/reference/backends.md#flex-attention."""
     request = case.request
     fp8 = request.kv_cache_dtype.startswith("fp8")
     return not (fp8 or request.alibi or request.logits_soft_cap or request.has_sink)
@@ -118,7 +118,9 @@ def test_rows_beyond_the_last_request_are_left_alone() -> None:
     ],
 )
 def test_what_it_does_not_do_is_refused(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(BackendLimitError, match="FLEX_ATTENTION.*facts/backends.md 3.5") as caught:
+    with pytest.raises(
+        BackendLimitError, match="FLEX_ATTENTION.*reference/backends/#flex-attention"
+    ) as caught:
         layer(**fields)
     assert words in str(caught.value)
 

@@ -68,7 +68,7 @@ def test_the_smallest_environments_are_found(
             {"use_mla": True, "use_sparse": True, "block_size": 1},
             (
                 "no variable leads to TRITON_MLA: such a request always gets ROCM_AITER_MLA_SPARSE."
-                " Source: vLLM 0.12.0 Q21"
+                " Source: https://pytest-rocm-attn.readthedocs.io/en/latest/reference/contract/#q21"
             ),
         ),
     ],

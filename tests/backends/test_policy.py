@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,43 +53,14 @@ def test_the_policy_reads_the_six_variables_of_the_contract() -> None:
     )
 
 
-SELECTION = Path(__file__).parents[2] / "docs" / "selection.md"
-ROW = re.compile(r"[A-Z]\d+[a-z]?|6\.\d")
-CITED = re.compile(r"PR #26980 ([A-Z].*)|vLLM 0\.12\.0 (.*)")
+CITED = re.compile(r"docs/reference/contract\.md#[\w-]+(, #[\w-]+)*")
 
 
-def documented_rows() -> set[str]:
-    """Return the row numbers that docs/selection.md explains, ranges spelled out."""
-    text = SELECTION.read_text("utf-8").partition("## The row numbers in a source")[2]
-    found: set[str] = set()
-    for words in re.findall(r"^\| ([A-Z]\d.*?|6\..*?) \|", text, re.MULTILINE):
-        for entry in words.split(", "):
-            first, _, last = entry.partition(" to ")
-            prefix, start = re.fullmatch(r"(\D+|6\.)(\d+)[a-z]?", first).groups()  # type: ignore[union-attr]  # else it fails
-            end = int(last.removeprefix(prefix)) if last else int(start)
-            found |= {first} | {f"{prefix}{number}" for number in range(int(start), end + 1)}
-    return found
-
-
-def assert_explained(name: str, source: str) -> None:
-    """Assert that a source is citations of rows, and that docs/selection.md explains each."""
-    for citation in source.split("; "):
-        match = CITED.fullmatch(citation)
-        assert match is not None, (name, citation)
-        rows = ROW.findall(match[1] or match[2])
-        assert rows, (name, citation)
-        assert set(rows) <= documented_rows(), (name, citation)
-
-
-def test_every_rule_cites_rows_that_the_docs_explain() -> None:
-    assert {"G1", "A13", "I3a", "Q17", "6.3"} <= documented_rows()
+def test_every_rule_cites_rows_of_the_contract() -> None:
+    """tests/docs/test_citations.py resolves them."""
     for branch in PR_26980.branches:
-        assert_explained(branch.name, branch.source)
-        assert_explained(branch.name, branch.named_source)
-        for rule in branch.rules:
-            assert_explained(rule.name, rule.source)
-    with pytest.raises(AssertionError, match="Q99"):
-        assert_explained("a-rule", "PR #26980 G1; vLLM 0.12.0 Q99")
+        for source in (branch.source, branch.named_source, *(r.source for r in branch.rules)):
+            assert CITED.fullmatch(source), (branch.name, source)
 
 
 def test_every_limit_cites_a_row_or_what_vllm_raises_there() -> None:
@@ -102,7 +72,7 @@ def test_every_limit_cites_a_row_or_what_vllm_raises_there() -> None:
             assert limit.source.startswith("vLLM 0.12.0"), (limit.rule, limit.source)
             assert all(issubclass(getattr(builtins, name), Exception) for name in raised)
         else:
-            assert_explained(limit.rule, limit.source)
+            assert CITED.fullmatch(limit.source), (limit.rule, limit.source)
 
 
 def test_rules_and_limits_have_names_of_their_own() -> None:
@@ -169,7 +139,7 @@ def test_the_trace_of_a_sparse_layer_says_that_the_name_is_not_looked_at() -> No
         "named",
         "no",
         "there is one backend for it, so VLLM_ATTENTION_BACKEND is not looked at",
-        "vLLM 0.12.0 Q21",
+        "docs/reference/contract.md#q21",
     )
     assert [step.rule for step in trace] == [
         "sparse-mla",

@@ -35,7 +35,7 @@ def test_the_hip_kernel_serves_its_limits(
     assert decode_refusal(request, gfx, 131072, Flags({})) == ""
 
 
-# facts/backends.md 3.2, the gate's table.
+# docs/reference/backends.md#rocm-attn, the gate's table.
 @pytest.mark.parametrize(
     ("fields", "target", "tokens", "environ", "words"),
     [
@@ -85,7 +85,7 @@ def test_what_the_backend_does_not_do_is_refused(fields: dict[str, Any], words: 
     with pytest.raises(BackendLimitError, match=words) as error:
         RocmAttention(Request(**fields), torch.device("cpu"), scale=0.1)
     assert str(error.value).startswith("ROCM_ATTN does not support")
-    assert "facts/backends.md 3.2" in str(error.value)
+    assert "reference/backends/#rocm-attn" in str(error.value)
 
 
 @pytest.mark.mock_rocm("gfx942")

@@ -1,6 +1,6 @@
 """The reference selector against the tables of the contract, written out by hand.
 
-The row numbers (A1, Q6, T3, ...) are those of facts/selection-contract.md.
+The row numbers (A1, Q6, T3, ...) are those of docs/reference/contract.md.
 """
 
 from __future__ import annotations
@@ -265,7 +265,8 @@ def test_backends_without_aiter_do_not_ask_for_it(aiter: str) -> None:
 
 @pytest.mark.parametrize("aiter", ["broken", "impostor"])
 def test_a_findable_aiter_counts_for_the_automatic_choice_and_is_then_refused(aiter: str) -> None:
-    # 0.12.0 asks only whether a module of that name can be found (facts/aiter-api.md section 1).
+    # 0.12.0 asks only whether a module of that name can be found
+    # (docs/reference/aiter.md#which-aiter).
     error = refusal("AITER=1", aiter=aiter, use_mla=True)
     assert error.backend == "ROCM_AITER_MLA"
     assert "chosen by the rule aiter-mla" in str(error)
@@ -280,8 +281,8 @@ def test_an_mla_model_of_block_size_1_without_aiter_is_told_both_ways_out() -> N
     assert "set --block-size to 16 or more, which gives TRITON_MLA" in str(error)
 
 
-# Limits at which a backend of 0.12.0 raises (facts/backends.md 3.1 to 4.5).
-# Backend, how it is asked for, what it takes, what it refuses.
+# Limits at which a backend of 0.12.0 raises (docs/reference/backends.md#triton-attn to
+# #rocm-aiter-mla-sparse). Backend, how it is asked for, what it takes, what it refuses.
 LIMITS = [
     ("TRITON_ATTN", {}, "block_size", [16, 32, 48, 256, None], [1, 8, 15, 17, 24]),
     ("ROCM_ATTN", {}, "block_size", [16, 32, 48, 256, None], [1, 8, 15, 17, 24]),
@@ -445,8 +446,9 @@ def test_a_named_backend_serves_what_it_can_and_refuses_what_it_cannot(
                 " be at least 16; it does not support an fp8 kv_cache_dtype; got 'fp8'. Remedy: set"
                 " --block-size to 16 or more and set --kv-cache-dtype auto; or set"
                 " VLLM_ATTENTION_BACKEND to ROCM_AITER_MLA, ROCM_AITER_TRITON_MLA."
-                " Source: PR #26980 S5, R4; vLLM 0.12.0, the constructor: NotImplementedError; sparse"
-                " MLA, the selector: ValueError"
+                " Source: https://pytest-rocm-attn.readthedocs.io/en/latest/reference/contract/#s5,"
+                " #r4; vLLM 0.12.0, the constructor: NotImplementedError; sparse MLA, the selector:"
+                " ValueError"
             ),
         ),
         (
@@ -492,7 +494,8 @@ def test_a_named_backend_serves_what_it_can_and_refuses_what_it_cannot(
             (
                 "ROCM_AITER_MLA_SPARSE (chosen by the rule sparse-default) only supports block size 1"
                 " (sparse MLA); got block size 16. Remedy: set --block-size 1."
-                " Source: vLLM 0.12.0 get_attn_backend_cls: AssertionError (Q21)"
+                " Source: vLLM 0.12.0 get_attn_backend_cls: AssertionError,"
+                " https://pytest-rocm-attn.readthedocs.io/en/latest/reference/contract/#q21"
             ),
         ),
     ],
@@ -640,7 +643,10 @@ def test_variables_that_the_policy_does_not_read_change_nothing(
 ) -> None:
     read = {name: text for name, text in environ.items() if name in PR_26980.reads}
     assert answer(request, environ, gpu) == answer(request, read, gpu)
-    other = {"VLLM_USE_AITER_UNIFIED_ATTENTION": "1", "VLLM_USE_V1": "0"}  # Q33, env-vars.md 3
+    other = {
+        "VLLM_USE_AITER_UNIFIED_ATTENTION": "1",
+        "VLLM_USE_V1": "0",
+    }  # Q33, docs/reference/environment.md#variables
     assert answer(request, environ | other, gpu) == answer(request, environ, gpu)
 
 

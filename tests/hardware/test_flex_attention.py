@@ -16,7 +16,10 @@ CASES = [case for case in shipped() if BACKEND.takes(case)]
 
 
 def refusal_of(case: Case) -> str:
-    """Return words of the reason for which the backend declines a case (facts/backends.md 3.5)."""
+    """Return words of the reason for which the backend declines a case.
+
+    Source: docs/reference/backends.md#flex-attention.
+    """
     request = case.request
     refusals = (
         (request.kv_cache_dtype.startswith("fp8"), "kv_cache_dtype"),

@@ -20,7 +20,10 @@ CASES = [case for case in shipped() if BACKEND.takes(case)]
 
 
 def refusal_of(case: Case) -> str:
-    """Return words of the reason for which the backend declines a case (facts/backends.md 3.4)."""
+    """Return words of the reason for which the backend declines a case.
+
+    Source: docs/reference/backends.md#rocm-aiter-fa.
+    """
     if case.request.dtype == "float32":
         return "float32"
     if case.request.head_size not in (64, 128, 256):

@@ -23,7 +23,10 @@ ONE_TOKEN_BLOCKS = [
 
 
 def refusal_of(case: Case) -> str:
-    """Return words of the reason for which the backend declines a case (facts/backends.md 4.3)."""
+    """Return words of the reason for which the backend declines a case.
+
+    Source: docs/reference/backends.md#rocm-aiter-mla.
+    """
     if case.request.dtype != "bfloat16":
         return case.request.dtype
     heads = case.request.num_heads

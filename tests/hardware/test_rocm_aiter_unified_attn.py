@@ -22,7 +22,10 @@ REPLAYED = [
 
 
 def refusal_of(case: Case) -> str:
-    """Return words of the reason for which the backend declines a case (facts/backends.md 3.3)."""
+    """Return words of the reason for which the backend declines a case.
+
+    Source: docs/reference/backends.md#rocm-aiter-unified-attn.
+    """
     if case.request.dtype == "float32":
         return "float32"
     return "" if case.causal else "not causal"

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.rocm_attn_gpu
 
 BACKEND, HIP = named("ROCM_ATTN"), named("ROCM_ATTN-hip")
 PLAIN, TRITON = named("ROCM_ATTN-plain-hip"), named("ROCM_ATTN-triton")
-# facts/backends.md 3.2: head sizes, and the gate of the HIP decode.
+# docs/reference/backends.md#rocm-attn: head sizes, and the gate of the HIP decode.
 HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)
 CASES = [case for case in shipped() if BACKEND.takes(case)]
 # GPUs whose matrix instructions the HIP source has.

@@ -22,7 +22,10 @@ REPLAYED = [
 
 
 def refusal_of(case: Case) -> str:
-    """Return words of the reason for which the backend declines a case (facts/backends.md 4.2)."""
+    """Return words of the reason for which the backend declines a case.
+
+    Source: docs/reference/backends.md#triton-mla.
+    """
     few = case.kind == "mla-decode" and case.request.num_heads < 16
     return "16 to 128" if few else ""
 

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_rocm_attn import aiter_probe, hardware
 from pytest_rocm_attn.aiter_probe import Probe
+from pytest_rocm_attn.citations import SITE
 from pytest_rocm_attn.cli import main
 from pytest_rocm_attn.gpu import Aiter
 
@@ -42,11 +43,13 @@ def test_explain_prints_the_way_to_a_backend(capsys: Capture) -> None:
     assert lines[1] == (
         "for VLLM_ROCM_USE_AITER=1, gfx942, aiter present, block_size 1, use_mla True"
     )
-    rules = [line.split()[0] for line in lines[3:]]
+    assert lines[-2:] == ["", f"docs/PAGE.md#ROW is {SITE}PAGE/#ROW"]
+    steps = lines[3:-2]
+    rules = [line.split()[0] for line in steps]
     assert rules[:4] == ["sparse-mla", "mla", "named", "aiter-mla"]
     assert rules[-1] == "decision"
-    assert len({line.index("  [") for line in lines[3:]}) > 1  # the sources are not padded out
-    starts = {len(line) - len(line[18:].lstrip()) for line in lines[3:]}
+    assert len({line.index("  [") for line in steps}) > 1  # the sources are not padded out
+    starts = {len(line) - len(line[18:].lstrip()) for line in steps}
     assert len(starts) == 1  # the answers stand in one column
 
 
@@ -74,7 +77,7 @@ def test_a_refusal_is_an_answer_with_exit_code_1(capsys: Capture) -> None:
     code, out, err = ask(capsys, line)
     assert (code, err) == (1, "")
     assert out.startswith("refused: TRITON_MLA (named by VLLM_ATTENTION_BACKEND) does not support")
-    assert out.splitlines()[-1].split()[:2] == ["decision", "refused"]
+    assert out.splitlines()[-3].split()[:2] == ["decision", "refused"]
 
 
 def test_explain_as_json(capsys: Capture) -> None:

@@ -1,4 +1,7 @@
-"""Parsing of every declared variable, by the rules of facts/env-vars.md sections 1, 3 and 6."""
+"""Parsing of every declared variable.
+
+The rules: docs/reference/environment.md#parse-rules, #variables and #truth-table.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def test_every_variable_of_the_table_is_declared_with_its_default() -> None:
     for name, declared in VARIABLES.items():
         assert declared.name == name
         assert declared.effect
-        assert declared.source == "facts/env-vars.md section 3"
+        assert declared.source == "docs/reference/environment.md#variables"
 
 
 @pytest.mark.parametrize("name", BOOL)

@@ -1,4 +1,4 @@
-"""Backend names and class paths, as facts/backends.md section 1 lists them."""
+"""Backend names and class paths, as docs/reference/backends.md#registry lists them."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+from pytest_rocm_attn.citations import linked
+
 Step = tuple[str, str, str, str]
 
 _STEPS = 200
@@ -37,4 +39,4 @@ def _step(step: object) -> Step:
     else:
         parts = tuple(getattr(step, name, "") for name in ("rule", "answer", "reason", "source"))
     rule, answer, reason, source = (str(part)[:_TEXT] for part in (*parts, "", "", "", "")[:4])
-    return rule, answer, reason, source
+    return rule, answer, reason, linked(source)

@@ -1,10 +1,10 @@
 """Which cells the grid has, and why: what selectors and backends can tell apart.
 
-Environment. The switches that selection reads (facts/env-vars.md section 3) are multiplied out, at
-unset, off and on; every other declared variable is set alone, at each of its values, beside the
-master switch in all its spellings (family ``variables``): that finds the one that matters though it
-should not. The explicit choice runs through every name of the registry, or, where the request is
-the subject, through those that can run on ROCm and two that cannot.
+Environment. The switches that selection reads (docs/reference/environment.md#variables) are
+multiplied out, at unset, off and on; every other declared variable is set alone, at each of its
+values, beside the master switch in all its spellings (family ``variables``): that finds the one
+that matters though it should not. The explicit choice runs through every name of the registry, or,
+where the request is the subject, through those that can run on ROCm and two that cannot.
 
 GPUs. Every target that hardware.toml describes, with AMD's aiter present and absent; broken and
 impostor aiter, which a selector sees only by its import or its absence, on one GPU of each kind.
@@ -42,17 +42,20 @@ SPARSE = "VLLM_ROCM_USE_AITER_TRITON_SPARSE_MLA"
 
 _UNSET_OFF_ON = (None, "0", "1")
 _EVERY_NAME = (None, *CLASS_PATHS)
-# FLASH_ATTN is named in the contract's own text (Q1), TREE_ATTN is any other name that is legal.
+# FLASH_ATTN is named in the contract's own text (docs/reference/contract.md#q1), TREE_ATTN is any
+# other name that is legal.
 _ROCM_NAMES = (None, *ROCM_BACKENDS, "FLASH_ATTN", "TREE_ATTN")
 
-# "true" in any case and "1" are on; all the others are off (facts/env-vars.md section 6).
+# "true" in any case and "1" are on; all the others are off
+# (docs/reference/environment.md#truth-table).
 _BOOLEAN_SPELLINGS = ("0", "1", "true", "TRUE", "yes", " 1", "")
 _WRONG_NAMES = ("", "triton_attn", "NOT_A_BACKEND")
 # Printed in a quick-start page or known from older releases, and read by nothing
-# (facts/env-vars.md section 3).
+# (docs/reference/environment.md#variables).
 _READ_BY_NOTHING = ("VLLM_USE_AITER_UNIFIED_ATTENTION", "VLLM_USE_V1", "VLLM_USE_TRITON_FLASH_ATTN")
 
-# The hybrid models' block sizes (known-regressions.md cap-hybrid-block-refused) among them.
+# The hybrid models' block sizes (docs/reference/known-regressions.md#cap-hybrid-block-refused)
+# among them.
 _BLOCK_SIZES = (None, 1, 8, 32, 64, 128, 256, 272, 544, 784, 1056, 2048)
 _HEAD_SIZES = (32, 64, 72, 80, 96, 112, 192, 256, 512)
 _CACHES = ("float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 EXPLICIT = "VLLM_ATTENTION_BACKEND"
 AITER = "VLLM_ROCM_USE_AITER"
 
-# 272 and more: what hybrid models end up with (known-regressions.md cap-hybrid-block-refused).
+# 272 and more: what hybrid models end up with
+# (docs/reference/known-regressions.md#cap-hybrid-block-refused).
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256, 272, 528, 544, 784, 1056, 2048)
 HEAD_SIZES = (32, 64, 72, 80, 96, 112, 120, 128, 160, 192, 224, 256, 512)
 HEAD_COUNTS = (4, 8, 12, 16, 24, 32, 48, 64, 128)
@@ -160,7 +161,7 @@ _SPARSE_FAMILIES = (
 _ANYTHING = (Family("plain-layers", (_PLAIN, Request(dtype="float16", head_size=64), *_SINKS)),)
 _ANYTHING_LATENT = (
     Family("plain-mla-layers", (_MLA,)),
-    # Block size 1 leads to ROCM_AITER_MLA, whatever the flags (selection-contract.md, MLA).
+    # Block size 1 leads to ROCM_AITER_MLA, whatever the flags (docs/reference/contract.md#mla).
     Family("mla-layers-of-block-1", (_MLA_BLOCK_1, _SPARSE), wants_aiter=True),
 )
 

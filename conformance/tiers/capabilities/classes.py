@@ -108,7 +108,7 @@ def _not_refused(answer: Answer, says: bool | None, named: str) -> str:
 @check(
     "{backend}-imports",
     "the backend's module can be imported",
-    "known-regressions.md: imports, with aiter whole",
+    "docs/reference/known-regressions.md#interfaces",
     over=each_backend,
 )
 def imports(item: CheckItem, backend: str) -> Iterator[Defect]:
@@ -133,7 +133,7 @@ def _declaration(item: CheckItem, backend: str) -> Answer:
 @check(
     "{backend}-has-a-cache-for-its-block-sizes",
     "its get_kv_cache_shape takes every block size that it declares",
-    "known-regressions.md cap-rocm-attn-any-block; the runner asks both",
+    "docs/reference/known-regressions.md#cap-rocm-attn-any-block; the runner asks both",
     over=each_backend,
 )
 def has_a_cache(item: CheckItem, backend: str) -> Iterator[Defect]:
@@ -148,7 +148,7 @@ def has_a_cache(item: CheckItem, backend: str) -> Iterator[Defect]:
 @check(
     "{backend}-is-selected-within-its-{limit}",
     "{backend} is selected only for a {limit} that it declares",
-    "known-regressions.md: what a backend says it takes and what it is given differ",
+    "docs/reference/known-regressions.md#capability",
     over=lambda _: [
         {"backend": one, "limit": limit} for one in ROCM_BACKENDS for limit in cases.DECLARABLE
     ],
@@ -186,7 +186,7 @@ def is_selected_within(item: CheckItem, backend: str, limit: str) -> Iterator[De
 @check(
     "sparse-mla-takes-no-more-heads-than-dense",
     "the sparse implementation refuses the head counts that its dense twin refuses",
-    "known-regressions.md cap-sparse-mla-few-heads",
+    "docs/reference/known-regressions.md#cap-sparse-mla-few-heads",
 )
 def takes_no_more_heads(item: CheckItem) -> Iterator[Defect]:
     dense_kernels, sparse_kernels = (
@@ -226,7 +226,7 @@ def takes_no_more_heads(item: CheckItem) -> Iterator[Defect]:
 @check(
     "spec-decode-needs-no-aiter",
     "speculative decoding imports without aiter",
-    "known-regressions.md itf-eagle-imports-aiter",
+    "docs/reference/known-regressions.md#itf-eagle-imports-aiter",
     asks=lambda gpu: [
         Question.of(Gpu(gpu.gfx, state), {}, Request(), "import", _SPEC_DECODE)
         for state in (Aiter.PRESENT, Aiter.ABSENT)
@@ -243,7 +243,7 @@ def needs_no_aiter(item: CheckItem) -> Iterator[Defect]:
 @check(
     "{case.id}",
     "whatever is selected can be built for the request",
-    "known-regressions.md rule 2: a selected backend must construct for that very request",
+    "docs/reference/known-regressions.md#rule-2",
     over=lambda gpu: [{"gpu": case.gpu, "case": case} for case in cases.cases([gpu.gfx])],
     asks=lambda _, case: questions_of(case),
     level="{case.level}",

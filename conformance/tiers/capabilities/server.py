@@ -24,7 +24,7 @@ _SDPA, _TRITON = "TORCH_SDPA", "TRITON_ATTN"
 @check(
     "the-platform-imports-without-the-runtime",
     "importing the platform asks nothing of the device's runtime",
-    "known-regressions.md itf-cuda-init-on-import",
+    "docs/reference/known-regressions.md#itf-cuda-init-on-import",
     asks=lambda gpu: [Question.of(gpu, {}, Request(), "runtime")],
 )
 def imports_without_the_runtime(item: CheckItem) -> Iterator[Defect]:
@@ -39,7 +39,7 @@ def imports_without_the_runtime(item: CheckItem) -> Iterator[Defect]:
 @check(
     "the-platform-is-found-where-amdsmi-is-{state}",
     "the ROCm platform is found where amdsmi is {state}",
-    "known-regressions.md itf-amdsmi-lists-nothing",
+    "docs/reference/known-regressions.md#itf-amdsmi-lists-nothing",
     # The contract says nothing about an amdsmi that is not whole.
     over=lambda _: [
         {"state": state, "level": "required" if state is Amdsmi.WHOLE else "advisory"}
@@ -68,7 +68,7 @@ def is_found(item: CheckItem, state: Amdsmi, level: str) -> Iterator[Defect]:
 @check(
     "{backend}-has-one-cache-block-however-chosen",
     "{backend} is given the same cache block however it is chosen",
-    "known-regressions.md cap-unified-cache-block-16",
+    "docs/reference/known-regressions.md#cap-unified-cache-block-16",
     over=each_backend,
     asks=lambda gpu, backend: [
         Question.of(gpu, environment.environ, request, "cache-block")
@@ -102,7 +102,7 @@ def _switched_off(backend: str) -> dict[str, str]:
 @check(
     "{backend}-finds-its-functions-with-aiter-off",
     "{backend}, named with AITER off, finds the functions that it finds with AITER on",
-    "known-regressions.md itf-explicit-aiter-without-switch",
+    "docs/reference/known-regressions.md#itf-explicit-aiter-without-switch",
     over=lambda _: [{"backend": backend} for backend in ROCM_BACKENDS if "AITER" in backend],
     asks=lambda gpu, backend: [
         Question.of(gpu, {cases.AITER: switch}, cases.plain(backend), "names", backend)
@@ -129,7 +129,7 @@ def finds_its_functions(item: CheckItem, backend: str) -> Iterator[Defect]:
 @check(
     "rocm-attn-tells-its-kernels-apart",
     "what only one of its kernels is given decides between them",
-    "known-regressions.md itf-predicate-lacks-sinks",
+    "docs/reference/known-regressions.md#itf-predicate-lacks-sinks",
     asks=lambda gpu: [Question.of(gpu, {}, Request(), "predicates")],
 )
 def tells_its_kernels_apart(item: CheckItem) -> Iterator[Defect]:
@@ -146,7 +146,7 @@ def tells_its_kernels_apart(item: CheckItem) -> Iterator[Defect]:
 # --- vision ---------------------------------------------------------------------------------------
 
 _HEADS = (64, 72, 80)  # of vision transformers
-_VISION = "known-regressions.md vit-sdpa-on-gfx1151"
+_VISION = "docs/reference/known-regressions.md#vit-sdpa-on-gfx1151"
 
 
 def _chosen(
@@ -173,7 +173,7 @@ def _by_default(item: CheckItem) -> Iterator[tuple[str, Answer]]:
 @check(
     "vision-takes-the-backend-that-is-named",
     "a backend that is named for vision layers is taken or refused, never replaced",
-    "known-regressions.md vit-override-ignored",
+    "docs/reference/known-regressions.md#vit-override-ignored",
 )
 def vision_takes_what_is_named(item: CheckItem) -> Iterator[Defect]:
     supported = _chosen(item, _HEADS[0]).data.get("supported")

@@ -1,6 +1,6 @@
 """The laws about single questions and about pairs of them.
 
-A law is required where sections 1 to 5 of facts/selection-contract.md fix it, else advisory. Each is
+A law is required where sections 1 to 5 of docs/reference/contract.md fix it, else advisory. Each is
 narrow enough that a selector which follows that contract keeps it; the comments say what was left
 out, and why.
 """
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.request import Request
 
-# Those that the contract names (section 4, R8); a name beyond them is Q18, which the text leaves open.
+# Those that the contract names (docs/reference/contract.md#supported, #r8). The text leaves
+# the other names open (docs/reference/contract.md#q18).
 CONTRACT_NAMES = (
     "TRITON_ATTN",
     "ROCM_ATTN",
@@ -104,7 +105,10 @@ def _flags(environ: dict[str, str]) -> str:
 
 
 def _promised(case: Case) -> bool:
-    """Whether the contract names the backend for layers of this kind; else Q18, Q19 are silent."""
+    """Whether the contract names the backend for layers of this kind.
+
+    Source: docs/reference/contract.md#supported.
+    """
     named = case.environ[NAMED]
     return named in CONTRACT_NAMES and _is_latent(named) is case.request.use_mla
 
@@ -183,8 +187,9 @@ def _of_the_same_kind(case: Case, ask: Ask) -> Broken | None:
     return None
 
 
-# TRITON_MLA needs a block size of at least 16 (S5), so below that AITER's is the only MLA backend
-# there is, and 0.12.0 chooses it whatever the switches say (Q6, Q7).
+# TRITON_MLA needs a block size of at least 16 (docs/reference/contract.md#s5), so below that
+# AITER's is the only MLA backend there is, and 0.12.0 chooses it whatever the switches say
+# (docs/reference/contract.md#q6, #q7).
 def _has_a_choice(case: Case) -> bool:
     request = case.request
     return not request.use_mla or request.block_size is None or request.block_size >= 16
@@ -319,16 +324,13 @@ def _no_less(
     return None
 
 
-_CONTRACT = "selection-contract.md"
-_RULES = "known-regressions.md, rule"
-
 LAWS: tuple[Law, ...] = (
     # Sparse layers are left out of the first laws: 0.12.0 has one backend for them and looks at no
-    # name (Q21), which the text neither promises nor forbids.
+    # name (docs/reference/contract.md#q21), which the text neither promises nor forbids.
     Law(
         "an-explicit-choice-is-taken-or-refused-never-replaced",
         "required",
-        f"{_CONTRACT} G1, G3, I2, R8",
+        "docs/reference/contract.md#g1, #g3, #i2, #r8",
         "the named backend, or a refusal",
         _named_for_its_kind,
         _taken_or_refused,
@@ -336,7 +338,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "flags-change-nothing-about-an-explicit-choice",
         "required",
-        f"{_CONTRACT} G1, G3, I1, I2",
+        "docs/reference/contract.md#g1, #g3, #i1, #i2",
         "the same as without any flag",
         _named_for_its_kind,
         _as_without_flags,
@@ -344,7 +346,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "what-flags-select-can-be-had-by-its-name-alone",
         "required",
-        f"{_CONTRACT} G1, I1",
+        "docs/reference/contract.md#g1, #i1",
         "the same backend by its name, without flags",
         lambda gfx: _cases(gfx, draw.environments(), draw.requests(sparse=False)),
         _can_be_named,
@@ -352,7 +354,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "a-backend-beyond-the-contract-is-taken-or-refused-never-replaced",
         "advisory",
-        f"{_CONTRACT} Q18, Q19; {_RULES} 1",
+        "docs/reference/contract.md#q18, #q19; docs/reference/known-regressions.md#rule-1",
         "the named backend, or a refusal",
         lambda gfx: _cases(
             gfx, draw.environments(named=tuple(CLASS_PATHS)), draw.requests(sparse=False)
@@ -362,7 +364,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "with-aiter-off-no-aiter-backend-is-chosen-by-itself",
         "advisory",
-        "env-vars.md section 3, the master switch; selection-contract.md Q10",
+        "docs/reference/environment.md#variables; docs/reference/contract.md#q10",
         "a backend without AITER, or a refusal",
         lambda gfx: _cases(
             gfx,
@@ -374,7 +376,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "without-aiter-installed-no-aiter-backend-is-chosen-by-itself",
         "advisory",
-        f"{_CONTRACT} Q16",
+        "docs/reference/contract.md#q16",
         "a backend without AITER, or a refusal",
         lambda gfx: _cases(
             gfx, draw.environments(), draw.requests(sparse=False), aiter=st.just(Aiter.ABSENT)
@@ -384,7 +386,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "aiter-mha-switched-off-never-gives-aiter-fa-by-itself",
         "required",
-        f"{_CONTRACT} I3a",
+        "docs/reference/contract.md#i3a",
         "another backend than ROCM_AITER_FA, or a refusal",
         lambda gfx: _cases(gfx, draw.environments(fixed={MHA: OFF}), draw.ordinary_requests()),
         _not("ROCM_AITER_FA"),
@@ -392,7 +394,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "aiter-unified-attention-switched-off-is-not-chosen-by-itself",
         "advisory",
-        f"{_CONTRACT} section 6.2; {_RULES} 3",
+        "docs/reference/contract.md#automatic; docs/reference/known-regressions.md#rule-3",
         "another backend than ROCM_AITER_UNIFIED_ATTN, or a refusal",
         lambda gfx: _cases(
             gfx, draw.environments(fixed={UNIFIED: OFF}), draw.ordinary_requests(), aiter=_HERE
@@ -402,7 +404,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "aiter-mla-switched-off-is-not-chosen-by-itself",
         "advisory",
-        f"{_CONTRACT} Q7; {_RULES} 3",
+        "docs/reference/contract.md#q7; docs/reference/known-regressions.md#rule-3",
         "another backend than ROCM_AITER_MLA, or a refusal",
         lambda gfx: _cases(
             gfx, draw.environments(fixed={MLA: OFF}), draw.mla_requests(), aiter=_HERE
@@ -412,7 +414,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "an-mla-layer-gets-an-mla-backend-and-no-other-layer-does",
         "advisory",
-        f"{_CONTRACT} section 4, MLA Backend Support; Q19",
+        "docs/reference/contract.md#supported, #q19",
         "a backend of the layer's kind, or a refusal",
         lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _of_the_same_kind,
@@ -420,7 +422,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "unset-equals-default",
         "advisory",
-        "env-vars.md sections 1 and 3",
+        "docs/reference/environment.md#parse-rules and #variables",
         "the same as with the variable unset",
         _with_default_added,
         _same_under_change,
@@ -428,7 +430,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "spellings-with-one-meaning-select-the-same",
         "advisory",
-        "env-vars.md sections 1 and 6, BOOL",
+        "docs/reference/environment.md#parse-rules and #truth-table, BOOL",
         "the same for every spelling",
         _respelled,
         _same_under_change,
@@ -436,7 +438,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "the-order-of-variables-changes-nothing",
         "advisory",
-        "env-vars.md section 1: a rule looks at its own variable",
+        "docs/reference/environment.md#parse-rules: a rule looks at its own variable",
         "the same in any order",
         _reordered,
         _same_in_another_order,
@@ -444,7 +446,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "unrelated-variables-change-nothing",
         "advisory",
-        "env-vars.md section 3: what each variable does; selection-contract.md Q33",
+        "docs/reference/environment.md#variables; docs/reference/contract.md#q33",
         "the same as without the variable",
         lambda gfx: _cases(
             gfx,
@@ -456,7 +458,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "selecting-writes-nothing-to-the-environment",
         "advisory",
-        "design.md section 3; env-vars.md section 2: variables are read",
+        "docs/reference/environment.md#when-read: variables are read, not written",
         "the environment as it was",
         lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _writes_nothing,
@@ -464,7 +466,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "every-legal-question-is-answered",
         "advisory",
-        "design.md section 2: a crash is no refusal",
+        "docs/contracts.md#refusal: a crash is not a refusal",
         "a backend, or a refusal",
         lambda gfx: _cases(gfx, draw.environments(named=_or_none(ROCM_BACKENDS))),
         _answers,
@@ -472,7 +474,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "every-refusal-names-backend-and-reason",
         "advisory",
-        f"{_CONTRACT} R4, Q32",
+        "docs/reference/contract.md#r4, #q32",
         "a message that names backend and reason",
         lambda gfx: st.one_of(
             _cases(gfx, draw.environments(named=tuple(CLASS_PATHS)), draw.requests(sparse=False)),
@@ -485,7 +487,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "installing-aiter-never-turns-a-selection-into-a-refusal",
         "advisory",
-        f"{_CONTRACT} Q16",
+        "docs/reference/contract.md#q16",
         "a backend with aiter installed, as there is one without",
         lambda gfx: _cases(
             gfx,
@@ -498,7 +500,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         "switching-aiter-on-never-turns-a-selection-into-a-refusal",
         "advisory",
-        f"{_CONTRACT} A2 to A6, A14, A15, Q15",
+        "docs/reference/contract.md#a2 to #a6, #a14, #a15, #q15",
         "a backend with AITER on, as there is one with it off",
         lambda gfx: _cases(
             gfx,

@@ -253,7 +253,7 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
     SequenceLaw(
         "asking-again-changes-nothing",
         "advisory",
-        "known-regressions.md, rule 5",
+        "docs/reference/known-regressions.md#rule-5",
         "the answer of a new process, however often and whatever was asked before",
         {},
         (*_STARTS, {draw.NAMED: "ROCM_ATTN"}, {draw.NAMED: "TRITON_MLA"}),
@@ -261,7 +261,8 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
     SequenceLaw(
         "a-changed-backend-name-is-followed",
         "advisory",
-        "selection-contract.md Q27; known-regressions.md, itf-stale-selector-cache",
+        "docs/reference/contract.md#q27;"
+        " docs/reference/known-regressions.md#itf-stale-selector-cache",
         "the answer of a new process after the named backend changes",
         {
             draw.NAMED: (
@@ -277,7 +278,7 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
     SequenceLaw(
         "a-changed-switch-is-followed",
         "advisory",
-        "selection-contract.md Q27; env-vars.md section 2",
+        "docs/reference/contract.md#q27; docs/reference/environment.md#when-read",
         "the answer of a new process after a switch changes",
         _SWITCHED,
         _STARTS,

@@ -110,26 +110,30 @@ def _law(words: str, level: Level, source: str, name: str) -> SwitchLaw:
     return SwitchLaw(f"the-switch-of-{words}-changes-some-selection", level, source, promise, name)
 
 
-_CONTRACT = "selection-contract.md"
 SWITCH_LAWS: tuple[SwitchLaw, ...] = (
-    _law("aiter", "required", f"{_CONTRACT} A1, A10", "VLLM_ROCM_USE_AITER"),
-    _law("aiter-mha", "required", f"{_CONTRACT} A4, A10, I3a", "VLLM_ROCM_USE_AITER_MHA"),
+    _law("aiter", "required", "docs/reference/contract.md#a1, #a10", "VLLM_ROCM_USE_AITER"),
+    _law(
+        "aiter-mha",
+        "required",
+        "docs/reference/contract.md#a4, #a10, #i3a",
+        "VLLM_ROCM_USE_AITER_MHA",
+    ),
     _law(
         "aiter-unified-attention",
         "required",
-        f"{_CONTRACT} A4, A13; known-regressions.md, rule 3",
+        "docs/reference/contract.md#a4, #a13; docs/reference/known-regressions.md#rule-3",
         "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION",
     ),
     _law(
         "prefill-decode-attention",
         "required",
-        f"{_CONTRACT} A4, A8",
+        "docs/reference/contract.md#a4, #a8",
         "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
     ),
     _law(
         "aiter-mla",
         "advisory",
-        f"{_CONTRACT} Q7; known-regressions.md, rule 3",
+        "docs/reference/contract.md#q7; docs/reference/known-regressions.md#rule-3",
         "VLLM_ROCM_USE_AITER_MLA",
     ),
 )

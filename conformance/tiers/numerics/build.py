@@ -31,7 +31,7 @@ K_SCALE, V_SCALE = 0.37, 1.7
 SPECIALS = {"nan": math.nan, "plus-inf": math.inf, "minus-inf": -math.inf}
 UNWRITTEN = 77.0  # fills the output where NaN may be the right answer
 DEFAULT_BLOCK_SIZE = 16
-RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # facts/backends.md 4.1
+RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # docs/reference/backends.md#mla
 SPARE_BLOCKS = 3  # owned by nobody; block 0 is one of them
 
 

@@ -1,6 +1,6 @@
 """Run a case on a backend and compare with the float64 oracle, element by element.
 
-The oracle and its bounds belong to the reference package (design.md section 8: one oracle judges
+The oracle and its bounds belong to the reference package (docs/numerics.md: one oracle judges
 all), which this package never imports: they are found by name, as the reference selector is.
 """
 

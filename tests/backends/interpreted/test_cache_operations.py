@@ -156,7 +156,8 @@ def test_latent_rows_reach_their_slots(stored: torch.dtype) -> None:
         assert torch.equal(got[4, 15, 512:], rope[3])
 
 
-# --- the definition agrees with the offsets that facts/backends.md 3.2 and 3.4 give ------------------------
+# --- the definition agrees with the offsets that docs/reference/backends.md#rocm-attn and
+# #rocm-aiter-fa give ------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)

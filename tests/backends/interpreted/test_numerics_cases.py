@@ -60,7 +60,17 @@ ALWAYS_ROCM_ATTN = [
     "split-decode-with-a-visible-nan-key",
     "chunks-with-a-visible-nan-value",
 ]
-ROCM_ATTN_HEAD_SIZES = (32, 64, 80, 96, 128, 160, 192, 224, 256)  # facts/backends.md 2.3, 3.2
+ROCM_ATTN_HEAD_SIZES = (
+    32,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    224,
+    256,
+)  # docs/reference/backends.md#declared, #rocm-attn
 CPU = torch.device("cpu")
 
 

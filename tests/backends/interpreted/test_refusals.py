@@ -87,7 +87,9 @@ MLA_LIMITS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("what", ATTN_LIMITS)
 def test_triton_attn_names_value_limit_and_source(what: str) -> None:
     changes, words = ATTN_LIMITS[what]
-    with pytest.raises(BackendLimitError, match="TRITON_ATTN.*facts/backends.md 3.1") as caught:
+    with pytest.raises(
+        BackendLimitError, match="TRITON_ATTN.*reference/backends/#triton-attn"
+    ) as caught:
         TritonAttention(Request(**changes), CPU, scale=1.0)
     assert words in str(caught.value)
 
@@ -95,7 +97,9 @@ def test_triton_attn_names_value_limit_and_source(what: str) -> None:
 @pytest.mark.parametrize("what", MLA_LIMITS)
 def test_triton_mla_names_value_limit_and_source(what: str) -> None:
     changes, words = MLA_LIMITS[what]
-    with pytest.raises(BackendLimitError, match="TRITON_MLA.*facts/backends.md 4.2") as caught:
+    with pytest.raises(
+        BackendLimitError, match="TRITON_MLA.*reference/backends/#triton-mla"
+    ) as caught:
         TritonMLA(Request(**{"use_mla": True} | changes), CPU, scale=1.0)
     assert words in str(caught.value)
 

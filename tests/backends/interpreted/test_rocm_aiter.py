@@ -1,8 +1,9 @@
 """The AITER backends against the oracle, over stand-ins for aiter's functions.
 
 Evidence: routing, gathering, indexing and arguments are ours and run for real; the functions they
-call are stand-ins with the signatures of vLLM 0.12.0's pin (facts/aiter-api.md section 3), computed
-by the oracle. tests/acceptance/test_aiter_signatures.py holds the arguments against the real ones.
+call are stand-ins with the signatures of vLLM 0.12.0's pin (docs/reference/aiter.md#functions),
+computed by the oracle. tests/acceptance/test_aiter_signatures.py holds the arguments against the
+real ones.
 """
 
 from __future__ import annotations

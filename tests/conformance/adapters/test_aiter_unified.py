@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SPEC = "pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention"
 CASES = {case.id: case for case in shipped()}
-# facts/aiter-api.md 3.4: names and defaults; what it does is the oracle's.
+# docs/reference/aiter.md#unified-attention: names and defaults; what it does is the oracle's.
 KERNEL = """
 import torch
 from pytest_rocm_attn.backends.oracle import paged_attention

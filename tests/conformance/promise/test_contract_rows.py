@@ -13,7 +13,7 @@ from pytest_rocm_attn.errors import FlagError
 from pytest_rocm_attn.flags import VARIABLES, Flags
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
-# The clauses of selection-contract.md, counted by hand from its sections 1 to 5. R5 is not among
+# The clauses of docs/reference/contract.md, counted by hand. R5 is not among
 # them: it is about a stray diff, and the contract says itself that it promises nothing.
 CLAUSES = [
     *("G1", "G2", "G3"),
@@ -22,7 +22,7 @@ CLAUSES = [
     *(f"S{number}" for number in range(1, 8)),
     *("R1", "R2", "R3", "R4", "R6", "R7", "R8"),
 ]
-# Section 6, less what no selection can show: the signature and the error classes (Q25, Q32), forced
+# The silences, less what no selection can show: the signature and the error classes (Q25, Q32), forced
 # and memoised results (Q26, Q27), ViT (Q28), which kernel decodes (Q29), and labels of commands that
 # rows of the Appendix carry in a note (Q2, Q3).
 SILENCES = [f"Q{number}" for number in range(1, 34) if number not in (2, 3, 25, 26, 27, 28, 29, 32)]
@@ -40,7 +40,7 @@ def cells_of(shipped: Contract) -> list[Cell]:
 
 def clauses(source: str) -> set[str]:
     """Return the clause ids that a source cites: "A13", "I3b"."""
-    return set(re.findall(r"\b[GIASRQTME]\d+[ab]?\b", source))
+    return {row[0].upper() + row[1:] for row in re.findall(r"#([giasrqtme]\d+[ab]?)\b", source)}
 
 
 def test_no_row_was_lost(shipped: Contract) -> None:
@@ -62,7 +62,7 @@ def test_every_silence_that_shows_has_an_advisory_row(shipped: Contract, clause:
 
 def test_each_appendix_command_is_a_row_of_its_own(shipped: Contract) -> None:
     first = [
-        re.findall(r"\bA\d+\b", row.source)[0]
+        re.findall(r"#(a\d+)\b", row.source)[0].upper()
         for row in shipped.rows
         if row.file.endswith("appendix.toml")
     ]
@@ -84,14 +84,16 @@ def test_required_rows_cite_the_text_and_the_section_of_the_pull_request(
     for row in shipped.rows:
         if row.level == "required":
             assert clauses(row.source) & set(CLAUSES), row.id
-            assert re.match(r"selection-contract\.md .*\(PR 26980, [^)]+\)", row.source), row.id
+            assert re.match(r"docs/reference/contract\.md#.*\(PR 26980, [^)]+\)", row.source), (
+                row.id
+            )
 
 
 def test_advisory_rows_cite_a_silence_a_release_or_another_facts_file(shipped: Contract) -> None:
     for row in shipped.rows:
         if row.level == "advisory":
             assert re.search(
-                r"\b[QTME]\d+\b|section 6\.[123]|(env-vars|backends)\.md", row.source
+                r"#[qtme]\d+\b|#(procedure|automatic|mla)\b|(environment|backends)\.md", row.source
             ), row.id
 
 

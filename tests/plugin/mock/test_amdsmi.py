@@ -1,4 +1,6 @@
-"""The module amdsmi: its behaviour (facts/mock-surface.md section 1.3) and its faithfulness.
+"""The module amdsmi: its behaviour and its faithfulness.
+
+Source: docs/reference/mock-surface.md#amdsmi-behaviour.
 
 The comparison with the real package reads its source and never imports it: the wheel without its
 shared library fails at import, with a KeyError.
@@ -232,7 +234,7 @@ def test_enum_members_are_those_of_the_real_package(
             and isinstance(node.targets[0], ast.Name)
             and isinstance(node.value, ast.Attribute)
         }
-        # Board sensors, three digits: no reader of facts/mock-surface.md asks for one.
+        # Board sensors, three digits: no reader of docs/reference/mock-surface.md asks for one.
         if name == "AmdSmiTemperatureType":
             real = {member: value for member, value in real.items() if value < 100}
         assert {member: int(value) for member, value in ours.__members__.items()} == real, name

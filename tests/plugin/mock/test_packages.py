@@ -64,7 +64,7 @@ def test_present_is_a_package_with_spec_path_and_metadata() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gfx", "fp8"),  # facts/mock-surface.md section 3.1
+    ("gfx", "fp8"),  # docs/reference/mock-surface.md#derived
     [("gfx942", "float8_e4m3fnuz"), ("gfx950", "float8_e4m3fn"), ("gfx90a", "uint8")],
 )
 def test_the_fp8_type_of_aiter_follows_the_architecture(gfx: str, fp8: str) -> None:

@@ -1,4 +1,6 @@
-"""What an incomplete mock turns into without a word: one test per row of facts/mock-surface.md 8.
+"""What an incomplete mock turns into without a message.
+
+One test for each row of docs/reference/mock-surface.md#silent-downgrades.
 
 Row 10, a current vLLM config, is not the mock's to give; tests/acceptance/test_vllm_on_mock.py shows
 that a real one can be built under it.
@@ -22,8 +24,8 @@ from pytest_rocm_attn.mock import mock_rocm
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install pytest-rocm-attn[kernels]")
 
-# facts/mock-surface.md section 1.1: all that vLLM 0.11.0 to 0.33.0 and sglang import by name, and
-# what torch reads as attributes.
+# docs/reference/mock-surface.md#amdsmi-names: all that vLLM 0.11.0 to 0.33.0 and sglang import by
+# name, and what torch reads as attributes.
 AMDSMI_NAMES = [
     "AmdSmiException",
     "AmdSmiMemoryType",

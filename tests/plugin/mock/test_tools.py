@@ -1,4 +1,7 @@
-"""Tools and files of the mocked machine, read as their readers do (facts/mock-surface.md 5.3, 5.4)."""
+"""Tools and files of the mocked machine, read as their readers do.
+
+Source: docs/reference/mock-surface.md#commands, #files.
+"""
 
 from __future__ import annotations
 

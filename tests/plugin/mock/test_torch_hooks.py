@@ -1,6 +1,7 @@
 """torch under the mock: its own counting and parsing run, and only the hardware is made up.
 
-The table of visible devices is facts/mock-surface.md section 2.2, as observed with torch itself.
+The table of visible devices is docs/reference/mock-surface.md#torch-hooks, as observed with torch
+itself.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def test_properties_follow_the_hardware_facts_on_every_target(gfx: str) -> None:
     assert torch.version.hip is None
 
 
-# Prints of real machines: facts/mock-surface.md section 3.3.
+# Prints of real machines: docs/reference/mock-surface.md#real-machines.
 @pytest.mark.parametrize(
     ("gfx", "arch", "mebibytes", "processors", "l2_mebibytes"),
     [

@@ -8,8 +8,6 @@ from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn import options
-from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.report import host
 from pytest_rocm_attn.conformance.report.schema import sort_key
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.report.results import Results
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
-    from pytest_rocm_attn.conformance.run.session import ConformancePlugin
 
 SCHEMA = 1
 
@@ -26,25 +23,6 @@ SCHEMA = 1
 def render(report: Mapping[str, Any]) -> str:
     """Return the report's data as JSON, in ASCII."""
     return json.dumps(report, indent=1, ensure_ascii=True) + "\n"
-
-
-def content(run: ConformancePlugin) -> dict[str, Any]:
-    """Return the report as plain data."""
-    settings = run.settings
-    return of_results(
-        run.results,
-        kind=settings.subject.evidence,
-        machine=str(settings.machine) if settings.machine else None,
-        notes=run.notes,
-        summaries=run.summaries(),
-        contract={
-            "id": settings.contract.id,
-            "title": settings.contract.title,
-            "source": linked(settings.contract.source),
-        },
-        selector=selector_record(settings.subject.selector, look_up=bool(settings.reports)),
-        settings=options.reported(run.config),
-    )
 
 
 def of_results(

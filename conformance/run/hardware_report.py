@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.conformance.isolation.machine import Machine, first_gpu
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import json_file, output, results, terminal, words
 from pytest_rocm_attn.conformance.report.results import Results
-from pytest_rocm_attn.conformance.run.machine import Machine, first_gpu
 from pytest_rocm_attn.conformance.run.settings import reports_of
-from pytest_rocm_attn.conformance.tiers.items import cause_of
+from pytest_rocm_attn.conformance.tiers.base import cause_of
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:

@@ -9,20 +9,28 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_rocm_attn import options
+from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import draft, json_file, output, results, terminal
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import settings as settings_module
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
+from pytest_rocm_attn.conformance.tiers.base import (
+    DEVIATIONS,
+    ROOT,
+    ConformanceItem,
+    Matrix,
+    Planned,
+    Tier,
+    first_question,
+)
 from pytest_rocm_attn.conformance.tiers.declared import Declared, every_item
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
-from pytest_rocm_attn.conformance.tiers.matrix import ROOT, Matrix
 from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
 
 if TYPE_CHECKING:
@@ -30,16 +38,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.isolation import Observation, Question
     from pytest_rocm_attn.conformance.report.schema import Summary
-
-
-class Closing(Protocol):
-    """What a tier's items share."""
-
-    def close(self, *, kill: Callable[[], None]) -> None:
-        """Let go of everything; kill ends the processes of the selector under test."""
-
-
-T = TypeVar("T", bound=Closing)
+    from pytest_rocm_attn.conformance.tiers.base import Closing, T
 
 
 class ConformancePlugin:
@@ -61,15 +60,29 @@ class ConformancePlugin:
         self._report_error: str = ""
         self._ids = self._take_node_ids()
         self._pytest_words, self._given = self._find_command()
-        names = {tier: list(tier_class(tier).names(self.settings)) for tier in self.settings.tiers}
-        for tier, found in names.items():
-            if not found and not tier_class(tier).header(self.settings):  # which may say why
-                raise settings_module.nothing_to_run(self.settings, tier)
-        names["deviations"] = Declared.names(self.settings)
-        self._known = [f"{ROOT}::{tier}::{name}" for tier, found in names.items() for name in found]
+        self._plans = self._make_plans()
+        self._known = [
+            f"{ROOT}::{tier}::{planned.name}"
+            for tier, plan in self._plans.items()
+            for planned in plan
+        ]
         for wanted in self._ids:
             if not any(_selects(wanted, nodeid) for nodeid in self._known):
                 raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, self._known)}")
+
+    def _make_plans(self) -> dict[str, list[Planned]]:
+        """Return the items of each tier that runs: the one list that all else is made from."""
+        plans = {}
+        for tier in self.settings.tiers:
+            found = tier_class(tier)
+            plans[tier] = list(found.plan(self.settings))
+            if not plans[tier] and not found.header(self.settings):  # which may say why
+                raise settings_module.nothing_to_run(self.settings, tier)
+        return {**plans, DEVIATIONS: list(Declared.plan(self.settings))}
+
+    def planned(self, tier: str) -> list[Planned]:
+        """Return the plan of a tier of this run, or of DEVIATIONS."""
+        return self._plans[tier]
 
     # --- where we are ----------------------------------------------------------------------------
 
@@ -240,7 +253,11 @@ class ConformancePlugin:
         Raises:
             pytest.UsageError: it cannot; in one line, which every report has as a note.
         """
-        firsts = (tier_class(tier).first_question(self.settings) for tier in self.settings.tiers)
+        firsts = (
+            first_question(self._plans[tier])
+            for tier in self.settings.tiers
+            if tier_class(tier).asks_selector
+        )
         questions = [first for first in firsts if first is not None]
         if not questions:
             return
@@ -386,7 +403,7 @@ class ConformancePlugin:
             for tier in self.settings.tiers:
                 self._notes += tier_class(tier).when_interrupted(self.settings)
         session.exitstatus = self.results.exit_status(session.exitstatus)
-        self._report = json_file.content(self)
+        self._report = self._content()
         errors = []
         for write in (self._write_draft, self._write_reports):
             try:
@@ -396,6 +413,26 @@ class ConformancePlugin:
         self._report_error = "; ".join(errors)
         if errors and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _content(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        subject, contract = self.settings.subject, self.settings.contract
+        machine = self.settings.machine
+        look_up = bool(self.settings.reports)
+        return json_file.of_results(
+            self.results,
+            kind=subject.evidence,
+            machine=str(machine) if machine else None,
+            notes=self.notes,
+            summaries=self.summaries(),
+            contract={
+                "id": contract.id,
+                "title": contract.title,
+                "source": linked(contract.source),
+            },
+            selector=json_file.selector_record(subject.selector, look_up=look_up),
+            settings=options.reported(self.config),
+        )
 
     def _write_draft(self) -> None:
         if self.settings.draft is not None:

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import inspect
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,13 @@ import pytest
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.isolation import Subject
+from pytest_rocm_attn.conformance.isolation.machine import this_machine
 from pytest_rocm_attn.conformance.promise import contract, deviations
 from pytest_rocm_attn.conformance.promise.contract import rules_of
 from pytest_rocm_attn.conformance.report import output
-from pytest_rocm_attn.conformance.run.machine import this_machine
 from pytest_rocm_attn.conformance.tiers.effort import Effort
 from pytest_rocm_attn.conformance.tiers.numerics import subjects
+from pytest_rocm_attn.conformance.tiers.settings import Settings
 from pytest_rocm_attn.errors import (
     BaselineError,
     ContractError,
@@ -33,64 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
+    from pytest_rocm_attn.conformance.isolation.machine import Machine
     from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
-    from pytest_rocm_attn.conformance.promise.grid.rules import Rule
-    from pytest_rocm_attn.conformance.run.machine import Machine
 
 OF_THE_CONTRACT = ("documented", "invariants", "capabilities")  # tiers that run on its GPUs
 # Options that replace what a tier does, and would be passed over in silence without it.
 _OF_TIERS = {"example": ("invariants", "numerics"), "cell": ("grid",)}
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One run of the matrix.
-
-    Attributes:
-        subject: the selector under test and how it is run.
-        machine: the real GPU that it is run on; None where there is none, or the mock was asked for.
-        contract: the rows.
-        cells: rows times GPUs, as restricted by the options.
-        backends: what the numerics and launch tiers run.
-        deviations: what the fork declares; None when it has no file.
-        tiers: which tiers run.
-        grid_rules: what the contract fixes about the grid, if that tier runs or deviations are read.
-        gpus: the targets that --rocm-attn-gpu names; empty for all.
-        against: the selector that the grid is compared with, where the user names one.
-        baseline: the recording that the grid is compared with, where the user names one.
-        grid_budget: seconds that the grid may take.
-        cell: the one cell of a slice that is to be asked, or None.
-        fresh: answers that an interrupted run left behind are not used.
-        strict: whether advisory rows fail.
-        reports: where the reports go.
-        draft: where a draft of deviations goes, or None.
-        today: the day that deviations expire against.
-        effort: how hard the searching tiers look.
-        emulate: the target whose machine code the numerics tier executes on the CPU; "" for none.
-    """
-
-    subject: Subject
-    machine: Machine | None
-    contract: Contract
-    cells: tuple[Cell, ...]
-    backends: tuple[subjects.BackendUnderTest, ...]
-    deviations: Deviations | None
-    tiers: tuple[str, ...]
-    grid_rules: tuple[Rule, ...]
-    gpus: tuple[str, ...]
-    against: Subject | None
-    baseline: Baseline | None
-    grid_budget: float
-    cell: int | None
-    fresh: bool
-    strict: bool
-    reports: tuple[Path, ...]
-    draft: Path | None
-    today: datetime.date
-    effort: Effort
-    emulate: str
 
 
 def read(config: pytest.Config) -> Settings:

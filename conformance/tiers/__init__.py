@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.tiers.items import Tier
+    from pytest_rocm_attn.conformance.tiers.base import Tier
 
 # Name of the tier, as --rocm-attn-tier takes it -> where its collector is.
 TIERS: dict[str, str] = {

@@ -12,45 +12,36 @@ from pytest_rocm_attn.conformance.promise.contract import rules_of
 from pytest_rocm_attn.conformance.promise.deviations import may_name
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
 from pytest_rocm_attn.gpu import known_gpus
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.promise.deviations import Deviation, Deviations, Item
-    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.promise.deviations import Deviation, Item
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
 class Declared(Tier):
     """The fork's declarations themselves: node id ``rocm-attn::deviations``."""
 
     @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return (
-            [_name(entry) for entry in settings.deviations.entries] if settings.deviations else []
-        )
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        for entry in settings.deviations.entries if settings.deviations else ():
+            yield Planned(f"line-{entry.line}", DeviationItem, None, {"entry": entry})
 
-    def collect(self) -> Iterator[DeviationItem]:
-        for entry in self._declared.entries:
-            yield DeviationItem.of(self, _name(entry), entry=entry)
-
-    @property
-    def _declared(self) -> Deviations:
-        declared = self.plugin.settings.deviations
-        assert declared is not None
-        return declared
+    @functools.cached_property
+    def plans(self) -> dict[str, list[Planned] | None]:
+        """What each tier could plan; see possible_plans()."""
+        return possible_plans(self.plugin.settings)
 
     @functools.cached_property
     def dead(self) -> dict[Deviation, tuple[str, ...]]:
         """Entry -> those of its patterns that can cover nothing of any item, as far as is known."""
         settings = self.plugin.settings
-        return self._declared.unused(every_item(settings), settings.today)
-
-
-def _name(entry: Deviation) -> str:
-    return f"line-{entry.line}"
+        assert settings.deviations is not None
+        return settings.deviations.unused(every_item(settings, self.plans), settings.today)
 
 
 class DeviationItem(ConformanceItem):
@@ -59,7 +50,7 @@ class DeviationItem(ConformanceItem):
     parent: Declared
 
     def __init__(self, *, entry: Deviation, **kwargs: Any) -> None:
-        super().__init__(row_id=_name(entry), level="required", **kwargs)
+        super().__init__(level="required", **kwargs)
         self.entry = entry
 
     def known(self) -> dict[str, Any]:
@@ -85,7 +76,7 @@ class DeviationItem(ConformanceItem):
                 f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
             )
         patterns = self.parent.dead.get(self.entry, ())
-        unknown = [pattern for pattern in patterns if _cannot_be_planned(pattern, settings)]
+        unknown = [pattern for pattern in patterns if self._cannot_be_planned(pattern)]
         dead = [pattern for pattern in patterns if pattern not in unknown]
         if dead:
             return (
@@ -102,6 +93,20 @@ class DeviationItem(ConformanceItem):
             pytest.skip(f"{where}: not checked: {', '.join(map(repr, unknown))}")
         return ""
 
+    def _cannot_be_planned(self, pattern: str) -> bool:
+        """Say whether a pattern may name what only other options, or an extra, would plan."""
+        if any(may_name(pattern, tier) for tier, plan in self.parent.plans.items() if plan is None):
+            return True
+        # Items of kernels are those of the backends that the run was given.
+        return "::" in pattern and any(
+            may_name(pattern, tier, "*::*")
+            and not any(
+                may_name(pattern, tier, f"{backend.name}::*")
+                for backend in self.plugin.settings.backends
+            )
+            for tier in ("launch", "numerics")
+        )
+
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self.entry.file, self.entry.line - 1, f"deviation at line {self.entry.line}"
 
@@ -109,44 +114,40 @@ class DeviationItem(ConformanceItem):
 # --- what an entry may name -----------------------------------------------------------------------
 
 
-def every_item(settings: Settings) -> Iterator[Item]:
+def every_item(
+    settings: Settings, plans: Mapping[str, Sequence[Planned] | None] | None = None
+) -> Iterator[Item]:
     """Yield all items of all tiers that can be planned here, whichever of them this run selects.
 
     The grid's rules, which an entry may name, count as items.
+
+    Args:
+        settings: of the run.
+        plans: what possible_plans() returned for them, if that is known.
     """
-    for tier in TIERS:
-        for name in _names(tier, settings) or ():
-            row_id, _, gfx = name.removesuffix("]").partition("[")
-            yield row_id, gfx, tier
+    for tier, plan in (plans or possible_plans(settings)).items():
+        for planned in plan or ():
+            yield planned.row_id, planned.gfx, tier
     for rule in rules_of(settings.contract):
         yield from ((rule.id, gfx, "grid") for gfx in rule.gpus or known_gpus())
 
 
-def _names(tier: str, settings: Settings) -> list[str] | None:
-    """Return the names of all items of a tier; None if they cannot be planned here."""
+def possible_plans(settings: Settings) -> dict[str, list[Planned] | None]:
+    """Return each tier's plan without a restriction by options; None if it cannot be planned here."""
     cells = tuple(cell for row in settings.contract.rows for cell in row.cells())
     unrestricted = replace(
         settings,
         cells=cells,
         subject=replace(settings.subject, pure=False),  # a pure one has no backends to build
         machine=None,
-        gpus=known_gpus() if tier == "launch" else (),
+        gpus=(),
         effort=replace(settings.effort, example=None),
     )
-    try:
-        return list(tier_class(tier).names(unrestricted)) or None
-    except pytest.UsageError:  # what it needs is not installed
-        return None
-
-
-def _cannot_be_planned(pattern: str, settings: Settings) -> bool:
-    """Say whether a pattern may name what only other options, or an extra, would plan."""
+    plans: dict[str, list[Planned] | None] = {}
     for tier in TIERS:
-        if may_name(pattern, tier) and _names(tier, settings) is None:
-            return True
-    # Items of kernels are those of the backends that the run was given.
-    return "::" in pattern and any(
-        may_name(pattern, tier, "*::*")
-        and not any(may_name(pattern, tier, f"{one.name}::*") for one in settings.backends)
-        for tier in ("launch", "numerics")
-    )
+        given = replace(unrestricted, gpus=known_gpus()) if tier == "launch" else unrestricted
+        try:
+            plans[tier] = list(tier_class(tier).plan(given)) or None
+        except pytest.UsageError:  # what it needs is not installed
+            plans[tier] = None
+    return plans

@@ -10,37 +10,37 @@ from pytest_rocm_attn.conformance.isolation import Observation, Question
 from pytest_rocm_attn.conformance.promise.contract import ExpectBackend
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, judge
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier, request_words
+from pytest_rocm_attn.conformance.tiers.base import (
+    ConformanceItem,
+    Planned,
+    Tier,
+    request_words,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
     from pytest_rocm_attn.conformance.promise.contract import Cell, Row
-    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
 class DocumentedTier(Tier):
     """Node id ``rocm-attn::documented``."""
 
-    @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [cell.id for cell in settings.cells]
+    asks_selector = True
 
     @classmethod
-    def first_question(cls, settings: Settings) -> Question | None:
-        return _question(settings.cells[0]) if settings.cells else None
-
-    def collect(self) -> Iterator[CellItem]:
-        for cell in self.plugin.settings.cells:
-            yield CellItem.of(self, cell.id, cell=cell)
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        for cell in settings.cells:
+            yield Planned(cell.row.id, CellItem, cell.gpu, {"cell": cell})
 
 
 class CellItem(ConformanceItem):
     """One row on one GPU: node id ``rocm-attn::documented::row-id[gfx942]``."""
 
     def __init__(self, *, cell: Cell, **kwargs: Any) -> None:
-        super().__init__(row_id=cell.row.id, level=cell.row.level, gpu=cell.gpu, **kwargs)
+        super().__init__(level=cell.row.level, **kwargs)
         self.cell = cell
         self.observation: Observation | None = None
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
+from pytest_rocm_attn.conformance.isolation.machine import first_gpu
 from pytest_rocm_attn.conformance.promise import contract
 from pytest_rocm_attn.conformance.promise.verdict import shortfall_of
-from pytest_rocm_attn.conformance.run.machine import first_gpu
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 

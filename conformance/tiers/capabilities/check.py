@@ -9,17 +9,17 @@ import pytest
 
 from pytest_rocm_attn.conformance.promise.got import CRASH, WRONG, Got
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
+from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, request_words
 from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, request_words
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.isolation import Question
-    from pytest_rocm_attn.conformance.run.settings import Settings
     from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer
     from pytest_rocm_attn.conformance.tiers.capabilities.tier import CapabilitiesTier
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
@@ -127,36 +127,17 @@ def each_backend(gpu: Gpu) -> Iterable[dict[str, Any]]:
     return [{"backend": backend} for backend in ROCM_BACKENDS]
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A check on a GPU with its arguments: an item."""
-
-    check: Check
-    gpu: Gpu
-    arguments: dict[str, Any]
-
-    @classmethod
-    def all_of(cls, checks: Iterable[Check], gpu: Gpu) -> Iterator[Planned]:
-        """Yield what checks plan on a GPU."""
-        for one in checks:
-            for arguments in one.over(gpu):
-                yield cls(one, arguments.pop("gpu", gpu), arguments)
-
-    @property
-    def name(self) -> str:
-        words = {
-            name: value.lower().replace("_", "-") if isinstance(value, str) else value
-            for name, value in self.arguments.items()
-        }
-        return f"{self.check.name.format(**words)}[{self.gpu.gfx}]"
-
-    def words(self, text: str) -> str:
-        """Return a text of the check with the arguments filled in."""
-        return text.format(**self.arguments)
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        return self.check.environ(**self.arguments)
+def plan_of(checks: Iterable[Check], gpu: Gpu) -> Iterator[Planned]:
+    """Yield the items of checks on a GPU."""
+    for one in checks:
+        for arguments in one.over(gpu):
+            on = arguments.pop("gpu", gpu)
+            words = {
+                name: value.lower().replace("_", "-") if isinstance(value, str) else value
+                for name, value in arguments.items()
+            }
+            row_id = one.name.format(**words)
+            yield Planned(row_id, CheckItem, on, {"check": one, "arguments": arguments})
 
 
 class CheckItem(ConformanceItem):
@@ -165,20 +146,20 @@ class CheckItem(ConformanceItem):
     parent: CapabilitiesTier
     gpu: Gpu
 
-    def __init__(self, *, planned: Planned, **kwargs: Any) -> None:
-        level: Any = planned.words(planned.check.level)
-        row_id = planned.name.partition("[")[0]
-        super().__init__(row_id=row_id, level=level, gpu=planned.gpu, **kwargs)
-        self.planned = planned
+    def __init__(self, *, check: Check, arguments: Mapping[str, Any], **kwargs: Any) -> None:
+        level: Any = check.level.format(**arguments)
+        super().__init__(level=level, **kwargs)
+        self.check = check
+        self.arguments = arguments
         self.defects: list[Defect] = []
         self.counts: dict[str, int] = {}
 
     def questions(self) -> Sequence[Question]:
-        return self.planned.check.asks(self.gpu, **self.planned.arguments)
+        return self.check.asks(self.gpu, **self.arguments)
 
     def judge(self) -> Judgement:
         try:
-            self.defects = list(self.planned.check.find(self, **self.planned.arguments))
+            self.defects = list(self.check.find(self, **self.arguments))
         except answers.Inapplicable as reason:
             pytest.skip(f"not applicable: {reason}")
         return verdict_on(
@@ -188,6 +169,11 @@ class CheckItem(ConformanceItem):
             self.claims(),
             strict=self.plugin.settings.strict,
         )
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment that the item is about."""
+        return self.check.environ(**self.arguments)
 
     # --- what a check asks with -------------------------------------------------------------------
 
@@ -211,16 +197,16 @@ class CheckItem(ConformanceItem):
 
     def known(self) -> dict[str, Any]:
         return {
-            "env": dict(self.planned.environ),
-            "expect": {"words": self.planned.words(self.planned.check.promise)},
-            "source": self.planned.words(self.planned.check.source),
+            "env": dict(self.environ),
+            "expect": {"words": self.check.promise.format(**self.arguments)},
+            "source": self.check.source.format(**self.arguments),
         }
 
     def fields(self) -> dict[str, Any]:
         first = self.defects[0] if self.defects else None
         seen = ", ".join(f"{number} {what}" for what, number in self.counts.items() if number)
         return {
-            "env": dict(first.environ if first else self.planned.environ),
+            "env": dict(first.environ if first else self.environ),
             "request": asdict(first.request) if first and first.request else None,
             "outcome": {
                 "kind": "findings" if self.defects else "none",

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases, classes, server
-from pytest_rocm_attn.conformance.tiers.capabilities.check import CheckItem, Planned
-from pytest_rocm_attn.conformance.tiers.items import Tier
+from pytest_rocm_attn.conformance.tiers.capabilities.check import plan_of
 from pytest_rocm_attn.gpu import Gpu
-from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
     Selections = list[tuple[cases.BuildCase, answers.Answer]]
 
@@ -25,20 +23,18 @@ if TYPE_CHECKING:
 class CapabilitiesTier(Tier):
     """Node id ``rocm-attn::capabilities``."""
 
+    asks_selector = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._selections: dict[Gpu, Selections] = {}
 
     @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [planned.name for planned in _planned(settings)]
-
-    @classmethod
-    def first_question(cls, settings: Settings) -> Question | None:
-        gfx = next(iter(_targets(settings)), None)
-        if gfx is None or settings.subject.pure:
-            return None
-        return Question.of(Gpu(gfx), {}, Request())
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        checks = (classes.keeps(settings.contract.capabilities), *classes.CHECKS, *server.CHECKS)
+        targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
+        for gfx in () if settings.subject.pure else targets:
+            yield from plan_of(checks, Gpu(gfx))
 
     @classmethod
     def header(cls, settings: Settings) -> list[str]:
@@ -47,10 +43,6 @@ class CapabilitiesTier(Tier):
             " names backends and has none to build (docs/capabilities.md)"
         )
         return [reason] if settings.subject.pure else []
-
-    def collect(self) -> Iterator[CheckItem]:
-        for planned in _planned(self.plugin.settings):
-            yield CheckItem.of(self, planned.name, planned=planned)
 
     def selections(self, gpu: Gpu) -> Selections:
         """Return what all cases of a GPU with aiter select."""
@@ -63,13 +55,3 @@ class CapabilitiesTier(Tier):
                 for case, question in asked
             ]
         return self._selections[gpu]
-
-
-def _targets(settings: Settings) -> list[str]:
-    return list(dict.fromkeys(cell.gpu.gfx for cell in settings.cells))
-
-
-def _planned(settings: Settings) -> Iterator[Planned]:
-    checks = (classes.keeps(settings.contract.capabilities), *classes.CHECKS, *server.CHECKS)
-    for gfx in () if settings.subject.pure else _targets(settings):
-        yield from Planned.all_of(checks, Gpu(gfx))

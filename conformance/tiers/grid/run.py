@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_rocm_attn.conformance.baseline.baseline import Baseline
     from pytest_rocm_attn.conformance.isolation import Subject
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
-    from pytest_rocm_attn.conformance.run.session import ConformancePlugin
-    from pytest_rocm_attn.conformance.run.settings import Settings
+    from pytest_rocm_attn.conformance.tiers.base import Plugin
     from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part, PartTable
+    from pytest_rocm_attn.conformance.tiers.settings import Recorded, Settings
     from pytest_rocm_attn.outcome import Outcome
 
     # Whether a deviation accepts an answer that breaks a rule, by its id.
@@ -55,7 +54,7 @@ def standard_of(settings: Settings) -> Standard:
 class Run:
     """The grid in one process of a run."""
 
-    def __init__(self, plugin: ConformancePlugin, reference: Subject) -> None:
+    def __init__(self, plugin: Plugin, reference: Subject) -> None:
         self._plugin = plugin
         settings = plugin.settings
         self.standard = standard_of(settings)
@@ -137,7 +136,7 @@ class Run:
 class _Recorded:
     """A baseline, as the other side."""
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(self, baseline: Recorded) -> None:
         self._baseline = baseline
 
     def answers(self, of: Slice) -> Answers:
@@ -163,7 +162,7 @@ class _Side:
 
     def __init__(
         self,
-        plugin: ConformancePlugin,
+        plugin: Plugin,
         subject: Subject,
         pool: Pool | None,
         selected: Sequence[Slice],
@@ -229,7 +228,7 @@ class _Side:
             self._pool.close()
 
 
-def _cache(plugin: ConformancePlugin, subject: Subject) -> cache.Cache | None:
+def _cache(plugin: Plugin, subject: Subject) -> cache.Cache | None:
     kept = getattr(plugin.config, "cache", None)  # there is none under -p no:cacheprovider
     settings = plugin.settings
     if kept is None or settings.fresh:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance import adapters
-from pytest_rocm_attn.conformance.isolation import Question, Subject
+from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.promise.got import CRASHES
 from pytest_rocm_attn.conformance.promise.grid.outcomes import got
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
-from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
-from pytest_rocm_attn.conformance.tiers.grid import summary
-from pytest_rocm_attn.conformance.tiers.items import (
+from pytest_rocm_attn.conformance.tiers.base import (
     ConformanceItem,
+    Planned,
     Tier,
     flags_words,
     request_words,
 )
+from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
+from pytest_rocm_attn.conformance.tiers.grid import summary
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Gpu
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.promise.grid.space import Cell, Slice
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
-    from pytest_rocm_attn.conformance.run.settings import Settings
     from pytest_rocm_attn.conformance.tiers.grid.findings import Finding
     from pytest_rocm_attn.conformance.tiers.grid.judge import Answers, Judged
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
 class NoSuchCellError(RocmAttnError, IndexError):
@@ -42,17 +43,12 @@ class NoSuchCellError(RocmAttnError, IndexError):
 class GridTier(Tier):
     """Node id ``rocm-attn::grid``."""
 
-    @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [part.id for part in grid_run.slices(settings)]
+    asks_selector = True
 
     @classmethod
-    def first_question(cls, settings: Settings) -> Question | None:
-        found = grid_run.slices(settings)
-        if not found:
-            return None
-        cell = found[0].cell(0)
-        return Question.of(cell.gpu, cell.environ, cell.request)
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        for part in grid_run.slices(settings):
+            yield Planned(part.family.name, SliceItem, Gpu(part.gfx), {"part": part})
 
     @classmethod
     def summary(cls, records: Sequence[Record]) -> Summary:
@@ -63,10 +59,6 @@ class GridTier(Tier):
         kept = "run again to go on from the answers that were kept"
         kept = "nothing was kept" if settings.fresh else kept
         return [f"grid: interrupted; {kept}"]
-
-    def collect(self) -> Iterator[SliceItem]:
-        for part in grid_run.slices(self.plugin.settings):
-            yield SliceItem.of(self, part.id, part=part)
 
     @property
     def run(self) -> grid_run.Run:
@@ -84,7 +76,7 @@ class SliceItem(ConformanceItem):
     parent: GridTier
 
     def __init__(self, *, part: Slice, **kwargs: Any) -> None:
-        super().__init__(row_id=part.family.name, level="required", gpu=Gpu(part.gfx), **kwargs)
+        super().__init__(level="required", **kwargs)
         self.part = part
         self.judged: Judged | None = None
         self._answers: tuple[Answers, Answers | None] | None = None

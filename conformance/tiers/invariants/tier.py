@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.promise.got import CRASH, CRASHES, WRONG, Got, got_of
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_rocm_attn.conformance.promise.contract import Level
-    from pytest_rocm_attn.conformance.run.settings import Settings
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
     from pytest_rocm_attn.conformance.tiers.invariants.law import Broken, Law
     from pytest_rocm_attn.conformance.tiers.invariants.sequences import SequenceLaw
     from pytest_rocm_attn.conformance.tiers.invariants.switches import SwitchLaw
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 _BROKEN = Got(WRONG)
 _LEVELS_OF = "pr-26980"  # the contract whose clauses make a law required
@@ -40,21 +38,29 @@ _LEVELS_OF = "pr-26980"  # the contract whose clauses make a law required
 class InvariantsTier(Tier):
     """Node id ``rocm-attn::invariants``."""
 
-    @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [name for name, _, _ in _planned(settings)]
+    asks_selector = True
 
     @classmethod
-    def first_question(cls, settings: Settings) -> Question | None:
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        """Yield the laws platform by platform, so that each is imported once; then the switches."""
+        _require_hypothesis()
+        from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
+        from pytest_rocm_attn.conformance.tiers.invariants.sequences import SEQUENCES
+        from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS
+
         gpus = _gpus(settings)
-        return Question.of(gpus[0], {}, Request()) if gpus else None
-
-    def collect(self) -> Iterator[LawItem | SwitchItem]:
-        for name, law, gpu in _planned(self.plugin.settings):
-            if gpu is None:
-                yield SwitchItem.of(self, name, law=law)
-            else:
-                yield LawItem.of(self, name, law=law, gpu=gpu)
+        laws: list[Law | SequenceLaw] = [*LAWS, *SEQUENCES]
+        example = settings.effort.example
+        if example is not None:
+            laws = [*SEQUENCES] if "selections" in example else [*LAWS]
+            _check_example(laws[0], gpus[0].gfx if gpus else "gfx942", example)
+        for gpu in gpus:
+            for law in laws:
+                yield Planned(law.id, LawItem, gpu, {"law": law})
+        # Some switches are documented for gfx9 only: without one nothing could be said of them.
+        if example is None and any(gpu.is_gfx9 for gpu in gpus):
+            for switch in SWITCH_LAWS:
+                yield Planned(switch.id, SwitchItem, None, {"law": switch})
 
     @functools.cached_property
     def asker(self) -> Asker:
@@ -62,28 +68,6 @@ class InvariantsTier(Tier):
         from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
 
         return Asker(self.plugin.started_pool())
-
-
-def _planned(settings: Settings) -> Iterator[tuple[str, Any, Gpu | None]]:
-    """Yield (name, law, GPU) of every item; platform by platform, so that each is imported once."""
-    _require_hypothesis()
-    from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
-    from pytest_rocm_attn.conformance.tiers.invariants.sequences import SEQUENCES
-    from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS
-
-    gpus = _gpus(settings)
-    laws: list[Law | SequenceLaw] = [*LAWS, *SEQUENCES]
-    example = settings.effort.example
-    if example is not None:
-        laws = [*SEQUENCES] if "selections" in example else [*LAWS]
-        _check_example(laws[0], gpus[0].gfx if gpus else "gfx942", example)
-    for gpu in gpus:
-        for law in laws:
-            yield f"{law.id}[{gpu.gfx}]", law, gpu
-    # Some switches are documented for gfx9 only, so that without one nothing could be said of them.
-    if example is None and any(gpu.is_gfx9 for gpu in gpus):
-        for switch in SWITCH_LAWS:
-            yield switch.id, switch, None
 
 
 def _gpus(settings: Settings) -> list[Gpu]:
@@ -113,7 +97,7 @@ class _Item(ConformanceItem):
     def __init__(self, *, law: Law | SequenceLaw | SwitchLaw, **kwargs: Any) -> None:
         contract = kwargs["parent"].plugin.settings.contract.id
         level: Level = law.level if contract == _LEVELS_OF else "advisory"
-        super().__init__(row_id=law.id, level=level, **kwargs)
+        super().__init__(level=level, **kwargs)
         self.law = law
         self.seconds = 0.0
         self.told: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case, load
 from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane, Lanes
 from pytest_rocm_attn.gpu import Gpu
@@ -21,9 +21,9 @@ from pytest_rocm_attn.gpu import Gpu
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.run.settings import Settings
     from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 # Where --rocm-attn-gpu names none: what vLLM-style servers ship for (hardware.toml, docker_archs).
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
@@ -45,28 +45,19 @@ class LaunchTier(Tier):
     """Node id ``rocm-attn::launch``."""
 
     @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [_name(*triple) for triple in _triples(settings)]
-
-    def collect(self) -> Iterator[LaunchItem]:
-        for backend, case, gpu in _triples(self.plugin.settings):
-            yield LaunchItem.of(
-                self, _name(backend, case, gpu), backend=backend, case=case, gpu=gpu
-            )
-
-
-def _triples(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case, Gpu]]:
-    families = shipped()
-    gpus = tuple(Gpu(gfx) for gfx in settings.gpus or TARGETS)
-    for backend in settings.backends:
-        if backend.compiled == "":
-            continue
-        for gpu in gpus:  # one process after another
-            yield from ((backend, case, gpu) for case in families if backend.takes(case))
-
-
-def _name(backend: BackendUnderTest, case: Case, gpu: Gpu) -> str:
-    return f"{backend.name}::{case.id}[{gpu.gfx}]"
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        families = shipped()
+        gpus = tuple(Gpu(gfx) for gfx in settings.gpus or TARGETS)
+        for backend in settings.backends:
+            if backend.compiled == "":
+                continue
+            for gpu in gpus:  # one process after another
+                for case in filter(backend.takes, families):
+                    row_id, arguments = (
+                        f"{backend.name}::{case.id}",
+                        {"backend": backend, "case": case},
+                    )
+                    yield Planned(row_id, LaunchItem, gpu, arguments)
 
 
 class LaunchItem(ConformanceItem):
@@ -74,9 +65,8 @@ class LaunchItem(ConformanceItem):
 
     gpu: Gpu
 
-    def __init__(self, *, backend: BackendUnderTest, case: Case, gpu: Gpu, **kwargs: Any) -> None:
-        row_id = f"{backend.name}::{case.id}"
-        super().__init__(row_id=row_id, level=case.level, gpu=gpu, **kwargs)
+    def __init__(self, *, backend: BackendUnderTest, case: Case, **kwargs: Any) -> None:
+        super().__init__(level=case.level, **kwargs)
         self.backend = backend
         self.case = case
         self.finding: Finding | None = None

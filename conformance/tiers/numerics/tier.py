@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, Tier
+from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
 from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane, Lanes
 from pytest_rocm_attn.conformance.tiers.numerics.searches import SEARCHES
@@ -23,9 +23,9 @@ from pytest_rocm_attn.errors import RocmAttnError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.run.settings import Settings
     from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 EXPECTED = "every element within its error bound, nothing else written"
 _LANES = pytest.StashKey[Lanes]()
@@ -36,34 +36,27 @@ class NumericsTier(Tier):
     """Node id ``rocm-attn::numerics``."""
 
     @classmethod
-    def names(cls, settings: Settings) -> list[str]:
-        return [_name(backend, what) for backend, what in _planned(settings)]
-
-    def collect(self) -> Iterator[CaseItem | DrawnItem]:
-        for backend, what in _planned(self.plugin.settings):
-            name = _name(backend, what)
-            if isinstance(what, Case):
-                yield CaseItem.of(self, name, backend=backend, case=what)
-            else:
-                yield DrawnItem.of(self, name, backend=backend, kind=what)
-
-
-def _planned(settings: Settings) -> Iterator[tuple[BackendUnderTest, Case | str]]:
-    """Yield each backend with its cases, then with the kinds of case to draw for it."""
-    example, cases = settings.effort.example, shipped()
-    if example is not None:
-        drawn: tuple[str, ...] = (_example(example).id,)
-        cases = ()
-    else:
-        drawn = tuple(SEARCHES)
-    # Backend by backend: one worker process at a time.
-    for backend in settings.backends:
-        yield from ((backend, case) for case in cases if backend.takes(case))
-        for name in drawn:
-            kind = SEARCHES[name].kind
-            # Whether one request's result depends on the others is not searched for.
-            if (not backend.kinds or kind in backend.kinds) and backend.invariant is not True:
-                yield backend, name
+    def plan(cls, settings: Settings) -> Iterator[Planned]:
+        """Yield each backend with its cases, then with the kinds of case to draw for it."""
+        example, cases = settings.effort.example, shipped()
+        if example is not None:
+            drawn: tuple[str, ...] = (_example(example).id,)
+            cases = ()
+        else:
+            drawn = tuple(SEARCHES)
+        # Backend by backend: one worker process at a time.
+        for backend in settings.backends:
+            name = backend.name
+            for case in filter(backend.takes, cases):
+                yield Planned(
+                    f"{name}::{case.id}", CaseItem, None, {"backend": backend, "case": case}
+                )
+            for kind in drawn:
+                kinds = backend.kinds or (SEARCHES[kind].kind,)
+                # Whether one request's result depends on the others is not searched for.
+                if SEARCHES[kind].kind in kinds and backend.invariant is not True:
+                    arguments = {"backend": backend, "kind": kind}
+                    yield Planned(f"{name}::{kind}", DrawnItem, None, arguments)
 
 
 def _example(data: dict[str, Any]) -> Case:
@@ -82,10 +75,6 @@ def _example(data: dict[str, Any]) -> Case:
             " from a report"
         ) from None
     return case
-
-
-def _name(backend: BackendUnderTest, what: Case | str) -> str:
-    return f"{backend.name}::{what if isinstance(what, str) else what.id}"
 
 
 class NumericsItem(ConformanceItem):
@@ -181,8 +170,7 @@ class CaseItem(NumericsItem):
     """One case on one backend: node id ``rocm-attn::numerics::TRITON_ATTN::sinks-float16``."""
 
     def __init__(self, *, backend: BackendUnderTest, case: Case, **kwargs: Any) -> None:
-        name = _name(backend, case)
-        super().__init__(backend=backend, row_id=name, level=backend.level(case), **kwargs)
+        super().__init__(backend=backend, level=backend.level(case), **kwargs)
         self.case = case
         self.finding: Finding | None = None
 
@@ -211,8 +199,7 @@ class DrawnItem(NumericsItem):
 
     def __init__(self, *, backend: BackendUnderTest, kind: str, **kwargs: Any) -> None:
         self.search = SEARCHES[kind]
-        name = _name(backend, kind)
-        super().__init__(backend=backend, row_id=name, level=self.search.level, **kwargs)
+        super().__init__(backend=backend, level=self.search.level, **kwargs)
         self.kind = kind
         self.found: tuple[Finding, Case] | None = None
         self.words = ""

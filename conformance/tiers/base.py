@@ -1,4 +1,4 @@
-"""What all tiers share: the tier's collector, and a judged pytest item with its story."""
+"""What all tiers share: the plan, the collectors, and a judged pytest item with its story."""
 
 from __future__ import annotations
 
@@ -6,56 +6,137 @@ import abc
 import contextlib
 import shlex
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import pytest
 
 from pytest_rocm_attn import options
 from pytest_rocm_attn.citations import linked
+from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.promise.verdict import NOTHING, Judgement, Verdict
 from pytest_rocm_attn.conformance.report import results
-from pytest_rocm_attn.conformance.tiers import TIERS
+from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.errors import RocmAttnError
+from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from pytest_rocm_attn.conformance.isolation import Question
+    from pytest_rocm_attn.conformance.isolation import Observation, Pool
     from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.promise.deviations import Claims
     from pytest_rocm_attn.conformance.report.schema import Declined, Record, Summary
-    from pytest_rocm_attn.conformance.run.session import ConformancePlugin
-    from pytest_rocm_attn.conformance.run.settings import Settings
-    from pytest_rocm_attn.conformance.tiers.matrix import Matrix
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
     from pytest_rocm_attn.gpu import Gpu
-    from pytest_rocm_attn.request import Request
 
-
+ROOT = "rocm-attn"
+DEVIATIONS = "deviations"  # the collector of the fork's declarations, which is not a tier
 _LONGEST_CAUSE = 1000  # characters
+
+
+class Closing(Protocol):
+    """What a tier's items share."""
+
+    def close(self, *, kill: Callable[[], None]) -> None:
+        """Let go of everything; kill ends the processes of the selector under test."""
+
+
+T = TypeVar("T", bound=Closing)
+
+
+class Plugin(Protocol):
+    """One run of the matrix, as far as tiers know it; run/session.py has it."""
+
+    config: pytest.Config
+    settings: Settings
+
+    def planned(self, tier: str) -> Sequence[Planned]:
+        """Return the plan of a tier of this run, or of DEVIATIONS."""
+
+    def command(self, **own: Any) -> list[str]:
+        """Return the command that repeats the run, with these options of an item's own."""
+
+    def observe(self, question: Question) -> Observation:
+        """Return the answer to a question; waits for it."""
+
+    def started_pool(self) -> Pool:
+        """Return the workers that ask the selector under test."""
+
+    def shared(self, kind: type[T], make: Callable[[], T]) -> T:
+        """Return what all items of a tier share in this process, made when it is first asked for."""
+
+    def count(self, note: str, number: int) -> None:
+        """Make a note about a number, which stands for {} in it and is added up over processes."""
+
+    def discard(self, files: Iterable[Path]) -> None:
+        """Have files removed when every process of the run has ended and left nothing unfinished."""
+
+    def leave_unfinished(self) -> None:
+        """Note that the run ends before its time."""
 
 
 class Shortfall(Exception):
     """An item fell short; its message is the whole story."""
 
 
-class Tier(pytest.Collector, abc.ABC):
-    """One tier: node id ``rocm-attn::documented``. conformance/tiers/ has a subclass for each."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One item of a plan: the whole promise, before pytest makes an item of it.
 
+    Args:
+        row_id: the part of the name before the brackets.
+        item: the class of the item.
+        gpu: the GPU that it is about, or None.
+        arguments: what its class takes besides these, by name.
+    """
+
+    row_id: str
+    item: type[ConformanceItem]
+    gpu: Gpu | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def gfx(self) -> str:
+        """The target of the GPU, or ""."""
+        return self.gpu.gfx if self.gpu is not None else ""
+
+    @property
+    def name(self) -> str:
+        """What the item is called: "row-id[gfx942]"."""
+        return f"{self.row_id}[{self.gfx}]" if self.gfx else self.row_id
+
+
+class Matrix(pytest.Collector):
+    """The root of the matrix: node id ``rocm-attn``."""
+
+    plugin: Plugin
+
+    def collect(self) -> Iterator[Tier]:
+        for name in self.plugin.settings.tiers:
+            yield tier_class(name).from_parent(self, name=name)
+        if self.plugin.settings.deviations is not None:
+            from pytest_rocm_attn.conformance.tiers.declared import Declared
+
+            yield Declared.from_parent(self, name=DEVIATIONS)
+
+
+class Tier(pytest.Collector, abc.ABC):
+    """One tier: node id ``rocm-attn::documented``. conformance/tiers/ has a subclass for each.
+
+    Attributes:
+        asks_selector: the selector under test is asked, so that it has to be importable.
+    """
+
+    asks_selector = False
     parent: Matrix
 
     @classmethod
     @abc.abstractmethod
-    def names(cls, settings: Settings) -> Iterable[str]:
-        """Return the names of all items that the tier would collect, cheaply and in order."""
-
-    @classmethod
-    def first_question(cls, settings: Settings) -> Question | None:
-        """Return a question to find out with, before anything runs, whether the selector imports.
-
-        None where the tier asks no selector.
-        """
-        return None
+    def plan(cls, settings: Settings) -> Iterable[Planned]:
+        """Yield all items of the tier, cheaply and in order."""
 
     @classmethod
     def header(cls, settings: Settings) -> list[str]:
@@ -64,18 +145,37 @@ class Tier(pytest.Collector, abc.ABC):
 
     @classmethod
     def summary(cls, records: Sequence[Record]) -> Summary | None:
-        """Return what a run came to, where a line for each item would say less."""
+        """Return the result of a run, if a line for each item would say less."""
         return None
 
     @classmethod
     def when_interrupted(cls, settings: Settings) -> list[str]:
-        """Return what is to be noted of a run of several processes that was interrupted."""
+        """Return notes for a run of several processes that was interrupted."""
         return []
 
+    def collect(self) -> Iterator[ConformanceItem]:
+        for planned in self.plugin.planned(self.name):
+            yield planned.item.from_parent(
+                self,
+                name=planned.name,
+                # The whole id as text, so that pytest splits off the brackets as it does when it
+                # reads one back, for --lf and the like.
+                nodeid=f"{self.nodeid}::{planned.name}",
+                row_id=planned.row_id,
+                gpu=planned.gpu,
+                **planned.arguments,
+            )
+
     @property
-    def plugin(self) -> ConformancePlugin:
+    def plugin(self) -> Plugin:
         """The run that the tier is part of."""
         return self.parent.plugin
+
+
+def first_question(plan: Sequence[Planned]) -> Question | None:
+    """Return a plain question on the first GPU of a plan; None if there is none."""
+    gpus = [planned.gpu for planned in plan if planned.gpu is not None]
+    return Question.of(gpus[0], {}, Request()) if gpus else None
 
 
 class ConformanceItem(pytest.Item, abc.ABC):
@@ -101,13 +201,6 @@ class ConformanceItem(pytest.Item, abc.ABC):
         self.extra_keyword_matches.add(level)
         if gpu is not None:
             self.extra_keyword_matches.add(gpu.gfx)
-
-    @classmethod
-    def of(cls, tier: Tier, name: str, **kwargs: Any) -> Self:
-        """Return an item of a tier, under the name that the tier's names() gave."""
-        # The whole id as text, so that pytest splits off the brackets as it does when it reads one
-        # back, for --lf and the like.
-        return cls.from_parent(tier, name=name, nodeid=f"{tier.nodeid}::{name}", **kwargs)
 
     # --- what a tier's items say ------------------------------------------------------------------
 
@@ -145,7 +238,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
     # --- what pytest sees -------------------------------------------------------------------------
 
     @property
-    def plugin(self) -> ConformancePlugin:
+    def plugin(self) -> Plugin:
         """The run that the item is part of."""
         return self.parent.plugin
 

@@ -61,9 +61,7 @@ class Launcher:
         """
         if self._subject.fork:
             return self._forking_base().fork()
-        process = SpawnedProcess(self._spawn("pipe", stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        self._greet(process)
-        return process
+        return SpawnedProcess(self._spawn("pipe", stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
     def preload(self, names: list[str]) -> None:
         """Have the base import, once, the neutral modules that the first platform needed."""
@@ -97,9 +95,6 @@ class Launcher:
         finally:
             self._log.close()
 
-    def _greet(self, conversation: Conversation) -> None:
-        conversation.send(preload=list(self._subject.preload))
-
     def _spawn(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         # The caller's import path finds this package the way the caller found it.
         launch = (
@@ -131,7 +126,7 @@ class Launcher:
             )
         self._base_conversation = Conversation.over(popen.pid, ours)
         self._base = ForkServer(ours, self._base_conversation)
-        self._greet(self._base_conversation)
+        self._base_conversation.send(preload=list(self._subject.preload))
 
     def _forking_base(self) -> ForkServer:
         """Return the base process, once it has imported what is neutral."""

@@ -116,7 +116,7 @@ class Subject:
         selector: ``module:object`` or ``file.py:object``.
         pure: it reads nothing but its arguments, so it needs neither mocked platform nor an
             environment of its own.
-        preload: neutral modules worth importing once, before anything forks.
+        preload: neutral modules worth importing once, before anything forks; unused without fork.
         timeout: seconds that one answer may take.
         fork: fork processes; False starts each one afresh, as where fork is not to be had.
         machine: the real GPU to select on, unmocked; None mocks each question's own.

@@ -22,6 +22,7 @@ from pytest_rocm_attn.mock import flash_attn as flash_attn_module
 from pytest_rocm_attn.mock import packages, tools, torch_hooks, triton_watch
 from pytest_rocm_attn.mock import real_aiter as real_aiter_module
 from pytest_rocm_attn.mock.devices import Device
+from pytest_rocm_attn.mock.import_watch import when_imported
 from pytest_rocm_attn.mock.patching import Layer
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class MockRocm:
         return tools.rocm_files(self._device, self._count, self._rocm_version)
 
     def enter(self) -> Self:
-        """Put the mock in force; see the class for what it raises. Imports torch if installed."""
+        """Put the mock in force; see the class for what it raises. Torch is not imported."""
         if self._layer is not None:
             raise MockError(f"the mock of {self._gpu.gfx} is entered already; leave it first")
         layer = Layer()
@@ -220,7 +221,8 @@ class MockRocm:
         if self._real:
             real_aiter_module.install(layer, self._gpu.gfx)
         if packages.installed("torch"):
-            torch_hooks.install(
+            hooks = functools.partial(
+                torch_hooks.install,
                 layer,
                 self._device,
                 self._count,
@@ -228,6 +230,7 @@ class MockRocm:
                 importlib.import_module("amdsmi") if "amdsmi" in stand_ins else None,
                 self._runtime_calls,
             )
+            when_imported(layer, "torch", hooks)
             if self._emulate:
                 self._install_emulation(layer)
             if self._triton_driver and packages.installed("triton"):
@@ -251,11 +254,11 @@ class MockRocm:
         """Raise MockError where a ROCm build of torch runs on AMD GPUs, unless forced."""
         if self._force or not layer.is_first or not packages.installed("torch"):
             return
-        import torch
-
-        if torch.version.hip is None:
+        if not (found := detect().gpus):
             return
-        if found := detect().gpus:
+        import torch  # now, as it says which build it is only once it is imported
+
+        if torch.version.hip is not None:
             raise MockError(
                 f"this process runs torch for ROCm {torch.version.hip} on a real"
                 f" {found[0].gfx} ({found[0].name}); a mocked {self._gpu.gfx} would hide it. Run"

@@ -106,11 +106,8 @@ def main(arguments: list[str]) -> int:
     channel = Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
     _quiet_standard_input()
     os.dup2(2, 1)  # what the selector prints goes where its errors go, never into the channel
-    hello = channel.receive()
-    message = channel.receive() if hello else None
-    if hello is None or message is None:
+    if (message := channel.receive()) is None:
         return 0
-    preload(hello["preload"])
     with channel.reporting():
         adapter = platform_ready(channel, message)
     base = {name: text for name, text in os.environ.items() if name not in message["environ"]}

@@ -115,6 +115,28 @@ def run(code: str, **environ: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_torch_is_mocked_when_it_is_imported_and_not_imported_to_be_mocked() -> None:
+    pytest.importorskip("torch")
+    run(
+        "import importlib.util, sys\n"
+        "from pytest_rocm_attn.mock import mock_rocm\n"
+        "with mock_rocm('gfx950'):\n"
+        "    assert importlib.util.find_spec('torch')\n"
+        "outer, inner = mock_rocm('gfx942').enter(), mock_rocm('gfx1201', count=2).enter()\n"
+        "left = mock_rocm('gfx90a').enter()\n"
+        "left.exit()\n"
+        "assert 'torch' not in sys.modules\n"
+        "from torch.cuda import device_count, get_device_properties\n"
+        "import torch\n"
+        "assert type(torch.__loader__).__module__.startswith(('importlib', '_frozen_importlib'))\n"
+        "assert (get_device_properties().gcnArchName, device_count()) == ('gfx1201', 2)\n"
+        "inner.exit()\n"
+        "assert (get_device_properties().gcnArchName, device_count()) == ('gfx942:sramecc+:xnack-', 1)\n"
+        "outer.exit()\n"
+        "assert (torch.version.hip, device_count()) == (None, 0)\n"
+    )
+
+
 def test_without_torch_and_triton_the_rest_of_it_works() -> None:
     run(
         "import sys\n"

@@ -15,6 +15,10 @@ import pytest
 from pytest_rocm_attn import hardware
 from pytest_rocm_attn.markers import HARDWARE_MARKERS
 
+# As many threads of torch as cores, in each xdist worker and each process that a test starts, wait for
+# each other longer than they compute: the tensors here are small. Set before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 HARDWARE = Path(__file__).parent / "hardware"
 INTERPRETED = Path(__file__).parent / "backends" / "interpreted"
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 CONTRACT = """
 id = "mini"
 title = "a contract of three rows"

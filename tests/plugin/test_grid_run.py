@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 _KEPT = (contract, session, grid_run)
 SLICE = "rocm-attn::grid::attention-types[gfx942]"
 # The contract's own default, except that aiter's switch overrides an explicit TRITON_ATTN.

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 SLICES = tuple(
     f"rocm-attn::grid::attention-types[{gfx}]" for gfx in ("gfx90a", "gfx942", "gfx1201")
 )

@@ -16,6 +16,8 @@ from pytest_rocm_attn.conformance.run import session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 _KEPT = (contract, deviations, session)  # see test_conformance_run.py
 DECLARED = "rocm-attn-deviations.toml"
 HEAD = 'id = "mini"\ntitle = "a few rows"\nsource = "this test"\n'

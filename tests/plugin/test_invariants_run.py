@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 _KEPT = (contract, deviations, rules, session, laws, sequences, switches, invariants)
 
 # Replaces a named backend when AITER is on, as vLLM 0.11.2 did; crashes on an unset block size.

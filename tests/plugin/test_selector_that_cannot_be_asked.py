@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 CONTRACT = """
 id = "two-gpus"
 title = "t"

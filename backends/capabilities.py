@@ -45,6 +45,11 @@ class Limit:
         """Return what the backend does not do, with the refused value in it."""
         return self.beyond.format(request=request, gpu=gpu)
 
+    def unmet(self, request: Request, gpu: Gpu, backend: str = "") -> Step:
+        """Return the step of a trace in which the limit, of the backend named, is not met."""
+        reason = f"{backend} {self.refusal(request, gpu)}".lstrip()
+        return Step(self.rule, "no", reason, self.source)
+
 
 # Bound once: on Python 3.11 every access to an enum member through its class costs as much as a rule.
 _ABSENT, _IMPOSTOR, _BROKEN = Aiter.ABSENT, Aiter.IMPOSTOR, Aiter.BROKEN

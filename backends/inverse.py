@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from pytest_rocm_attn.backends.policy import NAMED, PR_26980, Policy
-from pytest_rocm_attn.backends.selector import select, unreachable
+from pytest_rocm_attn.backends.policy import PR_26980, Branch, Policy
+from pytest_rocm_attn.backends.selector import branch_of, select, unreachable
 from pytest_rocm_attn.errors import SelectionError
 from pytest_rocm_attn.flags import Flags, variable
 from pytest_rocm_attn.gpu import Gpu
@@ -14,19 +14,25 @@ from pytest_rocm_attn.request import Request
 
 
 def how_to_get(
-    backend: str, request: Request, gpu: Gpu, policy: Policy = PR_26980
+    backend: str, request: Request, gpu: Gpu, policy: Policy | str = PR_26980
 ) -> tuple[dict[str, str], ...]:
     """Return every smallest environment under which select() answers backend.
 
-    Each is a mapping from variable to text, checked by select(); smallest is by the number of
-    variables set, so the one answer is {} where nothing needs to be set.
+    Each is a mapping from variable, or option of the server, to text, checked by select(); smallest
+    is by the number of variables set, so the one answer is {} where nothing needs to be set.
 
     Raises:
         UnknownBackendError: no backend has that name.
         SelectionError: no environment leads there; the message says why.
+        UnknownReleaseError: there is no policy for that release.
     """
-    check_name(backend)
-    texts = {name: _other_than_default(name, backend) for name in policy.reads}
+    if isinstance(policy, str):
+        from pytest_rocm_attn.backends.releases import policy_of
+
+        policy = policy_of(policy)
+    branch = branch_of(policy, request)
+    check_name(backend, branch.names)
+    texts = {name: _other_than_default(name, backend, branch) for name in policy.reads}
     # All of them at once is no candidate: beside a name, which is taken or refused, nothing counts.
     for size in range(len(texts)):
         ways = tuple(
@@ -38,7 +44,7 @@ def how_to_get(
             return ways
     # A choice that could be had by flags could be had by name, so the refusal of the name says why.
     try:
-        instead = select(request, Flags({NAMED: backend}), gpu, policy)
+        instead = select(request, Flags({branch.named_by[-1]: backend}), gpu, policy)
     except SelectionError as error:
         raise unreachable(backend, request, gpu, policy, error.trace) from None
     source = next(step.source for step in instead.trace if step.rule == "named")
@@ -50,8 +56,8 @@ def how_to_get(
     )
 
 
-def _other_than_default(name: str, backend: str) -> str:
-    if name == NAMED:
+def _other_than_default(name: str, backend: str, branch: Branch) -> str:
+    if name in branch.named_by:
         return backend
     return "0" if variable(name).default else "1"
 

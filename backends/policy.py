@@ -1,16 +1,16 @@
 """Selection policies: the ordered rules of a release, as data for the selector.
 
 PR_26980 is the contract of vLLM pull request #26980, completed by what vLLM 0.12.0 does where the
-contract is silent. The sources below cite the rows of docs/reference/contract.md,
-which docs/selection.md repeats. The policy of another release is another table.
+contract is silent. The sources below cite the rows of docs/reference/contract.md, which
+docs/selection.md repeats. The policies of releases are tables of the same form: releases.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_rocm_attn.backends.capabilities import LIMITS_0_12_0, Limits
+from pytest_rocm_attn.backends.capabilities import LIMITS_0_12_0, Limit, Limits
 from pytest_rocm_attn.backends.trace import DECISION, Step
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -87,6 +87,11 @@ class Branch:
         named_source: where the meaning of an explicit choice comes from.
         rules: the automatic choice, in order; the last one always applies.
         source: where the kind comes from.
+        named_by: the variables and options that name a backend; the first that is set counts.
+        names: every name that the release's registry has.
+        tries_next: a backend that cannot serve the request is passed over, and the next rule asked.
+        unnamed: why there is no explicit choice where `named` is empty.
+        refuses: what is said of every request of this kind; "" if the rules decide.
     """
 
     name: str
@@ -98,32 +103,34 @@ class Branch:
     named_source: str
     rules: tuple[Rule, ...]
     source: str
+    named_by: tuple[str, ...] = (NAMED,)
+    names: tuple[str, ...] = tuple(CLASS_PATHS)
+    tries_next: bool = False
+    unnamed: str = f"there is one backend for it, so {NAMED} is not looked at"
+    refuses: str = ""
     entered: Step = field(init=False)
     passed: Step = field(init=False)
-    explicit: dict[str, Step] = field(init=False)
+    explicit: dict[tuple[str, str], Step] = field(init=False)
     automatic: Step = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "entered", Step(self.name, "yes", self.yes, self.source))
         set_(self, "passed", Step(self.name, "no", self.no, self.source))
-        unnamed = (
-            f"{NAMED} names no backend"
-            if self.named
-            else f"there is one backend for it, so {NAMED} is not looked at"
-        )
+        unnamed = f"{' and '.join(self.named_by)} names no backend" if self.named else self.unnamed
         set_(self, "automatic", Step("named", "no", unnamed, self.named_source))
         set_(
             self,
             "explicit",
             {
-                name: Step(
+                (by, name): Step(
                     "named",
                     "yes",
-                    f"{NAMED} names {name}, which is taken or refused, never replaced",
+                    f"{by} names {name}, which is taken or refused, never replaced",
                     self.named_source,
                 )
-                for name in CLASS_PATHS
+                for by in self.named_by
+                for name in self.names
             },
         )
 
@@ -136,11 +143,22 @@ class Policy:
         name: what it is the policy of.
         branches: kinds of request, asked in order; the last one takes everything.
         limits: what each backend cannot serve.
+        class_paths: backend -> its class.
+        sets: (variable, field): a variable that is on sets a field of every request.
+        when_named: further limits of a backend that is named.
+        falls_back: whether a named backend beyond these limits gives way to the automatic choice,
+            and why; "" for no.
+        ignored: variable -> why the release does not read it.
     """
 
     name: str
     branches: tuple[Branch, ...]
     limits: dict[str, Limits]
+    class_paths: Mapping[str, str] = field(default_factory=lambda: CLASS_PATHS)
+    sets: tuple[tuple[str, str], ...] = ()
+    when_named: Mapping[str, Limits] = field(default_factory=dict)
+    falls_back: Callable[[Request, Sequence[Limit]], str] | None = None
+    ignored: Mapping[str, str] = field(default_factory=dict)
     # Backend -> the end of a trace in which it serves the request: every limit met, the decision.
     served: dict[str, tuple[Step, ...]] = field(init=False)
 
@@ -148,7 +166,7 @@ class Policy:
         served = {
             name: (
                 *(limit.met for limit in limits),
-                Step(DECISION, name, f"{name} serves the request", CLASS_PATHS[name]),
+                Step(DECISION, name, f"{name} serves the request", self.class_paths[name]),
             )
             for name, limits in self.limits.items()
         }
@@ -156,7 +174,8 @@ class Policy:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The environment variables that can change an answer, the name first."""
+        """The variables and options that can change an answer, what names a backend first."""
+        naming = [by for branch in self.branches if branch.named for by in branch.named_by]
         variables = [
             predicate.variable
             for branch in self.branches
@@ -164,7 +183,8 @@ class Policy:
             for predicate in rule.when
             if predicate.variable
         ]
-        return tuple(dict.fromkeys([NAMED, *variables]))
+        setting = [variable for variable, _ in self.sets]
+        return tuple(dict.fromkeys([*naming, *variables, *setting]))
 
 
 AITER = flag("VLLM_ROCM_USE_AITER")

@@ -6,51 +6,137 @@ Pure: what it knows of the machine is in its arguments, and it keeps nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from pytest_rocm_attn.backends.capabilities import Limit
-from pytest_rocm_attn.backends.policy import NAMED, PR_26980, Branch, Policy, Rule
+from pytest_rocm_attn.backends.capabilities import Limit, Limits
+from pytest_rocm_attn.backends.policy import PR_26980, Branch, Policy, Rule
 from pytest_rocm_attn.backends.trace import DECISION, Selection, Step
-from pytest_rocm_attn.errors import SelectionError
+from pytest_rocm_attn.errors import SelectionError, nearest
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.gpu import Gpu
-from pytest_rocm_attn.registry import CLASS_PATHS
 from pytest_rocm_attn.request import Request
 
 
-def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy = PR_26980) -> Selection:
+def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_26980) -> Selection:
     """Return the backend that serves request on gpu under flags, with the trace of the decision.
 
     The kind of the request decides which backends are candidates. An explicit choice is taken or
     refused, never replaced; without one, the first automatic rule that applies chooses. What was
-    chosen must then be able to serve the request: no other backend is tried.
+    chosen must then be able to serve the request. The policies of releases from 0.18 on then ask the
+    next rule; the others try no other backend.
+
+    Args:
+        request: what the layer needs.
+        flags: variables, and options of the server.
+        gpu: where.
+        policy: the rules, or the release that has them, such as "0.33".
 
     Raises:
         SelectionError: the backend cannot be had, or cannot serve the request. The message names
             backend, limit, refused value, remedy and source; the error carries backend and trace.
+        UnknownReleaseError: there is no policy for that release.
     """
-    trace: list[Step] = []
-    branch = _branch(policy, request, trace)
-    named = flags[NAMED] if branch.named else None
-    if named is None:
-        trace.append(branch.automatic)
-        rule = _rule(branch, request, flags, gpu, trace)
-        backend = rule.backend
-    else:
-        rule, backend = None, named
-        trace.append(branch.explicit[named])
-        if named not in branch.named:
-            remedy = _set_name(branch.named)
-            problem = f"{NAMED}={named}: {named} {branch.not_named}"
-            raise _refusal(backend, problem, [remedy], branch.named_source, trace)
-    beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
-    if not beyond:
-        return Selection(backend, CLASS_PATHS[backend], (*trace, *policy.served[backend]))
+    if isinstance(policy, str):
+        from pytest_rocm_attn.backends.releases import policy_of
 
-    for limit in policy.limits[backend]:
-        unmet = Step(limit.rule, "no", limit.refusal(request, gpu), limit.source)
-        trace.append(unmet if limit in beyond else limit.met)
-    how = f"named by {NAMED}" if rule is None else f"chosen by the rule {rule.name}"
+        policy = policy_of(policy)
+    trace: list[Step] = []
+    for variable, name in policy.sets:
+        if flags[variable] and not getattr(request, name):
+            trace.append(Step(variable, "yes", f"{variable} is on, which sets {name}", policy.name))
+            request = replace(request, **{name: True})
+    branch = _branch(policy, request, trace)
+    by = named = None
+    for by in branch.named_by:
+        if (named := flags[by]) is not None:
+            break
+    if by is not None and named is not None and named not in branch.names:
+        raise _refusal(
+            named,
+            f"{by}={named}: {policy.name} has no backend of that name.{nearest(named, branch.names)}",
+            [_set_name(branch, branch.named)],
+            branch.named_source,
+            trace,
+        )
+    if by is None or named is None or not branch.named:
+        trace.append(branch.automatic)
+        return _automatic(branch, request, flags, gpu, policy, trace)
+    step = branch.explicit[by, named]
+    trace.append(step)
+    if named not in branch.named:
+        problem = f"{by}={named}: {named} {branch.not_named}"
+        remedies = [_set_name(branch, branch.named)]
+        raise _refusal(named, problem, remedies, branch.named_source, trace)
+    limits = policy.limits[named]
+    if policy.when_named:
+        limits = (*limits, *policy.when_named.get(named, ()))
+    beyond = [limit for limit in limits if not limit.holds(request, gpu)]
+    if not beyond:
+        path = policy.class_paths[named]
+        return Selection(named, path, (*trace, *policy.served[named]))
+    if policy.falls_back is not None and (why := policy.falls_back(request, beyond)):
+        trace += _judged(limits, beyond, request, gpu)
+        trace.append(Step("named-gives-way", "yes", why, branch.named_source))
+        return _automatic(branch, request, flags, gpu, policy, trace)
+    raise _beyond(named, beyond, None, branch, request, flags, gpu, policy, trace)
+
+
+def _automatic(
+    branch: Branch, request: Request, flags: Flags, gpu: Gpu, policy: Policy, trace: list[Step]
+) -> Selection:
+    """Return what the rules choose; SelectionError as select()."""
+    if branch.refuses:
+        raise _refusal(None, branch.refuses, [], branch.source, trace)
+    refused: list[tuple[str, list[Limit]]] = []
+    for rule in branch.rules:
+        if not _applies(rule, request, flags, gpu, trace):
+            continue
+        backend = rule.backend
+        beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
+        if not beyond:
+            path = policy.class_paths[backend]
+            return Selection(backend, path, (*trace, *policy.served[backend]))
+        if not branch.tries_next:
+            raise _beyond(backend, beyond, rule, branch, request, flags, gpu, policy, trace)
+        trace += [limit.unmet(request, gpu, backend) for limit in beyond]
+        if backend not in (name for name, _ in refused):
+            refused.append((backend, beyond))
+    if not branch.tries_next:
+        raise AssertionError(f"branch {branch.name}: no rule applies; the last must")
+    limits = [limit for _, beyond in refused for limit in beyond]
     raise _refusal(
+        None,
+        f"no backend of {policy.name} serves the request: "
+        + "; ".join(
+            f"{backend} {', and '.join(limit.refusal(request, gpu) for limit in beyond)}"
+            for backend, beyond in refused
+        ),
+        [
+            *_within(limits if len(refused) == 1 else []),
+            *_other_names(branch, request, gpu, policy),
+            *_other_switches(branch, request, flags, gpu, policy),
+        ],
+        "; ".join(dict.fromkeys(limit.source for limit in limits)),
+        trace,
+    )
+
+
+def _beyond(
+    backend: str,
+    beyond: list[Limit],
+    rule: Rule | None,
+    branch: Branch,
+    request: Request,
+    flags: Flags,
+    gpu: Gpu,
+    policy: Policy,
+    trace: list[Step],
+) -> SelectionError:
+    """Return the refusal of a backend that was named, or that a rule chose."""
+    trace += _judged(policy.limits[backend], beyond, request, gpu)
+    naming = next((by for by in branch.named_by if flags[by] is not None), "")
+    how = f"named by {naming}" if rule is None else f"chosen by the rule {rule.name}"
+    return _refusal(
         backend,
         f"{backend} ({how}) {'; it '.join(limit.refusal(request, gpu) for limit in beyond)}",
         [
@@ -63,6 +149,15 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy = PR_26980) 
     )
 
 
+def _judged(limits: Limits, beyond: list[Limit], request: Request, gpu: Gpu) -> list[Step]:
+    return [limit.unmet(request, gpu) if limit in beyond else limit.met for limit in limits]
+
+
+def branch_of(policy: Policy, request: Request) -> Branch:
+    """Return the kind of a request, by a policy."""
+    return _branch(policy, request, [])
+
+
 def _branch(policy: Policy, request: Request, trace: list[Step]) -> Branch:
     for branch in policy.branches:
         if branch.takes(request):
@@ -72,16 +167,13 @@ def _branch(policy: Policy, request: Request, trace: list[Step]) -> Branch:
     raise AssertionError(f"policy {policy.name}: no branch takes {request}; the last must")
 
 
-def _rule(branch: Branch, request: Request, flags: Flags, gpu: Gpu, trace: list[Step]) -> Rule:
-    for rule in branch.rules:
-        for holds, failed in rule.asks:
-            if not holds(request, flags, gpu):
-                trace.append(failed)
-                break
-        else:
-            trace.append(rule.applies)
-            return rule
-    raise AssertionError(f"branch {branch.name}: no rule applies; the last must")
+def _applies(rule: Rule, request: Request, flags: Flags, gpu: Gpu, trace: list[Step]) -> bool:
+    for holds, failed in rule.asks:
+        if not holds(request, flags, gpu):
+            trace.append(failed)
+            return False
+    trace.append(rule.applies)
+    return True
 
 
 def unreachable(
@@ -96,8 +188,10 @@ def unreachable(
         policy: the rules.
         trace: of that refusal.
     """
-    branch = _branch(policy, request, [])
-    if backend not in branch.named:
+    branch = branch_of(policy, request)
+    if branch.refuses:
+        problem, remedies, sources = branch.refuses, [], [branch.source]
+    elif backend not in branch.named:
         problem, remedies, sources = branch.not_named, [], [branch.named_source]
     else:
         beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
@@ -123,7 +217,25 @@ def _other_names(branch: Branch, request: Request, gpu: Gpu, policy: Policy) -> 
         for name in branch.named
         if all(limit.holds(request, gpu) for limit in policy.limits[name])
     ]
-    return [_set_name(serving)] if serving else []
+    return [_set_name(branch, serving)] if serving else []
+
+
+def _other_switches(
+    branch: Branch, request: Request, flags: Flags, gpu: Gpu, policy: Policy
+) -> list[str]:
+    """Return which variable that a rule reads, set otherwise, would give a backend."""
+    read = (p.variable for rule in branch.rules for p in rule.when if p.variable)
+    ways = []
+    for name in dict.fromkeys(read):
+        text = "0" if flags[name] else "1"
+        changed = flags.but(name, text)
+        for rule in branch.rules:
+            if all(holds(request, changed, gpu) for holds, _ in rule.asks) and all(
+                limit.holds(request, gpu) for limit in policy.limits[rule.backend]
+            ):
+                ways.append(f"set {name}={text}, which gives {rule.backend}")
+                break
+    return ways
 
 
 def _other_flags(rule: Rule, request: Request, flags: Flags, gpu: Gpu, policy: Policy) -> list[str]:
@@ -138,12 +250,12 @@ def _other_flags(rule: Rule, request: Request, flags: Flags, gpu: Gpu, policy: P
     return ways
 
 
-def _set_name(names: Sequence[str]) -> str:
-    return f"set {NAMED} to {', '.join(names)}"
+def _set_name(branch: Branch, names: Sequence[str]) -> str:
+    return f"set {branch.named_by[-1]} to {', '.join(names)}"
 
 
 def _refusal(
-    backend: str, problem: str, remedies: list[str], source: str, trace: list[Step]
+    backend: str | None, problem: str, remedies: list[str], source: str, trace: list[Step]
 ) -> SelectionError:
     trace.append(Step(DECISION, "refused", problem, source))
     message = _message(problem, remedies, source)

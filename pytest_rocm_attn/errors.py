@@ -48,6 +48,10 @@ class UnknownBackendError(RocmAttnError, ValueError):
     """A backend name that the registry does not list."""
 
 
+class UnknownReleaseError(RocmAttnError, ValueError):
+    """A release that no policy of the reference is of."""
+
+
 class SelectionError(RocmAttnError, ValueError):
     """The reference selector refuses a request.
 

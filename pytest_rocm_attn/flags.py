@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     CHOICE_ANY_CASE = enum.auto()
     TRI = enum.auto()  # stripped "1" is True, "0" is False, anything else None
     EXACT = enum.auto()  # True only for the one listed text
+    BACKEND = enum.auto()  # a backend's name in any case; "auto" is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Variable:
                 return text.lower() in ("true", "1")
             case Kind.EXACT:
                 return text in self.choices
+            case Kind.BACKEND:
+                return None if text.lower() == "auto" else text.upper()
             case Kind.TRI:
                 return {"1": True, "0": False}.get(text.strip())
             case Kind.INT | Kind.INT_BOOL:
@@ -176,6 +179,29 @@ VARIABLES: dict[str, Variable] = {
     )
 }
 
+ATTENTION_BACKEND = "--attention-backend"
+USE_PREFILL_DECODE = "--attention-config.use_prefill_decode_attention"
+# Options of the server that took the place of a variable; Flags takes them beside the variables.
+OPTIONS: dict[str, Variable] = {
+    option.name: option
+    for option in (
+        Variable(
+            ATTENTION_BACKEND,
+            Kind.BACKEND,
+            None,
+            "names the backend",
+            "vllm/config/attention.py, AttentionConfig.backend (v0.13.0 on; PR #26315)",
+        ),
+        Variable(
+            USE_PREFILL_DECODE,
+            Kind.BOOL,
+            False,
+            "ROCM_ATTN instead of TRITON_ATTN",
+            "vllm/config/attention.py, use_prefill_decode_attention (v0.15.0 to v0.18.1)",
+        ),
+    )
+}
+
 # Read by some release of vLLM from 0.11.2 to 0.33.0, without a bearing on the attention backend.
 NEIGHBOURS = frozenset(
     f"VLLM_ROCM_{name}"
@@ -206,11 +232,12 @@ NEIGHBOURS = frozenset(
         "USE_SKINNY_GEMM",
     )
 )
-_DEFAULTS = {name: variable.default for name, variable in VARIABLES.items()}
+_DECLARED = {**VARIABLES, **OPTIONS}
+_DEFAULTS = {name: variable.default for name, variable in _DECLARED.items()}
 
 
 class Flags:
-    """The declared variables of an environment, parsed.
+    """The declared variables of an environment, and the server's options among them, parsed.
 
     Two environments with the same meaning are equal: unset and default-valued are the same by
     construction, and variables that are not declared here are not looked at.
@@ -220,14 +247,14 @@ class Flags:
     _set: dict[str, Any]  # only what differs from the default
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        """Parse the declared variables of environ.
+        """Parse the declared variables of environ, and what it has by the name of an option.
 
         Raises:
             FlagError: a value that its rule cannot parse; the message names variable and value.
         """
         self._set = {}
         for name, text in (environ or {}).items():
-            variable = VARIABLES.get(name)
+            variable = _DECLARED.get(name)
             if variable is not None and (value := variable.parse(text)) != variable.default:
                 self._set[name] = value
 
@@ -262,14 +289,14 @@ class Flags:
 
 
 def variable(name: str) -> Variable:
-    """Return the declaration of one variable.
+    """Return the declaration of one variable, or option of the server.
 
     Raises:
-        FlagError: no variable of that name is declared; the message offers the nearest.
+        FlagError: nothing of that name is declared; the message offers the nearest.
     """
-    if name not in VARIABLES:
+    if name not in _DECLARED:
         raise _undeclared(name)
-    return VARIABLES[name]
+    return _DECLARED[name]
 
 
 def check_name(name: str) -> None:

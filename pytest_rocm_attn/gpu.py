@@ -135,6 +135,12 @@ class Gpu:
         return hardware()["target"][self.gfx][name]["v"]
 
     @property
+    def stands_for(self) -> str:
+        """The target whose answers tables give: the GPU's own, or the one that it is like."""
+        like = hardware()["target"][self.gfx].get("like")
+        return str(like["v"]) if like else self.gfx
+
+    @property
     def family(self) -> str:
         """Architecture family, such as "CDNA3" or "RDNA4"."""
         return str(self.fact("family"))

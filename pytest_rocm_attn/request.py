@@ -24,6 +24,8 @@ KV_CACHE_DTYPES = (
     "int8_per_token_head",
     "fp8_per_token_head",
     "nvfp4",
+    "nvfp4_4over6",
+    "nvfp4_ds_mla",
     "turboquant_k8v4",
     "turboquant_4bit_nc",
     "turboquant_k3v4_nc",
@@ -72,6 +74,10 @@ class Request:
         use_per_head_quant_scales: a quantised cache has a scale for each head.
         use_rswa: the model has a sliding window that restarts (R-SWA).
         use_adaptive_verification: speculative verification trims its drafts on the device.
+        use_batch_invariant: results must not depend on the batch; VLLM_BATCH_INVARIANT sets it too.
+        encoder_decoder_model: the layer is part of an encoder-decoder model, whatever its own type.
+        run_kv_cache_dtype: the server's --kv-cache-dtype, if the layer's own differs from it, as in
+            the first and last layers of a turboquant run; "" if it does not.
 
     Raises:
         RequestError: a field is of another type or out of range; the message names it.
@@ -99,6 +105,10 @@ class Request:
     use_per_head_quant_scales: bool = False
     use_rswa: bool = False
     use_adaptive_verification: bool = False
+    use_batch_invariant: bool = False
+    # What they read of the server's configuration.
+    encoder_decoder_model: bool = False
+    run_kv_cache_dtype: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -119,6 +129,8 @@ class Request:
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
         _require_one_of("attn_type", self.attn_type, ATTN_TYPES)
+        if self.run_kv_cache_dtype:
+            _require_one_of("run_kv_cache_dtype", self.run_kv_cache_dtype, KV_CACHE_DTYPES)
         _require(
             self.block_size is None or self.block_size > 0,
             "block_size",
@@ -144,6 +156,24 @@ class Request:
             self.logits_soft_cap,
             "a positive number, or none",
         )
+
+    @property
+    def kind(self) -> str:
+        """The layer's kind, as the keys of ``backend_per_kind`` name it.
+
+        Source: get_attn_spec_kind in vllm/v1/attention/selector.py (v0.33.0).
+        """
+        by_type = {"encoder_only": "encoder_only_attention", "encoder_decoder": "cross_attention"}
+        if self.attn_type in by_type:
+            return by_type[self.attn_type]
+        if self.sliding_window is not None:
+            return "sliding_window_mla" if self.use_mla else "sliding_window"
+        return "mla_attention" if self.use_mla else "full_attention"
+
+    @property
+    def run_cache(self) -> str:
+        """The server's --kv-cache-dtype: run_kv_cache_dtype, or the layer's own."""
+        return self.run_kv_cache_dtype or self.kv_cache_dtype
 
     def non_default(self) -> dict[str, Any]:
         """Return the fields that differ from a plain request of the same kind, in field order."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.outcome import Selected, Unrecognised
 
 EXPLICIT = "VLLM_ATTENTION_BACKEND"
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
 
 
@@ -115,14 +116,23 @@ class Fork:
         if EXPLICIT in getattr(self.envs, "environment_variables", ()):
             return self.registry[getattr(self.envs, EXPLICIT)]
         # The variable is gone (vLLM 0.16.0 on). What it held is an option of the server now, which
-        # a row's environment stands for.
+        # a row's environment stands for: a name in any case, or "auto", as the fork parses it.
+        if (attention := getattr(self.server_config, "attention_config", None)) is not None:
+            return type(attention)(backend=environ[EXPLICIT]).backend
         return self.registry[environ[EXPLICIT]]
 
     @contextlib.contextmanager
     def configured(
-        self, environ: Mapping[str, str], explicit: Any, block_size: int | None
+        self,
+        environ: Mapping[str, str],
+        explicit: Any,
+        block_size: int | None,
+        request: Request | None = None,
     ) -> Iterator[None]:
-        """Make a server configuration current that says what the row's environment says."""
+        """Make a server configuration current that says what the row's environment says.
+
+        With a request, it also says what selectors read of the run that the layer is part of.
+        """
         config, set_current = self.server_config, self.set_current_config
         if hasattr(config, "attention_config"):
             attention = type(config.attention_config)()
@@ -134,8 +144,17 @@ class Fork:
         config.cache_config.block_size = block_size
         if hasattr(config.cache_config, "user_specified_block_size"):
             config.cache_config.user_specified_block_size = block_size is not None
-        with set_current(config):
+        with contextlib.ExitStack() as stack:
+            if request is not None:
+                for owner, name, value in _server_values(config, request):
+                    stack.callback(setattr, owner, name, getattr(owner, name))
+                    setattr(owner, name, value)
+            stack.enter_context(set_current(config))
             yield
+
+    def batch_invariant(self, request: Request) -> bool:
+        """Whether the layer is asked for as batch invariant, as the fork's own caller decides it."""
+        return request.use_batch_invariant or bool(getattr(self.envs, BATCH_INVARIANT, False))
 
     def refresh(self) -> bool:
         """Bring what the fork froze at import up to the present environment.
@@ -191,8 +210,9 @@ class PlatformAdapter(Server):
         explicit = self.fork.explicit(environ)
         values = {**_request_values(request), "selected_backend": explicit, "use_v1": True}
         if "attn_selector_config" in self._ask.parameters:
+            values["use_batch_invariant"] = self.fork.batch_invariant(request)
             values["attn_selector_config"] = self.fork.new_selector_config(values)
-            with self.fork.configured(environ, explicit, request.block_size):
+            with self.fork.configured(environ, explicit, request.block_size, request):
                 answer = self._ask(values)
         else:
             answer = self._ask(values)
@@ -220,7 +240,7 @@ class ChainAdapter(Server):
         # Since that class exists, backend (and later block size) come from the server's config.
         if self.fork.selector_config is not None:
             explicit = self.fork.explicit(environ)
-            with self.fork.configured(environ, explicit, request.block_size):
+            with self.fork.configured(environ, explicit, request.block_size, request):
                 answer = self._ask(values)
         else:
             answer = self._ask(values)
@@ -266,10 +286,53 @@ def _request_values(request: Request) -> Mapping[str, Any]:
     }
 
 
+class _Model:
+    """What a selector reads of the model's configuration."""
+
+    def __init__(self, request: Request) -> None:
+        self.attn_type = "encoder_decoder" if request.encoder_decoder_model else request.attn_type
+        self.rswa_window = request.sliding_window or 1 if request.use_rswa else None
+
+
+def _server_values(config: Any, request: Request) -> Iterator[tuple[Any, str, Any]]:
+    """Yield (object, attribute, value) that say in a server's configuration what a request says.
+
+    The chain's get_attn_backend reads them there (vllm/v1/attention/selector.py, v0.33.0); a
+    platform reads the run's cache dtype and whether the model is an encoder-decoder.
+    """
+    parallel = getattr(config, "parallel_config", None)
+    attention = getattr(config, "attention_config", None)
+    wanted = [
+        (config.cache_config, "cache_dtype", request.run_cache, request.run_cache != "auto"),
+        (
+            config,
+            "model_config",
+            _Model(request),
+            request.encoder_decoder_model or request.use_rswa,
+        ),
+        (parallel, "decode_context_parallel_size", 2, request.use_dcp),
+        (parallel, "prefill_context_parallel_size", 2, request.use_pcp),
+        (attention, "use_non_causal", True, request.use_non_causal),
+        (config, "kv_transfer_config", _Transfer(), request.use_kv_connector),
+        (config, "speculative_config", _Speculation(), request.use_adaptive_verification),
+    ]
+    for owner, name, value, says in wanted:
+        if says and hasattr(owner, name):
+            yield owner, name, value
+
+
+class _Transfer:
+    is_kv_transfer_instance = True
+
+
+class _Speculation:
+    enable_adaptive_verification = True
+
+
 # Values that are asked for by the name of the request's own field.
 _LATER_VALUES = (
     *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_per_head_quant_scales"),
-    *("use_rswa", "use_adaptive_verification"),
+    *("use_rswa", "use_adaptive_verification", "use_batch_invariant"),
 )
 # The names of those values, known without torch.
 _REQUEST_VALUES = (

@@ -1,0 +1,254 @@
+"""The policies of releases: they answer as the unmodified releases were recorded to answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn import Flags, Gpu, Request
+from pytest_rocm_attn.backends import PR_26980, Selection, how_to_get, select
+from pytest_rocm_attn.backends.policy import NAMED, Policy
+from pytest_rocm_attn.backends.releases import NEWEST, RELEASES, policy_of
+from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
+from pytest_rocm_attn.conformance.promise.grid.design import PREFILL_DECODE, standard
+from pytest_rocm_attn.conformance.promise.grid.space import Cell
+from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownReleaseError
+from pytest_rocm_attn.flags import ATTENTION_BACKEND, USE_PREFILL_DECODE
+from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
+
+RECORDED = tuple(name.removeprefix("vllm-") for name in shipped())
+REFUSED = "refused"
+
+
+def answer(policy: Policy | str, request: Request, gpu: Gpu, environ: dict[str, str]) -> str:
+    try:
+        return select(request, Flags(environ), gpu, policy).backend
+    except (SelectionError, FlagError):
+        return REFUSED
+
+
+def as_the_release_is_asked(policy: Policy, environ: dict[str, str]) -> dict[str, str]:
+    """Return a cell's environment as the adapters put it: what is an option now, as that option."""
+    renamed = {
+        name: option
+        for name, option in ((NAMED, ATTENTION_BACKEND), (PREFILL_DECODE, USE_PREFILL_DECODE))
+        if name not in policy.reads and option in policy.reads
+    }
+    environ = {renamed.get(name, name): text for name, text in environ.items()}
+    # A variable that a release does not read cannot be wrong there either.
+    return {name: text for name, text in environ.items() if name in policy.reads}
+
+
+def recorded(release: str, stride: int) -> Iterator[tuple[Cell, Outcome]]:
+    """Yield cells of the grid, every stride-th of each family, with what the release answered."""
+    baseline, grid = load(f"vllm-{release}"), standard()
+    for family in grid.families:
+        table = baseline.tables[family.name]
+        for number in range(0, family.cells, stride):
+            yield family.cell(number), table.outcomes[table.codes[number]]
+
+
+def known_difference(release: str, cell: Cell) -> bool:
+    """Whether the recording of a cell is of another question: each with its reason."""
+    # AttentionConfig of these two parses the variable for CUDA's backends, and fails.
+    if release in ("0.13.0", "0.14.1") and cell.environ.get("VLLM_FLASH_ATTN_VERSION") == "many":
+        return True
+    # Recorded when the adapters gave names in their exact case only, and no batch invariance.
+    return release >= "0.15" and (
+        cell.environ.get(NAMED) == "triton_attn" or "VLLM_BATCH_INVARIANT" in cell.environ
+    )
+
+
+def disagreements(release: str, stride: int) -> list[str]:
+    policy = policy_of(release)
+    found = []
+    for cell, outcome in recorded(release, stride):
+        # A release that crashes, at the import of a broken aiter, has no answer to agree with.
+        if not isinstance(outcome, Selected | Rejected) or known_difference(release, cell):
+            continue
+        theirs = outcome.backend if isinstance(outcome, Selected) else REFUSED
+        environ = as_the_release_is_asked(policy, cell.environ)
+        mine = answer(policy, cell.request, cell.gpu, environ)
+        if mine != theirs:
+            found.append(f"{cell}: {release} {outcome}, policy {mine}")
+    return found
+
+
+@pytest.mark.parametrize("release", RECORDED)
+def test_a_policy_agrees_with_the_recorded_release_on_a_sample_of_the_grid(release: str) -> None:
+    assert disagreements(release, stride=499) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", RECORDED)
+def test_a_policy_agrees_with_the_recorded_release_on_the_whole_grid(release: str) -> None:
+    assert disagreements(release, stride=1) == []
+
+
+def test_the_sample_would_show_the_policy_of_another_era() -> None:
+    policy, wrong = policy_of("0.12"), 0
+    for cell, outcome in recorded("0.18.1", stride=499):
+        if isinstance(outcome, Selected):
+            environ = as_the_release_is_asked(policy, cell.environ)
+            wrong += answer(policy, cell.request, cell.gpu, environ) != outcome.backend
+    assert wrong > 10
+
+
+def test_every_minor_release_has_a_policy_and_is_found_by_any_of_its_names() -> None:
+    assert [release.rpartition(".")[0] for release in RELEASES] == [f"0.{n}" for n in range(11, 34)]
+    for release in RELEASES:
+        assert policy_of(release).name == f"vLLM {release}"
+    assert policy_of("0.33") is policy_of("v0.33.1") is policy_of(" 0.33.0rc1 ")
+    assert policy_of("pr-26980") is PR_26980
+    assert NEWEST == "0.33"
+
+
+@pytest.mark.parametrize("release", ["0.34", "1.0", "", "newest", "0.10.2"])
+def test_a_release_without_a_policy_is_named_with_those_that_have_one(release: str) -> None:
+    with pytest.raises(UnknownReleaseError, match=r"0\.11, .*0\.33, pr-26980$") as caught:
+        select(Request(), Flags(), Gpu("gfx942"), release)
+    assert repr(release) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_default_policy_is_still_the_contract() -> None:
+    assert select(Request(), Flags(), Gpu("gfx942")).backend == "TRITON_ATTN"
+    assert select(Request(), Flags(), Gpu("gfx942"), NEWEST).backend == "ROCM_ATTN"
+
+
+AITER = {"VLLM_ROCM_USE_AITER": "1"}
+
+
+# Each changed in the release between the two, by the pull request named.
+@pytest.mark.parametrize(
+    ("before", "after", "request_", "environ", "gfx", "was", "is_"),
+    [
+        ("0.11", "0.12", {}, AITER | {NAMED: "TRITON_ATTN"}, "gfx942", "ROCM_AITER_FA", "TRITON_ATTN"),  # 26980
+        ("0.14", "0.15", {}, {NAMED: "ROCM_ATTN"}, "gfx942", "ROCM_ATTN", "TRITON_ATTN"),  # 32812
+        ("0.17", "0.18", {"has_sink": True}, AITER, "gfx942", "ROCM_AITER_FA", "TRITON_ATTN"),
+        ("0.18", "0.19", {}, {}, "gfx1201", "TRITON_ATTN", "ROCM_ATTN"),  # 36702
+        ("0.19", "0.20", {"kv_cache_dtype": "turboquant_k8v4"}, {}, "gfx942", REFUSED, "TURBOQUANT"),
+        ("0.22", "0.23", {"use_kv_connector": True}, {}, "gfx90a", "ROCM_ATTN", "TRITON_ATTN"),
+        ("0.25", "0.26", {"encoder_decoder_model": True}, {}, "gfx942", "ROCM_ATTN", "ROCM_AITER_UNIFIED_ATTN"),
+        ("0.27", "0.28", {}, AITER, "gfx1201", "ROCM_ATTN", "ROCM_AITER_UNIFIED_ATTN"),  # 43615
+        ("0.31", "0.32", {"kv_cache_dtype": "ultraquant_4bit"}, {}, "gfx942", REFUSED, "ULTRAQUANT"),
+        ("0.32", "0.33", {"kv_cache_dtype": "octave_k3v4", "head_size": 256}, {}, "gfx1100", REFUSED, "ROCM_OCTAVE"),
+    ],
+)  # fmt: skip
+def test_what_changed_from_one_release_to_the_next(
+    before: str,
+    after: str,
+    request_: dict[str, object],
+    environ: dict[str, str],
+    gfx: str,
+    was: str,
+    is_: str,
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    found = [answer(release, request, Gpu(gfx), environ) for release in (before, after)]
+    assert found == [was, is_]
+
+
+def test_each_answer_cites_the_file_and_release_that_decided_it() -> None:
+    for release in RELEASES:
+        for request in (Request(), Request(use_mla=True), Request(has_sink=True)):
+            selection = select(request, Flags(AITER), Gpu("gfx942"), release)
+            cited = [step.source for step in selection.trace[:-1]]
+            for source in cited:
+                assert re.match(r"vllm/\S+\.py\b.*\(v0\.\d+(\.\d+)?\)", source), source
+
+
+def test_a_candidate_that_cannot_serve_is_passed_over_with_its_reason() -> None:
+    selection = select(Request(has_sink=True), Flags(), Gpu("gfx942"), "0.33")
+    assert selection.backend == "ROCM_AITER_UNIFIED_ATTN"
+    (passed,) = [step for step in selection.trace if step.reason.startswith("ROCM_ATTN does not")]
+    assert (passed.rule, passed.answer) == ("sinks", "no")
+    assert "attention sinks not supported" in passed.reason
+
+
+def test_a_refusal_of_every_candidate_names_each_with_what_it_lacks_and_a_way_out() -> None:
+    with pytest.raises(SelectionError) as caught:
+        select(Request(block_size=8), Flags(), Gpu("gfx942"), "0.33")
+    message = str(caught.value)
+    for name in ("ROCM_ATTN", "TRITON_ATTN", "TURBOQUANT"):
+        assert f"{name} does not support" in message
+    assert "block size 8" in message
+    assert "\n" not in message
+    with pytest.raises(SelectionError, match="VLLM_ROCM_USE_AITER=1, which gives ROCM_AITER_MLA"):
+        select(Request(use_mla=True, block_size=1), Flags(), Gpu("gfx942"), "0.33")
+
+
+def test_a_backend_is_named_by_the_option_in_any_case_and_auto_names_none() -> None:
+    gpu = Gpu("gfx942")
+    for text in ("rocm_aiter_fa", "ROCM_AITER_FA"):
+        assert answer("0.33", Request(), gpu, {ATTENTION_BACKEND: text}) == "ROCM_AITER_FA"
+    assert answer("0.33", Request(), gpu, {ATTENTION_BACKEND: "auto"}) == "ROCM_ATTN"
+    with pytest.raises(SelectionError, match=r"'ROCM_ATTN'"):
+        select(Request(), Flags({ATTENTION_BACKEND: "ROCM_ATN"}), gpu, "0.33")
+
+
+def test_a_turboquant_run_shares_one_layout() -> None:
+    """The boundary layers of 0.31 on; tests/v1/attention of v0.33.0 pin the same."""
+    layer = Request(run_kv_cache_dtype="turboquant_k8v4")
+    for named in ({}, {ATTENTION_BACKEND: "ROCM_ATTN"}, {ATTENTION_BACKEND: "TURBOQUANT"}):
+        assert answer("0.33", layer, Gpu("gfx942"), named) == "TRITON_ATTN"
+    assert answer("0.30", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
+    on_rdna = {ATTENTION_BACKEND: "ROCM_AITER_FA"}
+    assert answer("0.33", layer, Gpu("gfx1201"), on_rdna) == REFUSED  # another reason as well
+
+
+def test_an_ultraquant_run_limits_a_named_backend_only() -> None:
+    layer = Request(run_kv_cache_dtype="ultraquant_4bit")
+    assert answer("0.33", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
+    named = {ATTENTION_BACKEND: "TRITON_ATTN"}
+    assert answer("0.33", layer, Gpu("gfx942"), named) == "TRITON_ATTN"
+
+
+@pytest.mark.parametrize("release", ["0.20", "0.33"])
+def test_batch_invariance_is_asked_for_by_variable_or_request(release: str) -> None:
+    gpu = Gpu("gfx942")
+    assert answer(release, Request(use_batch_invariant=True), gpu, {}) == "TRITON_ATTN"
+    selection = select(Request(), Flags({"VLLM_BATCH_INVARIANT": "1"}), gpu, release)
+    assert selection.backend == "TRITON_ATTN"
+    assert any(step.rule == "VLLM_BATCH_INVARIANT" for step in selection.trace)
+    assert answer("0.19", Request(use_batch_invariant=True), gpu, {}) == "ROCM_ATTN"
+
+
+def test_how_to_get_a_backend_of_a_release() -> None:
+    gpu = Gpu("gfx942")
+    assert how_to_get("ROCM_ATTN", Request(), gpu, "0.33") == ({},)
+    assert how_to_get("ROCM_AITER_FA", Request(), gpu, "0.33") == (
+        {ATTENTION_BACKEND: "ROCM_AITER_FA"},
+    )
+    assert how_to_get("ROCM_AITER_MLA", Request(use_mla=True), gpu, "0.33") == (
+        {ATTENTION_BACKEND: "ROCM_AITER_MLA"},
+        AITER,
+    )
+    assert {NAMED: "ROCM_ATTN"} in how_to_get("ROCM_ATTN", Request(), gpu, "0.13")
+    with pytest.raises(SelectionError, match="compute capability of gfx1100"):
+        how_to_get("ROCM_AITER_FA", Request(), Gpu("gfx1100"), "0.33")
+    with pytest.raises(SelectionError, match="sparse attention is not supported"):
+        how_to_get("TRITON_MLA", Request(use_mla=True, use_sparse=True), gpu, "0.11")
+
+
+def test_the_policies_cost_nothing_until_one_is_wanted() -> None:
+    code = (
+        "import sys, pytest_rocm_attn.backends as b;"
+        "assert 'pytest_rocm_attn.backends.releases' not in sys.modules;"
+        "assert 'tomllib' not in sys.modules"
+    )
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=dict(os.environ))
+
+
+def test_a_selection_by_a_release_is_the_same_kind_of_answer() -> None:
+    selection = select(Request(), Flags(), Gpu("gfx942"), "0.33")
+    assert isinstance(selection, Selection)
+    assert selection.class_path == "vllm.v1.attention.backends.rocm_attn.RocmAttentionBackend"
+    assert selection.trace[-1].answer == "ROCM_ATTN"

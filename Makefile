@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Triton interprets or compiles in a process, never both: these tests have a run of their own.
 INTERPRETED := tests/backends/interpreted
 .DEFAULT_GOAL := help
-.PHONY: help conformance test test-slow test-floor test-latest lint build clean
+.PHONY: help conformance test test-slow test-floor test-latest lint docs build clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,12 +34,15 @@ lint: .venv/installed .typings/pytest_rocm_attn ## run ruff, the check of langua
 	.venv/bin/python tools/check_prose.py
 	.venv/bin/mypy
 
+docs: .venv-docs/installed ## build the site into build/site; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
 build: .venv/installed ## build sdist and wheel into dist/
 	.venv/bin/python -m pip install --quiet build
 	.venv/bin/python -m build
 
 clean: ## remove what these targets and the tools leave, environments included
-	rm -rf .venv .venv-core .venv-floor .venv-latest build dist *.egg-info .cache
+	rm -rf .venv .venv-core .venv-docs .venv-floor .venv-latest build dist *.egg-info .cache
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage rocm-attn-report.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -52,6 +55,12 @@ clean: ## remove what these targets and the tools leave, environments included
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv-docs/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group docs
 	touch $@
 
 .venv/installed: pyproject.toml

@@ -32,7 +32,7 @@ class Tile:
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
 # pipeline full. Short: a few new tokens, whose rows one program holds; else both of these. Latent:
-# MLA's decode, whose 576 columns leave room for few keys. NVIDIA: swept on an H100 (docs/h100.md).
+# MLA's decode, whose 576 columns leave room for few keys. NVIDIA: swept on an H100 (docs/nvidia.md).
 # AMD: untuned, as no such GPU was at hand; the largest tiles that compile without spills on CDNA,
 # and with the fewest elsewhere (docs/launch-tables/).
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {

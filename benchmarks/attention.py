@@ -2,9 +2,8 @@
 
     python benchmarks/attention.py --peer vllm=TREE --peer aiter=TREE --check > attention.md
 
-prints a Markdown page; docs/h100.md holds such a page after a part that is written by hand. A TREE
-is the folder that holds the unmodified package (benchmarks/peers.py). --check then compares a grid
-of small cases with the float64 oracle. The exit status is 1 if a case takes longer than its limit,
+prints a Markdown page; docs/nvidia.md has tables of two such runs. A TREE is the folder that holds
+the unmodified package (benchmarks/peers.py). --check then compares a grid of small cases with the float64 oracle. The exit status is 1 if a case takes longer than its limit,
 which is an H100's, or is beyond its error bound; if a few new tokens more take over STEP times as
 long; or if the host takes over HOST_US for a call. bf16, block size 16, blocks in random order,
 CUDA-graph replays, medians. Inputs rotate through more memory than any L2 cache.

@@ -67,7 +67,8 @@ def test_every_citation_names_a_page_and_an_anchor_that_exist() -> None:
     wrong = {
         str(path.relative_to(ROOT)): lost
         for path in files(*FOLDERS)
-        if not path.name.startswith(("test_citations", "test_packaging"))  # they make names up
+        if path.name not in ("test_citations.py", "test_packaging.py")  # they make names up
+        and path.name != "CHANGELOG.md"  # which tells of pages that are gone
         and (lost := unresolved(path.read_text("utf-8")))
     }
     assert wrong == {}

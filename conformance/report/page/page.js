@@ -60,6 +60,8 @@
   };
   const facts = (list) => el("dl", { class: "facts" }, list.filter(([, value]) => value).flatMap(
     ([label, value]) => [el("dt", null, label), el("dd", null, typeof value === "string" ? el("code", null, value) : value)]));
+  const opened = (text) => (!/https:/.test(text) ? text : el("span", null, text.split(/(https:\/\/[^\s,;)]+)/).map(
+    (part, i) => (i % 2 ? el("a", { href: part, target: "_blank", rel: "noopener noreferrer" }, part) : part))));
   const copyButton = (text) => {
     const button = el("button", { type: "button", "aria-label": "Copy the command" }, "Copy");
     button.addEventListener("click", async () => {
@@ -287,7 +289,7 @@
   const storyFacts = (cell) => [
     ["flags", cell.flags], ["request", cell.request], ["expected", cell.expected], ["got", cell.got],
     ["message", cell.expected && cell.got ? "" : cell.message],
-    ["wrote", cell.written], ["source", cell.source],
+    ["wrote", cell.written], ["source", opened(cell.source)],
     ...cell.details.filter(([label]) => label !== "traceback"),
     ["again", command(cell.again)],
   ];
@@ -356,7 +358,7 @@
       el("p", { class: "verdict" }, el("span", { class: `mark ${cell.verdict}` }, cell.verdict), data.meanings[cell.verdict]),
       facts([
         ["flags", cell.flags], ["GPU", cell.gpu], ["request", cell.request], ["expected", cell.expected], ["got", cell.got],
-        ["message", cell.message], ["wrote to the environment", cell.written], ["source", cell.source],
+        ["message", cell.message], ["wrote to the environment", cell.written], ["source", opened(cell.source)],
         ["tier", [cell.tier, cell.level].filter(Boolean).join(", ")], ["evidence", cell.evidence],
         ["seconds", cell.seconds], ...cell.details.filter(([label]) => label !== "traceback"),
       ]),
@@ -366,7 +368,7 @@
       traceback ? el("pre", { tabindex: "0", "aria-label": "Traceback" }, traceback[1])
         : cell.trace.length ? el("ol", { class: "trace" }, cell.trace.map(([rule, answer, reason, source]) => el("li", null,
           el("span", { class: "rule code" }, rule),
-          el("span", null, el("span", { class: "answer" }, answer), reason ? ` ${reason}` : "", source ? el("div", { class: "source" }, source) : null))))
+          el("span", null, el("span", { class: "answer" }, answer), reason ? ` ${reason}` : "", source ? el("div", { class: "source" }, opened(source)) : null))))
           : el("p", { class: "empty" }, cell.untold || "The selector gives no trace of its decision."));
     showCurrent();
     setHash();

@@ -3,7 +3,8 @@
 Source: AMD's ISA guides ("Manually inserted wait states", "Data dependency resolution"): loads of
 one counter return in order, but scalar loads do not, so a counter with one of them under way says
 something only at zero. On gfx9 stores count with loads; later targets count them apart, and gfx12
-counts each kind by itself.
+counts each kind by itself. An operation is held back while its counter is full (the widths of
+S_WAITCNT's fields), so of 64 vector loads the first has arrived without a wait. LLVM relies on it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ LOAD, STORE, LDS, SCALAR = "load", "store", "LDS", "scalar load"
 _GFX9 = {LOAD: "vm", STORE: "vm", LDS: "lgkm", SCALAR: "lgkm"}
 _GFX11 = {LOAD: "vm", STORE: "vs", LDS: "lgkm", SCALAR: "lgkm"}
 _GFX12 = {LOAD: "load", STORE: "store", LDS: "ds", SCALAR: "km"}
+# The most that a counter counts: the width of its field in S_WAITCNT or S_WAIT_*CNT.
+_FULL = {"vm": 63, "vs": 63, "lgkm": 63, "load": 63, "store": 63, "ds": 63, "km": 31}
+
+
+def full(gfx: str, counter: str) -> int:
+    """Return how many operations of a counter can be under way."""
+    return 15 if gfx.startswith("gfx9") and counter == "lgkm" else _FULL[counter]
 
 
 def counters(gfx: str) -> dict[str, str]:
@@ -61,6 +69,7 @@ class Waits:
     def __init__(self, waves: int, gfx: str) -> None:
         self._counter = counters(gfx)
         names = set(self._counter.values())
+        self._full = {name: full(gfx, name) for name in names}
         self._issued = {name: np.zeros(waves, np.int64) for name in names}
         self._done = {name: np.zeros(waves, np.int64) for name in names}
         self._last_scalar = {name: np.zeros(waves, np.int64) for name in names}
@@ -82,6 +91,8 @@ class Waits:
             sequence[waves] = issued[waves]
             pending[key] = (sequence, here)
             self.awaited.add(key)
+        if (issued[waves] - self._done[counter][waves] > self._full[counter]).any():
+            self.wait(counter, self._full[counter], waves)
         return issued[waves].copy()
 
     def wait(self, counter: str, most: int, waves: Waves) -> None:

@@ -22,8 +22,7 @@ from pytest_rocm_attn.gpu import Gpu
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
-    from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
 
     Tell = Callable[[str, object], None]
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def judge(
-    finding: Finding,
+    finding: Result,
     case: Case,
     *,
     evidence: str,
@@ -89,17 +88,24 @@ def foreign_fp8(case: Case, gfx: str) -> bool:
     return is_fp8 and Gpu(gfx).fp8_dtype != f"float8_{case.fp8}"
 
 
+# What is done with a case in its process, other than to examine the result.
+_CHECKS = {
+    "examine": (),
+    "replay": (f"{Path(__file__).parent / 'replay.py'}:examine_replayed",),
+}
+
+
 class Lanes:
     """The processes that one module's backends run in: a fault of the GPU ends no other test."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str], Lane] = {}
 
-    def ask(self, backend: BackendUnderTest, case: Case, check: str) -> tuple[Finding, Lane]:
+    def ask(self, backend: BackendUnderTest, case: Case, check: str) -> tuple[Result, Lane]:
         """Return what came of a case, and the process that it ran in."""
         key = backend.spec, check
         if key not in self._open:
-            self._open[key] = Lane(backend.spec, TIMEOUT, arguments=(check,))
+            self._open[key] = Lane(backend.spec, TIMEOUT, "run", *_CHECKS[check])
         return self._open[key].ask(case), self._open[key]
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn import hardware
-from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.tiers.numerics.case import Result, shipped
 from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
-from pytest_rocm_attn.conformance.tiers.numerics.replay import examine_replayed
 from pytest_rocm_attn.conformance.tiers.numerics.subjects import BY_KERNEL, OVER_AITER, REFERENCES
-from pytest_rocm_attn.conformance.tiers.numerics.worker import check_named
 from pytest_rocm_attn.markers import HARDWARE_MARKERS
 
 HAS_GPU = bool(hardware.detect().gpus)
@@ -38,10 +36,10 @@ UNASKED = [
     if path != FOLDER and (path.is_dir() or path.name.startswith("test_"))
 ]
 ON_MI300X = {"evidence": "rocm", "arch": "gfx942:sramecc+:xnack-", "target": "gfx942"}
-RIGHT = Finding("right", "largest error is 0.4 of its bound", 0.4)
-WRONG = Finding("wrong", "error 0.7 is 214 times its bound", 214.0)
-DECLINED = Finding("declined", "ROCM_ATTN does not support head size 33")
-CRASHED = Finding("crashed", "raised RuntimeError: HIP error", traceback="Traceback ...")
+RIGHT = Result("right", "largest error is 0.4 of its bound", 0.4)
+WRONG = Result("wrong", "error 0.7 is 214 times its bound", 214.0)
+DECLINED = Result("declined", "ROCM_ATTN does not support head size 33")
+CRASHED = Result("crashed", "raised RuntimeError: HIP error", traceback="Traceback ...")
 FAKE = """
 from pytest_rocm_attn import aiter_probe, hardware
 from pytest_rocm_attn.gpu import Aiter
@@ -213,7 +211,7 @@ def test_a_right_result_on_the_gpu_passes(judge: Any) -> None:
 
 
 @pytest.mark.parametrize("finding", [WRONG, CRASHED, DECLINED], ids=lambda finding: finding.kind)
-def test_anything_else_fails_with_its_words(judge: Any, finding: Finding) -> None:
+def test_anything_else_fails_with_its_words(judge: Any, finding: Result) -> None:
     with pytest.raises(pytest.fail.Exception) as caught:
         judge(finding, REQUIRED, **ON_MI300X)
     assert finding.words in str(caught.value)
@@ -225,7 +223,7 @@ def test_an_advisory_case_is_only_expected_to_fail(judge: Any) -> None:
 
 
 @pytest.mark.parametrize("finding", [RIGHT, WRONG], ids=lambda finding: finding.kind)
-def test_a_case_that_must_be_declined_and_is_not_fails(judge: Any, finding: Finding) -> None:
+def test_a_case_that_must_be_declined_and_is_not_fails(judge: Any, finding: Result) -> None:
     with pytest.raises(pytest.fail.Exception, match="must be declined because of 'float32'"):
         judge(finding, REQUIRED, **ON_MI300X, refusal="float32")
 
@@ -263,14 +261,17 @@ def test_a_backend_that_forgets_sinks_is_found_in_its_own_process(
 ) -> None:
     file = tmp_path / "subjects.py"
     file.write_text(SUBJECTS)
-    with Lane(f"{file}:Wrong", 120.0) as lane:
+    with closing(Lane(f"{file}:Wrong", 120.0)) as lane:
         finding = lane.ask(REQUIRED)
     assert finding.kind == "wrong"
     with pytest.raises(pytest.fail.Exception, match="times its bound"):
         judge(finding, REQUIRED, evidence=lane.evidence, arch="gfx942", target="gfx942")
 
 
-def test_the_check_of_a_process_can_be_replaying() -> None:
-    assert check_named("replay") is examine_replayed
-    with pytest.raises(ValueError, match="no check named 'rerun'"):
-        check_named("rerun")
+def test_the_check_of_a_process_can_be_replaying(tmp_path: Path) -> None:
+    file = tmp_path / "subjects.py"
+    file.write_text(SUBJECTS)
+    replay = f"{FOLDER / 'replay.py'}:examine_replayed"
+    with closing(Lane(f"{file}:Wrong", 120.0, "run", replay)) as lane:
+        finding = lane.ask(REQUIRED)
+    assert (finding.kind, finding.words) == ("declined", "graphs are captured on a GPU")

@@ -7,8 +7,8 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.tiers.launch.problems import storageless_problem
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
-from pytest_rocm_attn.conformance.tiers.numerics.judge import METHODS
+from pytest_rocm_attn.conformance.tiers.numerics.case import Result
+from pytest_rocm_attn.conformance.tiers.numerics.judge import solution_of
 from pytest_rocm_attn.dry_launch import dry_launch
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
 
 
-def examine(backend: Any, case: Case, gpu: Gpu) -> Finding:
+def examine(backend: Any, case: Case, gpu: Gpu) -> Result:
     """Return what came of a shape family; kind "right" means that every kernel keeps the promises.
 
     The promises: each kernel compiles and fits the target; none spills vector registers to memory on
@@ -31,9 +31,9 @@ def examine(backend: Any, case: Case, gpu: Gpu) -> Finding:
         case: the family.
         gpu: the mocked GPU, in force.
     """
-    solve = getattr(backend, METHODS[case.kind], None)
-    if solve is None:
-        return Finding("declined", f"has no {METHODS[case.kind]}: it does not do {case.kind}")
+    solve = solution_of(backend, case)
+    if isinstance(solve, Result):
+        return solve
     problem = storageless_problem(case, gpu)
     start = time.perf_counter()
     error: Exception | None = None
@@ -42,21 +42,21 @@ def examine(backend: Any, case: Case, gpu: Gpu) -> Finding:
         try:
             solve(problem)
         except NotImplementedError as refusal:
-            return Finding("declined", str(refusal))
+            return Result("declined", str(refusal))
         except Exception as raised:  # noqa: BLE001  foreign code: whatever it raises is the finding
             error, trace = raised, traceback.format_exc()
     seconds = time.perf_counter() - start
     kernels = tuple(launch.as_json() for launch in launches)
     if launches.rejected:
         words = "; ".join(_rejection(rejected) for rejected in launches.rejected)
-        return Finding("wrong", words, seconds=seconds, launches=kernels)
+        return Result("wrong", words, seconds=seconds, launches=kernels)
     if error is not None:
         words = f"raised {type(error).__name__}: {_first_line(error)}"
-        return Finding("crashed", words, seconds=seconds, traceback=trace, launches=kernels)
+        return Result("crashed", words, seconds=seconds, traceback=trace, launches=kernels)
     faults = list(_faults(launches, case, gpu))
     words = "; ".join(faults) if faults else _summary(launches)
     kind = "wrong" if faults else "right"
-    return Finding(kind, words, seconds=seconds, launches=kernels)
+    return Result(kind, words, seconds=seconds, launches=kernels)
 
 
 def _rejection(rejected: Any) -> str:

@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pytest_rocm_attn.conformance.tiers.numerics.build import (
+    DEFAULT_BLOCK_SIZE,
+    NOPE,
+    RANK,
+    ROPE,
+    VALUE,
+    assemble,
+)
 from pytest_rocm_attn.dry_launch import storageless
 from pytest_rocm_attn.mock.devices import Device
-from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.tiers.numerics.build import Problem
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
     from pytest_rocm_attn.gpu import Gpu
 
-DEFAULT_BLOCK_SIZE = 16
-RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # DeepSeek-V2, vLLM 0.12.0 v1/attention/backends/mla
 LAYERS = 3  # of a strided cache, in which a block holds all layers
 # The share of the memory that a server takes (vLLM 0.12.0, gpu_memory_utilization), and what of it
 # weights and activations take.
@@ -31,16 +37,15 @@ def cache_bytes(gpu: Gpu) -> int:
     return int(Device(gpu).total_memory * UTILISATION * (1 - WEIGHTS))
 
 
-def storageless_problem(case: Case, gpu: Gpu) -> PagedAttention | MlaDecode | MlaPrefill:
+def storageless_problem(case: Case, gpu: Gpu) -> Problem:
     """Return what a backend is asked to launch for.
 
     Args:
         case: the shape family.
         gpu: whose fp8 flavour an fp8 cache has, and whose memory the cache of a server fills.
     """
-    if case.kind == "attention":
-        return _attention(case, gpu)
-    return _mla_decode(case, gpu) if case.kind == "mla-decode" else _mla_prefill(case)
+    make = {"attention": _attention, "mla-decode": _mla_decode, "mla-prefill": _mla_prefill}
+    return assemble(case, case.lengths, make[case.kind](case, gpu))
 
 
 def _view(case: Case, shape: list[int], margin: list[int], dtype: torch.dtype) -> Any:
@@ -79,40 +84,30 @@ def _table(case: Case, gpu: Gpu, token_bytes: int) -> tuple[Any, int, int]:
     return _ints(case, len(counts), max(counts)), blocks, size
 
 
-def _attention(case: Case, gpu: Gpu) -> PagedAttention:
+def _attention(case: Case, gpu: Gpu) -> dict[str, Any]:
     request, requests = case.request, len(case.lengths)
     heads, kv_heads, head_size = request.num_heads, request.num_kv_heads, request.head_size
     dtype = getattr(torch, request.dtype)
     fp8 = request.kv_cache_dtype.startswith("fp8")
     stored = getattr(torch, gpu.fp8_dtype) if fp8 else dtype
-    layers = LAYERS if case.layout == "strided" else 1
-    token_bytes = layers * 2 * kv_heads * head_size * stored.itemsize
+    token_bytes = _layers(case) * 2 * kv_heads * head_size * stored.itemsize
     table, blocks, block_size = _table(case, gpu, token_bytes)
-    cache = _cache(case, [blocks, 2, block_size, kv_heads, head_size], stored)
-    key_cache, value_cache = cache.unbind(1)
-    query_lens = tuple(new for new, _ in case.lengths)
-    return PagedAttention(
-        request=request,
-        query=_view(case, [case.tokens, heads, head_size], [3, 2 * kv_heads, 0], dtype),
-        key_cache=key_cache,
-        value_cache=value_cache,
-        kv_cache=cache,
-        out=_view(case, [case.tokens, heads, head_size], [2, 0, 0], dtype),
-        query_start_loc=_ints(case, requests + 1),
-        seq_lens=_ints(case, requests),
-        block_table=table,
-        query_lens=query_lens,
-        max_query_len=max(query_lens),
-        max_seq_len=max(total for _, total in case.lengths),
-        scale=head_size**-0.5,
-        causal=case.causal,
-        window=request.sliding_window,
-        soft_cap=request.logits_soft_cap,
-        alibi_slopes=storageless([heads], torch.float32) if request.alibi else None,
-        sinks=storageless([heads], dtype) if request.has_sink else None,
-        k_scale=storageless([], torch.float32),
-        v_scale=storageless([], torch.float32),
-    )
+    return {
+        "query": _view(case, [case.tokens, heads, head_size], [3, 2 * kv_heads, 0], dtype),
+        "kv_cache": _cache(case, [blocks, 2, block_size, kv_heads, head_size], stored),
+        "out": _view(case, [case.tokens, heads, head_size], [2, 0, 0], dtype),
+        "query_start_loc": _ints(case, requests + 1),
+        "seq_lens": _ints(case, requests),
+        "block_table": table,
+        "alibi_slopes": storageless([heads], torch.float32) if request.alibi else None,
+        "sinks": storageless([heads], dtype) if request.has_sink else None,
+        "k_scale": storageless([], torch.float32),
+        "v_scale": storageless([], torch.float32),
+    }
+
+
+def _layers(case: Case) -> int:
+    return LAYERS if case.layout == "strided" else 1
 
 
 def _cache(case: Case, shape: list[int], dtype: torch.dtype) -> Any:
@@ -125,38 +120,30 @@ def _cache(case: Case, shape: list[int], dtype: torch.dtype) -> Any:
     return storageless(shape, dtype)
 
 
-def _mla_decode(case: Case, gpu: Gpu) -> MlaDecode:
-    request, requests = case.request, len(case.lengths)
-    dtype = getattr(torch, request.dtype)
-    layers = LAYERS if case.layout == "strided" else 1
+def _mla_decode(case: Case, gpu: Gpu) -> dict[str, Any]:
+    requests, heads, layers = len(case.lengths), case.request.num_heads, _layers(case)
+    dtype = getattr(torch, case.request.dtype)
     table, blocks, block_size = _table(case, gpu, layers * (RANK + ROPE) * dtype.itemsize)
     latent = storageless([blocks, layers, block_size, RANK + ROPE], dtype)[:, layers - 1]
-    return MlaDecode(
-        request=request,
-        query=_view(case, [requests, request.num_heads, RANK + ROPE], [3, 0, 0], dtype),
-        latent_cache=latent,
-        out=_view(case, [requests, request.num_heads, RANK], [2, 0, 0], dtype),
-        seq_lens=_ints(case, requests),
-        block_table=table,
-        max_seq_len=max(total for _, total in case.lengths),
-        scale=(NOPE + ROPE) ** -0.5,
-    )
+    return {
+        "query": _view(case, [requests, heads, RANK + ROPE], [3, 0, 0], dtype),
+        "latent_cache": latent,
+        "out": _view(case, [requests, heads, RANK], [2, 0, 0], dtype),
+        "seq_lens": _ints(case, requests),
+        "block_table": table,
+    }
 
 
-def _mla_prefill(case: Case) -> MlaPrefill:
+def _mla_prefill(case: Case, gpu: Gpu) -> dict[str, Any]:
     heads, tokens = case.request.num_heads, case.tokens
     keys = sum(total for _, total in case.lengths)
     dtype = getattr(torch, case.request.dtype)
-    return MlaPrefill(
-        request=case.request,
-        query=storageless([tokens, heads, NOPE + ROPE], dtype),
-        key=storageless([keys, heads, NOPE + ROPE], dtype),
-        value=storageless([keys, heads, NOPE + VALUE], dtype)[..., NOPE:],
-        out=storageless([tokens, heads, VALUE], dtype),
-        lse=storageless([heads, tokens], torch.float32),
-        query_start_loc=_ints(case, len(case.lengths) + 1),
-        key_start_loc=_ints(case, len(case.lengths) + 1),
-        max_query_len=max(new for new, _ in case.lengths),
-        scale=(NOPE + ROPE) ** -0.5,
-        causal=case.causal,
-    )
+    return {
+        "query": storageless([tokens, heads, NOPE + ROPE], dtype),
+        "key": storageless([keys, heads, NOPE + ROPE], dtype),
+        "value": storageless([keys, heads, NOPE + VALUE], dtype)[..., NOPE:],
+        "out": storageless([tokens, heads, VALUE], dtype),
+        "lse": storageless([heads, tokens], torch.float32),
+        "query_start_loc": _ints(case, len(case.lengths) + 1),
+        "key_start_loc": _ints(case, len(case.lengths) + 1),
+    }

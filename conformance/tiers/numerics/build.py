@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
@@ -81,6 +81,7 @@ class _Builder:
         self.random = torch.Generator().manual_seed(zlib.crc32(case.id.encode()))
         self.guards: list[Guard] = []
         self.strided = case.layout == "strided"
+        self.block_size = case.request.block_size or DEFAULT_BLOCK_SIZE
         # Each request's data follows from the case alone, whatever else is in the batch.
         chosen = range(len(case.lengths)) if only is None else [only]
         self.chosen = list(chosen)
@@ -111,7 +112,12 @@ class _Builder:
         return SPECIALS[self.case.special] if here else number
 
     def lend(
-        self, name: str, values: torch.Tensor, margin: tuple[int, ...] = (), *, writable: bool
+        self,
+        name: str,
+        values: torch.Tensor,
+        margin: tuple[int, ...] = (),
+        *,
+        writable: bool = False,
     ) -> torch.Tensor:
         """Put values on the device, inside a wider poisoned buffer when the layout is strided.
 
@@ -140,22 +146,34 @@ class _Builder:
         return self.lend(name, unwritten, margin, writable=True)
 
     def ints(self, name: str, values: list[int]) -> torch.Tensor:
-        return self.lend(name, torch.tensor(values, dtype=torch.int32), writable=False)
+        return self.lend(name, torch.tensor(values, dtype=torch.int32))
 
     def starts(self, name: str, lengths: list[int]) -> torch.Tensor:
         return self.ints(name, torch.tensor([0, *lengths]).cumsum(0).tolist())
 
     def table(self) -> tuple[list[list[int]], torch.Tensor, int]:
         """Return each request's physical blocks in random order, the table, and how many blocks."""
-        size = self.case.request.block_size or DEFAULT_BLOCK_SIZE
-        counts = [-(-total // size) for _, total in self.lengths]
+        counts = [-(-total // self.block_size) for _, total in self.lengths]
         order = (torch.randperm(sum(counts), generator=self.random) + 1).tolist()
         owned = [[order.pop() for _ in range(count)] for count in counts]
         table = torch.zeros(len(counts), max([1, *counts]), dtype=torch.int32)
         for i, blocks in enumerate(owned):
             table[i, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
-        lent = self.lend("block_table", table, (1, 5), writable=False)
+        lent = self.lend("block_table", table, (1, 5))
         return owned, lent, sum(counts) + SPARE_BLOCKS
+
+    def fill(
+        self, cache: torch.Tensor, rows: Sequence[torch.Tensor], owned: Sequence[Sequence[int]]
+    ) -> None:
+        """Put each request's tokens, [tokens, ...], into its blocks, [blocks, block size, ...]."""
+        _poison(cache, self.case)
+        raw, size = _bits(cache), self.block_size
+        for tokens, mine in zip(rows, owned, strict=True):
+            for number, block in enumerate(mine):
+                part = _bits(tokens)[number * size : (number + 1) * size]
+                raw[block, : len(part)] = part
+                if not math.isnan(self.slack):
+                    cache[block, len(part) :] = torch.tensor(self.slack).to(cache.dtype)
 
 
 def build(
@@ -171,15 +189,50 @@ def build(
             backends that say that they read those (they must not count them).
     """
     builder = _Builder(case, device, only, slack)
-    make: dict[str, Callable[[_Builder], Problem]] = {
-        "attention": _attention,
-        "mla-decode": _mla_decode,
-        "mla-prefill": _mla_prefill,
-    }
-    return Built(make[case.kind](builder), builder.guards)
+    make = {"attention": _attention, "mla-decode": _mla_decode, "mla-prefill": _mla_prefill}
+    return Built(assemble(case, builder.lengths, make[case.kind](builder)), builder.guards)
 
 
-def _attention(b: _Builder) -> PagedAttention:
+def assemble(case: Case, lengths: Sequence[tuple[int, int]], tensors: dict[str, Any]) -> Problem:
+    """Return the problem of a case.
+
+    Args:
+        case: the case.
+        lengths: of its requests, or of those that are in the problem.
+        tensors: the problem's tensors by the names of its fields; a paged cache is cut in two.
+    """
+    request = case.request
+    query_lens = tuple(new for new, _ in lengths)
+    longest = max(query_lens, default=0)
+    max_seq_len = max((total for _, total in lengths), default=0)
+    if case.kind == "mla-decode":
+        scale = (NOPE + ROPE) ** -0.5
+        return MlaDecode(request=request, max_seq_len=max_seq_len, scale=scale, **tensors)
+    if case.kind == "mla-prefill":
+        return MlaPrefill(
+            request=request,
+            max_query_len=longest,
+            scale=(NOPE + ROPE) ** -0.5,
+            causal=case.causal,
+            **tensors,
+        )
+    key_cache, value_cache = tensors["kv_cache"].unbind(1)
+    return PagedAttention(
+        request=request,
+        key_cache=key_cache,
+        value_cache=value_cache,
+        query_lens=query_lens,
+        max_query_len=longest,
+        max_seq_len=max_seq_len,
+        scale=request.head_size**-0.5,
+        causal=case.causal,
+        window=request.sliding_window,
+        soft_cap=request.logits_soft_cap,
+        **tensors,
+    )
+
+
+def _attention(b: _Builder) -> dict[str, Any]:
     case, request = b.case, b.case.request
     heads, kv_heads, size = request.num_heads, request.num_kv_heads, request.head_size
     fp8 = request.kv_cache_dtype.startswith("fp8")
@@ -196,70 +249,46 @@ def _attention(b: _Builder) -> PagedAttention:
     sinks = b.normal(heads) + case.score
     sinks[0] = b.special("sinks", float(sinks[0]))
     owned, table, blocks = b.table()
-    block_size = request.block_size or DEFAULT_BLOCK_SIZE
     stored = FP8[case.fp8] if fp8 else b.dtype
-    cache = torch.zeros(blocks, 2, block_size, kv_heads, size, dtype=stored)
-    _poison(cache, case)
-    raw = cache.view(torch.uint8) if fp8 else cache
-    for (_, kv), mine in zip(rows, owned, strict=True):
-        if fp8:
-            kv = kv / torch.tensor([K_SCALE, V_SCALE]).reshape(2, 1, 1, 1)
-            codes = kv.clamp(-240, 240).to(stored).view(torch.uint8)
-        else:
-            codes = kv.to(stored)
-        for j, block in enumerate(mine):
-            part = codes[:, j * block_size : (j + 1) * block_size]
-            raw[block, :, : part.shape[1]] = part
-            if not math.isnan(b.slack):
-                cache[block, :, part.shape[1] :] = torch.tensor(b.slack).to(stored)
+    cache = torch.zeros(blocks, 2, b.block_size, kv_heads, size, dtype=stored)
+    scales = torch.tensor([K_SCALE, V_SCALE]).reshape(2, 1, 1, 1)
+    codes = [(kv / scales).clamp(-240, 240) if fp8 else kv for _, kv in rows]
+    b.fill(cache.transpose(1, 2), [kv.to(stored).transpose(0, 1) for kv in codes], owned)
     kv_cache = _lend_cache(b, cache)
-    key_cache, value_cache = kv_cache.unbind(1)
     # A fused projection: the query is a slice of wider rows.
     query = torch.cat([query for query, _ in rows]).to(b.dtype)
-    scales = [
+    k_scale, v_scale = (
         torch.tensor(b.special(name, scale) if fp8 else 1.0, device=b.device)
         for name, scale in (("k_scale", K_SCALE), ("v_scale", V_SCALE))
-    ]
-    seq_lens = [total for _, total in b.lengths]
-    query_lens = [new for new, _ in b.lengths]
-    return PagedAttention(
-        request=request,
-        query=b.lend("query", query, (3, 2 * kv_heads), writable=False),
-        key_cache=key_cache,
-        value_cache=value_cache,
-        kv_cache=kv_cache,
-        out=b.out(*query.shape),
-        query_start_loc=b.starts("query_start_loc", query_lens),
-        seq_lens=b.ints("seq_lens", seq_lens),
-        block_table=table,
-        query_lens=tuple(query_lens),
-        max_query_len=max(query_lens, default=0),
-        max_seq_len=max(seq_lens, default=0),
-        scale=size**-0.5,
-        causal=case.causal,
-        window=request.sliding_window,
-        soft_cap=request.logits_soft_cap,
-        alibi_slopes=b.lend("alibi_slopes", slopes, writable=False) if request.alibi else None,
-        sinks=b.lend("sinks", sinks.to(b.dtype), writable=False) if request.has_sink else None,
-        k_scale=scales[0],
-        v_scale=scales[1],
     )
+    return {
+        "query": b.lend("query", query, (3, 2 * kv_heads)),
+        "kv_cache": kv_cache,
+        "out": b.out(*query.shape),
+        "query_start_loc": b.starts("query_start_loc", [new for new, _ in b.lengths]),
+        "seq_lens": b.ints("seq_lens", [total for _, total in b.lengths]),
+        "block_table": table,
+        "alibi_slopes": b.lend("alibi_slopes", slopes) if request.alibi else None,
+        "sinks": b.lend("sinks", sinks.to(b.dtype)) if request.has_sink else None,
+        "k_scale": k_scale,
+        "v_scale": v_scale,
+    }
 
 
 def _lend_cache(b: _Builder, cache: torch.Tensor) -> torch.Tensor:
     """Return the cache on the device, as [blocks, 2, block size, KV heads, D] in the case's layout."""
     if b.case.layout == "heads-first":
-        lent = b.lend("kv_cache", cache.transpose(2, 3).contiguous(), writable=False)
+        lent = b.lend("kv_cache", cache.transpose(2, 3).contiguous())
         return lent.transpose(2, 3)
     if b.strided:  # a dimension of layers within each block: ours is the second of three
         layers = torch.zeros(cache.shape[0], 3, *cache.shape[1:], dtype=cache.dtype)
         _poison(layers, b.case)
         layers[:, 1] = cache
-        return b.lend("kv_cache", layers, writable=False)[:, 1]
-    return b.lend("kv_cache", cache, writable=False)
+        return b.lend("kv_cache", layers)[:, 1]
+    return b.lend("kv_cache", cache)
 
 
-def _mla_decode(b: _Builder) -> MlaDecode:
+def _mla_decode(b: _Builder) -> dict[str, Any]:
     case, request = b.case, b.case.request
     scale, width = (NOPE + ROPE) ** -0.5, RANK + ROPE
     rows = []
@@ -272,30 +301,19 @@ def _mla_decode(b: _Builder) -> MlaDecode:
         rows.append((query, latent))
     rows = [rows[i] for i in b.chosen]
     owned, table, blocks = b.table()
-    block_size = request.block_size or DEFAULT_BLOCK_SIZE
-    cache = torch.zeros(blocks, block_size, width, dtype=b.dtype)
-    _poison(cache, case)
-    for (_, latent), mine in zip(rows, owned, strict=True):
-        for j, block in enumerate(mine):
-            part = latent[j * block_size : (j + 1) * block_size]
-            cache[block, : part.shape[0]] = part.to(b.dtype)
-            if not math.isnan(b.slack):
-                cache[block, part.shape[0] :] = b.slack
+    cache = torch.zeros(blocks, b.block_size, width, dtype=b.dtype)
+    b.fill(cache, [latent.to(b.dtype) for _, latent in rows], owned)
     query = torch.cat([query for query, _ in rows]).to(b.dtype)
-    seq_lens = [total for new, total in b.lengths]
-    return MlaDecode(
-        request=request,
-        query=b.lend("query", query, (2, 1, 64), writable=False),
-        latent_cache=b.lend("latent_cache", cache, (0, 0, 64), writable=False),
-        out=b.out(len(seq_lens), request.num_heads, RANK),
-        seq_lens=b.ints("seq_lens", seq_lens),
-        block_table=table,
-        max_seq_len=max(seq_lens, default=0),
-        scale=scale,
-    )
+    return {
+        "query": b.lend("query", query, (2, 1, 64)),
+        "latent_cache": b.lend("latent_cache", cache, (0, 0, 64)),
+        "out": b.out(len(b.lengths), request.num_heads, RANK),
+        "seq_lens": b.ints("seq_lens", [total for _, total in b.lengths]),
+        "block_table": table,
+    }
 
 
-def _mla_prefill(b: _Builder) -> MlaPrefill:
+def _mla_prefill(b: _Builder) -> dict[str, Any]:
     case, heads = b.case, b.case.request.num_heads
     rows = []
     for number, (new, total) in enumerate(case.lengths):
@@ -306,20 +324,15 @@ def _mla_prefill(b: _Builder) -> MlaPrefill:
         rows.append((query, key, value))
     rows = [rows[i] for i in b.chosen]
     query, key, value = (torch.cat(parts).to(b.dtype) for parts in zip(*rows, strict=True))
-    query_lens, key_lens = [new for new, _ in b.lengths], [total for _, total in b.lengths]
-    return MlaPrefill(
-        request=case.request,
-        query=b.lend("query", query, (2, 1, 64), writable=False),
-        key=b.lend("key", key, (2, 1, 128), writable=False),
-        value=b.lend("value", value, (2, 0, 64), writable=False),
-        out=b.out(len(query), heads, VALUE),
-        lse=b.out(heads, len(query), name="lse", dtype=torch.float32),
-        query_start_loc=b.starts("query_start_loc", query_lens),
-        key_start_loc=b.starts("key_start_loc", key_lens),
-        max_query_len=max(query_lens, default=0),
-        scale=(NOPE + ROPE) ** -0.5,
-        causal=case.causal,
-    )
+    return {
+        "query": b.lend("query", query, (2, 1, 64)),
+        "key": b.lend("key", key, (2, 1, 128)),
+        "value": b.lend("value", value, (2, 0, 64)),
+        "out": b.out(len(query), heads, VALUE),
+        "lse": b.out(heads, len(query), name="lse", dtype=torch.float32),
+        "query_start_loc": b.starts("query_start_loc", [new for new, _ in b.lengths]),
+        "key_start_loc": b.starts("key_start_loc", [total for _, total in b.lengths]),
+    }
 
 
 def _mark(values: torch.Tensor, total: int, window: int | None) -> None:
@@ -337,8 +350,13 @@ def _mark(values: torch.Tensor, total: int, window: int | None) -> None:
 def _poison(buffer: torch.Tensor, case: Case) -> None:
     """Fill with NaN; block numbers with one whose block is NaN."""
     if buffer.dtype in FP8.values():
-        buffer.view(torch.uint8).fill_(FP8_NAN[case.fp8])
+        _bits(buffer).fill_(FP8_NAN[case.fp8])
     elif buffer.is_floating_point():
         buffer.fill_(math.nan)
     else:
         buffer.zero_()  # block 0, which nobody owns and which holds NaN
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return an fp8 tensor as bytes, and any other as it is."""
+    return tensor.view(torch.uint8) if tensor.dtype in FP8.values() else tensor

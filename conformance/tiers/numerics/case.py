@@ -1,4 +1,4 @@
-"""Numerics cases: what a backend must compute right, as tables that people write by hand in TOML.
+"""Cases, tables that people write by hand in TOML: what a backend must compute right; and results.
 
 ``cases/*.toml`` holds the shipped ones. docs/numerics.md describes the format.
 """
@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 import msgspec
 
+from pytest_rocm_attn.conformance.promise.got import CRASH, WRONG, Got
 from pytest_rocm_attn.conformance.promise.toml_file import Place, entries, read_toml, value_of
 from pytest_rocm_attn.conformance.promise.toml_request import FIELDS as REQUEST_FIELDS
 from pytest_rocm_attn.conformance.promise.toml_request import request_from
@@ -70,7 +71,7 @@ class Case:
     causal: bool = True
     layout: Layout = "dense"
     fp8: Fp8 = "e4m3fn"
-    score: float = 3.0
+    score: Annotated[float, msgspec.Meta(gt=0)] = 3.0
     batch_invariant: bool = False
     needs: Needs = ""
     special: Special = ""
@@ -86,8 +87,8 @@ class Case:
     @property
     def words(self) -> str:
         """The case in words: layer and batch."""
-        fields = self.request.non_default() | {"dtype": self.request.dtype}
-        layer = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        features = self.request.non_default() | {"dtype": self.request.dtype}
+        layer = ", ".join(f"{name}={value!r}" for name, value in features.items())
         more = [f"{self.layout} layout"]
         if self.request.kv_cache_dtype.startswith("fp8"):
             more.append(f"cache in {self.fp8}")
@@ -115,29 +116,47 @@ class Case:
         return Case(**data | pairs | {"request": Request(**data["request"])})
 
 
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    id: str
-    why: str
-    kind: Kind
-    lengths: list[tuple[int, int]]
-    request: dict[str, Any] = {}
-    level: Literal["required", "advisory"] = "required"
-    causal: bool = True
-    layout: Layout = "dense"
-    fp8: Fp8 = "e4m3fn"
-    score: Annotated[float, msgspec.Meta(gt=0)] = 3.0
-    batch_invariant: bool = False
-    needs: Needs = ""
-    special: Special = ""
-    special_in: SpecialIn = "key"
-    special_at: list[tuple[int, int]] = []
-    vary: dict[str, list[Any]] = {}
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a case on a backend, as plain data that crosses a process boundary.
+
+    Attributes:
+        kind: "right", "wrong", "declined" or "crashed".
+        words: what was found, in one line.
+        ratio: the largest error over its bound; infinite for what is NaN or was not written.
+        seconds: how long the backend took.
+        traceback: of a crash.
+        answer: what a deviation pins of a crash that is a hang or a death; "" for any other.
+        launches: the kernels that were launched, as their records' as_json(); the launch tier's.
+    """
+
+    kind: str
+    words: str
+    ratio: float = 0.0
+    seconds: float = 0.0
+    traceback: str = ""
+    launches: tuple[dict[str, Any], ...] = ()
+    answer: str = ""
+
+    @property
+    def got(self) -> Got:
+        """The result as a deviation pins it."""
+        return Got(self.answer or (CRASH if self.kind == "crashed" else WRONG), self.words)
 
 
-class _Family(_Row):
-    """A shape family of the launch tier; a numerics case has the cache that it needs."""
+def _schema(*left_out: str) -> type[Any]:
+    """Return the shape of an entry: the fields of a case, the request as a table, and `vary`."""
+    kinds = get_type_hints(Case, include_extras=True)
+    own: list[Any] = [("request", dict[str, Any], {}), ("vary", dict[str, list[Any]], {})]
+    for field in fields(Case):
+        if field.name not in ("request", *left_out):
+            default = msgspec.NODEFAULT if field.default is MISSING else field.default
+            own.append((field.name, kinds[field.name], default))
+    return msgspec.defstruct("_Row", own, forbid_unknown_fields=True, kw_only=True)
 
-    cache: Cache = "server"
+
+_FAMILY = _schema()  # a shape family of the launch tier
+_CASE = _schema("cache")  # a numerics case has the cache that it needs
 
 
 _REMEDIES = {
@@ -181,7 +200,7 @@ def load(file: Path, *, families: bool = False) -> tuple[Case, ...]:
     place = Place(CaseError, file)
     _, table = read_toml(place)
     place.check_keys(table, ["case"], "")
-    schema = _Family if families else _Row
+    schema = _FAMILY if families else _CASE
     found = entries(table, "case", schema, _REMEDIES, place, word="case", taken={})
     cases: dict[str, Case] = {}
     for row, here in found:
@@ -194,7 +213,7 @@ def load(file: Path, *, families: bool = False) -> tuple[Case, ...]:
     return tuple(cases.values())
 
 
-def _expanded(row: _Row, place: Place) -> Iterator[Case]:
+def _expanded(row: Any, place: Place) -> Iterator[Case]:
     if not row.lengths:
         place.fail("lengths", "lists no request", f"it must be {_REMEDIES['lengths']}")
     for new, total in row.lengths:
@@ -206,30 +225,13 @@ def _expanded(row: _Row, place: Place) -> Iterator[Case]:
     _check_varied(row, own, place)
     for values in itertools.product(*row.vary.values()):
         chosen = dict(zip(row.vary, values, strict=True))
-        fields = {name: chosen.pop(name) for name in own if name in chosen}
-        words = ((name.replace("_", "-"), value) for name, value in (fields | chosen).items())
+        varied = {name: chosen.pop(name) for name in own if name in chosen}
+        words = ((name.replace("_", "-"), value) for name, value in (varied | chosen).items())
         suffix = "".join(f"-{_word(name, value, row.id)}" for name, value in words)
         asked = {"use_mla": row.kind != "attention"} | row.request | chosen
         request = request_from(asked, place)
-        case = Case(
-            id=row.id,
-            why=row.why,
-            kind=row.kind,
-            request=request,
-            lengths=tuple(row.lengths),
-            level=row.level,
-            causal=row.causal,
-            layout=row.layout,
-            fp8=row.fp8,
-            score=row.score,
-            batch_invariant=row.batch_invariant,
-            needs=row.needs,
-            special=row.special,
-            special_in=row.special_in,
-            special_at=tuple(row.special_at),
-            cache=row.cache if isinstance(row, _Family) else "server",
-        )
-        case = replace(case, id=row.id + suffix, **fields)
+        given = {name: getattr(row, name) for name in row.__struct_fields__ if name != "vary"}
+        case = Case(**given | varied | {"id": row.id + suffix, "request": request})
         if problem := _special_problem(case):
             place.fail("special", problem, "see docs/numerics.md, Cases")
         yield case
@@ -258,10 +260,10 @@ def _special_problem(case: Case) -> str:
     return ""
 
 
-def _check_varied(row: _Row, own: Sequence[str], place: Place) -> None:
+def _check_varied(row: Any, own: Sequence[str], place: Place) -> None:
     """Refuse fields that cannot be varied, and values of another type than the field's."""
     place.check_keys(row.vary, (*own, *REQUEST_FIELDS), "vary")
-    kinds = {field.name: field.type for field in msgspec.structs.fields(_Row)}
+    kinds = {field.name: field.type for field in msgspec.structs.fields(_CASE)}
     for name, values in row.vary.items():
         if not values:
             place.fail(f"vary.{name}", "lists no value", "list some, or leave it out")

@@ -7,18 +7,22 @@ all), which this package never imports: they are found by name, as the reference
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import time
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_rocm_attn.conformance.tiers.numerics.build import Built, build
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.tiers.numerics.case import Result
 from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_rocm_attn.conformance.tiers.numerics.build import Problem
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
@@ -29,9 +33,14 @@ SLACK = 100.0  # far beyond any key or value
 
 # What a backend under test calls its solution of each kind of case.
 METHODS = {"attention": "attend", "mla-decode": "mla_decode", "mla-prefill": "mla_prefill"}
+_SOLUTIONS = {  # what the oracle calls its own
+    PagedAttention: "paged_attention",
+    MlaDecode: "mla_decode",
+    MlaPrefill: "ragged_attention",
+}
 
 
-def examine(backend: Any, case: Case, device: torch.device) -> Finding:
+def examine(backend: Any, case: Case, device: torch.device) -> Result:
     """Let a backend solve a case, and judge what it wrote.
 
     Args:
@@ -40,11 +49,11 @@ def examine(backend: Any, case: Case, device: torch.device) -> Finding:
         case: the case.
         device: where the tensors go.
     """
-    solve = getattr(backend, METHODS[case.kind], None)
-    if solve is None:
-        return Finding("declined", f"has no {METHODS[case.kind]}: it does not do {case.kind}")
+    solve = solution_of(backend, case)
+    if isinstance(solve, Result):
+        return solve
     if case.batch_invariant and not getattr(backend, "batch_invariant", False):
-        return Finding("declined", "does not claim batch invariance")
+        return Result("declined", "does not claim batch invariance")
     built = build(case, device, slack=slack_for(backend))
     start = time.perf_counter()
     finding = _solve(solve, built)
@@ -53,7 +62,21 @@ def examine(backend: Any, case: Case, device: torch.device) -> Finding:
         finding = foreign_writes(built) or compare(backend, case, built.problem)
     if finding.kind == "right" and case.batch_invariant:
         finding = _alone(backend, case, device, built.problem) or finding
-    return Finding(finding.kind, finding.words, finding.ratio, seconds, finding.traceback)
+    return replace(finding, seconds=seconds)
+
+
+def solution_of(backend: Any, case: Case) -> Callable[[Any], None] | Result:
+    """Return what solves a case of this kind; if the backend has nothing that does, its refusal."""
+    name = METHODS[case.kind]
+    refusal = Result("declined", f"has no {name}: it does not do {case.kind}")
+    found: Callable[[Any], None] | Result = getattr(backend, name, refusal)
+    return found
+
+
+def crash_of(error: Exception) -> Result:
+    """Return the result of a case in which a backend raised something."""
+    words = f"raised {type(error).__name__}: {error}"
+    return Result("crashed", words, traceback=traceback.format_exc())
 
 
 def slack_for(backend: Any) -> float:
@@ -65,7 +88,7 @@ def slack_for(backend: Any) -> float:
     return SLACK if getattr(backend, "reads_unused_slots", False) else math.nan
 
 
-def _solve(solve: Any, built: Built) -> Finding | None:
+def _solve(solve: Any, built: Built) -> Result | None:
     """Call the backend; return what to report unless it did its work."""
     try:
         solve(built.problem)
@@ -75,24 +98,23 @@ def _solve(solve: Any, built: Built) -> Finding | None:
         for guard in built.guards:
             guard.writable = None
             if guard.written():
-                return Finding("wrong", f"declined, and wrote to {guard.name}: {error}")
-        return Finding("declined", str(error))
+                return Result("wrong", f"declined, and wrote to {guard.name}: {error}")
+        return Result("declined", str(error))
     except Exception as error:  # noqa: BLE001  foreign code: whatever it raises is the finding
-        words = f"raised {type(error).__name__}: {error}"
-        return Finding("crashed", words, traceback=traceback.format_exc())
+        return crash_of(error)
     return None
 
 
-def foreign_writes(built: Built) -> Finding | None:
+def foreign_writes(built: Built) -> Result | None:
     """Return what a backend wrote to beside its output, if it did."""
     for guard in built.guards:
         if guard.written():
             where = "around out" if guard.writable is not None else "which is an input"
-            return Finding("wrong", f"wrote to the memory of {guard.name}, {where}", torch.inf)
+            return Result("wrong", f"wrote to the memory of {guard.name}, {where}", torch.inf)
     return None
 
 
-def compare(backend: Any, case: Case, problem: Problem) -> Finding:
+def compare(backend: Any, case: Case, problem: Problem) -> Result:
     """Compare what a backend wrote with the oracle's answer to the same tensors."""
     bounds = importlib.import_module(BOUNDS)
     reference = reference_of(problem)
@@ -112,11 +134,11 @@ def compare(backend: Any, case: Case, problem: Problem) -> Finding:
 
 def _worst(
     name: str, got: torch.Tensor, wanted: torch.Tensor, bound: torch.Tensor, case: Case
-) -> Finding:
+) -> Result:
     """Compare [tokens, heads, columns], and say where the largest error lies."""
     got = got.detach().cpu().to(torch.float64)
     if not got.numel():
-        return Finding("right", "nothing to compute, nothing written")
+        return Result("right", "nothing to compute, nothing written")
     same = (got == wanted) | (got.isnan() & wanted.isnan())  # infinities of the same sign too
     ratio = torch.where(same, 0.0, ((got - wanted).abs() / bound)).nan_to_num(torch.inf, torch.inf)
     worst = float(ratio.max())
@@ -126,13 +148,13 @@ def _worst(
         f", column {where[2]}" if name == "out" else ""
     )
     if worst <= 1:
-        return Finding("right", f"largest error is {worst:.3g} of its bound, at {place}", worst)
+        return Result("right", f"largest error is {worst:.3g} of its bound, at {place}", worst)
     beyond = int((ratio > 1).sum())
     error = f"error {abs(value - exact):.3g} is {worst:.3g} times its bound"
     error += f" {float(bound[tuple(where)]):.3g}, at"
     if not (math.isfinite(value) and math.isfinite(exact)):
         error = "a number that is not finite was lost or invented: at"
-    return Finding(
+    return Result(
         "wrong",
         f"{error} {place}: got {value:.6g}, wanted {exact:.6g};"
         f" {beyond} of {ratio.numel()} elements are beyond",
@@ -151,7 +173,7 @@ def _token(row: int, case: Case) -> str:
     raise AssertionError("a row beyond the batch")
 
 
-def _alone(backend: Any, case: Case, device: torch.device, whole: Problem) -> Finding | None:
+def _alone(backend: Any, case: Case, device: torch.device, whole: Problem) -> Result | None:
     """Return the first request whose result alone is not the same to the bit, if there is one."""
     solve = getattr(backend, METHODS[case.kind])
     row = 0
@@ -167,48 +189,18 @@ def _alone(backend: Any, case: Case, device: torch.device, whole: Problem) -> Fi
                 f"request {number} ({new} new of {total} tokens) computed alone differs from itself"
                 f" in the batch, in {differ} of {alone.numel()} elements"
             )
-            return Finding("wrong", words, torch.inf)
+            return Result("wrong", words, torch.inf)
         row += count
     return None
 
 
 def reference_of(problem: Problem) -> Any:
-    """Return the oracle's answer to a problem."""
-    oracle = importlib.import_module(ORACLE)
-    match problem:
-        case PagedAttention():
-            return oracle.paged_attention(
-                problem.query,
-                problem.key_cache,
-                problem.value_cache,
-                query_start_loc=problem.query_start_loc,
-                seq_lens=problem.seq_lens,
-                block_table=problem.block_table,
-                scale=problem.scale,
-                causal=problem.causal,
-                window=problem.window,
-                soft_cap=problem.soft_cap,
-                alibi_slopes=problem.alibi_slopes,
-                sinks=problem.sinks,
-                k_scale=float(problem.k_scale),
-                v_scale=float(problem.v_scale),
-            )
-        case MlaDecode():
-            return oracle.mla_decode(
-                problem.query,
-                problem.latent_cache,
-                seq_lens=problem.seq_lens,
-                block_table=problem.block_table,
-                scale=problem.scale,
-                value_size=problem.out.shape[2],
-            )
-        case MlaPrefill():
-            return oracle.ragged_attention(
-                problem.query,
-                problem.key,
-                problem.value,
-                query_start_loc=problem.query_start_loc,
-                key_start_loc=problem.key_start_loc,
-                scale=problem.scale,
-                causal=problem.causal,
-            )
+    """Return the oracle's answer to a problem: its functions take a problem's fields by name."""
+    solve = getattr(importlib.import_module(ORACLE), _SOLUTIONS[type(problem)])
+    names = inspect.signature(solve).parameters
+    given = {name: getattr(problem, name) for name in names if hasattr(problem, name)}
+    if isinstance(problem, PagedAttention):
+        given |= {"k_scale": float(problem.k_scale), "v_scale": float(problem.v_scale)}
+    elif isinstance(problem, MlaDecode):
+        given["value_size"] = problem.out.shape[2]
+    return solve(**given)

@@ -1,4 +1,4 @@
-"""The driving side of a numerics worker: start it, ask it, and live through its death."""
+"""The driving side of a worker: start it, ask it, and live through its death."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import queue
 import subprocess
 import sys
 import tempfile
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.isolation.processes import SpawnedProcess, UnreadableError
 from pytest_rocm_attn.conformance.promise.got import CRASH, DIED, TIMEOUT
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.tiers.numerics.case import Result
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.outcome import Died
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
 WORKER = "pytest_rocm_attn.conformance.tiers.numerics.worker"
@@ -30,9 +28,9 @@ class Lane:
 
     Args:
         spec: ``module:object`` or ``file.py:object`` of the backend under test.
-        timeout: seconds that one case may take, as workers.patience counts them.
+        timeout: seconds that one case may take, as isolation.patience counts them.
+        arguments: what it does; see worker.py. Default: it solves the cases.
         worker: module of the process.
-        arguments: what it is given after the spec.
 
     Attributes:
         evidence: on what its results rest; known once it was started, as what follows is.
@@ -40,12 +38,10 @@ class Lane:
         device: what it runs on, as host.describe() tells.
     """
 
-    def __init__(
-        self, spec: str, timeout: float, *, worker: str = WORKER, arguments: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, spec: str, timeout: float, *arguments: str, worker: str = WORKER) -> None:
         self.spec = spec
         self.timeout = timeout
-        self._command = [sys.executable, "-m", worker, spec, *arguments]
+        self._command = [sys.executable, "-m", worker, spec, *(arguments or ("run",))]
         self.evidence = ""
         self.allowance = ""
         self.device: dict[str, str] = {}
@@ -54,7 +50,7 @@ class Lane:
         self._output: IO[bytes] | None = None
         self._failure = ""  # why it cannot be started: it is not tried again
 
-    def ask(self, case: Case) -> Finding:
+    def ask(self, case: Case) -> Result:
         """Return what came of a case.
 
         Raises:
@@ -63,7 +59,7 @@ class Lane:
         process = self.start()
         process.send(**case.to_json())
         answer = self._answer(process, self.timeout)
-        return answer if isinstance(answer, Finding) else Finding(**answer)
+        return answer if isinstance(answer, Result) else Result(**answer)
 
     def start(self) -> SpawnedProcess:
         """Return the process, started unless it is there, with `evidence` known.
@@ -90,12 +86,12 @@ class Lane:
                 self.device = hello.get("device", {})
                 self.allowance = hello.get("allowance", "")
                 return process
-            why = hello.words if isinstance(hello, Finding) else hello["error"]
+            why = hello.words if isinstance(hello, Result) else hello["error"]
             self._failure = f"backend {self.spec} cannot be imported: {why}"
             self.close()
         raise BackendUnderTestError(self._failure)
 
-    def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Finding:
+    def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Result:
         """Return the worker's next message, or what happened instead, with the worker ended."""
         try:
             message = process.receive(timeout)
@@ -109,7 +105,7 @@ class Lane:
         except UnreadableError as error:
             words, answer = str(error), CRASH
         self.close()
-        return Finding("crashed", words, answer=answer)
+        return Result("crashed", words, answer=answer)
 
     def _last_words(self) -> str:
         assert self._output is not None
@@ -133,17 +129,6 @@ class Lane:
             if output is not None:
                 output.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class Lanes:
     """The lanes of several backends, of which the few that were used last keep their process.
@@ -161,11 +146,11 @@ class Lanes:
         self._lanes: dict[tuple[str, ...], Lane] = {}  # the one used last stands last
 
     def of(self, spec: str, *arguments: str) -> Lane:
-        """Return the lane of a backend, and of what its process is given after the spec."""
+        """Return the lane of a backend, and of what its process does."""
         key = (spec, *arguments)
         lane = self._lanes.pop(key, None)
         if lane is None:
-            lane = Lane(spec, self.timeout, worker=self._worker, arguments=arguments)
+            lane = Lane(spec, self.timeout, *arguments, worker=self._worker)
         for other in list(self._lanes.values())[: max(0, len(self._lanes) + 1 - self.most)]:
             other.close()
         self._lanes[key] = lane

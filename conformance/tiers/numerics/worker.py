@@ -1,21 +1,30 @@
-"""The process that numerics cases run in: cases in, findings out, one JSON line each.
+"""The process that a backend runs in: cases in, results out, one JSON line each.
 
 A process of its own, because Triton decides at its import whether it interprets kernels on the CPU,
-and because a kernel that reads out of bounds may take its process down. Run as a module with a
-backend's name, then that of a check if it is not examine(), then the target that is emulated if any.
-The protocol has the standard output to itself, and the backend's own goes to stderr.
+because servers read the GPU's architecture at theirs, and because a kernel that reads out of bounds
+may take its process down. Run as a module with a backend's name and what is done with it: "run"
+solves the cases and judges the results, or does what the object named next does; "emulate" does so on
+the target named next; "launch" launches dry for the target named next. The protocol has the standard
+output to itself, and the backend's own goes to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import traceback
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Started = tuple[dict[str, Any], Callable[[Case], Result]]  # what it says of itself, and does
 
 READS_UNUSED = "it reads unused slots of a request's last block, which hold numbers instead of NaN"
 AITERS_GPU = "gfx942"  # mocked for aiter's import, where kernels are interpreted
@@ -23,6 +32,7 @@ AITERS_GPU = "gfx942"  # mocked for aiter's import, where kernels are interprete
 
 def main() -> None:
     """Answer cases until the input ends."""
+    spec, how, *what = sys.argv[1:]
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -30,80 +40,61 @@ def main() -> None:
         protocol.write(json.dumps(message) + "\n")
         protocol.flush()
 
-    try:
-        emulation = _emulate(sys.argv[3]) if len(sys.argv) > 3 else None
-        backend, device, evidence = _start(sys.argv[1], emulation)
-        check = check_named(sys.argv[2] if len(sys.argv) > 2 else "examine")
-    except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
-        words = f"{type(error).__name__}: {text_of(error)}"
-        say({"error": words, "traceback": traceback.format_exc()})
-        return
-    from pytest_rocm_attn.conformance.report.host import describe
-    from pytest_rocm_attn.conformance.tiers.numerics.case import Case
-    from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
-
-    name = getattr(backend, "name", None)
-    allowance = READS_UNUSED if getattr(backend, "reads_unused_slots", False) else ""
-    described = describe(device)
-    if emulation is not None:
-        described |= {"name": f"emulated {sys.argv[3]}", "arch": sys.argv[3]}
-    say({"evidence": evidence, "name": name, "device": described, "allowance": allowance})
-    for line in sys.stdin:
-        case = Case.from_json(json.loads(line))
-        if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):
-            say(asdict(Finding("declined", reason)))
-            continue
-        before = 0 if emulation is None else emulation.launches
-        finding = check(backend, case, device)
-        idle = emulation is not None and emulation.launches == before
-        if idle and finding.kind == "right" and case.tokens:
-            finding = Finding("declined", "it launched no Triton kernel: nothing was emulated")
-        say(asdict(finding))
+    start = {"run": _run, "emulate": _emulate, "launch": _launch}[how]
+    with contextlib.ExitStack() as mocks:
+        try:
+            hello, examine = start(spec, mocks, *what)
+        except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
+            words = f"{type(error).__name__}: {text_of(error)}"
+            say({"error": words, "traceback": traceback.format_exc()})
+            return
+        say(hello)
+        for line in sys.stdin:
+            say(asdict(examine(Case.from_json(json.loads(line)))))
 
 
-def _beyond_the_interpreter(backend: Any, case: Any) -> str:
-    """Return why a case can only be tried on a GPU; "" when it can be interpreted."""
-    if getattr(backend, "needs_gpu", False):
-        return "its kernels are no Triton kernels: they need an AMD GPU"
-    return "too large for Triton's interpreter: it needs a GPU" if case.needs == "gpu" else ""
+def _load(spec: str, mock: Callable[[], object] | None = None) -> Any:
+    """Return the backend: the object of that name, or what the class of that name makes.
 
-
-def check_named(name: str) -> Any:
-    """Return what is done with each case: (backend, case, device) -> Finding.
-
-    Raises:
-        ValueError: there is no such check.
+    Args:
+        spec: the name.
+        mock: mocks a GPU, which AMD's aiter needs to be imported; called if it is installed and the
+            backend says that it imports it.
     """
-    if name == "examine":
-        from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
+    from pytest_rocm_attn import aiter_probe
+    from pytest_rocm_attn.conformance import adapters
+    from pytest_rocm_attn.gpu import Aiter
 
-        return examine
-    if name == "replay":
-        from pytest_rocm_attn.conformance.tiers.numerics.replay import examine_replayed
-
-        return examine_replayed
-    raise ValueError(f"no check named {name!r}; there are examine and replay")
-
-
-def _emulate(gfx: str) -> Any:
-    """Have what Triton compiles for a target executed on the CPU; return what executes it."""
-    from pytest_rocm_attn.emulator.triton_launch import Emulation
-    from pytest_rocm_attn.gpu import Gpu
-    from pytest_rocm_attn.mock.triton_driver import activate
-
-    emulation = Emulation()
-    activate(Gpu(gfx), emulation)
-    return emulation
+    found: Any = adapters.load(spec)
+    needed = mock is not None and getattr(found, "imports_aiter", False)
+    if needed and aiter_probe.probe().state is Aiter.PRESENT:
+        mock()
+    return found() if isinstance(found, type) else found
 
 
-def _start(spec: str, emulation: Any = None) -> tuple[Any, Any, str]:
-    """Return the backend, the device it runs on, and what evidence that makes."""
+def _launch(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
+    """Start a backend that launches dry for a target."""
+    os.environ.pop("TRITON_INTERPRET", None)  # Triton would run kernels instead of compiling them
+    from pytest_rocm_attn.aiter_probe import probe
+    from pytest_rocm_attn.conformance.tiers.launch.judge import examine
+    from pytest_rocm_attn.gpu import Aiter, Gpu
+    from pytest_rocm_attn.mock import MockRocm
+
+    gpu = Gpu(gfx)
+    # The tier is about real kernels: no stand-in hides AMD's aiter if it is installed.
+    mocks.enter_context(MockRocm(gpu, real_aiter=probe().state is Aiter.PRESENT))
+    backend = _load(spec)
+    return {"evidence": "launch"}, lambda case: examine(backend, case, gpu)
+
+
+def _run(spec: str, mocks: contextlib.ExitStack, check: str = "") -> Started:
+    """Start a backend on the GPU of this machine, or interpreted without one."""
     import torch
 
-    if emulation is not None:
-        evidence, device = "emulated", torch.device("cpu")
-        torch.set_num_threads(1)
-    elif torch.cuda.is_available():
+    from pytest_rocm_attn.gpu import Aiter, Gpu
+    from pytest_rocm_attn.mock import MockRocm
+
+    if torch.cuda.is_available():
         evidence = "rocm" if torch.version.hip else "cuda"
         device = torch.device("cuda", torch.cuda.current_device())
     else:
@@ -114,30 +105,69 @@ def _start(spec: str, emulation: Any = None) -> tuple[Any, Any, str]:
         from pytest_rocm_attn.triton_interpreter import repair
 
         repair()
-    from pytest_rocm_attn.conformance import adapters
-
-    found: Any = adapters.load(spec)
-    if device.type == "cpu" and getattr(found, "imports_aiter", False):
-        _mock_for_aiter(emulation)
-    backend = found() if isinstance(found, type) else found
+    mocked = MockRocm(Gpu(AITERS_GPU, Aiter.PRESENT), real_aiter=True)
+    backend = _load(spec, None if device.type == "cuda" else lambda: mocks.enter_context(mocked))
     evidence = getattr(backend, "evidence", None) or evidence
-    return backend, device, evidence
+    examine = _examination(check)
+
+    def try_(case: Case) -> Result:
+        if evidence == "interpreter" and (reason := _beyond_the_interpreter(backend, case)):
+            return Result("declined", reason)
+        result: Result = examine(backend, case, device)
+        return result
+
+    return _hello(backend, evidence, device), try_
 
 
-def _mock_for_aiter(emulation: Any) -> None:
-    """Mock a GPU that aiter knows, where AMD's is installed: without one it cannot be imported.
+def _emulate(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
+    """Start a backend whose kernels, compiled for a target, are executed on the CPU."""
+    import torch
 
-    Args:
-        emulation: what executes kernels; its own driver stays Triton's.
-    """
-    from pytest_rocm_attn import aiter_probe
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
     from pytest_rocm_attn.gpu import Aiter, Gpu
     from pytest_rocm_attn.mock import MockRocm
+    from pytest_rocm_attn.mock.triton_driver import activate
 
-    if aiter_probe.probe().state is Aiter.PRESENT:
-        gfx = AITERS_GPU if emulation is None else sys.argv[3]
-        with_driver = emulation is None
-        MockRocm(Gpu(gfx, Aiter.PRESENT), real_aiter=True, triton_driver=with_driver).enter()
+    emulation = Emulation()
+    activate(Gpu(gfx), emulation)
+    torch.set_num_threads(1)
+    # The driver is the emulation's.
+    mocked = MockRocm(Gpu(gfx, Aiter.PRESENT), real_aiter=True, triton_driver=False)
+    backend, device = _load(spec, lambda: mocks.enter_context(mocked)), torch.device("cpu")
+    examine = _examination("")
+
+    def try_(case: Case) -> Result:
+        before = emulation.launches
+        result: Result = examine(backend, case, device)
+        if emulation.launches == before and result.kind == "right" and case.tokens:
+            return Result("declined", "it launched no Triton kernel: nothing was emulated")
+        return result
+
+    hello = _hello(backend, getattr(backend, "evidence", None) or "emulated", device)
+    hello["device"] |= {"name": f"emulated {gfx}", "arch": gfx}
+    return hello, try_
+
+
+def _examination(check: str) -> Any:
+    """Return what is done with each case: (backend, case, device) -> Result."""
+    from pytest_rocm_attn.conformance import adapters
+    from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
+
+    return adapters.load(check) if check else examine
+
+
+def _hello(backend: Any, evidence: str, device: Any) -> dict[str, Any]:
+    from pytest_rocm_attn.conformance.report.host import describe
+
+    allowance = READS_UNUSED if getattr(backend, "reads_unused_slots", False) else ""
+    return {"evidence": evidence, "device": describe(device), "allowance": allowance}
+
+
+def _beyond_the_interpreter(backend: Any, case: Case) -> str:
+    """Return why a case can only be tried on a GPU; "" if it can be interpreted."""
+    if getattr(backend, "needs_gpu", False):
+        return "its kernels are no Triton kernels: they need an AMD GPU"
+    return "too large for Triton's interpreter: it needs a GPU" if case.needs == "gpu" else ""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from pytest_rocm_attn.gpu import Aiter
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+    from pytest_rocm_attn.conformance.tiers.numerics.case import Result
 
 SPEC = "pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention"
 CASES = {case.id: case for case in shipped()}
@@ -60,10 +61,10 @@ def make_aiter(folder: Path, home: str, kernel: str = KERNEL) -> None:
     (place / f"{name}.py").write_text(kernel)
 
 
-def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, *cases: str) -> list[Finding]:
+def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, *cases: str) -> list[Result]:
     """Return what comes of cases in a worker that finds the package in a folder."""
     monkeypatch.syspath_prepend(folder)
-    with Lane(SPEC, 120.0) as lane:
+    with contextlib.closing(Lane(SPEC, 120.0)) as lane:
         found = [lane.ask(CASES[case]) for case in cases]
         assert lane.evidence == "interpreter"
         assert "unused slots" in lane.allowance

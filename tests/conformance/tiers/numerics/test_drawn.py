@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.conformance.tiers.effort import Effort
-from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.tiers.numerics.drawn import SHARE, SHARE_ON_GPU, draw
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
-from pytest_rocm_attn.conformance.tiers.numerics.searches import SEARCHES
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result, shipped
+from pytest_rocm_attn.conformance.tiers.numerics.drawn import SEARCHES, SHARE, SHARE_ON_GPU, draw
 
 
 def seen_with(name: str, seed: int, examples: int = 400) -> list[Case]:
     seen: list[Case] = []
 
-    def ask(case: Case) -> Finding:
+    def ask(case: Case) -> Result:
         seen.append(case)
-        return Finding("right", "")
+        return Result("right", "")
 
     _, kinds = draw(SEARCHES[name], ask, Effort(seed, examples), name)
     assert kinds == {"right": len(seen)}
@@ -36,7 +34,7 @@ def test_a_seed_chooses_the_cases(name: str) -> None:
 def test_where_most_cases_compile_a_kernel_fewer_are_drawn() -> None:
     search, kinds = draw(
         SEARCHES["drawn-attention"],
-        lambda _: Finding("right", ""),
+        lambda _: Result("right", ""),
         Effort(0, 400),
         "x",
         evidence="rocm",
@@ -69,9 +67,9 @@ def test_what_is_required_is_what_every_backend_promises(name: str) -> None:
 
 
 def test_the_smallest_case_that_goes_wrong_is_found() -> None:
-    def ask(case: Case) -> Finding:
+    def ask(case: Case) -> Result:
         wrong = case.request.sliding_window is not None and any(new > 3 for new, _ in case.lengths)
-        return Finding("wrong", "off by one") if wrong else Finding("right", "")
+        return Result("wrong", "off by one") if wrong else Result("right", "")
 
     search, _ = draw(SEARCHES["drawn-attention"], ask, Effort(0, 800), "x")
     assert search.found is not None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pytest_rocm_attn.conformance.tiers.numerics.case import Case, shipped
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.adapters import load
+from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result, shipped
 from pytest_rocm_attn.conformance.tiers.numerics.judge import examine, reference_of
-from pytest_rocm_attn.conformance.tiers.numerics.replay import examine_replayed
 
+REPLAY = Path(__file__).parents[3] / "hardware" / "replay.py"
+examine_replayed: Any = load(f"{REPLAY}:examine_replayed")
 CPU = torch.device("cpu")
 CASES = {case.id: case for case in shipped()}
 DECODE = CASES["decode-on-both-sides-of-every-tile-edge-float16"]
@@ -81,7 +83,7 @@ def idle(run: Callable[[], None]) -> Callable[[], None]:
     return lambda: None
 
 
-def replayed(backend: Any, case: Case, capture: Any = perfect) -> Finding:
+def replayed(backend: Any, case: Case, capture: Any = perfect) -> Result:
     return examine_replayed(backend, case, CPU, capture)
 
 

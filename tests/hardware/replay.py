@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_rocm_attn.conformance.tiers.numerics.build import DEFAULT_BLOCK_SIZE, build
-from pytest_rocm_attn.conformance.tiers.numerics.finding import Finding
+from pytest_rocm_attn.conformance.tiers.numerics.case import Result
 from pytest_rocm_attn.conformance.tiers.numerics.judge import (
-    METHODS,
     compare,
+    crash_of,
     foreign_writes,
     slack_for,
+    solution_of,
 )
 from pytest_rocm_attn.problem import MlaPrefill
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def examine_replayed(
     backend: Any, case: Case, device: torch.device, capture: Capture | None = None
-) -> Finding:
+) -> Result:
     """Capture a backend's solution of a case, change the step in place, replay, and judge.
 
     Args:
@@ -47,14 +47,14 @@ def examine_replayed(
         device: where the tensors go.
         capture: how to capture; None: by torch.cuda, as CUDA and HIP graphs.
     """
-    solve = getattr(backend, METHODS[case.kind], None)
-    if solve is None:
-        return Finding("declined", f"has no {METHODS[case.kind]}: it does not do {case.kind}")
+    solve = solution_of(backend, case)
+    if isinstance(solve, Result):
+        return solve
     if not getattr(backend, "graphs", False):
-        return Finding("declined", "does not claim to be captured as a graph")
+        return Result("declined", "does not claim to be captured as a graph")
     if capture is None:
         if device.type != "cuda":
-            return Finding("declined", "graphs are captured on a GPU")
+            return Result("declined", "graphs are captured on a GPU")
         capture = _as_graph
     backend.checked = False
     built = build(case, device, slack=slack_for(backend))
@@ -67,10 +67,9 @@ def examine_replayed(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except NotImplementedError as error:
-        return Finding("declined", str(error))
+        return Result("declined", str(error))
     except Exception as error:  # noqa: BLE001  foreign code: whatever it raises is the finding
-        words = f"raised {type(error).__name__}: {error}"
-        return Finding("crashed", words, traceback=traceback.format_exc())
+        return crash_of(error)
     seconds = time.perf_counter() - start
     finding = foreign_writes(built) or compare(backend, changed, built.problem)
     return replace(finding, words=f"replayed: {finding.words}", seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,8 @@ class Asker:
     def _ask(self, questions: Sequence[Question]) -> list[Observation]:
         if self._distrusted or not all(self._answers_in_place(q.gpu) for q in questions):
             return [future.result() for future in self._pool.submit(questions)]
-        return [seen for run in _runs(questions) for seen in self._ask_kept(run)]
+        runs = itertools.groupby(questions, key=lambda question: question.gpu)
+        return [seen for _, run in runs for seen in self._ask_kept(list(run))]
 
     def _ask_kept(self, questions: Sequence[Question]) -> list[Observation]:
         """Ask questions of one platform in the process that is kept for it."""
@@ -156,14 +158,3 @@ class Asker:
         if len(kept) > _KEPT:
             kept.popitem(last=False)[1].close()
         return process
-
-
-def _runs(questions: Sequence[Question]) -> list[list[Question]]:
-    """Return questions in runs of one platform each."""
-    runs: list[list[Question]] = []
-    for question in questions:
-        if runs and runs[-1][-1].gpu == question.gpu:
-            runs[-1].append(question)
-        else:
-            runs.append([question])
-    return runs

@@ -27,7 +27,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
-class Case:
+class Example:
     """One example that a law is tried on.
 
     Attributes:
@@ -70,7 +70,7 @@ class Case:
         return data
 
     @classmethod
-    def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Case:
+    def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Example:
         """Return the case that as_data() wrote. ValueError, TypeError for what is none."""
         unknown = set(data) - {"aiter", "environ", "change", "request"}
         if unknown:
@@ -124,8 +124,8 @@ class Law:
     level: Level
     source: str
     promise: str
-    cases: Callable[[str], SearchStrategy[Case]]
-    check: Callable[[Case, Ask], Broken | None]
+    cases: Callable[[str], SearchStrategy[Example]]
+    check: Callable[[Example, Ask], Broken | None]
 
     def search(self, gfx: str, asker: Ask, effort: Effort) -> Search[Broken]:
         """Look for a case on one GPU in which the law does not hold."""
@@ -135,10 +135,10 @@ class Law:
             self.cases(gfx), lambda case: self.check(case, asker), effort, f"{self.id}[{gfx}]"
         )
 
-    def case_of(self, gfx: str, data: Mapping[str, Any]) -> Case:
+    def case_of(self, gfx: str, data: Mapping[str, Any]) -> Example:
         """Return the example that --rocm-attn-example gives."""
-        return Case.from_data(gfx, data)
+        return Example.from_data(gfx, data)
 
-    def attempt(self, case: Case, asker: Ask, ask: Ask) -> Broken | None:
+    def attempt(self, case: Example, asker: Ask, ask: Ask) -> Broken | None:
         """Try one case, asking with ask."""
         return self.check(case, ask)

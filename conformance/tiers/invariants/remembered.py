@@ -7,6 +7,7 @@ named has been shown to be the cause, whatever it is called and wherever it is k
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from pytest_rocm_attn.conformance.isolation import Interview, WorkerError
 from pytest_rocm_attn.conformance.promise.grid.outcomes import behaviour
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_rocm_attn.conformance.isolation import Question
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
@@ -69,15 +70,15 @@ class _Trial:
         self._package = package
 
     def filled_caches(self) -> list[str]:
-        with _Replay(self._asker, self._questions) as process:
+        with _replay(self._asker, self._questions) as process:
             names: list[str] = process.memory(caches=self._package)
             return names
 
     def differing_values(self) -> list[_Remedy]:
         """Return attributes that differ in a process that answers right, with their values there."""
-        with _Replay(self._asker, self._questions) as stale:
+        with _replay(self._asker, self._questions) as stale:
             held = stale.memory(values=self._package)
-        with _Replay(self._asker, self._questions[-1:]) as right:
+        with _replay(self._asker, self._questions[-1:]) as right:
             values = right.memory(values=self._package)
         return [
             (name, (value,))
@@ -87,7 +88,7 @@ class _Trial:
 
     def works(self, remedies: Sequence[_Remedy]) -> bool:
         """Whether a replay answers right once these are applied."""
-        with _Replay(self._asker, self._questions) as process:
+        with _replay(self._asker, self._questions) as process:
             process.memory(forget=[n for n, v in remedies if v is None], of=self._package)
             set_ = {name: value[0] for name, value in remedies if value is not None}
             process.memory(assign=set_, of=self._package)
@@ -111,21 +112,12 @@ class _Trial:
             size //= 2
 
 
-class _Replay:
-    """A process in which the questions were asked, one after the other."""
-
-    def __init__(self, asker: Asker, questions: Sequence[Question]) -> None:
-        self._asker = asker
-        self._questions = questions
-
-    def __enter__(self) -> Interview:
-        first = self._questions[0]
-        started = self._asker.interview(first.gpu, dict(first.environ))
-        if not isinstance(started, Interview):
-            raise WorkerError(f"the selector could not be imported again: {started}")
-        self._process = started
-        started.ask(self._questions, refresh=False)
-        return started
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.close()
+@contextlib.contextmanager
+def _replay(asker: Asker, questions: Sequence[Question]) -> Iterator[Interview]:
+    """Yield a process in which the questions were asked, one after the other."""
+    started = asker.interview(questions[0].gpu, dict(questions[0].environ))
+    if not isinstance(started, Interview):
+        raise WorkerError(f"the selector could not be imported again: {started}")
+    with contextlib.closing(started):
+        started.ask(questions, refresh=False)
+        yield started

@@ -17,7 +17,7 @@ from pytest_rocm_attn.backends import select
 from pytest_rocm_attn.conformance.isolation import Observation, Question
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask as ask_adapter
 from pytest_rocm_attn.conformance.tiers.effort import Effort
-from pytest_rocm_attn.conformance.tiers.invariants.law import Case
+from pytest_rocm_attn.conformance.tiers.invariants.law import Example
 from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
 from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS, questions
 from pytest_rocm_attn.errors import UnfinishedError
@@ -294,7 +294,7 @@ def test_a_selector_that_breaks_the_law_is_caught_with_the_smallest_example(
         wanted = Request(**smallest.get("request", {}))
         assert case.request == wanted
     # The example, written and read again, breaks the law in the same words.
-    again = Case.from_data("gfx942", case.as_data())
+    again = Example.from_data("gfx942", case.as_data())
     once_more = BY_ID[law].attempt(again, Asker(selector), Asker(selector))
     assert once_more is not None
     assert once_more.words == broken.words
@@ -414,11 +414,11 @@ def test_an_answer_that_ran_out_of_time_breaks_no_law_that_compares_two() -> Non
 )
 def test_an_example_that_is_none_is_refused(data: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Case.from_data("gfx942", data)
+        Example.from_data("gfx942", data)
 
 
 def test_a_case_survives_being_written_and_read() -> None:
-    case = Case(
+    case = Example(
         Gpu("gfx942", Aiter.ABSENT), {AITER: "1"}, replace(Request(), block_size=None), {MHA: "0"}
     )
-    assert Case.from_data("gfx942", case.as_data()) == case
+    assert Example.from_data("gfx942", case.as_data()) == case

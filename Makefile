@@ -37,9 +37,10 @@ lint: .venv/installed .typings/pytest_rocm_attn ## run ruff, the check of langua
 docs: .venv-docs/installed ## build the site into build/site; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
 
-build: .venv/installed ## build sdist and wheel into dist/
-	.venv/bin/python -m pip install --quiet build
+build: .venv/installed ## build sdist and wheel into dist/, and check what an index would show
+	.venv/bin/python -m pip install --quiet build twine
 	.venv/bin/python -m build
+	.venv/bin/python -m twine check --strict dist/*
 
 clean: ## remove what these targets and the tools leave, environments included
 	rm -rf .venv .venv-core .venv-docs .venv-floor .venv-latest build dist *.egg-info .cache

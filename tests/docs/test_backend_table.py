@@ -1,18 +1,16 @@
-"""The table of what is proved for each backend: in docs/backends.md with links, in README.md without."""
+"""The table of what is shown for each backend, in docs/backends.md."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import pytest
-
 from pytest_rocm_attn.conformance.report.evidence import COLUMNS
 from pytest_rocm_attn.conformance.tiers.numerics.subjects import OVER_AITER, REFERENCES
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 ROOT = Path(__file__).parents[2]
-DOCS, README = ROOT / "docs" / "backends.md", ROOT / "README.md"
+DOCS = ROOT / "docs" / "backends.md"
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]*)\)")
 
 
@@ -31,15 +29,8 @@ def table(file: Path) -> list[list[str]]:
     return rows
 
 
-def test_the_readme_says_what_the_docs_say() -> None:
-    with_links = table(DOCS)
-    assert any(LINK.search(cell) for row in with_links for cell in row)
-    assert table(README) == [[LINK.sub(r"\1", cell) for cell in row] for row in with_links]
-
-
-@pytest.mark.parametrize("file", [DOCS, README], ids=lambda path: path.name)
-def test_every_backend_of_rocm_has_its_line_and_every_line_all_columns(file: Path) -> None:
-    head, _, *rows = table(file)
+def test_every_backend_of_rocm_has_its_line_and_every_line_all_columns() -> None:
+    head, _, *rows = table(DOCS)
     assert {"selectable", "capabilities", "oracle"} < set(head)
     assert {column.partition(",")[0] for column in head} >= set(COLUMNS) - {"source-emulated"}
     assert {len(row) for row in rows} == {len(head)}

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from pytest_rocm_attn.citations import SITE
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.options import OPTIONS
 
@@ -113,6 +114,19 @@ def test_citations_in_code_stay_as_they_are() -> None:
     assert linked(text, "invariants.md") == (
         "[contract a10](reference/contract.md#a10), [contract g2](reference/contract.md#g2)"
     )
+
+
+def test_the_readme_links_to_pages_of_the_site_that_exist_and_to_nothing_relative() -> None:
+    """A package index shows it, where a relative link leads nowhere."""
+    targets = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text("utf-8"))
+    site = [target.removeprefix(SITE) for target in targets if target.startswith(SITE)]
+    assert [target for target in targets if not target.startswith("https://")] == []
+    generated = set(tool("site_pages").pages())
+    for target in filter(None, site):
+        page, _, anchor = target.partition("#")
+        path = f"{page.rstrip('/')}.md"
+        assert path in generated or (DOCS / path).is_file(), target
+        assert not anchor or f"## {anchor}" in (DOCS / path).read_text("utf-8").lower(), target
 
 
 # --- nothing that does not exist ----------------------------------------------------------------------

@@ -17,6 +17,9 @@ from pytest_rocm_attn.registry import CLASS_PATHS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+EXPLICIT = "VLLM_ATTENTION_BACKEND"  # names a backend
+USE_AITER = "VLLM_ROCM_USE_AITER"  # the master switch of AITER
+
 
 class Kind(enum.Enum):
     """The parse rules of docs/reference/environment.md#parse-rules."""
@@ -111,13 +114,13 @@ VARIABLES: dict[str, Variable] = {
     variable.name: variable
     for variable in (
         Variable(
-            "VLLM_ATTENTION_BACKEND",
+            EXPLICIT,
             Kind.CHOICE,
             None,
             "names the backend",
             choices=tuple(CLASS_PATHS),
         ),
-        Variable("VLLM_ROCM_USE_AITER", Kind.BOOL, False, "master switch of AITER"),
+        Variable(USE_AITER, Kind.BOOL, False, "master switch of AITER"),
         Variable("VLLM_ROCM_USE_AITER_MHA", Kind.BOOL, True, "allows ROCM_AITER_FA by itself"),
         Variable("VLLM_ROCM_USE_AITER_MLA", Kind.BOOL, True, "allows ROCM_AITER_MLA by itself"),
         Variable(

@@ -1,13 +1,20 @@
-"""What a selector under test did with one request, as data."""
+"""What a selector under test did with one request, as data.
+
+As plain data, an outcome is a list: the name of its class, then its fields in order.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+
+class _Outcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What all outcomes are."""
+
+
+class Selected(_Outcome, frozen=True):
     """The selector answered with a backend, by its registry name."""
 
     backend: str
@@ -16,8 +23,7 @@ class Selected:
         return self.backend
 
 
-@dataclass(frozen=True, slots=True)
-class Unrecognised:
+class Unrecognised(_Outcome, frozen=True):
     """The selector answered, but not with anything that names a backend (None, a wrong path...)."""
 
     value: str
@@ -26,8 +32,7 @@ class Unrecognised:
         return f"an answer that names no backend: {self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(_Outcome, frozen=True):
     """The selector refused on purpose: ValueError, NotImplementedError, RuntimeError, AssertionError.
 
     Which of these are a crash instead, says conformance/isolation/inside/refusal.py.
@@ -40,8 +45,7 @@ class Rejected:
         return f"{self.error}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed:
+class Crashed(_Outcome, frozen=True):
     """The selector raised something that is no refusal. Never satisfies a row that expects one."""
 
     error: str
@@ -52,8 +56,7 @@ class Crashed:
         return f"crash: {last or self.error}"
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(_Outcome, frozen=True):
     """The selector did not answer within the time limit."""
 
     seconds: float
@@ -62,8 +65,7 @@ class TimedOut:
         return f"no answer within {self.seconds:g} s"
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(_Outcome, frozen=True):
     """The selector's process ended: by a signal (its number), or by itself (exit status)."""
 
     signal: int | None
@@ -81,8 +83,7 @@ class Died:
         return f"the process was killed by {name} ({self.signal})"
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(_Outcome, frozen=True):
     """The question was about more than a selection, and this is its answer, as plain data."""
 
     data: dict[str, Any]
@@ -93,18 +94,28 @@ class Told:
 
 Outcome: TypeAlias = Selected | Unrecognised | Rejected | Crashed | TimedOut | Died | Told
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (Selected, Unrecognised, Rejected, Crashed, TimedOut, Died, Told)
-}
-
 
 def to_wire(outcome: Outcome) -> list[Any]:
-    """Return the outcome as plain data: its class name, then its fields in order."""
-    return [type(outcome).__name__, *(getattr(outcome, field.name) for field in fields(outcome))]
+    """Return the outcome as plain data."""
+    data: list[Any] = msgspec.to_builtins(outcome)
+    return data
 
 
-def from_wire(data: list[Any]) -> Outcome:
-    """Return the outcome that to_wire turned into data."""
-    kind, *values = data
-    return _KINDS[kind](*values)
+def from_wire(data: object) -> Outcome:
+    """Return the outcome that to_wire() turned into data.
+
+    Raises:
+        ValueError: the data is not that of an outcome.
+    """
+    try:
+        outcome: Outcome = msgspec.convert(data, Outcome)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    return outcome
+
+
+def ended_with(code: int) -> Died | None:
+    """Return how a process ended, given its exit code as Python has it; None if it was well."""
+    if code < 0:
+        return Died(-code)
+    return Died(None, code) if code else None

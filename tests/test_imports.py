@@ -173,7 +173,7 @@ def loaded_by(start: str) -> set[str]:
         pytest.param("mock", set(), id="the mock"),
         pytest.param("conformance.run.session", {"msgspec"}, id="a run of the matrix"),
         pytest.param("conformance.tiers.documented", {"msgspec"}, id="the documented tier"),
-        pytest.param("conformance.isolation.inside.main", set(), id="a worker process"),
+        pytest.param("conformance.isolation.inside.main", {"msgspec"}, id="a worker process"),
     ],
 )
 def test_what_is_heavy_waits_until_it_is_needed(start: str, allowed: set[str]) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pytest_rocm_attn.errors import SelectorError, nearest
+from pytest_rocm_attn.errors import RocmAttnError, SelectorError, nearest
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.registry import CLASS_PATHS
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 REFERENCE = "pytest_rocm_attn.backends:select"
+
+
+class LacksError(RocmAttnError, LookupError):
+    """A fork has nothing that a question is about, or an adapter cannot tell; says which."""
 
 
 class Adapter(Protocol):
@@ -70,7 +74,7 @@ class Declares(Protocol):
         """Import a backend, and return what its class declares, as plain data.
 
         Args:
-            backend: its name in the fork's registry; KeyError where that has none.
+            backend: its name in the fork's registry; LacksError if that has none.
             asked: for each limit, the values to ask about.
         """
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import construct, declarations
+from pytest_rocm_attn.conformance.adapters import LacksError, construct, declarations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,10 +56,10 @@ class Backends:
             error; "kernels": attention kernels that its module calls.
 
         Raises:
-            KeyError: the registry has no such backend.
+            LacksError: the registry has no such backend.
         """
         if backend not in self.fork.registry.__members__:
-            raise KeyError(backend)
+            raise LacksError(f"the fork has no backend {backend}")
         cls = self._backend_class(backend)
         limits = declarations.of(cls, asked, self._convert)
         sizes = limits.get("block_size", {}).get("takes", ())

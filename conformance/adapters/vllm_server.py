@@ -7,7 +7,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import names, predicates
+from pytest_rocm_attn.conformance.adapters import LacksError, names, predicates
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -100,12 +100,14 @@ class Server(Backends):
             it does not say.
 
         Raises:
-            KeyError: the fork has no choice of vision backends, or no backend of that name.
+            LacksError: the fork has no choice of vision backends, or no backend of that name.
         """
         module = self.fork.module(_VISION[0])
         choose = getattr(module, _VISION[1], None)
         if choose is None:
-            raise KeyError("get_vit_attn_backend")
+            raise LacksError("the fork has no get_vit_attn_backend")
+        if override and override not in self.fork.registry.__members__:
+            raise LacksError(f"the fork has no {override}")
         import torch
 
         member = self.fork.registry[override] if override else None

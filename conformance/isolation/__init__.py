@@ -6,8 +6,7 @@ one environment in one forked process. A crash, a hang or a signal is the outcom
 that caused it; the questions after it go to a fresh process.
 """
 
-from pytest_rocm_attn.conformance.isolation.bulk import Bulk
-from pytest_rocm_attn.conformance.isolation.interview import Interview
+from pytest_rocm_attn.conformance.isolation.asking import Bulk, Interview
 from pytest_rocm_attn.conformance.isolation.pool import Pool
 from pytest_rocm_attn.conformance.isolation.processes import WorkerError
 from pytest_rocm_attn.conformance.isolation.question import Observation, Question, Subject, probing

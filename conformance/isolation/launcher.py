@@ -12,15 +12,8 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.isolation.processes import (
-    Conversation,
-    ForkServer,
-    SpawnedProcess,
-    WorkerError,
-    WorkerProcess,
-    kill_all,
-)
-from pytest_rocm_attn.outcome import Died
+from pytest_rocm_attn.conformance.isolation import wire
+from pytest_rocm_attn.conformance.isolation.processes import Process, SpawnedProcess, WorkerError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.isolation.question import Subject
@@ -42,32 +35,42 @@ class Launcher:
         self.import_limit = subject.timeout * _IMPORT_LIMITS  # seconds
         # Appended to, so that a process that cuts it leaves no hole where the others write on.
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  closed by close()
-        self._popen: list[subprocess.Popen[bytes]] = []
+        self._spawned: list[SpawnedProcess] = []
         self._killed = False
         self._spawning = threading.Lock()
-        self._base_conversation: Conversation | None = None
+        self._base: SpawnedProcess | None = None
         self._base_lock = threading.Lock()
         self._base_ready = False
         self._base_failure = ""
         self._preloaded = False
         if subject.fork:
-            self._start_base()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                descriptor = theirs.fileno()
+                self._base = self._spawn(
+                    ("fork", str(descriptor)),
+                    ours,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    pass_fds=(descriptor,),
+                )
+            self._base.send(wire.Preload(list(subject.preload)))
 
-    def start(self) -> WorkerProcess:
+    def start(self) -> Process:
         """Return a process in which a platform can be opened.
 
         Raises:
             WorkerError: the base has ended, or all were killed.
         """
-        if self._subject.fork:
-            return self._forking_base().fork()
-        return SpawnedProcess(self._spawn("pipe", stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        if self._base is not None:
+            return self._forking(self._base).fork()
+        return self._spawn(("pipe",), None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def preload(self, names: list[str]) -> None:
         """Have the base import, once, the neutral modules that the first platform needed."""
-        if self._subject.fork and self._subject.preload and not self._preloaded:
+        if self._base is not None and self._subject.preload and not self._preloaded:
             self._preloaded = True
-            self._forking_base().request(preload=names)
+            self._forking(self._base).preload(names)
 
     def printed(self, limit: int = 4000) -> str:
         """Return the end of what the selector printed so far; at most limit bytes."""
@@ -82,20 +85,20 @@ class Launcher:
         with self._spawning:
             self._killed = True
         with contextlib.ExitStack() as steps:  # each is run, whatever the others raise
-            for popen in self._popen:
-                if popen.returncode is None:  # else its number may be another's by now
-                    steps.callback(popen.wait)
-                    steps.callback(kill_all, popen)
+            for process in self._spawned:
+                steps.callback(process.kill_and_wait)
 
     def close(self) -> None:
         """Let go of what is left once every process has ended."""
         try:
-            if self._base_conversation is not None:
-                self._base_conversation.close()
+            if self._base is not None:
+                self._base.close()
         finally:
             self._log.close()
 
-    def _spawn(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, arguments: tuple[str, ...], connection: socket.socket | None, **options: Any
+    ) -> SpawnedProcess:
         # The caller's import path finds this package the way the caller found it.
         launch = (
             f"import sys; sys.path[:] = {sys.path!r}; "
@@ -111,49 +114,27 @@ class Launcher:
                 start_new_session=True,  # Ctrl-C is ours to handle; what it forks ends with it
                 **options,
             )
-            self._popen.append(popen)
-        return popen
+            process = SpawnedProcess(popen, connection)
+            self._spawned.append(process)
+        return process
 
-    def _start_base(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            popen = self._spawn(
-                "fork",
-                str(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                pass_fds=(theirs.fileno(),),
-            )
-        self._base_conversation = Conversation.over(popen.pid, ours)
-        self._base = ForkServer(ours, self._base_conversation)
-        self._base_conversation.send(preload=list(self._subject.preload))
-
-    def _forking_base(self) -> ForkServer:
+    def _forking(self, base: SpawnedProcess) -> SpawnedProcess:
         """Return the base process, once it has imported what is neutral."""
-        assert self._base_conversation is not None
         with self._base_lock:
             if not self._base_ready and not self._base_failure:
                 try:
-                    self._base_ready = (
-                        self._base_conversation.receive(self.import_limit) is not None
-                    )
-                    self._base_failure = "" if self._base_ready else self._how_base_ended()
+                    self._base_ready = base.receive(self.import_limit) is not None
+                    if not self._base_ready:
+                        self._base_failure = str(base.end(kill=False) or "it ended")
                 except queue.Empty:
-                    kill_all(self._popen[0])
+                    base.kill()
                     self._base_failure = f"it took longer than {self.import_limit:g} s"
             if not self._base_ready:
-                raise WorkerError(self._why_base_failed())
-        return self._base
-
-    def _how_base_ended(self) -> str:
-        kill_all(self._popen[0])  # it has ended, unless it only closed what it was talked to over
-        code = self._popen[0].wait()
-        return str(Died(-code) if code < 0 else Died(None, code))
-
-    def _why_base_failed(self) -> str:
-        modules = ", ".join(self._subject.preload) or "nothing"
-        last = self.printed().strip().rpartition("\n")[2]
-        return (
-            f"no worker process could start: {self._base_failure} while it imported {modules}; try"
-            f" `{sys.executable} -c 'import {modules}'`{f'. Its last words: {last}' if last else ''}"
-        )
+                modules = ", ".join(self._subject.preload) or "nothing"
+                last = self.printed().strip().rpartition("\n")[2]
+                raise WorkerError(
+                    f"no worker process could start: {self._base_failure} while it imported"
+                    f" {modules}; try `{sys.executable} -c 'import {modules}'`"
+                    f"{f'. Its last words: {last}' if last else ''}"
+                )
+        return base

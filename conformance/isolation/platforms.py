@@ -8,15 +8,11 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.isolation.processes import (
-    ForkedProcess,
-    ForkServer,
-    WorkerError,
-    WorkerProcess,
-)
-from pytest_rocm_attn.conformance.isolation.question import FailedImport, Observation
+from pytest_rocm_attn.conformance.isolation import wire
+from pytest_rocm_attn.conformance.isolation.processes import Process, WorkerError
+from pytest_rocm_attn.conformance.isolation.question import Observation
 from pytest_rocm_attn.errors import SelectorError
-from pytest_rocm_attn.outcome import Crashed, Died, Outcome, TimedOut
+from pytest_rocm_attn.outcome import Crashed, Died, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,8 +33,7 @@ class Platform:
         environ: what it was imported under.
         reads: the variables that its imports read, with the values they saw.
         refreshes: whether the adapter can refresh the selector in place.
-        process: which imported it.
-        forks: has it fork; None where fork is not to be had.
+        process: which imported it. Where there is no fork, it answers as well.
         interviews: open ones, for which it has to stay.
         answered: its process, which is kept where there is no fork, has answered something.
     """
@@ -47,8 +42,7 @@ class Platform:
     environ: dict[str, str]
     reads: dict[str, str | None]
     refreshes: bool
-    process: WorkerProcess
-    forks: ForkServer | None
+    process: Process
     interviews: int = 0
     answered: bool = False
 
@@ -113,7 +107,9 @@ class Platforms:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    def open(self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool) -> Platform | Outcome:
+    def open(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
+    ) -> Platform | Observation:
         """Import the selector on a platform under an environment, for the caller alone.
 
         An import that failed is not tried again under the same environment; one that hung is not
@@ -125,29 +121,21 @@ class Platforms:
             prepare: have the adapter prepare it, so that what forks from it need not.
 
         Returns:
-            The platform, for the caller to end; or what the import came to.
+            The platform, for the caller to end; or the result of an import that failed.
         """
-        opened = self.open_or_fail(gpu, environ, prepare=prepare)
-        return opened if isinstance(opened, Platform) else opened.outcome
-
-    def open_or_fail(
-        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
-    ) -> Platform | Observation:
-        """Return as open() does, but with a failed import as an observation."""
         keys = (gpu, None), (gpu, tuple(sorted(environ.items())))
         for key in keys:
             if key in self._failed:
                 return self._failed[key]
-        try:
-            opened = self._import(gpu, environ, prepare=prepare)
-        except SelectorError as error:
-            self.unusable = str(error)
-            opened = Observation(Crashed(type(error).__name__, f"{type(error).__name__}: {error}"))
+        opened, imported = self._import(gpu, environ, prepare=prepare, refresh=True)
+        if imported and not isinstance(opened, Platform):
+            # Preparing it takes the process down, so it is left out.
+            opened, _ = self._import(gpu, environ, prepare=False, refresh=False)
         if not isinstance(opened, Platform):
             self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened
         return opened
 
-    def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+    def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Observation:
         """Import the selector on a platform, and keep it for the questions to come."""
         opened = self.open(gpu, environ, prepare=True)
         return self.keep(opened) if isinstance(opened, Platform) else opened
@@ -160,58 +148,43 @@ class Platforms:
         """
         reopened = self.open(platform.gpu, platform.environ, prepare=True)
         if not isinstance(reopened, Platform):
-            raise WorkerError(f"the selector's process could not be restarted: {reopened}")
-        platform.process, platform.forks = reopened.process, reopened.forks
+            raise WorkerError(f"the selector's process could not be restarted: {reopened.outcome}")
+        platform.process = reopened.process
 
-    def answering_process(self, platform: Platform) -> WorkerProcess:
+    def answering_process(self, platform: Platform) -> Process:
         """Return a process to put questions to: a fork of the one that imported, or that itself.
 
         Raises:
             WorkerError: the process that imported has ended and cannot be replaced.
         """
-        if platform.forks is not None:
-            try:
-                return platform.forks.fork()
-            except WorkerError:
-                # Something that the selector left behind has ended it.
-                with contextlib.suppress(WorkerError):
-                    platform.end()
-                self.reopen(platform)
-        return platform.forks.fork() if platform.forks else platform.process
+        if not platform.process.forks:
+            return platform.process
+        try:
+            return platform.process.fork()
+        except WorkerError:
+            # Something that the selector left behind has ended it.
+            with contextlib.suppress(WorkerError):
+                platform.end()
+            self.reopen(platform)
+        return platform.process.fork()
 
     def _import(
-        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool
-    ) -> Platform | Observation:
-        """Import the selector; where it takes the process down when it is prepared, without that."""
-        if self.subject.machine not in (None, gpu) and not self.subject.pure:
-            raise WorkerError(
-                f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
-                f" {self.subject.machine.gfx} with aiter {self.subject.machine.aiter}"
-            )
-        opened, imported = self._import_once(gpu, environ, prepare=prepare, refresh=True)
-        if imported and not isinstance(opened, Platform):
-            opened, _ = self._import_once(gpu, environ, prepare=False, refresh=False)
-        return opened
-
-    def _import_once(
         self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool, refresh: bool
     ) -> tuple[Platform | Observation, bool]:
-        """Return what _import() does, and whether the process got as far as to import the selector."""
+        """Import the selector once; also return whether the process got as far as to import it."""
         subject, limit = self.subject, self.launcher.import_limit
+        if subject.machine not in (None, gpu) and not subject.pure:
+            raise WorkerError(
+                f"{gpu.gfx} with aiter {gpu.aiter} was asked about, unmocked, on a real"
+                f" {subject.machine.gfx} with aiter {subject.machine.aiter}"
+            )
         process = self.launcher.start()
         process.send(
-            gfx=gpu.gfx,
-            aiter=gpu.aiter.value,
-            amdsmi=gpu.amdsmi.value,
-            environ=dict(environ),
-            evidence=subject.evidence,
-            selector=subject.selector,
-            prepare=prepare,
-            refresh=refresh,
+            wire.Open(gpu, dict(environ), subject.evidence, subject.selector, prepare, refresh)
         )
         imported = False
         try:
-            while (message := process.receive(limit)) is not None and "imported" in message:
+            while isinstance(reply := process.receive(limit), wire.Imported):
                 imported = True
         except WorkerError:
             process.end(kill=True)
@@ -219,22 +192,17 @@ class Platforms:
         except queue.Empty:
             process.end(kill=True)
             return Observation(TimedOut(limit)), imported
-        if message is not None and "ready" in message:
-            self.launcher.preload(message["neutral"])
-            forks = None
-            if isinstance(process, ForkedProcess):
-                forks = ForkServer(process.connection, process)
-            reads, refreshes = message["reads"], message["refreshes"]
-            return Platform(gpu, dict(environ), reads, refreshes, process, forks), True
-        died = process.end(kill=message is not None)
-        if message is None:
-            return Observation(died or Died(None, 0)), imported
-        if "unusable" in message:
-            raise SelectorError(message["unusable"])
-        failed = message["failed_import"]
-        found = FailedImport(*failed) if failed else None
-        crashed = Crashed(message["error"], message["failed"])
-        return Observation(crashed, failed_import=found), imported
+        if isinstance(reply, wire.Ready):
+            self.launcher.preload(reply.neutral)
+            return Platform(gpu, dict(environ), reply.reads, reply.refreshes, process), True
+        died = process.end(kill=reply is not None)
+        if isinstance(reply, wire.Unusable):
+            self.unusable = reply.why
+            name = SelectorError.__name__
+            return Observation(Crashed(name, f"{name}: {reply.why}")), imported
+        if isinstance(reply, Observation):
+            return reply, imported
+        return Observation(died or Died(None, 0)), imported
 
     # --- keeping ----------------------------------------------------------------------------------
 
@@ -251,7 +219,7 @@ class Platforms:
         found = next((p for p in mine if self.subject.pure or p.serves(environ)), None)
         return self.keep(found) if found else None
 
-    def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Outcome:
+    def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Observation:
         """Return a platform that an environment holds in, imports included."""
         return self.fitting(gpu, environ) or self.open_and_keep(gpu, environ)
 

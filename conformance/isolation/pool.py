@@ -7,9 +7,7 @@ import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.isolation.asking import ask
-from pytest_rocm_attn.conformance.isolation.bulk import Bulk
-from pytest_rocm_attn.conformance.isolation.interview import Interview
+from pytest_rocm_attn.conformance.isolation.asking import Bulk, Interview, ask
 from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.launcher import Launcher
 from pytest_rocm_attn.conformance.isolation.platforms import Platform, Platforms
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.outcome import Outcome
 
-_PLAIN = Request()
 _ENOUGH_FAILURES = 3  # environments under which an import is tried before it is given up
 
 
@@ -121,23 +118,11 @@ class Pool:
 
     def _problem(self, question: Question, gpu: Gpu, environ: dict[str, str]) -> str:
         """Return why a question cannot be asked, or ""."""
-        kept = self._platforms.fitting(gpu, environ)
-        opened = kept or self._platforms.open_or_fail(gpu, environ, prepare=True)
-        verb = "imported"
+        verb, opened = "imported", self._platforms.fitting_or_opened(gpu, environ)
         if isinstance(opened, Platform):
-            self._platforms.keep(opened)
-            observations: list[Observation] = []
-            ask(
-                self._platforms,
-                opened,
-                [Group(environ, [question])],
-                lambda _, observation: observations.append(observation),
-                refresh=opened.refreshes,
-            )
-            (seen,) = observations
+            verb, seen = "asked", self._ask_one(opened, question, environ)
             if seen.failed_import is None:
                 return ""
-            verb = "asked"
         else:
             seen = opened
         why = str(seen.outcome)
@@ -149,6 +134,20 @@ class Pool:
             cure = seen.failed_import.cure(self._package, mocked=mocked)
         cure = f"; {cure}" if cure else ""
         return f"selector {self.subject.selector!r} cannot be {verb}: {why}{cure}"
+
+    def _ask_one(
+        self, platform: Platform, question: Question, environ: dict[str, str]
+    ) -> Observation:
+        seen: list[Observation] = []
+        group = Group(environ, [question])
+        ask(
+            self._platforms,
+            platform,
+            [group],
+            lambda _, observation: seen.append(observation),
+            refresh=platform.refreshes,
+        )
+        return seen[0]
 
     @property
     def _package(self) -> str:
@@ -180,17 +179,17 @@ class Pool:
         Its first question finds the selector as an import under that environment leaves it.
 
         Returns:
-            The interview; or what the import came to, where the selector cannot be imported.
+            The interview; or the result of an import that failed.
         """
-        place, placed = self._place(Question.of(gpu, environ, _PLAIN))
+        place, placed = self._place(Question.of(gpu, environ, Request()))
         with self._platforms.claimed(place):
             opened = self._platform_to_interview(place, dict(placed))
             if not isinstance(opened, Platform):
-                return opened
+                return opened.outcome
             process = self._platforms.answering_process(opened)
             return Interview(opened, process, self.subject.timeout, self._interviews)
 
-    def _platform_to_interview(self, gpu: Gpu, environ: dict[str, str]) -> Platform | Outcome:
+    def _platform_to_interview(self, gpu: Gpu, environ: dict[str, str]) -> Platform | Observation:
         if not self.subject.fork:
             # The process that answers is the one that imported, so it is not to be shared.
             return self._platforms.open(gpu, environ, prepare=False)
@@ -209,8 +208,8 @@ class Pool:
                 environments that differ.
 
         Yields:
-            What asks; or what the import came to, where it came to the same under three of the
-            sample's environments.
+            What asks; or the result of the import, if three of the sample's environments had the
+            same and it failed.
         """
         groups = by_environment(sample)
         with self._platforms.claimed(gpu):
@@ -222,7 +221,7 @@ class Pool:
                     if isinstance(opened, Platform):
                         platform = opened
                     else:
-                        failures.add(opened)
+                        failures.add(opened.outcome)
             if platform is None and len(failures) == 1:
                 yield failures.pop()
                 return
@@ -231,7 +230,13 @@ class Pool:
                 trust = Trust.IN_PLACE
             elif platform is not None and platform.refreshes:
                 trust = self._refreshing.try_on(platform, groups)
-            yield Bulk(self._platforms, gpu, platform, trust)
+            yield Bulk(
+                self._platforms,
+                gpu,
+                platform,
+                in_place=trust is Trust.IN_PLACE,
+                relied_on=trust is not Trust.NONE,
+            )
 
     def printed(self, limit: int = 4000) -> str:
         """Return the end of what the selector printed so far."""
@@ -264,11 +269,8 @@ class Pool:
 
     def _answer(self, gpu: Gpu, questions: list[Question]) -> None:
         """Answer the questions of one platform."""
-        groups: dict[tuple[tuple[str, str], ...], Group] = {}
-        for question in questions:
-            environ = self._place(question)[1]
-            groups.setdefault(environ, Group(dict(environ))).questions.append(question)
-        self._answer_where_it_holds(gpu, list(groups.values()))
+        groups = by_environment(questions, lambda question: self._place(question)[1])
+        self._answer_where_it_holds(gpu, groups)
         unanswered = [question for question in questions if not self._futures[question].done()]
         if unanswered:
             self._fail(unanswered, WorkerError(f"{len(unanswered)} questions were not answered"))
@@ -286,41 +288,34 @@ class Pool:
     def _answer_where_it_holds(self, gpu: Gpu, groups: list[Group]) -> None:
         """Ask each group in a process in which its environment holds, imports included."""
         platform = self._platforms.find(gpu)
-        while platform is None:
+        while platform is None and groups:
             opened = self._platforms.open_and_keep(gpu, groups[0].environ)
             if isinstance(opened, Platform):
                 platform = opened
             else:
-                self._resolve_all(groups[0], opened)
-                groups = groups[1:]
-                if not groups:
-                    return
-        if platform.refreshes:
+                self._resolve_all(groups.pop(0), opened)
+        if platform is not None and platform.refreshes:
             imported, others = apart(groups)
             trust = self._refreshing.try_on(platform, others) if others else Trust.UNKNOWN
-            if trust is Trust.IN_PLACE:
-                self._ask(platform, others, refresh=True)
-            elif trust is Trust.FORKED:
-                for group in others:
-                    self._ask(platform, [group], refresh=True)
+            if trust in (Trust.IN_PLACE, Trust.FORKED):
+                for some in [others] if trust is Trust.IN_PLACE else [[group] for group in others]:
+                    ask(self._platforms, platform, some, self._resolve, refresh=True)
             if trust is not Trust.NONE:
                 groups = imported
         for group in groups:
             fitting = self._platforms.fitting_or_opened(gpu, group.environ)
             if isinstance(fitting, Platform):
                 # Refreshing undoes what its preparation may have cached; it relies on nothing else.
-                self._ask(fitting, [group], refresh=fitting.refreshes)
+                refresh = fitting.refreshes
+                ask(self._platforms, fitting, [group], self._resolve, refresh=refresh)
             else:
                 self._resolve_all(group, fitting)
-
-    def _ask(self, platform: Platform, groups: Sequence[Group], *, refresh: bool) -> None:
-        ask(self._platforms, platform, groups, self._resolve, refresh=refresh)
 
     def _resolve(self, question: Question, observation: Observation) -> None:
         future = self._futures[question]
         if not future.done():
             future.set_result(observation)
 
-    def _resolve_all(self, group: Group, outcome: Outcome) -> None:
+    def _resolve_all(self, group: Group, observation: Observation) -> None:
         for question in group.questions:
-            self._resolve(question, Observation(outcome))
+            self._resolve(question, observation)

@@ -1,13 +1,12 @@
-"""Worker processes, as the driving side sees them: how they start, talk and end.
+"""Worker processes, as the driving side sees them: how they start, talk, fork and end.
 
-The package worker is the other side of each conversation.
+inside/ is the other side of each conversation.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import json
 import os
 import queue
 import signal
@@ -16,9 +15,10 @@ import subprocess
 import threading
 from typing import IO, Any
 
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.patience import Patience, pause
 from pytest_rocm_attn.errors import RocmAttnError
-from pytest_rocm_attn.outcome import Died, TimedOut
+from pytest_rocm_attn.outcome import Outcome, TimedOut, ended_with
 
 _REPLY_LIMIT = 60.0  # seconds for a process of ours to fork or to reap; it does nothing else
 _END_LIMIT = 10.0  # seconds for a process that has closed its streams to end by itself
@@ -32,17 +32,19 @@ class UnreadableError(WorkerError):
     """A process sent what is not a message, which the selector in it must have done."""
 
 
-class Conversation:
-    """Messages with one process. A thread reads, so that waiting can have a limit anywhere.
+class Process(abc.ABC):
+    """A process of ours. A thread reads what it sends, so that waiting can have a limit anywhere.
 
     Args:
         pid: of the process.
         read: what it writes.
         write: what it reads.
-        connection: what both are streams of, if they are of one.
+        connection: what both are streams of, if they are of one; over one it can be asked to fork.
+        replies: the class, or union, of what it sends.
 
     Attributes:
         ended: the conversation is over.
+        forks: it can be asked to fork.
     """
 
     def __init__(
@@ -51,19 +53,20 @@ class Conversation:
         read: IO[bytes],
         write: IO[bytes],
         connection: socket.socket | None = None,
+        *,
+        replies: Any = wire.Reply,
     ) -> None:
         self.pid = pid
+        self.ended = False
+        self.forks = connection is not None
         self._read = read
         self._write = write
         self._connection = connection
-        self.ended = False
+        self._replies = replies
+        self._forking = threading.Lock()
         self._lines: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-
-    @classmethod
-    def over(cls, pid: int, connection: socket.socket) -> Conversation:
-        return Conversation(pid, connection.makefile("rb"), connection.makefile("wb"), connection)
 
     def _listen(self) -> None:
         try:
@@ -87,13 +90,24 @@ class Conversation:
                 with contextlib.suppress(OSError):  # what it never read is nobody's loss
                     stream.close()
 
-    def send(self, **message: Any) -> None:
+    @abc.abstractmethod
+    def end(self, *, kill: bool) -> Outcome | None:
+        """Wait for its end; return how it ended, or None when it ended as it should.
+
+        Args:
+            kill: end it; else it is killed only if it does not end by itself for some time, which
+                is what is then returned.
+        """
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def send(self, message: object) -> None:
         # A process that has died shows itself to the reader, with the reason.
         with contextlib.suppress(OSError, ValueError):
-            self._write.write(json.dumps(message).encode() + b"\n")
+            self._write.write(wire.encode(message))
             self._write.flush()
 
-    def receive(self, limit: float) -> dict[str, Any] | None:
+    def receive(self, limit: float) -> Any:
         """Return the next message, or None when the process is gone.
 
         Args:
@@ -112,7 +126,7 @@ class Conversation:
             if patience.is_over():
                 raise queue.Empty
 
-    def next_message(self, seconds: float) -> dict[str, Any] | None:
+    def next_message(self, seconds: float) -> Any:
         """Return the next message as receive() does; wait for so many seconds on the clock."""
         line = self._lines.get(timeout=seconds)
         if isinstance(line, BaseException):
@@ -123,83 +137,71 @@ class Conversation:
             self._lines.put(b"")  # for whoever asks again
             return None
         try:
-            message = json.loads(line)
-        except ValueError:
-            message = None
-        if not isinstance(message, dict):
+            message = wire.decode(line, self._replies)
+        except ValueError as error:
             raise UnreadableError(
                 f"its process sent what is not a message: {line[:80]!r}; does the selector write to"
                 " open files that are not its own?"
-            )
-        if "ours" in message:
+            ) from error
+        if isinstance(message, wire.Ours):
             raise WorkerError(
-                f"a bug in pytest-rocm-attn; please report it ({message['ours']}, in a worker process)"
+                f"a bug in pytest-rocm-attn; please report it ({message.words}, in a worker process)"
             )
         return message
 
+    # --- forking: see inside.main.serve_forks -----------------------------------------------------
 
-class WorkerProcess(Conversation, abc.ABC):
-    """A process that can be talked to, and ended."""
-
-    @abc.abstractmethod
-    def end(self, *, kill: bool) -> Died | TimedOut | None:
-        """Wait for its end; return how it ended, or None when it ended as it should.
-
-        Args:
-            kill: end it; else it is killed only if it does not end by itself for some time, which
-                is what is then returned.
-        """
-
-
-class ForkServer:
-    """The part of a process that forks on request; see worker.main.serve_forks."""
-
-    def __init__(self, connection: socket.socket, conversation: Conversation) -> None:
-        self._connection = connection
-        self._conversation = conversation
-        self._lock = threading.Lock()
-
-    def request(self, descriptor: int | None = None, **message: Any) -> dict[str, Any]:
-        """Send a request, with a descriptor where it needs one, and return the reply.
+    def fork(self) -> ForkedProcess:
+        """Return a fork of the process.
 
         Raises:
             WorkerError: the process has ended, or does not reply.
         """
-        with self._lock:
-            self._send(message, descriptor)
-            return self._reply()
+        ours, theirs = socket.socketpair()
+        with theirs, self._forking:
+            self._request(wire.Fork(), theirs.fileno())
+            try:
+                return ForkedProcess(ours, self._reply().pid, self)
+            except WorkerError:
+                ours.close()
+                raise
 
-    def reap(self, pid: int) -> Died | TimedOut | None:
-        """Wait for the end of a child; kill it if it does not end. Return as WorkerProcess.end does.
+    def preload(self, names: list[str]) -> None:
+        """Have modules imported that all forks would import; WorkerError as fork() raises it."""
+        with self._forking:
+            self._request(wire.Preload(names))
+            self._reply()
+
+    def reap(self, pid: int) -> Outcome | None:
+        """Wait for the end of a fork; kill it if it does not end. Return as end() does.
 
         Raises:
-            WorkerError: the process that forked it has ended, or does not reply.
+            WorkerError: this process has ended, or does not reply.
         """
-        with self._lock:
-            self._send({"reap": pid})
+        with self._forking:
+            self._request(wire.Reap(pid))
             try:
-                reply = self._reply(_END_LIMIT)
+                how: Outcome | None = self._reply(_END_LIMIT).how
             except queue.Empty:
-                _kill(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
                 self._reply()
                 return TimedOut(_END_LIMIT)
-        if "signal" in reply:
-            return Died(reply["signal"])
-        return Died(None, reply["status"]) if reply["status"] else None
+            return how
 
-    def _send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
-        data = json.dumps(message).encode()
+    def _request(self, message: wire.Message, *descriptors: int) -> None:
+        assert self._connection is not None
         with contextlib.suppress(OSError):  # its end shows in the missing reply
-            if descriptor is None:
-                self._connection.sendall(data)
+            if descriptors:
+                socket.send_fds(self._connection, [wire.encode(message)], descriptors)
             else:
-                socket.send_fds(self._connection, [data], [descriptor])
+                self._connection.sendall(wire.encode(message))
 
-    def _reply(self, limit: float = 0.0) -> dict[str, Any]:
+    def _reply(self, limit: float = 0.0) -> Any:
         """Return the reply. queue.Empty if there is none within a limit that is given."""
         reply = None
         try:
-            reply = self._conversation.receive(limit or _REPLY_LIMIT)
+            reply = self.receive(limit or _REPLY_LIMIT)
         except queue.Empty:
             if limit:
                 raise
@@ -207,78 +209,78 @@ class ForkServer:
             raise WorkerError("a worker process of pytest-rocm-attn ended before its children did")
         return reply
 
-    def fork(self) -> ForkedProcess:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                reply = self.request(theirs.fileno(), fork=True)
-            except WorkerError:
-                ours.close()
-                raise
-        return ForkedProcess(ours, reply["pid"], self)
 
-
-class ForkedProcess(WorkerProcess):
+class ForkedProcess(Process):
     """A process at the other end of a socket, forked by another one."""
 
-    def __init__(self, connection: socket.socket, pid: int, parent: ForkServer) -> None:
+    def __init__(self, connection: socket.socket, pid: int, parent: Process) -> None:
         super().__init__(pid, connection.makefile("rb"), connection.makefile("wb"), connection)
-        self.connection = connection
         self._parent = parent
 
-    def end(self, *, kill: bool) -> Died | TimedOut | None:
+    def end(self, *, kill: bool) -> Outcome | None:
         if kill:
-            _kill(self.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         try:
             return self._parent.reap(self.pid)
         finally:
             self.close()
 
 
-class SpawnedProcess(WorkerProcess):
-    """A process that was not forked by one of ours."""
+class SpawnedProcess(Process):
+    """A process that was not forked by one of ours, and leads a session of its own.
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        assert popen.stdin is not None
-        assert popen.stdout is not None
-        super().__init__(popen.pid, popen.stdout, popen.stdin)
+    Args:
+        popen: the process.
+        connection: what it talks over; None for its standard streams.
+        replies: as of Process.
+    """
+
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        connection: socket.socket | None = None,
+        *,
+        replies: Any = wire.Reply,
+    ) -> None:
+        if connection is not None:
+            read: Any = connection.makefile("rb")
+            write: Any = connection.makefile("wb")
+        else:
+            read, write = popen.stdout, popen.stdin
+        super().__init__(popen.pid, read, write, connection, replies=replies)
         self._popen = popen
 
-    def end(self, *, kill: bool) -> Died | TimedOut | None:
+    def kill(self) -> None:
+        """Kill it with all that it forked."""
+        if not hasattr(os, "killpg"):
+            self._popen.kill()
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: only zombies left
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def kill_and_wait(self) -> None:
+        """Kill it unless it has ended: its number may be another's by now."""
+        if self._popen.returncode is None:
+            self.kill()
+            self._popen.wait()
+
+    def end(self, *, kill: bool) -> Outcome | None:
         if kill:
-            kill_all(self._popen)
+            self.kill()
         with contextlib.suppress(OSError):
             self._write.close()  # the end of its questions
         patience = Patience(self.pid, _END_LIMIT)
-        while (code := _ended(self._popen, pause(_END_LIMIT))) is None and not patience.is_over():
+        while (code := self._code(pause(_END_LIMIT))) is None and not patience.is_over():
             pass
-        kill_all(self._popen)  # it, or what it forked, which may go on
+        self.kill()  # it, or what it forked, which may go on
         self._popen.wait()
         self.close()
-        if code is None:
-            return TimedOut(_END_LIMIT)
-        if code < 0:
-            return Died(-code)
-        return Died(None, code) if code else None
+        return TimedOut(_END_LIMIT) if code is None else ended_with(code)
 
-
-def _ended(popen: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Wait for the end of a process; return its exit code, or None if it did not come."""
-    try:
-        return popen.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def kill_all(popen: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a session of its own, with all that it forked."""
-    if not hasattr(os, "killpg"):
-        popen.kill()
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: only zombies are left
-        os.killpg(popen.pid, signal.SIGKILL)
+    def _code(self, seconds: float) -> int | None:
+        """Wait for its end; return its exit code, or None if it did not come."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
+from pytest_rocm_attn.conformance.isolation.inside.trace import Step
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Gpu, known_gpus
+from pytest_rocm_attn.outcome import Outcome
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pytest_rocm_attn.conformance.isolation.inside.trace import Step
-    from pytest_rocm_attn.outcome import Outcome
+    from collections.abc import Callable, Iterable, Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """One request, put to the selector on one platform under one environment.
 
     Args:
@@ -55,8 +56,7 @@ class Question:
         return cls(gpu, tuple(sorted(environ.items())), request, kind, detail)
 
 
-@dataclass(frozen=True, slots=True)
-class FailedImport:
+class FailedImport(msgspec.Struct, frozen=True):
     """An import that failed.
 
     Attributes:
@@ -89,8 +89,7 @@ class FailedImport:
         return f"install the package that has {self.module}{where}: `pip install {top}`"
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, tag=True):
     """What came of a question.
 
     Attributes:
@@ -149,7 +148,7 @@ def probing(gpus: Iterable[str]) -> list[Question]:
     kinds: list[tuple[dict[str, str], Request]] = [
         ({}, Request()),
         ({}, Request(use_mla=True)),
-        ({"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}, Request()),
+        ({EXPLICIT: "TRITON_ATTN"}, Request()),
     ]
     return [Question.of(Gpu(gfx), env, request) for gfx in found for env, request in kinds]
 
@@ -157,12 +156,11 @@ def probing(gpus: Iterable[str]) -> list[Question]:
 _PROBED = 3  # GPUs
 
 
-@dataclass
-class Group:
+class Group(msgspec.Struct):
     """Questions that one process may answer: those of one environment, unless the selector is pure."""
 
     environ: dict[str, str]
-    questions: list[Question] = field(default_factory=list)
+    questions: list[Question] = []
 
 
 def apart(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
@@ -177,10 +175,20 @@ def apart(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     return imported, others
 
 
-def by_environment(questions: Iterable[Question]) -> list[Group]:
-    """Return questions in groups, one for each environment, in the order of its first question."""
+def by_environment(
+    questions: Iterable[Question],
+    environ_of: Callable[[Question], tuple[tuple[str, str], ...]] = lambda question: (
+        question.environ
+    ),
+) -> list[Group]:
+    """Return questions in groups, one for each environment, in the order of its first question.
+
+    Args:
+        questions: of one platform.
+        environ_of: returns the environment of the process that a question needs.
+    """
     groups: dict[tuple[tuple[str, str], ...], Group] = {}
     for question in questions:
-        group = groups.setdefault(question.environ, Group(dict(question.environ)))
-        group.questions.append(question)
+        environ = environ_of(question)
+        groups.setdefault(environ, Group(dict(environ))).questions.append(question)
     return list(groups.values())

@@ -80,7 +80,7 @@ class Refreshing:
         return Trust.NONE
 
     def _compare_in_place(self, platform: Platform, sample: Sequence[Group]) -> Trust:
-        if not platform.forks:
+        if not platform.process.forks:
             sample = sample[:_SAMPLE_OF_IMPORTS]
         together = self._collect(platform, sample, refresh=True)
         alone = [out for group in sample for out in self._collect_alone(platform, group)]
@@ -90,11 +90,11 @@ class Refreshing:
             "the selector remembers answers from one environment to the next even after a refresh,"
             " so each environment got a process of its own"
         )
-        return Trust.FORKED if platform.forks else Trust.NONE
+        return Trust.FORKED if platform.process.forks else Trust.NONE
 
     def _collect_alone(self, platform: Platform, group: Group) -> list[Outcome]:
         """Ask a group in a process that answers nothing else."""
-        if platform.forks:
+        if platform.process.forks:
             return self._collect(platform, [group], refresh=True)
         return self._collect_afresh(platform, group) or []  # equal to no answers
 

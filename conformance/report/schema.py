@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import msgspec
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.outcome import Outcome
@@ -106,7 +107,11 @@ def summary_lines(summary: Summary) -> list[str]:
 
 def outcome_fields(outcome: Outcome) -> dict[str, Any]:
     """Return a selector's outcome as plain data: its kind, itself in words, and its fields."""
-    return {"kind": type(outcome).__name__.lower(), "words": str(outcome), **asdict(outcome)}
+    return {
+        "kind": type(outcome).__name__.lower(),
+        "words": str(outcome),
+        **msgspec.structs.asdict(outcome),
+    }
 
 
 def column(record: Record) -> str:

@@ -1,17 +1,17 @@
-"""The worker's side of the questions that this tier asks, beside "select".
+"""The process's side of the questions that tier capabilities asks, beside "select".
 
     construct   select; then build what was selected, for that very request
     declare     import one backend, and read what its class declares
     import      import one module of the fork
     runtime     what importing the selector asked of the device's runtime
-    platform    which platform the fork's own detection comes to
+    platform    which platform the fork's own detection finds
     cache-block select; then complete the server's configuration
     names       select and build; then look up the names that the backend's code refers to
     predicates  what the predicates that decide between kernels do not look at
     vision      choose for a vision layer
 
-Each answers with Told, or with what the selection came to where nothing was selected. What the fork
-raises is an answer; what we ourselves cannot do is told as "ours", and is never the fork's fault.
+Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
+is an answer; what we ourselves cannot do is marked "ours", and is never the fork's fault.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ import json
 import os
 import re
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import Constructs, Declares, Serves
+import msgspec
+
+from pytest_rocm_attn.conformance.adapters import Constructs, Declares, LacksError, Serves
 from pytest_rocm_attn.conformance.adapters.construct import step_of
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
 from pytest_rocm_attn.conformance.isolation.inside.refusal import is_refusal
-from pytest_rocm_attn.conformance.promise.grid.design import CHOICE
 from pytest_rocm_attn.errors import MockError, SelectorError
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from pytest_rocm_attn.conformance.adapters import Adapter
+    from pytest_rocm_attn.conformance.isolation.question import Question
     from pytest_rocm_attn.gpu import Gpu
-    from pytest_rocm_attn.request import Request
 
 SINKS_IS_NONE = "sinks=None"  # detail of "construct": the layer passes that
 _LONGEST = 2000  # characters of a message or traceback
@@ -49,28 +52,55 @@ _MOCK_FOLDER = re.compile(r"/[^\s\"']*pytest-rocm-attn-mock-[^/\s]+(/tmp[^/\s]+)
 _NEEDS_DEVICE = ("'CUDA' backend", "not compiled with CUDA", "No HIP GPUs", "no NVIDIA driver")
 
 
-def construct(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Select, then build. Told: "backend", "built", and where that is false what went wrong."""
-    optional_sinks = detail == SINKS_IS_NONE
-    if not isinstance(adapter, Constructs) or (
-        optional_sinks and not isinstance(adapter, Declares)
-    ):
-        return Told({"inapplicable": "the selector has no construct() (docs/adapters.md)"})
-    outcome = _selection(adapter, request, environ, gpu)
-    if not isinstance(outcome, Selected):
-        return outcome
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of question is answered.
+
+    Args:
+        find: returns the answer, given adapter, question and the backend that was selected; it
+            raises LacksError if the fork has nothing that the question is about.
+        needs: the protocol that the adapter must have.
+        lacks: what an adapter is without it.
+        selects: a selection comes first.
+    """
+
+    find: Callable[[Any, Question, str], dict[str, Any]]
+    needs: Any = object
+    lacks: str = ""
+    selects: bool = False
+
+
+def answer(adapter: Adapter, question: Question) -> Outcome:
+    """Answer a question of one of the kinds above.
+
+    Told: "backend" if one was selected, and what the kind's function below returns; or what was
+    raised, see raised(); or "inapplicable".
+    """
+    kind = _KINDS[question.kind]
+    needs = Declares if question.detail == SINKS_IS_NONE else kind.needs
+    if not isinstance(adapter, needs):
+        return Told({"inapplicable": kind.lacks})
+    told: dict[str, Any] = {}
     try:
-        adapter.construct(request, outcome.backend, environ, gpu, none_for_sinks=optional_sinks)
-    except BaseException as error:  # noqa: BLE001  SystemExit is an answer of its too
-        return Told({"backend": outcome.backend, "built": False, **raised(error, gpu)})
-    return Told({"backend": outcome.backend, "built": True})
+        if question.kind == "names":
+            question = _naming(question)
+            adapter.refresh()  # forgets what was selected for another name
+        if kind.selects:
+            outcome = _selection(adapter, question)
+            if not isinstance(outcome, Selected):
+                return outcome
+            told["backend"] = outcome.backend
+        told |= kind.find(adapter, question, told.get("backend", ""))
+    except LacksError as error:
+        return Told({"inapplicable": str(error)})
+    except BaseException as error:  # noqa: BLE001  foreign code: even SystemExit is its answer
+        told |= raised(error, question.gpu)
+    return Told(told)
 
 
-def _selection(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu) -> Outcome:
-    """Return what a selection comes to, in words that are the same in every process."""
-    outcome = ask(adapter, request, environ, gpu)
+def _selection(adapter: Adapter, question: Question) -> Outcome:
+    """Return the outcome of a selection, in words that are the same in every process."""
+    outcome = ask(adapter, question.request, dict(question.environ), question.gpu)
     if isinstance(outcome, Crashed):
         return Crashed(outcome.error, _lasting(outcome.traceback))
     if isinstance(outcome, Rejected):
@@ -78,146 +108,68 @@ def _selection(adapter: Adapter, request: Request, environ: Mapping[str, str], g
     return outcome
 
 
-def declare(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Import a backend, and read its class. Told: see vllm_backends.Backends.declare()."""
-    if not isinstance(adapter, Declares):
-        return Told({"inapplicable": "the selector's adapter knows no backend classes"})
-    asked = json.loads(detail)
-    try:
-        return Told(adapter.declare(asked["backend"], asked["values"]))
-    except KeyError as error:
-        if error.args == (asked["backend"],):
-            return Told({"inapplicable": f"the fork has no backend {asked['backend']}"})
-        return Told(raised(error, gpu))
-    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
-        return Told(raised(error, gpu))
+def _naming(question: Question) -> Question:
+    """Return the question with its detail, a backend, named in the environment.
 
-
-def import_module(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Import one module of the fork. Told: nothing, or what was raised."""
-    if not isinstance(adapter, Declares):
-        return Told({"inapplicable": "the selector's adapter knows no modules"})
-    try:
-        adapter.import_module(detail)
-    except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
-        return Told(raised(error, gpu))
-    return Told({})
-
-
-def runtime(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Told: "calls", in words, that would have started the device's runtime during the import."""
-    if startup.runtime_calls is None:
-        return Told({"inapplicable": "nothing is mocked, so that no call is counted"})
-    return Told({"calls": [_lasting(call) for call in startup.runtime_calls]})
-
-
-def _serving(
-    adapter: Adapter, gpu: Gpu, ask_it: Callable[[Serves], dict[str, Any]], lacks: str
-) -> Outcome:
-    """Ask an adapter about its server; KeyError(lacks) is its way to say that it has no such thing."""
-    if not isinstance(adapter, Serves):
-        return Told({"inapplicable": "the selector's adapter knows no server"})
-    try:
-        return Told(ask_it(adapter))
-    except BaseException as error:  # noqa: BLE001  foreign code: SystemExit is an answer of its too
-        if isinstance(error, KeyError) and error.args == (lacks,):
-            return Told({"inapplicable": f"the fork has no {lacks}"})
-        return Told(raised(error, gpu))
-
-
-def platform(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Told: what Serves.platform_found() gives."""
-    return _serving(adapter, gpu, lambda server: server.platform_found(), "")
-
-
-def cache_block(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Select, then complete the configuration. Told: "backend", "block_size"."""
-    return _selected(
-        adapter,
-        request,
-        environ,
-        gpu,
-        lambda server, backend: {"block_size": server.cache_block(request, backend, environ, gpu)},
-    )
-
-
-def unresolved_names(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Select and build, then look names up. Told: "backend", "missing".
-
-    The detail is the backend that is named: not part of the environment, so that all backends are
-    asked in the two processes that differ in what else is set.
+    It is not part of the environment from the start, so that all backends are asked in the two
+    processes that differ in what else is set.
     """
-    environ = {**environ, CHOICE: detail}
-    os.environ[CHOICE] = detail  # who answers puts back what was written
-    try:
-        adapter.refresh()  # forgets what was selected for another name
-    except BaseException as error:  # noqa: BLE001  foreign code
-        return Told(raised(error, gpu))
-    return _selected(
-        adapter,
-        request,
-        environ,
-        gpu,
-        lambda server, backend: {"missing": server.unresolved(request, backend, environ, gpu)},
+    os.environ[EXPLICIT] = question.detail  # who answers puts back what was written
+    environ = (*question.environ, (EXPLICIT, question.detail))
+    return msgspec.structs.replace(question, environ=environ)
+
+
+def _construct(adapter: Constructs, asked: Question, backend: str) -> dict[str, Any]:
+    none_for_sinks = asked.detail == SINKS_IS_NONE
+    adapter.construct(
+        asked.request, backend, dict(asked.environ), asked.gpu, none_for_sinks=none_for_sinks
     )
+    return {}
 
 
-def _selected(
-    adapter: Adapter,
-    request: Request,
-    environ: Mapping[str, str],
-    gpu: Gpu,
-    ask_it: Callable[[Serves, str], dict[str, Any]],
-) -> Outcome:
-    """Select, then ask the server about what was selected."""
-    if not isinstance(adapter, Serves):
-        return Told({"inapplicable": "the selector's adapter knows no server"})
-    outcome = _selection(adapter, request, environ, gpu)
-    if not isinstance(outcome, Selected):
-        return outcome
-    backend = outcome.backend
-    return _serving(
-        adapter, gpu, lambda server: {"backend": backend, **ask_it(server, backend)}, ""
-    )
+def _declare(adapter: Declares, asked: Question, backend: str) -> dict[str, Any]:
+    detail = json.loads(asked.detail)
+    return adapter.declare(detail["backend"], detail["values"])
 
 
-def predicates(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Told: "predicates", as Serves.unheeded() gives them."""
-    return _serving(adapter, gpu, lambda server: {"predicates": server.unheeded()}, "")
+def _import(adapter: Declares, asked: Question, backend: str) -> dict[str, Any]:
+    adapter.import_module(asked.detail)
+    return {}
 
 
-def vision(
-    adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu, detail: str
-) -> Outcome:
-    """Told: what Serves.vision() gives; the detail is the backend that is named for vision layers."""
-    lacks = detail or "get_vit_attn_backend"
-    return _serving(adapter, gpu, lambda server: server.vision(request, detail), lacks)
+def _runtime(adapter: Adapter, asked: Question, backend: str) -> dict[str, Any]:
+    """Return the "calls", in words, that would have started the device's runtime in the import."""
+    if startup.runtime_calls is None:
+        raise LacksError("nothing is mocked, so that no call is counted")
+    return {"calls": [_lasting(call) for call in startup.runtime_calls]}
 
 
-ANSWERS: dict[str, Callable[[Adapter, Request, Mapping[str, str], Gpu, str], Outcome]] = {
-    "construct": construct,
-    "declare": declare,
-    "import": import_module,
-    "runtime": runtime,
-    "platform": platform,
-    "cache-block": cache_block,
-    "names": unresolved_names,
-    "predicates": predicates,
-    "vision": vision,
+def _cache_block(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
+    block = adapter.cache_block(asked.request, backend, dict(asked.environ), asked.gpu)
+    return {"block_size": block}
+
+
+def _names(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
+    names = adapter.unresolved(asked.request, backend, dict(asked.environ), asked.gpu)
+    return {"missing": names}
+
+
+_NO_CLASSES = "the selector's adapter knows no backend classes"
+_NO_SERVER = "the selector's adapter knows no server"
+_KINDS = {
+    "construct": _Kind(
+        _construct, Constructs, "the selector has no construct() (docs/adapters.md)", selects=True
+    ),
+    "declare": _Kind(_declare, Declares, _NO_CLASSES),
+    "import": _Kind(_import, Declares, "the selector's adapter knows no modules"),
+    "runtime": _Kind(_runtime),
+    "platform": _Kind(lambda server, *_: server.platform_found(), Serves, _NO_SERVER),
+    "cache-block": _Kind(_cache_block, Serves, _NO_SERVER, selects=True),
+    "names": _Kind(_names, Serves, _NO_SERVER, selects=True),
+    "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
+    "vision": _Kind(
+        lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
+    ),
 }
 
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside.environment import set_environment
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import outcome_of, refresh
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
 from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, environment_of
-from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Unrecognised, from_wire, to_wire
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Unrecognised
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -121,12 +121,11 @@ def scattered(count: int) -> Iterator[int]:
 
 
 def answer_cells(
-    channel: Channel, adapter: Adapter, message: Mapping[str, Any], base: Mapping[str, str]
+    channel: Channel, adapter: Adapter, asked: wire.AskCells, base: Mapping[str, str]
 ) -> None:
     """Ask the cells of a message that have no code yet, until they have, or the time is over."""
-    job = message["cells"]
-    shared = SharedCodes(job["file"])
-    _Asking(channel, adapter, shared, job, base, refresh=message["refresh"]).run()
+    shared = SharedCodes(asked.file)
+    _Asking(channel, adapter, shared, asked, base).run()
     shared.close()
 
 
@@ -136,35 +135,29 @@ class _Asking:
         channel: Channel,
         adapter: Adapter,
         shared: SharedCodes,
-        job: Mapping[str, Any],
+        asked: wire.AskCells,
         base: Mapping[str, str],
-        *,
-        refresh: bool,
     ) -> None:
         self._channel = channel
         self._adapter = adapter
         self._shared = shared
-        self._cells = Enumeration.of([Axis.of(axis) for axis in job["axes"]])
-        self._gpu = Gpu(job["gfx"], Aiter(job["aiter"]))
-        self._environments: Sequence[int] | None = job["environments"]
-        self._pure: bool = job["pure"]
-        self._seconds: float = job["seconds"]
+        self._cells = Enumeration.of([Axis.of(axis) for axis in asked.axes])
+        self._asked = asked
         self._base = base
         self._set = {name for name in os.environ if name not in base}
-        self._refresh = refresh
-        self._numbers = OutcomeCodes([from_wire(wire) for wire in job["outcomes"]])
+        self._numbers = OutcomeCodes(asked.outcomes)
         self._raised: dict[tuple[type, str], int] = {}
         self._written: set[str] = set()
 
     def run(self) -> None:
-        order = self._environments
+        order = self._asked.environments
         with _quiet_logging(), _CompiledOnce():
-            end = time.monotonic() + self._seconds
+            end = time.monotonic() + self._asked.seconds
             for number in scattered(self._cells.environments) if order is None else order:
                 if time.monotonic() > end:
                     break
                 self._ask_under(number, end)
-        self._channel.send(done=True, written=sorted(self._written))
+        self._channel.send(wire.Done(sorted(self._written)))
 
     def _ask_under(self, number: int, end: float) -> None:
         requests, codes = self._cells.requests, self._shared.codes
@@ -177,7 +170,7 @@ class _Asking:
         self._shared.current = first + codes[first : first + len(requests)].tolist().index(
             UNANSWERED
         )
-        failure = None if self._pure else self._enter(environ)
+        failure = None if self._asked.pure else self._enter(environ)
         if failure is not None:
             code = self._number(failure)
             for cell in range(first, first + len(requests)):
@@ -212,7 +205,7 @@ class _Asking:
         os.environ.update(environ)
         self._set = set(environ)
         _bound_the_log()
-        return refresh(self._adapter)[1] if self._refresh else None
+        return refresh(self._adapter)[1] if self._asked.refresh else None
 
     def _restore(self, before: Mapping[bytes, bytes]) -> None:
         now = _environment()
@@ -223,7 +216,7 @@ class _Asking:
     def _ask(self, request: Request, environ: Mapping[str, str]) -> int:
         """Ask one question and return the code of its outcome."""
         try:
-            outcome: Outcome = self._adapter.select(request, dict(environ), self._gpu)
+            outcome: Outcome = self._adapter.select(request, dict(environ), self._asked.gpu)
         except BaseException as error:  # noqa: BLE001  whatever it raises is its outcome
             # A traceback is long in the making; the same error again is the same outcome.
             key = type(error), text_of(error)
@@ -241,7 +234,7 @@ class _Asking:
             outcome = _without_words(outcome)
         code = self._numbers.code(outcome)
         if len(self._numbers.outcomes) > known:
-            self._channel.send(outcome=to_wire(self._numbers.outcomes[code]))
+            self._channel.send(wire.Numbered(self._numbers.outcomes[code]))
         return code
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+T = TypeVar("T")
+
 
 class Channel:
-    """JSON lines over a pair of binary streams, which only the process that made it may use.
+    """Messages over a pair of binary streams, which only the process that made it may use.
 
     A selector may fork. Its child must neither answer in its parent's place nor hold the streams
     open, since their end is what tells that the parent has died.
@@ -44,9 +46,9 @@ class Channel:
             os.register_at_fork(after_in_child=connection.close)
         return channel
 
-    def send(self, **message: Any) -> None:
+    def send(self, message: object) -> None:
         self._end_a_child_of_the_selectors()
-        self._write.write(json.dumps(message).encode() + b"\n")
+        self._write.write(wire.encode(message))
         self._write.flush()
 
     @contextlib.contextmanager
@@ -58,11 +60,11 @@ class Channel:
             raise  # the other side has gone
         except Exception as error:
             with contextlib.suppress(OSError, ValueError):  # a selector has closed the streams
-                self.send(ours=f"{type(error).__name__}: {text_of(error)}")
+                self.send(wire.Ours(f"{type(error).__name__}: {text_of(error)}"))
             raise
 
-    def receive(self) -> dict[str, Any] | None:
-        """Return the next message, or None when the other side is gone."""
+    def receive(self, kind: type[T] | Any) -> T | Any:
+        """Return the next message, which is of a kind; None when the other side is gone."""
         self._end_a_child_of_the_selectors()
         line = self._read.readline()
-        return json.loads(line) if line else None
+        return wire.decode(line, kind) if line else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import socket
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside.channel import Channel
 from pytest_rocm_attn.conformance.isolation.inside.neutral import preload
 from pytest_rocm_attn.conformance.isolation.inside.platform import platform_ready
 from pytest_rocm_attn.conformance.isolation.inside.questions import serve_questions
+from pytest_rocm_attn.outcome import ended_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 def serve_forks(connection: socket.socket, handle: Callable[[socket.socket], None]) -> None:
     """Fork on request, each child talking over the descriptor that came with the request.
 
-    Requests are "fork" with a descriptor, "reap" for the end of a child, and "preload" for modules
-    that its children would all import. Ends when the other side is gone.
+    Ends when the other side is gone.
     """
     while True:
         try:
@@ -33,22 +33,22 @@ def serve_forks(connection: socket.socket, handle: Callable[[socket.socket], Non
             return
         if not data:
             return
-        request = json.loads(data)
-        if "preload" in request:
-            preload(request["preload"])
-            reply: dict[str, Any] = {}
-        elif "reap" in request:
-            _, status = os.waitpid(request["reap"], 0)
-            code = os.waitstatus_to_exitcode(status)
-            reply = {"signal": -code} if code < 0 else {"status": code}
-        else:
-            child = os.fork()
-            if child == 0:
-                connection.close()
-                _run_child(descriptors[0], handle)
-            os.close(descriptors[0])
-            reply = {"pid": child}
-        connection.sendall(json.dumps(reply).encode() + b"\n")
+        reply: wire.Message
+        match wire.decode(data, wire.ToFork):
+            case wire.Preload(names):
+                preload(names)
+                reply = wire.Done()
+            case wire.Reap(pid):
+                _, status = os.waitpid(pid, 0)
+                reply = wire.Reaped(ended_with(os.waitstatus_to_exitcode(status)))
+            case wire.Fork():
+                child = os.fork()
+                if child == 0:
+                    connection.close()
+                    _run_child(descriptors[0], handle)
+                os.close(descriptors[0])
+                reply = wire.Forked(child)
+        connection.sendall(wire.encode(reply))
 
 
 def _run_child(descriptor: int, handle: Callable[[socket.socket], None]) -> None:
@@ -66,23 +66,27 @@ def _run_child(descriptor: int, handle: Callable[[socket.socket], None]) -> None
 
 def _platform_process(connection: socket.socket) -> None:
     channel = Channel.over(connection)
-    message = channel.receive()
-    if message is None:
+    wanted = channel.receive(wire.Open)
+    if wanted is None:
         return
     with channel.reporting():
-        adapter = platform_ready(channel, message)
+        adapter = platform_ready(channel, wanted)
     if adapter is not None:
         gc.freeze()  # keeps pages shared with the children
-        serve_forks(connection, lambda child: _questions_process(child, adapter))
+        serve_forks(connection, lambda child: _questions_process(child, adapter, wanted))
 
 
-def _questions_process(connection: socket.socket, adapter: Adapter) -> None:
+def _questions_process(connection: socket.socket, adapter: Adapter, opened: wire.Open) -> None:
     channel = Channel.over(connection)
-    first = channel.receive()
-    unset = first["unset"] if first else ()
-    base = {name: text for name, text in os.environ.items() if name not in unset}
+    base = _base(opened)
+    first = channel.receive(wire.ToAnswer)
     with channel.reporting():
         serve_questions(channel, adapter, first, base)
+
+
+def _base(opened: wire.Open) -> dict[str, str]:
+    """Return the environment without any variable that a question sets."""
+    return {name: text for name, text in os.environ.items() if name not in opened.environ}
 
 
 def _quiet_standard_input() -> None:
@@ -98,20 +102,20 @@ def main(arguments: list[str]) -> int:
         connection = socket.socket(fileno=int(arguments[1]))
         channel = Channel.over(connection)
         _quiet_standard_input()
-        if (hello := channel.receive()) is not None:
-            preload(hello["preload"])
-            channel.send(ready=True)
+        if (hello := channel.receive(wire.Preload)) is not None:
+            preload(hello.names)
+            channel.send(wire.Done())
             serve_forks(connection, _platform_process)
         return 0
     channel = Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
     _quiet_standard_input()
     os.dup2(2, 1)  # what the selector prints goes where its errors go, never into the channel
-    if (message := channel.receive()) is None:
+    if (wanted := channel.receive(wire.Open)) is None:
         return 0
     with channel.reporting():
-        adapter = platform_ready(channel, message)
-    base = {name: text for name, text in os.environ.items() if name not in message["environ"]}
-    while adapter is not None and (message := channel.receive()) is not None:
+        adapter = platform_ready(channel, wanted)
+    base = _base(wanted)
+    while adapter is not None and (message := channel.receive(wire.ToAnswer)) is not None:
         with channel.reporting():
             serve_questions(channel, adapter, message, base)
     return 0

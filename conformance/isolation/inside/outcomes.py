@@ -6,6 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation.inside.refusal import chain, is_refusal, text_of
+from pytest_rocm_attn.conformance.isolation.question import FailedImport
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -40,12 +41,8 @@ def outcome_of(error: BaseException) -> Rejected | Crashed:
     return crashed(error)
 
 
-def failed_import(error: object) -> tuple[str, str] | None:
-    """Return the import that failed and is behind an exception; None if none is.
-
-    Returns:
-        The module that was to be imported, and the one that imports it; "" for what is not known.
-    """
+def failed_import(error: object) -> FailedImport | None:
+    """Return the import that failed and is behind an exception; None if none is."""
     if not isinstance(error, BaseException):
         return None
     for each in chain(error):
@@ -56,7 +53,7 @@ def failed_import(error: object) -> tuple[str, str] | None:
             ]
             ours = ("importlib", "pytest_rocm_attn")
             homes = [home for home in homes if home.partition(".")[0] not in ours]
-            return str(each.name or ""), homes[-1] if homes else ""
+            return FailedImport(str(each.name or ""), homes[-1] if homes else "")
     return None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
     EnvironmentReads,
@@ -15,23 +16,18 @@ from pytest_rocm_attn.conformance.isolation.inside.environment import (
 )
 from pytest_rocm_attn.conformance.isolation.inside.neutral import neutral_modules
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import crashed, failed_import, refresh
+from pytest_rocm_attn.conformance.isolation.question import Observation
 from pytest_rocm_attn.errors import SelectorError
-from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_rocm_attn.conformance.isolation.inside.channel import Channel
 
 
-def open_platform(
-    channel: Channel, message: Mapping[str, Any]
-) -> tuple[adapters.Adapter, EnvironmentReads]:
+def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter, EnvironmentReads]:
     """Enter the mocked platform, import the selector, and find its adapter."""
-    gpu = Gpu(message["gfx"], Aiter(message["aiter"]), Amdsmi(message["amdsmi"]))
-    evidence = message["evidence"]
+    gpu, evidence = wanted.gpu, wanted.evidence
     neutral = neutral_environment(os.environ, mocked=evidence != "real")
-    set_environment(neutral | message["environ"])
+    set_environment(neutral | wanted.environ)
     if evidence == "mock":
         from pytest_rocm_attn.mock import mock_rocm
 
@@ -39,35 +35,28 @@ def open_platform(
         machine.enter()
     reads = EnvironmentReads()
     with reads.recording():
-        adapter = adapters.adapt(adapters.load(message["selector"]), message["selector"])
+        adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)
         if evidence == "mock":
             startup.runtime_calls = machine.runtime_calls
         # From here on the selector is asked, so that what becomes of this process is not its import.
-        channel.send(imported=True)
-        if message["prepare"]:
+        channel.send(wire.Imported())
+        if wanted.prepare:
             # Whatever is wrong here is wrong again, and judged, when a question asks.
             with contextlib.suppress(BaseException):
                 adapter.prepare(gpu)
     return adapter, reads
 
 
-def platform_ready(channel: Channel, message: Mapping[str, Any]) -> adapters.Adapter | None:
+def platform_ready(channel: Channel, wanted: wire.Open) -> adapters.Adapter | None:
     """Open the platform and say so, or say why it cannot be."""
     try:
-        adapter, reads = open_platform(channel, message)
+        adapter, reads = open_platform(channel, wanted)
     except SelectorError as error:
-        channel.send(unusable=str(error))
+        channel.send(wire.Unusable(str(error)))
     except BaseException as error:  # noqa: BLE001  its import may raise anything, SystemExit too
-        outcome = crashed(error)
-        channel.send(
-            failed=outcome.traceback, error=outcome.error, failed_import=failed_import(error)
-        )
+        channel.send(Observation(crashed(error), failed_import=failed_import(error)))
     else:
-        channel.send(
-            ready=True,
-            reads=reads.values,
-            refreshes=message["refresh"] and refresh(adapter)[0],
-            neutral=neutral_modules(message["selector"]),
-        )
+        refreshes = wanted.refresh and refresh(adapter)[0]
+        channel.send(wire.Ready(reads.values, refreshes, neutral_modules(wanted.selector)))
         return adapter
     return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside.cells import answer_cells
 from pytest_rocm_attn.conformance.isolation.inside.environment import set_environment
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import (
@@ -14,108 +15,83 @@ from pytest_rocm_attn.conformance.isolation.inside.outcomes import (
     refresh,
 )
 from pytest_rocm_attn.conformance.isolation.inside.trace import steps_of
-from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
-from pytest_rocm_attn.outcome import Crashed, to_wire
-from pytest_rocm_attn.request import Request
+from pytest_rocm_attn.conformance.isolation.question import Observation
+from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pytest_rocm_attn.conformance.adapters import Adapter
     from pytest_rocm_attn.conformance.isolation.inside.channel import Channel
-
-
-def answer_questions(
-    channel: Channel,
-    adapter: Adapter,
-    message: Mapping[str, Any],
-    base: Mapping[str, str],
-) -> None:
-    """For each environment of the message: set it, ask each question, send each outcome.
-
-    There is more than one only for a selector whose refreshing was checked, for a pure function,
-    whose questions carry their environment along as an argument, and where what a selector
-    remembers from one environment to the next is the question.
-
-    Args:
-        channel: where the answers go.
-        adapter: the selector.
-        message: environments with their questions, and whether to refresh before each.
-        base: the environment without any variable that a question sets.
-    """
-    for group in message["groups"]:
-        for name in group["environ"]:
-            os.environ.pop(name, None)  # set anew, so that they stand in the order of the group
-        set_environment(base | group["environ"])
-        failure = refresh(adapter)[1] if message["refresh"] else None
-        if failure is None:
-            _answer_under_one_environment(channel, adapter, group["questions"])
-            continue
-        for number, *_ in group["questions"]:
-            channel.send(answer=number, outcome=to_wire(failure), seconds=0.0, written=[], trace=[])
-    channel.send(done=True)
+    from pytest_rocm_attn.conformance.isolation.question import Question
 
 
 def serve_questions(
     channel: Channel,
     adapter: Adapter,
-    first: Mapping[str, Any] | None,
+    first: wire.ToAnswer | None,
     base: Mapping[str, str],
 ) -> None:
     """Answer messages, the first of them at hand, until one says that no more will come."""
     message = first
     while message is not None:
-        if "memory" in message:
-            channel.send(**_memory(message["memory"]))
-        elif "cells" in message:
-            answer_cells(channel, adapter, message, base)
-        else:
-            answer_questions(channel, adapter, message, base)
-        message = channel.receive() if message.get("more") else None
+        match message:
+            case wire.Recall(asked):
+                channel.send(_remembered(asked))
+            case wire.AskCells():
+                answer_cells(channel, adapter, message, base)
+            case wire.Ask():
+                _answer(channel, adapter, message, base)
+        more = isinstance(message, wire.Ask | wire.Recall) and message.more
+        message = channel.receive(wire.ToAnswer) if more else None
 
 
-def _memory(message: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(channel: Channel, adapter: Adapter, asked: wire.Ask, base: Mapping[str, str]) -> None:
+    """For each environment: set it, ask each question, send each observation.
+
+    There is more than one only for a selector whose refreshing was checked, for a pure function,
+    whose questions carry their environment along as an argument, and where what a selector
+    remembers from one environment to the next is the question.
+    """
+    for group in asked.groups:
+        for name in group.environ:
+            os.environ.pop(name, None)  # so that they stand in the order of the group
+        set_environment({**base, **group.environ})
+        failure = refresh(adapter)[1] if asked.refresh else None
+        for question in group.questions:
+            channel.send(Observation(failure) if failure else _observe(adapter, question))
+    channel.send(wire.Done())
+
+
+def _observe(adapter: Adapter, question: Question) -> Observation:
+    before = dict(os.environ)
+    process = os.getpid()
+    start = time.perf_counter()
+    came: object = None
+    if question.kind == "select":
+        environ = dict(question.environ)
+        outcome, came = ask_and_keep(adapter, question.request, environ, question.gpu)
+    else:
+        from pytest_rocm_attn.conformance.isolation.inside import capabilities
+
+        outcome = capabilities.answer(adapter, question)
+    seconds = time.perf_counter() - start
+    if os.getpid() != process:
+        os._exit(0)  # the selector forked, and this is its child: the parent answers
+    names = before.keys() | os.environ.keys()
+    written = tuple(sorted(n for n in names if before.get(n) != os.environ.get(n)))
+    if written:
+        set_environment(before)
+    # A crash has no trace, and an answer has no import behind it that failed.
+    crashed = isinstance(outcome, Crashed)
+    trace = () if crashed else steps_of(came)
+    return Observation(outcome, seconds, written, trace, failed_import(came) if crashed else None)
+
+
+def _remembered(asked: Mapping[str, object]) -> wire.Remembered:
     from pytest_rocm_attn.conformance.isolation.inside import memory
 
     try:
-        return {"remembered": memory.handle(message)}
+        return wire.Remembered(memory.handle(asked))
     except BaseException as error:  # noqa: BLE001  foreign code: an attribute, a cache's own method
-        return {"failed": type(error).__name__}
-
-
-def _answer_under_one_environment(
-    channel: Channel, adapter: Adapter, questions: Sequence[Any]
-) -> None:
-    before = dict(os.environ)
-    process = os.getpid()
-    for number, gfx, aiter, amdsmi, environ, fields, kind, detail in questions:
-        gpu, request = Gpu(gfx, Aiter(aiter), Amdsmi(amdsmi)), Request(**fields)
-        start = time.perf_counter()
-        told: object = None
-        if kind == "select":
-            outcome, told = ask_and_keep(adapter, request, environ, gpu)
-        else:
-            from pytest_rocm_attn.conformance.isolation.inside import capabilities as asking
-
-            outcome = asking.ANSWERS[kind](adapter, request, environ, gpu, detail)
-        seconds = time.perf_counter() - start
-        # A crash has no trace, and an answer has no import behind it that failed.
-        trace = () if isinstance(outcome, Crashed) else steps_of(told)
-        failed = failed_import(told) if isinstance(outcome, Crashed) else None
-        if os.getpid() != process:
-            os._exit(0)  # the selector forked, and this is its child: the parent answers
-        written = sorted(
-            name
-            for name in before.keys() | os.environ.keys()
-            if before.get(name) != os.environ.get(name)
-        )
-        if written:
-            set_environment(before)
-        channel.send(
-            answer=number,
-            outcome=to_wire(outcome),
-            seconds=seconds,
-            written=written,
-            trace=trace,
-            failed_import=failed,
-        )
+        return wire.Remembered(failed=type(error).__name__)

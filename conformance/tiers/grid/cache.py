@@ -17,7 +17,6 @@ import sys
 import zlib
 from array import array
 from base64 import b85decode, b85encode
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.isolation import Subject
     from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part
-    from pytest_rocm_attn.outcome import Outcome
 
 _SCHEMA = 1
 _MOST_FILES = 20_000  # of a selector whose source is larger, nothing is kept
@@ -73,7 +71,7 @@ class Cache:
         try:
             kept = msgspec.json.decode(self.file(part).read_bytes(), type=_Kept)
             codes = array("H", zlib.decompress(b85decode(kept.codes)))
-            outcomes = list(map(_outcome, kept.outcomes))
+            outcomes = list(map(from_wire, kept.outcomes))
         except (OSError, ValueError, KeyError, TypeError, zlib.error):
             return None
         fits = all(code == UNANSWERED or code < len(outcomes) for code in set(codes))
@@ -100,13 +98,6 @@ class Cache:
     def file(self, part: Part) -> Path:
         """Return where a part is kept, or would be."""
         return self._folder / f"{part.id}.json"
-
-
-def _outcome(wire: list[Any]) -> Outcome:
-    """Return an outcome from plain data. KeyError, TypeError, ValueError if it is not one."""
-    outcome = from_wire(wire)
-    msgspec.convert(asdict(outcome), type(outcome))  # which looks at the types
-    return outcome
 
 
 def fingerprint(subject: Subject, grid: str, apart: Iterable[Path] = ()) -> str | None:

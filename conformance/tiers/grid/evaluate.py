@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.isolation import Bulk, Question, WorkerError
+from pytest_rocm_attn.conformance.isolation import Bulk, Question, WorkerError, wire
 from pytest_rocm_attn.conformance.isolation.inside.cells import (
     UNANSWERED,
     Enumeration,
@@ -31,7 +31,7 @@ from pytest_rocm_attn.conformance.isolation.patience import Patience
 from pytest_rocm_attn.conformance.isolation.processes import UnreadableError
 from pytest_rocm_attn.conformance.promise.grid.outcomes import normalised
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.outcome import Crashed, Died, from_wire, to_wire
+from pytest_rocm_attn.outcome import Crashed, Died
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -362,27 +362,25 @@ class _Answering:
             if self._shared.codes[cell] == UNANSWERED:
                 self._shared.codes[cell] = code
 
-    def _message(self, environments: list[int] | None) -> dict[str, Any]:
-        gpu = self._part.gpu
-        return {
-            "file": self._file,
-            "axes": [axis.data() for axis in self._part.slice.axes[1:]],
-            "gfx": gpu.gfx,
-            "aiter": gpu.aiter.value,
-            "environments": environments,
-            "pure": self._evaluator._pool.subject.pure,
-            "seconds": max(0.0, self._end - time.monotonic()),
-            "outcomes": [to_wire(outcome) for outcome in self._table.outcomes],
-        }
+    def _message(self, environments: list[int] | None) -> wire.AskCells:
+        return wire.AskCells(
+            file=self._file,
+            axes=[axis.data() for axis in self._part.slice.axes[1:]],
+            gpu=self._part.gpu,
+            environments=environments,
+            pure=self._evaluator._pool.subject.pure,
+            seconds=max(0.0, self._end - time.monotonic()),
+            outcomes=self._table.outcomes,
+        )
 
-    def _heard(self, message: dict[str, Any]) -> None:
-        try:
-            if "outcome" in message:  # the next number, in the form that is kept
-                self._table.outcomes.append(from_wire(message["outcome"]))
-            if "done" in message:
-                self._table.written.update(message["written"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableError(f"its process sent no outcome: {message!r:.80}") from error
+    def _heard(self, message: Any) -> None:
+        match message:
+            case wire.Numbered(outcome):  # the next number, in the form that is kept
+                self._table.outcomes.append(outcome)
+            case wire.Done(written):
+                self._table.written.update(written)
+            case _:
+                raise UnreadableError(f"its process sent no outcome: {message!r:.80}")
 
     def _stuck(self, pid: int) -> bool:
         """Note how far the process is; return whether it is to be killed."""

@@ -57,7 +57,7 @@ class Lane:
             BackendUnderTestError: the backend cannot be started.
         """
         process = self.start()
-        process.send(**case.to_json())
+        process.send(case.to_json())
         answer = self._answer(process, self.timeout)
         return answer if isinstance(answer, Result) else Result(**answer)
 
@@ -79,7 +79,7 @@ class Lane:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # so that a hanging compiler dies with it
             )
-            process = self._process = SpawnedProcess(popen)
+            process = self._process = SpawnedProcess(popen, replies=dict)
             hello = self._answer(process, START_LIMIT)
             if isinstance(hello, dict) and "error" not in hello:
                 self.evidence = hello["evidence"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from pytest_rocm_attn.conformance.isolation import Interview, Pool, Question, Su
 from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.launcher import Launcher
 from pytest_rocm_attn.conformance.isolation.platforms import Platforms
-from pytest_rocm_attn.conformance.isolation.processes import Conversation
+from pytest_rocm_attn.conformance.isolation.processes import Process, SpawnedProcess
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
@@ -377,7 +379,7 @@ def test_a_fault_of_ours_is_raised_where_an_answer_is_waited_for_and_leaves_no_p
         raise fault
 
     pool = make_pool("import time\ndef select(request): time.sleep(600)", timeout=300.0)
-    monkeypatch.setattr(Conversation, "receive", fails)
+    monkeypatch.setattr(Process, "receive", fails)
     (future,) = pool.submit([Question.of(GFX942, {}, Request())])
     with pytest.raises(WorkerError, match=type(fault).__name__):
         future.result(timeout=60)
@@ -431,10 +433,12 @@ def test_a_reader_that_fails_raises_its_fault_where_a_message_is_waited_for() ->
         def __next__(self) -> bytes:
             raise MemoryError
 
-    conversation = Conversation(os.getpid(), Failing(), io.BytesIO())
+    popen = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    popen.stdout, popen.stdin = Failing(), io.BytesIO()
+    process = SpawnedProcess(popen)
     with pytest.raises(WorkerError, match="MemoryError"):
-        conversation.receive(60.0)
-    conversation.close()
+        process.receive(60.0)
+    process.end(kill=True)
 
 
 def test_a_bug_of_ours_in_a_worker_process_is_not_held_against_the_selector(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Rejected, Request, Selected, TimedOut
-from pytest_rocm_attn.conformance.isolation import Bulk, Pool, Subject, WorkerError
+from pytest_rocm_attn.conformance.isolation import Bulk, Pool, Subject, WorkerError, wire
 from pytest_rocm_attn.conformance.isolation.inside.cells import (
     MOST_OUTCOMES,
     UNANSWERED,
@@ -22,10 +22,9 @@ from pytest_rocm_attn.conformance.isolation.inside.cells import (
 )
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family
 from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, Part, PartTable, parts_of
-from pytest_rocm_attn.outcome import to_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_rocm_attn.outcome import Outcome
@@ -343,27 +342,27 @@ class Scripted(Bulk):
 
     def ask(
         self,
-        cells: Mapping[str, Any],
+        cells: wire.AskCells,
         environ: object,
         *,
-        heard: Callable[[dict[str, Any]], None],
+        heard: Callable[[wire.Message], None],
         stuck: object,
     ) -> Outcome | None:
         self.asked += 1
-        shared = SharedCodes(cells["file"])
+        shared = SharedCodes(cells.file)
         try:
             if self.asked == 1:
-                heard({"outcome": to_wire(Selected("TRITON_ATTN"))})
+                heard(wire.Numbered(Selected("TRITON_ATTN")))
                 shared.codes[0] = 0
                 shared.codes[1] = 1  # of what was never heard
                 shared.current = 2
                 return Died(9)
-            number = len(cells["outcomes"])
-            heard({"outcome": to_wire(Selected("ROCM_ATTN"))})
+            number = len(cells.outcomes)
+            heard(wire.Numbered(Selected("ROCM_ATTN")))
             for cell, code in enumerate(shared.codes):
                 if code == UNANSWERED:
                     shared.codes[cell] = number
-            heard({"done": True, "written": []})
+            heard(wire.Done())
             return None
         finally:
             shared.close()

@@ -8,8 +8,10 @@ question of behaviour: two refusals are alike, whatever their words.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pytest_rocm_attn.conformance.promise.got import CRASH, DIED, NO_BACKEND, REFUSAL, TIMEOUT, Got
 from pytest_rocm_attn.outcome import (
@@ -42,12 +44,14 @@ def normalised(outcome: Outcome) -> Outcome:
     """
     match outcome:
         case Rejected():
-            return replace(outcome, message=normalised_text(outcome.message))
+            return msgspec.structs.replace(outcome, message=normalised_text(outcome.message))
         case Crashed():
             last = outcome.traceback.strip().rpartition("\n")[2]
-            return replace(outcome, traceback=normalised_text(last or outcome.error))
+            return msgspec.structs.replace(
+                outcome, traceback=normalised_text(last or outcome.error)
+            )
         case Unrecognised():
-            return replace(outcome, value=normalised_text(outcome.value))
+            return msgspec.structs.replace(outcome, value=normalised_text(outcome.value))
     return outcome
 
 

@@ -83,6 +83,15 @@ def _backends(text: str) -> str:
     return text
 
 
+def _upstream(text: str) -> str:
+    from pytest_rocm_attn.conformance.promise import release
+
+    text = text.strip()
+    if text != "auto":
+        release.parse(text)
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -185,12 +194,23 @@ OPTIONS = (
     Option(
         "contract",
         "ID|FILE",
-        "contract to judge by: a shipped id, a TOML file or a folder (default: pr-26980)",
+        "contract to judge by: a shipped id, a TOML file or a folder (default: vllm, what the upstream"
+        " release promises)",
         "a shipped id, a TOML file or a folder",
         _text,
         "repeated",
-        default="pr-26980",
+        default="vllm",
         reported=False,  # the report has it with its title
+    ),
+    Option(
+        "upstream",
+        "RELEASE",
+        "vLLM release whose promises the selector is judged by, such as 0.33.0 (default: auto, by the"
+        " shape of its package, then its version)",
+        "auto, or a release such as 0.33.0",
+        _upstream,
+        "repeated",
+        default="auto",
     ),
     Option(
         "deviations",
@@ -253,6 +273,7 @@ OPTIONS = (
         _OBJECT,
         _selector,
         "repeated",
+        listed=False,
     ),
     Option(
         "isolation",

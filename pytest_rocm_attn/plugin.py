@@ -63,6 +63,8 @@ _MARKERS = {
 _LEVELS = {
     "rocm_attn_required": ": a conformance row that the contract's text fixes",
     "rocm_attn_advisory": ": a conformance row beyond the contract's text",
+    "rocm_attn_observed": ": a conformance row about what only the code of the upstream release says",
+    "rocm_attn_advice": ": a conformance row about what upstream has found to be better",
 }
 
 

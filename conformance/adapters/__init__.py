@@ -21,6 +21,7 @@ from pytest_rocm_attn.registry import CLASS_PATHS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_rocm_attn.conformance.promise.naming import Named
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
@@ -44,6 +45,23 @@ class Adapter(Protocol):
 
     def refresh(self) -> bool:
         """Make the imported selector see the present os.environ; False when it cannot be done."""
+
+
+@runtime_checkable
+class Names(Protocol):
+    """An adapter that knows how its fork's users name backends."""
+
+    def named_by_variable(self, named: Named) -> bool:
+        """Say whether that is named by VLLM_ATTENTION_BACKEND; then select() is asked with it set."""
+
+    def select_named(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu, named: Named
+    ) -> Selected | Unrecognised:
+        """Ask the selector, with what is named put into the fork's configuration.
+
+        Raises:
+            LacksError: the fork has nothing that could be asked.
+        """
 
 
 @runtime_checkable

@@ -299,3 +299,7 @@ class ModelConfig:
 
 class _HfConfig:
     index_topk = TOPK
+    # DeepSeek-R1's, by which MLA prefill backends are chosen.
+    qk_nope_head_dim = 128
+    qk_rope_head_dim = 64
+    v_head_dim = 128

@@ -13,30 +13,37 @@ package that the selector itself comes from.
 
 from __future__ import annotations
 
+import abc
 import ast
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import recognise, recognise_class_path
+from pytest_rocm_attn.conformance.adapters import LacksError, recognise, recognise_class_path
 from pytest_rocm_attn.conformance.adapters.vllm_server import Server
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import variable
+from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
+    from pytest_rocm_attn.conformance.promise.naming import Named
     from pytest_rocm_attn.gpu import Gpu
-    from pytest_rocm_attn.outcome import Selected, Unrecognised
 
 EXPLICIT = "VLLM_ATTENTION_BACKEND"
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+
+
+_PREFILL = "v1.attention.backends.mla.prefill.selector"
+_LAYOUTS = ("v1.attention.backends.utils", "get_supported_kv_cache_layouts")
 
 
 def is_full_chain(found: object) -> bool:
@@ -121,6 +128,35 @@ class Fork:
             return type(attention)(backend=environ[EXPLICIT]).backend
         return self.registry[environ[EXPLICIT]]
 
+    @functools.cached_property
+    def attention_config(self) -> Any:
+        """The class that ``--attention-backend`` and ``--attention-config`` fill, else None."""
+        found = getattr(self.module("config.attention"), "AttentionConfig", None)
+        return found if hasattr(found, "backend") else None
+
+    def attention(self, named: Named) -> Any:
+        """Return an attention configuration in which the fork itself reads what is named."""
+        given: dict[str, Any] = {}
+        if named.backend is not None:
+            key = "mla_prefill_backend" if named.asks == "mla-prefill" else "backend"
+            given[key] = named.backend
+        if named.per_kind:
+            given["backend_per_kind"] = dict(named.per_kind)
+        return self.attention_config(**given)
+
+    def of_layer(self, attention: Any, request: Request) -> Any:
+        """Return the backend that a configuration names for a layer, by its kind or for all."""
+        per_kind = getattr(attention, "backend_per_kind", None)
+        if per_kind:
+            module: Any = self.module("v1.attention.selector")
+            kind = module.get_attn_spec_kind(
+                use_mla=request.use_mla,
+                has_sliding_window=request.sliding_window is not None,
+                attn_type=request.attn_type,
+            )
+            return per_kind.get(kind.value, attention.backend)
+        return attention.backend
+
     @contextlib.contextmanager
     def configured(
         self,
@@ -128,15 +164,23 @@ class Fork:
         explicit: Any,
         block_size: int | None,
         request: Request | None = None,
+        attention: Any = None,
     ) -> Iterator[None]:
         """Make a server configuration current that says what the row's environment says.
 
-        With a request, it also says what selectors read of the run that the layer is part of.
+        Args:
+            environ: the row's environment.
+            explicit: the backend that it names.
+            block_size: the cache block, if the user gave one.
+            request: the layer, for what selectors read of the run that it is part of.
+            attention: an attention configuration in which the fork read what is named, in place of
+                one that names `explicit`.
         """
         config, set_current = self.server_config, self.set_current_config
         if hasattr(config, "attention_config"):
-            attention = type(config.attention_config)()
-            attention.backend = explicit
+            if attention is None:
+                attention = type(config.attention_config)()
+                attention.backend = explicit
             if hasattr(attention, "use_prefill_decode_attention") and PREFILL_DECODE in environ:
                 meant = variable(PREFILL_DECODE).parse(environ[PREFILL_DECODE])
                 attention.use_prefill_decode_attention = meant
@@ -195,7 +239,83 @@ def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
     )
 
 
-class PlatformAdapter(Server):
+class Naming(Server, abc.ABC):
+    """How a fork's users name backends; see adapters.Names."""
+
+    def named_by_variable(self, named: Named) -> bool:
+        return named.asks == "layer" and self.fork.attention_config is None
+
+    def select_named(
+        self, request: Request, environ: Mapping[str, str], gpu: Gpu, named: Named
+    ) -> Selected | Unrecognised:
+        fields = getattr(self.fork.attention_config, "__dataclass_fields__", {})
+        if named.per_kind and "backend_per_kind" not in fields:
+            raise LacksError("the fork names no backends by kind of layer")
+        match named.asks:
+            case "vision":
+                backend = named.backend.upper() if named.backend else ""
+                return Selected(self.vision(request, backend)["backend"])
+            case "mla-prefill":
+                return self._mla_prefill(request, named)
+            case "boundary-layer":
+                return self._boundary_layer(request, environ, named)
+        return self._layer(request, environ, named)
+
+    @abc.abstractmethod
+    def _layer_asked(
+        self, request: Request, environ: Mapping[str, str], attention: Any
+    ) -> Selected | Unrecognised:
+        """Ask for a layer, under the configuration that is current."""
+
+    def _layer(
+        self, request: Request, environ: Mapping[str, str], named: Named
+    ) -> Selected | Unrecognised:
+        attention = self.fork.attention(named)
+        with self.fork.configured(environ, None, request.block_size, request, attention):
+            return self._layer_asked(request, environ, attention)
+
+    def _boundary_layer(
+        self, request: Request, environ: Mapping[str, str], named: Named
+    ) -> Selected | Unrecognised:
+        """Ask for a layer that keeps the model's dtype in a run with a packed cache.
+
+        Raises:
+            ValueError: as the fork's server, if no cache layout serves it and the other layers.
+        """
+        common = getattr(self.fork.module(_LAYOUTS[0]), _LAYOUTS[1], None)
+        if common is None:
+            raise LacksError("the fork's backends declare no cache layouts")
+        run = request.kv_cache_dtype
+        plain = dataclasses.replace(request, kv_cache_dtype="auto", run_kv_cache_dtype=run)
+        boundary = self._layer(plain, environ, named)
+        other = self._layer(request, environ, named)
+        if isinstance(boundary, Selected) and isinstance(other, Selected):
+            common([self._backend_class(one.backend) for one in (boundary, other)])
+        return boundary
+
+    def _mla_prefill(self, request: Request, named: Named) -> Selected | Unrecognised:
+        module: Any = self.fork.module(_PREFILL)
+        if module is None:
+            raise LacksError("the fork has no choice of MLA prefill backends")
+        registry: Any = self.fork.module(_PREFILL.rpartition(".")[0] + ".registry")
+        for value in vars(module).values():
+            if callable(clear := getattr(value, "cache_clear", None)):
+                clear()
+        attention = self.fork.attention(named)
+        with (
+            self._judged(),
+            self._modelled(request),
+            self.fork.configured({}, None, request.block_size, None, attention),
+        ):
+            answer = module.get_mla_prefill_backend(self.fork.server_config)
+        for name, member in registry.MLAPrefillBackendEnum.__members__.items():
+            with contextlib.suppress(ImportError):
+                if member.get_class() is answer:
+                    return Selected(name)
+        return Unrecognised(repr(answer))
+
+
+class PlatformAdapter(Naming):
     """A platform class with ``get_attn_backend_cls``."""
 
     def __init__(self, platform: Any) -> None:
@@ -218,6 +338,18 @@ class PlatformAdapter(Server):
             answer = self._ask(values)
         return recognise_class_path(answer, self.fork.class_paths)
 
+    def _layer_asked(
+        self, request: Request, environ: Mapping[str, str], attention: Any
+    ) -> Selected | Unrecognised:
+        values = {
+            **_request_values(request),
+            "selected_backend": self.fork.of_layer(attention, request),
+            "use_v1": True,
+            "use_batch_invariant": self.fork.batch_invariant(request),
+        }
+        values["attn_selector_config"] = self.fork.new_selector_config(values)
+        return recognise_class_path(self._ask(values), self.fork.class_paths)
+
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
 
@@ -225,7 +357,7 @@ class PlatformAdapter(Server):
         return self.fork.refresh()
 
 
-class ChainAdapter(Server):
+class ChainAdapter(Naming):
     """A ``get_attn_backend`` function: environment, cache, platform and class import together."""
 
     def __init__(self, function: Any) -> None:
@@ -245,6 +377,12 @@ class ChainAdapter(Server):
         else:
             answer = self._ask(values)
         return recognise(answer, self.fork.class_paths)
+
+    def _layer_asked(
+        self, request: Request, environ: Mapping[str, str], attention: Any
+    ) -> Selected | Unrecognised:
+        self.refresh()  # forgets what was selected for another name
+        return recognise(self._ask(_request_values(request)), self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)

@@ -28,8 +28,8 @@ class Question(msgspec.Struct, frozen=True):
         gpu: the platform.
         environ: the variables that are set, as sorted pairs.
         request: what the layer needs.
-        kind: "select" for which backend; the other kinds are those of inside/capabilities.py, and
-            are answered with Told, or as a selection is where there was none.
+        kind: "select" for which backend; "named" too, with what the detail names (promise/naming.py);
+            the other kinds are those of inside/capabilities.py, and are answered with Told, or as a selection is where there was none.
         detail: what the kind needs to know beside, as text.
     """
 

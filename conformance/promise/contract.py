@@ -6,6 +6,8 @@ docs/contracts.md describes the format for people who write one.
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from pytest_rocm_attn.conformance.promise import capability_table
+from pytest_rocm_attn.conformance.promise import capability_table, history
+from pytest_rocm_attn.conformance.promise.history import Defect
 from pytest_rocm_attn.conformance.promise.mentions import is_blank
+from pytest_rocm_attn.conformance.promise.naming import ASKED, Asked, Named
+from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, entries, read_toml
 from pytest_rocm_attn.conformance.promise.toml_request import request_from
+from pytest_rocm_attn.conformance.promise.upstream import ORIGINAL
 from pytest_rocm_attn.errors import (
     ContractError,
     FlagError,
@@ -33,8 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
+    from pytest_rocm_attn.conformance.promise.upstream import Upstream
 
-Level: TypeAlias = Literal["required", "advisory"]
+# "observed": what only the code of a release says; "advice": valid, but upstream has something better.
+Level: TypeAlias = Literal["required", "advisory", "observed", "advice"]
+# What a row's source is: document, pull request, upstream test, recipe; a comment in the code that
+# states an intent, the code alone. Only the first four can require something.
+Grade: TypeAlias = Literal["D", "P", "T", "R", "K", "W"]
+REQUIRING: tuple[Grade, ...] = ("D", "P", "T", "R")
 GRID_FILE = (
     "grid.toml"  # in a contract's folder: rules about the grid, read by promise/grid/rules.py
 )
@@ -61,19 +73,46 @@ class ExpectRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectNever:
+    """The selector must refuse, or answer with another backend than these."""
+
+    backends: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"anything but {' or '.join(self.backends)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectServed:
+    """The selector must answer with a backend, whichever it is."""
+
+    def __str__(self) -> str:
+        return "a backend"
+
+
+Expect: TypeAlias = ExpectBackend | ExpectRefusal | ExpectNever | ExpectServed
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One promise of a contract.
 
     Args:
         id: kebab-case, unique in the contract, reads like a sentence.
         source: the clause it was written from.
-        level: "required", or "advisory" for what goes beyond the contract's text.
+        level: "required", or "advisory" for what goes beyond the contract's text; in a contract by
+            age "observed" or "advice" too.
         env: the environment variables that are set, as text; all other variables are unset.
         gpus: the targets that the promise holds on, all with the same state of aiter.
         request: what the attention layer needs.
         expect: the backend, or a refusal.
         file: the file that holds the row.
         note: why, where the source alone does not say it.
+        named: what the user names; None in a contract that names backends by its variable.
+        since: the first release that promises it.
+        until: the first one that no longer does.
+        by: what ended it: a pull request or a document.
+        why: what that changed, in a few words.
     """
 
     id: str
@@ -82,9 +121,18 @@ class Row:
     env: Mapping[str, str]
     gpus: tuple[Gpu, ...]
     request: Request
-    expect: ExpectBackend | ExpectRefusal
+    expect: Expect
     file: str
     note: str = ""
+    named: Named | None = None
+    since: Release = FIRST
+    until: Release = LAST
+    by: str = ""
+    why: str = ""
+
+    def holds_in(self, upstream: Release) -> bool:
+        """Say whether a release promises it."""
+        return self.since <= upstream < self.until
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the row on each of its GPUs."""
@@ -117,6 +165,11 @@ class Contract:
         rows: the rows.
         capabilities: what each backend can do.
         folder: where its files lie; None for a contract of one file. Rules about the grid lie there.
+        defects: known defects of releases, in a contract by age.
+        by_age: its rows hold from release to release, and a run judges by those of one.
+        upstream: that release, once at() has chosen it.
+        ended: the rows of earlier releases that it has changed on purpose.
+        grids: until which release the rules about the grid are those of another folder.
     """
 
     id: str
@@ -125,6 +178,37 @@ class Contract:
     rows: tuple[Row, ...]
     capabilities: tuple[capability_table.Promise, ...] = ()
     folder: Path | None = None
+    defects: tuple[Defect, ...] = ()
+    by_age: bool = False
+    upstream: Upstream | None = None
+    ended: tuple[Row, ...] = ()
+    grids: tuple[tuple[Release, Path], ...] = ()
+
+    def at(self, upstream: Upstream) -> Contract:
+        """Return what one release promises, its known defects, and what it changed on purpose."""
+        meant = upstream.release
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if row.holds_in(meant)),
+            defects=tuple(
+                one for one in self.defects if upstream.inherited and one.since <= meant < one.until
+            ),
+            upstream=upstream,
+            ended=tuple(row for row in self.rows if row.until <= meant),
+        )
+
+    @property
+    def grid_folder(self) -> Path | None:
+        """Where the rules about the grid lie: of the contract that fixes them for this release."""
+        meant = self.upstream.release if self.upstream else LAST
+        return next((folder for until, folder in self.grids if meant < until), self.folder)
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the text of PR #26980 is what counts, alone or as the release that merged it."""
+        if self.by_age:
+            return self.upstream is not None and self.upstream.release == ORIGINAL
+        return self.id == _ORIGINAL_ID
 
 
 def shipped() -> tuple[str, ...]:
@@ -166,9 +250,10 @@ def rules_of(the_contract: Contract) -> tuple[Rule, ...]:
         rules,
     )
 
-    if the_contract.folder is None:
+    folder = the_contract.grid_folder
+    if folder is None:
         return ()
-    file = the_contract.folder / GRID_FILE
+    file = folder / GRID_FILE
     found = rules.load(file)
     rules.check_each_decides(found, design.standard().slices, file)
     return found
@@ -185,6 +270,10 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     title: str
     source: str
+    by_age: bool = False
+    includes: dict[str, str] = {}
+    gpus: dict[str, list[str]] = {}
+    grid: dict[str, str] = {}
 
 
 class _Platform(msgspec.Struct, forbid_unknown_fields=True):
@@ -196,6 +285,9 @@ class _Expect(msgspec.Struct, forbid_unknown_fields=True):
     backend: str | None = None
     rejects: bool | None = None
     mentions: list[str] | None = None
+    named: bool | None = None
+    never: list[str] | None = None
+    served: bool | None = None
 
 
 class _Case(msgspec.Struct, forbid_unknown_fields=True):
@@ -208,17 +300,35 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     undeclared: list[str] = []
     request: dict[str, object] = {}
     note: str = ""
+    grade: Grade | None = None
+    named: str | list[str] | None = None
+    per_kind: dict[str, str] = {}
+    asks: Asked = "layer"
+    since: str = ""
+    until: str = ""
+    by: str = ""
 
 
 _HEAD_FIELDS = {
     "id": "the contract's name, such as 'pr-26980'",
     "title": "one line of text",
     "source": "the document that the rows were written from",
+    "by_age": "true if rows hold from release to release",
+    "includes": "a table of contract = 'release that its rows hold from'",
+    "gpus": "a table of name = [targets]",
+    "grid": "a table of contract = 'first release that its rules about the grid no longer hold in'",
 }
 _CASE_FIELDS = {
     "id": "a sentence in kebab-case, such as 'triton-is-the-default'",
     "source": "the clause that the row was written from, as text",
-    "level": "'required' or 'advisory'",
+    "level": "'required' or 'advisory'; in a contract by age 'observed' or 'advice' too",
+    "grade": "what the source is: 'D'ocument, 'P'ull request, 'T'est, 'R'ecipe, 'K' or 'W'",
+    "named": "what the user names, as text, or a list: a row for each",
+    "per_kind": "a table of kind = 'NAME'",
+    "asks": f"one of {', '.join(ASKED)}",
+    "since": "the first release that promises it, such as '0.19.0'",
+    "until": "the first release that no longer does, such as '0.33.0'",
+    "by": "the pull request or document that ended it",
     "env": "a table of variable = 'text'",
     "undeclared": "a list of variables in env that nothing is known to read",
     "platform": "a table such as { gfx = 'gfx942', aiter = true }",
@@ -226,6 +336,9 @@ _CASE_FIELDS = {
     "platform.aiter": "true, false, 'impostor' or 'broken'",
     "request": "a table of request fields",
     "expect": "{ backend = 'NAME' } or { rejects = true, mentions = ['word'] }",
+    "expect.named": "true: what is named",
+    "expect.never": "a list of backends that must not be the answer",
+    "expect.served": "true: any backend",
     "expect.backend": "a backend's name as text",
     "expect.rejects": "true",
     "expect.mentions": "a list of words that a useful refusal holds",
@@ -233,6 +346,19 @@ _CASE_FIELDS = {
 }
 _AITER = {True: Aiter.PRESENT, False: Aiter.ABSENT}
 _ENTRIES = ("case", "capability")
+_HISTORY = ("ended", "defect")  # in a contract by age too
+_CHOICE = "VLLM_ATTENTION_BACKEND"
+_ORIGINAL_ID = "pr-26980"
+_KINDS_OF_EXPECT = ("backend", "rejects", "named", "never", "served")
+_GRADES = {
+    "D": "document",
+    "P": "pull request",
+    "T": "upstream's test",
+    "R": "recipe",
+    "K": "a comment in the code",
+    "W": "the code alone",
+}
+_OF_AGE = ("grade", "named", "per_kind", "asks", "since", "until", "by")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -241,59 +367,181 @@ _ENTRIES = ("case", "capability")
 def _load_folder(folder: Path) -> Contract:
     head_place = Place(ContractError, folder / "contract.toml")
     head = convert(read_toml(head_place)[1], _Head, _HEAD_FIELDS, head_place)
-    found = _Entries()
+    found = _Entries(head, head_place)
+    keys = (*_ENTRIES, *_HISTORY) if head.by_age else _ENTRIES
     for path in sorted(folder.glob("*.toml")):
         if path.name not in (head_place.file.name, GRID_FILE):
             place = Place(ContractError, path)
             table = read_toml(place)[1]
-            place.check_keys(table, _ENTRIES, "")
+            place.check_keys(table, keys, "")
             found.add(table, place)
-    return replace(found.contract(head, head_place), folder=folder)
+    return replace(found.contract(), folder=folder)
 
 
 def _load_file(path: Path) -> Contract:
     place = Place(ContractError, path)
     table = read_toml(place)[1]
-    place.check_keys(table, (*_ENTRIES, *_HEAD_FIELDS), "")
-    given = {key: value for key, value in table.items() if key not in _ENTRIES}
+    place.check_keys(table, (*_ENTRIES, *_HISTORY, *_HEAD_FIELDS), "")
+    given = {key: value for key, value in table.items() if key not in (*_ENTRIES, *_HISTORY)}
     unnamed = {"id": path.stem, "title": path.stem, "source": path.name}
     head = convert(unnamed | given, _Head, _HEAD_FIELDS, place)
-    found = _Entries()
+    found = _Entries(head, place)
     found.add(table, place)
-    return found.contract(head, place)
+    return found.contract()
 
 
 class _Entries:
-    """The rows and capabilities of a contract, as its files are read."""
+    """What a contract holds, as its files are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: _Head, place: Place) -> None:
+        if not head.by_age and (head.includes or head.gpus):
+            field = "includes" if head.includes else "gpus"
+            place.fail(field, "belongs to a contract by age", "write by_age = true, or remove it")
+        self._head = head
+        self._place = place
         self._rows: list[Row] = []
         self._capabilities: list[capability_table.Promise] = []
-        self._taken: dict[str, dict[str, Path]] = {key: {} for key in _ENTRIES}
+        self._defects: list[Defect] = []
+        self._taken: dict[str, dict[str, Path]] = {key: {} for key in (*_ENTRIES, *_HISTORY)}
+        self._grids = tuple(
+            (history.release_of(until, f"grid.{name}", LAST, place), folder)
+            for name, until in head.grid.items()
+            if (folder := load(name).folder) is not None
+        )
+        for name in head.includes:
+            self._capabilities += load(name).capabilities
+        self._included = [
+            replace(
+                _by_name(row), since=history.release_of(since, f"includes.{name}", FIRST, place)
+            )
+            for name, since in head.includes.items()
+            for row in load(name).rows
+        ]
 
     def add(self, table: Mapping[str, Any], place: Place) -> None:
-        rows = entries(
-            table, "case", _Case, _CASE_FIELDS, place, word="row", taken=self._taken["case"]
-        )
-        self._rows += [_row(case, here) for case, here in rows]
+        head = self._head
+        taken = None if head.by_age else self._taken["case"]
+        for case, here in entries(
+            table, "case", _Case, _CASE_FIELDS, place, word="row", taken=taken
+        ):
+            rows = _aged(case, head, here) if head.by_age else [_timeless(case, here)]
+            for row in rows:
+                self._check_age(row, here)
+            self._rows += rows
         self._capabilities += capability_table.read(table, place, self._taken["capability"])
+        self._included = history.ended(self._included, table, place)
+        self._defects += history.defects(table, place, self._taken["defect"])
 
-    def contract(self, head: _Head, place: Place) -> Contract:
-        if not self._rows:
-            place.fail("case", "the contract holds no rows", "write at least one [[case]]")
+    def _check_age(self, row: Row, place: Place) -> None:
+        """Refuse two rows of one id that hold in the same release."""
+        for other in (*self._rows, *self._included):
+            if other.id == row.id and other.since < row.until and row.since < other.until:
+                place.fail(
+                    "id",
+                    f"{row.id!r} is taken, in the same releases, by a row in {other.file}",
+                    "give one of them another id, or other releases",
+                )
+
+    def contract(self) -> Contract:
+        head, rows = self._head, [*self._included, *self._rows]
+        if not rows:
+            self._place.fail("case", "the contract holds no rows", "write at least one [[case]]")
         return Contract(
-            head.id, head.title, head.source, tuple(self._rows), tuple(self._capabilities)
+            head.id,
+            head.title,
+            head.source,
+            tuple(rows),
+            tuple(self._capabilities),
+            defects=tuple(self._defects),
+            by_age=head.by_age,
+            grids=self._grids,
         )
+
+
+def _by_name(row: Row) -> Row:
+    """Return a row that names a backend by the variable as one that says what is named."""
+    name = row.env.get(_CHOICE)
+    if name not in EVERY_NAME:
+        return replace(row, named=Named())
+    rest = {variable: text for variable, text in row.env.items() if variable != _CHOICE}
+    return replace(row, env=rest, named=Named(name))
 
 
 # --- one row --------------------------------------------------------------------------------------
 
 
+def _timeless(case: _Case, place: Place) -> Row:
+    """Return the row of an entry in a contract without ages."""
+    for field in _OF_AGE:
+        if getattr(case, field) not in (None, "", {}, "layer"):
+            place.fail(field, "belongs to a contract by age", "remove it, or write by_age = true")
+    if case.level not in ("required", "advisory"):
+        place.fail("level", f"{case.level!r} belongs to a contract by age", "make it 'advisory'")
+    return _row(case, place)
+
+
+def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
+    """Return the rows of an entry in a contract by age: one for each of the values that it lists."""
+    if case.grade is None:
+        place.fail("grade", "missing", f"add it: {_CASE_FIELDS['grade']}")
+    if case.level == "required" and case.grade not in REQUIRING:
+        place.fail(
+            "level",
+            f"is 'required' with a source of grade {case.grade}",
+            f"find one of grade {', '.join(REQUIRING)}, or make it 'observed' or 'advisory'",
+        )
+    since = history.release_of(case.since, "since", FIRST, place)
+    until = history.release_of(case.until, "until", LAST, place)
+    if until <= since:
+        place.fail("until", f"{case.until} is not after {case.since}", "correct one of them")
+    if (until < LAST) != bool(case.by):
+        place.fail("by", "belongs to until", f"add both, or neither: {_CASE_FIELDS['by']}")
+    choices = [
+        *((("named", ""), one) for one in [case.named]),
+        *((("env", name), value) for name, value in case.env.items()),
+        *((("request", name), value) for name, value in case.request.items()),
+    ]
+    gfx = case.platform.gfx
+    names = [gfx] if isinstance(gfx, str) else gfx
+    targets = [target for name in names for target in head.gpus.get(name, [name])]
+    rows = []
+    for values in itertools.product(*(v if isinstance(v, list) else [v] for _, v in choices)):
+        listed = [
+            value
+            for value, (_, given) in zip(values, choices, strict=True)
+            if isinstance(given, list)
+        ]
+        one = dict(zip((key for key, _ in choices), values, strict=True))
+        name = one.pop(("named", ""))
+        expect = case.expect
+        if expect.mentions is not None:
+            said = [word.replace("{named}", name or "") for word in expect.mentions]
+            expect = msgspec.structs.replace(expect, mentions=said)
+        special = msgspec.structs.replace(
+            case,
+            id="-".join([case.id, *(_kebab(str(value)) for value in listed)]),
+            named=name,
+            env={key: value for (kind, key), value in one.items() if kind == "env"},
+            request={key: value for (kind, key), value in one.items() if kind == "request"},
+            platform=msgspec.structs.replace(case.platform, gfx=targets),
+            expect=expect,
+        )
+        row = _row(special, place)
+        named = Named(name, tuple(sorted(case.per_kind.items())), case.asks)
+        rows.append(replace(row, named=named, since=since, until=until, by=case.by))
+    return rows
+
+
+def _kebab(text: str) -> str:
+    return "-".join(re.findall("[a-z0-9]+", text.lower())) or "nothing"
+
+
 def _row(case: _Case, place: Place) -> Row:
-    expect = _expect(case.expect, place)
+    named = case.named if isinstance(case.named, str) else None
+    expect = _expect(case.expect, named, place)
     return Row(
         id=case.id,
-        source=case.source,
+        source=case.source if case.grade is None else f"{case.source} ({_GRADES[case.grade]})",
         level=case.level,
         env=_env(case, expect, place),
         gpus=_gpus(case.platform, place),
@@ -319,7 +567,7 @@ def _gpus(platform: _Platform, place: Place) -> tuple[Gpu, ...]:
     return gpus
 
 
-def _env(case: _Case, expect: ExpectBackend | ExpectRefusal, place: Place) -> dict[str, str]:
+def _env(case: _Case, expect: Expect, place: Place) -> dict[str, str]:
     for name in case.undeclared:
         if name in VARIABLES:
             place.fail("undeclared", f"{name} is a declared variable", "remove it from this list")
@@ -348,17 +596,30 @@ def _env(case: _Case, expect: ExpectBackend | ExpectRefusal, place: Place) -> di
     return env
 
 
-def _expect(expect: _Expect, place: Place) -> ExpectBackend | ExpectRefusal:
-    if (expect.backend is None) == (expect.rejects is None):
-        count = "neither" if expect.backend is None else "both"
-        place.fail("expect", f"{count} of backend and rejects", f"write {_CASE_FIELDS['expect']}")
+def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
+    given = [name for name in _KINDS_OF_EXPECT if getattr(expect, name) is not None]
+    if len(given) != 1:
+        count = "neither" if not given else "both"
+        what = "of backend and rejects" if len(given) in (0, 2) else f"of {', '.join(given)}"
+        place.fail("expect", f"{count} {what}", f"write {_CASE_FIELDS['expect']}")
+    if expect.mentions is not None and given != ["rejects"]:
+        place.fail("expect.mentions", "belongs to a refusal", "remove it, or the backend")
     if expect.backend is not None:
-        if expect.mentions is not None:
-            place.fail("expect.mentions", "belongs to a refusal", "remove it, or the backend")
-        try:
-            return ExpectBackend(check_name(expect.backend, EVERY_NAME))
-        except UnknownBackendError as error:
-            place.fail("expect.backend", str(error), "use one of these")
+        return ExpectBackend(_backend(expect.backend, "expect.backend", place))
+    if expect.never is not None:
+        if not expect.never:
+            place.fail("expect.never", "names no backend", "list at least one")
+        return ExpectNever(tuple(_backend(name, "expect.never", place) for name in expect.never))
+    if given != ["rejects"] and not getattr(expect, given[0]):
+        place.fail(f"expect.{given[0]}", "is false", "write true, or another expectation")
+    if expect.served:
+        return ExpectServed()
+    if expect.named:
+        if not named:
+            place.fail(
+                "expect.named", "nothing is named", "name a backend, or expect another thing"
+            )
+        return ExpectBackend(_backend(named.upper(), "named", place))
     if not expect.rejects:
         place.fail("expect.rejects", "is false", "write true, or name the backend instead")
     mentions = expect.mentions or []
@@ -369,3 +630,10 @@ def _expect(expect: _Expect, place: Place) -> ExpectBackend | ExpectRefusal:
             "list the words that a useful message holds, such as the backend and its limit",
         )
     return ExpectRefusal(tuple(mentions))
+
+
+def _backend(name: str, field: str, place: Place) -> str:
+    try:
+        return check_name(name, EVERY_NAME)
+    except UnknownBackendError as error:
+        place.fail(field, str(error), "use one of these")

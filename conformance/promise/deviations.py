@@ -46,6 +46,7 @@ class Deviation:
         until: the last day on which the entry holds, or None.
         file: the file that holds the entry.
         line: the line of its [[deviation]] header, from 1.
+        must_hold: it is a change that the fork keeps: another answer, upstream's too, is a lost delta.
     """
 
     match: tuple[str, ...]
@@ -56,6 +57,7 @@ class Deviation:
     until: date | None = None
     file: str = ""
     line: int = 0
+    must_hold: bool = False
 
     def accepts(self, got: Got) -> bool:
         """Say whether this is the answer that the entry was declared for."""
@@ -196,6 +198,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     link: str
     mentions: list[str] = []
     until: date | None = None
+    must_hold: bool = False
 
 
 _FIELDS = {
@@ -209,6 +212,7 @@ _FIELDS = {
     "reason": "why the fork deviates, as text (a draft leaves that to you)",
     "link": "an http(s) URL, or an issue such as 'ROCm/vllm#958', '#958' or 'SWDEV-1234'",
     "until": "a date without quotes, such as 2027-01-31",
+    "must_hold": "true for a change that has to survive merges",
 }
 _WITH_MESSAGE = (REFUSAL, CRASH, NO_BACKEND, WRONG)
 _HEADER = "[[deviation]]"
@@ -220,9 +224,7 @@ def _entry(entry: _Entry, line: int, place: Place) -> Deviation:
     patterns = (entry.match,) if isinstance(entry.match, str) else tuple(entry.match)
     if not patterns or not all(pattern.strip() for pattern in patterns):
         place.fail("match", "is empty", f"give {_FIELDS['match']}")
-    if entry.answer not in KINDS and entry.answer not in EVERY_NAME:
-        near = nearest(entry.answer, [*KINDS, *EVERY_NAME])
-        place.fail("answer", f"{entry.answer!r} is unknown.{near}", f"give {_FIELDS['answer']}")
+    check_answer(entry.answer, "answer", place)
     if any(map(is_blank, entry.mentions)):
         place.fail("mentions", "holds an empty word", f"give {_FIELDS['mentions']}")
     if entry.mentions and entry.answer not in _WITH_MESSAGE:
@@ -230,8 +232,7 @@ def _entry(entry: _Entry, line: int, place: Place) -> Deviation:
         place.fail("mentions", wrong, "remove it")
     if not entry.reason.strip():
         place.fail("reason", "is empty", f"say {_FIELDS['reason']}")
-    if not _LINK.fullmatch(entry.link):
-        place.fail("link", f"{entry.link!r} is not a link", f"give {_FIELDS['link']}")
+    check_link(entry.link, place)
     return Deviation(
         match=patterns,
         answer=entry.answer,
@@ -239,9 +240,23 @@ def _entry(entry: _Entry, line: int, place: Place) -> Deviation:
         link=entry.link,
         mentions=tuple(entry.mentions),
         until=entry.until,
+        must_hold=entry.must_hold,
         file=str(place.file),
         line=line,
     )
+
+
+def check_answer(answer: str, field: str, place: Place) -> None:
+    """Refuse what is neither a backend's name nor one of got.KINDS."""
+    if answer not in KINDS and answer not in EVERY_NAME:
+        near = nearest(answer, [*KINDS, *EVERY_NAME])
+        place.fail(field, f"{answer!r} is unknown.{near}", f"give {_FIELDS['answer']}")
+
+
+def check_link(link: str, place: Place) -> None:
+    """Refuse what leads nowhere."""
+    if not _LINK.fullmatch(link):
+        place.fail("link", f"{link!r} is not a link", f"give {_FIELDS['link']}")
 
 
 def _header_lines(text: str) -> list[int]:

@@ -95,7 +95,7 @@ def entries(
     place: Place,
     *,
     word: str,
-    taken: dict[str, Path],
+    taken: dict[str, Path] | None,
 ) -> Iterator[tuple[T, Place]]:
     """Return the checked entries of a file, each with its place for further messages.
 
@@ -109,7 +109,8 @@ def entries(
         remedies: see convert().
         place: the file.
         word: what an entry is called in a message, such as "row".
-        taken: id -> file, of the entries so far; those of this file are added.
+        taken: id -> file, of the entries so far; those of this file are added. None: an id may be
+            taken again.
 
     Raises:
         place.error: a mistake, in one line that names file, entry, field, what is wrong and the
@@ -122,10 +123,11 @@ def entries(
         value = convert(entry, schema, remedies, here)
         own_id: str = value.id  # type: ignore[attr-defined]  # every schema has one
         _check_id(own_id, remedies["id"], here)
-        if own_id in taken:
-            other = f"is taken by another {word}, in {taken[own_id]}"
-            here.fail("id", other, "give one of them another id")
-        taken[own_id] = place.file
+        if taken is not None:
+            if own_id in taken:
+                other = f"is taken by another {word}, in {taken[own_id]}"
+                here.fail("id", other, "give one of them another id")
+            taken[own_id] = place.file
         for field in ("source", "why"):
             if not str(getattr(value, field, "said")).strip():
                 here.fail(field, "is empty", f"give {remedies[field]}")

@@ -6,7 +6,12 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend, ExpectRefusal
+from pytest_rocm_attn.conformance.promise.contract import (
+    ExpectBackend,
+    ExpectNever,
+    ExpectRefusal,
+    ExpectServed,
+)
 from pytest_rocm_attn.conformance.promise.deviations import Claims
 from pytest_rocm_attn.conformance.promise.got import CRASHES, Got, got_of
 from pytest_rocm_attn.conformance.promise.mentions import missing
@@ -15,7 +20,8 @@ from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Level, Row
+    from pytest_rocm_attn.conformance.promise.contract import Expect, Level, Row
+    from pytest_rocm_attn.conformance.promise.history import Defect
     from pytest_rocm_attn.outcome import Outcome
 
 
@@ -65,8 +71,13 @@ class Verdict(enum.StrEnum):
     CRASH = "crash", "C", True, "failed", "CRASH", "red", "the selector crashed, hung or died"
     FAIL = "fail", "F", True, "failed", "FAILED", "red", "a required promise is broken"
     STALE = "stale", "S", True, "failed", "STALE", "red", "declared as a deviation, but it holds"
+    LOST = "lost-delta", "L", True, "failed", "LOST", "red", "an intended change of the fork is gone"
     DEVIATION = "deviation", "d", False, "deviation", "DEVIATION", "yellow", "declared by the fork, and still so"
+    INHERITED = "inherited-defect", "i", False, "inherited", "INHERITED", "yellow", "a known defect of the release that it is judged by"
     ADVISORY = "advisory", "a", False, "advisory", "ADVISORY", "yellow", "beyond the contract, and not met"
+    DIFFERS = "differs", "o", False, "differing", "DIFFERS", "yellow", "not as its upstream's code, which promises nothing here"
+    ADVICE = "advice", "v", False, "advice", "ADVICE", "yellow", "valid, but upstream has something better"
+    CAUGHT_UP = "caught-up", "u", False, "caught-up", "CAUGHT-UP", "green", "upstream has the fork's change now"
     PASS = "pass", ".", False, "passed", "PASSED", "green", "as promised"
     # fmt: on
 
@@ -81,6 +92,14 @@ class Verdict(enum.StrEnum):
         return min(map(cls, values), key=lambda verdict: verdict.severity)
 
 
+# What falling short comes to for what is not required.
+_MILD: dict[Level, Verdict] = {
+    "advisory": Verdict.ADVISORY,
+    "observed": Verdict.DIFFERS,
+    "advice": Verdict.ADVICE,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A verdict, and why the row fell short.
@@ -89,15 +108,23 @@ class Judgement:
         verdict: the verdict.
         message: why it fell short, in words; "" when it did not.
         got: the results that fell short, as deviations pin them; of a failure, those not covered.
+        defect: the known defect that explains it, where it is reported and mended; "" for none.
     """
 
     verdict: Verdict
     message: str = ""
     got: tuple[Got, ...] = ()
+    defect: str = ""
 
 
 def judge(
-    row: Row, outcome: Outcome, claims: Claims = NOTHING, *, strict: bool = False
+    row: Row,
+    outcome: Outcome,
+    claims: Claims = NOTHING,
+    *,
+    strict: bool = False,
+    defects: Iterable[Defect] = (),
+    gfx: str = "",
 ) -> Judgement:
     """Judge one outcome.
 
@@ -106,9 +133,40 @@ def judge(
         outcome: what the selector did.
         claims: what the fork declares about the row.
         strict: advisory rows fail as required ones do.
+        defects: known defects of the release that the row is a promise of.
+        gfx: the target.
     """
-    shortfall = shortfall_of(row.expect, outcome)
-    return verdict_on(shortfall, row.level, [got_of(outcome)], claims, strict=strict)
+    shortfall, got = shortfall_of(row.expect, outcome), got_of(outcome)
+    if (lost := _delta(row, got, claims, shortfall)) is not None:
+        return lost
+    if shortfall and not claims.entries:
+        named = (row.named.backend if row.named else None) or ""
+        for defect in defects:
+            if defect.explains(row.id, gfx, got, named):
+                words = f"{shortfall} ({defect.story})"
+                return Judgement(Verdict.INHERITED, words, (got,), defect.story)
+    return verdict_on(shortfall, row.level, [got], claims, strict=strict)
+
+
+def _delta(row: Row, got: Got, claims: Claims, shortfall: str) -> Judgement | None:
+    """Judge the first change that the fork says must hold; None if it declares none."""
+    delta = next((entry for entry in claims.entries if entry.must_hold), None)
+    if delta is None:
+        return None
+    if not delta.accepts(got):
+        return Judgement(
+            Verdict.LOST,
+            f"{delta.place} says that {delta.accepted} must hold ({delta.reason}, {delta.link}), but"
+            f" the result is {got}",
+            (got,),
+        )
+    if not shortfall:
+        return Judgement(
+            Verdict.CAUGHT_UP,
+            f"upstream promises {row.expect} too, which {delta.place} declares; delete that entry",
+            (got,),
+        )
+    return Judgement(Verdict.DEVIATION, f"{shortfall} (declared: {delta.reason})", (got,))
 
 
 def verdict_on(
@@ -133,8 +191,8 @@ def verdict_on(
     used = list(dict.fromkeys(entry for entry in by if entry is not None))
     idle = claims.idle(used)
     if shortfall and (not came or None in by):
-        if level == "advisory" and not strict and not claims.entries:
-            return Judgement(Verdict.ADVISORY, shortfall, came)
+        if level in _MILD and not (strict and level == "advisory") and not claims.entries:
+            return Judgement(_MILD[level], shortfall, came)
         if claims.entries and came:
             entry = idle or claims.entries[0]
             shortfall += (
@@ -159,7 +217,7 @@ def verdict_on(
     return Judgement(Verdict.PASS)
 
 
-def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str:
+def shortfall_of(expect: Expect, outcome: Outcome) -> str:
     """Return in words how an outcome falls short of what was expected, or "" when it does not.
 
     A crash, a hang or a death satisfies no expectation, a refusal least of all.
@@ -167,6 +225,14 @@ def shortfall_of(expect: ExpectBackend | ExpectRefusal, outcome: Outcome) -> str
     match expect, outcome:
         case _, Crashed() | TimedOut() | Died() | Unrecognised():
             return f"expected {expect}, got {outcome}"
+        case ExpectServed(), Selected():
+            return ""
+        case ExpectNever(backends), Selected(selected):
+            return f"expected {expect}, got {selected}" if selected in backends else ""
+        case ExpectNever(), Rejected():
+            return ""
+        case ExpectServed(), Rejected():
+            return f"expected {expect}, got a refusal: {outcome}"
         case ExpectBackend(backend), Selected(selected):
             return "" if selected == backend else f"expected {backend}, got {selected}"
         case ExpectBackend(backend), Rejected():

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.report.schema import Record
 
 _MOST_NAMES = 3  # of items that share a cause
+_MOST_ROWS = 40  # of a matrix; of a larger one only those that have something to say are shown
+_QUIET = (Verdict.PASS, Verdict.INHERITED, Verdict.DIFFERS, Verdict.ADVICE, Verdict.CAUGHT_UP)
+_BY_GPU = ("documented",)  # tiers whose items differ by GPU alone if their ids do not
 
 
 def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
@@ -27,7 +30,9 @@ def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
         for tier in tiers:
             if len(tiers) > 1:
                 out.section(f"tier {tier}", sep="-")
-            _write_matrix(out, [row for row in rows if row["tier"] == tier])
+            _write_matrix(
+                out, [row for row in rows if row["tier"] == tier], every=out.verbosity > 0
+            )
         out.write_line("  ".join(f"{v.letter} {v}" for v in reversed(Verdict)))
     short = [row for row in rows if row["verdict"] != Verdict.PASS]
     for summary in report["summaries"]:
@@ -42,10 +47,10 @@ def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
         ]
     if short:
         out.section("what fell short", sep="-")
-    for row in sorted(short, key=lambda row: Verdict(row["verdict"]).severity):
-        verdict = Verdict(row["verdict"])
-        out.write(verdict.upper().ljust(10), **_markup(verdict))
-        out.write_line(printable(line_of(row)))
+    for alike in _alike(sorted(short, key=lambda row: Verdict(row["verdict"]).severity)):
+        verdict = Verdict(alike[0]["verdict"])
+        out.write(f"{verdict.upper():<9} ", **_markup(verdict))
+        out.write_line(printable(line_of(alike[0], alike[1:])))
     for kind, why, names in words.without_verdict(report):
         shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
         out.write_line(printable(f"{kind} [{len(names):,}] {why}: {shown}"), yellow=True)
@@ -68,13 +73,38 @@ def _markup(verdict: Verdict) -> dict[str, bool]:
     return {verdict.colour: True, "bold": verdict.fails}
 
 
-def _write_matrix(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
-    """Write a tier's rows against its columns: GPUs, or the kinds of evidence."""
+def _alike(rows: Sequence[Record]) -> list[list[Record]]:
+    """Return rows in groups of those that fall short alike: by one known defect, or on several GPUs."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for row in rows:
+        defect = row["details"].get("defect")
+        mild = not Verdict(row["verdict"]).fails
+        own = row["id"], words.got_words(row), column(row) if row["tier"] not in _BY_GPU else ""
+        groups.setdefault((row["verdict"], defect) if defect and mild else own, []).append(row)
+    return list(groups.values())
+
+
+def _write_matrix(out: pytest.TerminalReporter, rows: Sequence[Record], *, every: bool) -> None:
+    """Write a tier's rows against its columns: GPUs, or the kinds of evidence.
+
+    Args:
+        out: where to.
+        rows: of one tier.
+        every: write the rows too that say nothing but what is as promised or listed below.
+    """
     columns = words.columns_of(rows)
     squares: dict[tuple[str, str], list[str]] = {}
     for row in rows:  # the state of aiter tells some apart: the worst one is shown
         squares.setdefault((row["id"], column(row)), []).append(row["verdict"])
     names = list(dict.fromkeys(sorted((row["level"] != "required", row["id"]) for row in rows)))
+    if not every and len(names) > _MOST_ROWS:
+        speaking = {row["id"] for row in rows if row["verdict"] not in _QUIET}
+        shown = [(is_advisory, name) for is_advisory, name in names if name in speaking]
+        out.write_line(
+            f"{len(names) - len(shown)} of {len(names)} rows are not shown: as promised, or listed"
+            " below (-v shows them)"
+        )
+        names = shown
     level = None
     for is_advisory, name in names:
         if is_advisory != level:
@@ -106,9 +136,21 @@ def write_evidence(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> N
         out.write_line(printable(f"on {device}"))
 
 
-def line_of(row: Record) -> str:
-    """Return one line that says all about an item: flags, GPU, request, expected, got, source."""
-    parts = [f"{row['id']}[{column(row)}]" if row["gpu"] or row["evidence"] else row["id"]]
+def line_of(row: Record, others: Sequence[Record] = ()) -> str:
+    """Return one line that says all about an item: flags, GPU, request, expected, got, source.
+
+    Args:
+        row: the item.
+        others: items that fall short alike, of which only the names are said.
+    """
+    if defect := row["details"].get("defect"):
+        names = words.names_of((row, *others))
+        shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+        count = 1 + len(others)
+        items = f"{count} item" + ("s" if count > 1 else "")
+        return f"{defect} | {items}: {shown} | {row['again']}"
+    columns = ", ".join(dict.fromkeys(map(column, (row, *others))))
+    parts = [f"{row['id']}[{columns}]" if row["gpu"] or row["evidence"] else row["id"]]
     if row["env"] is not None:
         parts.append(" ".join(f"{n}={text!r}" for n, text in row["env"].items()) or "no flags")
     if row["gpu"]:

@@ -43,6 +43,14 @@ def in_order(records: Iterable[Record]) -> list[Record]:
     return sorted(by_key, key=lambda r: (r["tier"], r["id"], columns[column(r)]))
 
 
+def names_of(records: Iterable[Record]) -> list[str]:
+    """Return items' ids, each once, with the columns that they stand in: "plain[gfx942, gfx950]"."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        found.setdefault(record["id"], []).append(column(record))
+    return [f"{name}[{', '.join(dict.fromkeys(columns))}]" for name, columns in found.items()]
+
+
 def flags_words(record: Record) -> str:
     """Return a record's environment as a shell takes it; "" where it is not about one."""
     if record["env"] is None:

@@ -213,7 +213,9 @@ class ConformancePlugin:
         }[subject.evidence]
         lines = [
             f"rocm-attn: contract {contract.id}"
-            + f" ({required} required and {len(contract.rows) - required} advisory rows)",
+            + f" ({required} required and {len(contract.rows) - required}"
+            + f" {'other' if contract.by_age else 'advisory'} rows)",
+            *self._upstream_words(),
             f"rocm-attn: selector {subject.selector} ({where})",
             *(
                 line
@@ -228,6 +230,21 @@ class ConformancePlugin:
             lines.append(
                 f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} items"
                 " of the contract that are about it; --rocm-attn-mock=GFX mocks all of them"
+            )
+        return lines
+
+    def _upstream_words(self) -> list[str]:
+        """Return by which release the selector is judged and why, and what that one has changed."""
+        upstream = self.settings.contract.upstream
+        if upstream is None:
+            return []
+        lines = [f"rocm-attn: judged by {upstream} ({upstream.why})"]
+        ended = Counter(row.by for row in self.settings.contract.ended)
+        if ended:
+            causes = ", ".join(f"{count} by {by}" for by, count in ended.most_common())
+            lines.append(
+                f"rocm-attn: {ended.total()} promises of earlier releases were changed on purpose"
+                f" ({causes})"
             )
         return lines
 

@@ -13,9 +13,10 @@ import pytest
 
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.isolation.machine import this_machine
-from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.promise import contract, deviations, upstream
 from pytest_rocm_attn.conformance.promise.contract import rules_of
 from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers.effort import Effort
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.isolation.machine import Machine
     from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
+    from pytest_rocm_attn.conformance.promise.upstream import Upstream
 
 OF_THE_CONTRACT = ("documented", "invariants", "capabilities")  # tiers that run on its GPUs
 # Options that replace what a tier does, and would be passed over in silence without it.
@@ -55,6 +57,8 @@ def read(config: pytest.Config) -> Settings:
 
     try:
         the_contract = contract.load(value("contract"))
+        if the_contract.by_age:
+            the_contract = the_contract.at(_upstream(config))
         the_deviations = _deviations(config)
         tiers = value("tier")
         # The names of rules matter to deviations whichever tiers run.
@@ -154,6 +158,21 @@ def _subject(config: pytest.Config, spec: str | None) -> Subject:
     if options.value(config, "isolation") != "process":
         return default
     return Subject(spec, timeout=timeout, fork=False)
+
+
+def _upstream(config: pytest.Config) -> Upstream:
+    """Return the release that the selector is judged by."""
+    text = options.value(config, "upstream")
+    if text != "auto":
+        return upstream.given(text)
+    spec = options.value(config, "selector") or _selector_from_hook(config) or adapters.REFERENCE
+    found = shape.of_spec(spec) if spec != adapters.REFERENCE else None
+    if found is None:
+        words = (
+            "the reference follows" if spec == adapters.REFERENCE else "it is no vLLM; judged by"
+        )
+        return upstream.Upstream(upstream.ORIGINAL, f"{words} PR #26980", inherited=False)
+    return upstream.found(found.features, found.version, upstream.shapes())
 
 
 def _selector_from_hook(config: pytest.Config) -> str | None:

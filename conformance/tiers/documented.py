@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Observation, Question
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend
-from pytest_rocm_attn.conformance.promise.verdict import Judgement, judge
+from pytest_rocm_attn.conformance.promise.contract import (
+    ExpectBackend,
+    ExpectNever,
+    ExpectRefusal,
+    ExpectServed,
+)
+from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict, judge
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
 from pytest_rocm_attn.conformance.tiers.base import (
     ConformanceItem,
@@ -16,6 +23,7 @@ from pytest_rocm_attn.conformance.tiers.base import (
     Tier,
     request_words,
 )
+from pytest_rocm_attn.outcome import Told
 
 if TYPE_CHECKING:
     import os
@@ -43,18 +51,26 @@ class CellItem(ConformanceItem):
         super().__init__(level=cell.row.level, **kwargs)
         self.cell = cell
         self.observation: Observation | None = None
+        self.judgement = Judgement(Verdict.PASS)
 
     def questions(self) -> list[Question]:
         return [_question(self.cell)]
 
     def judge(self) -> Judgement:
+        settings = self.plugin.settings
         self.observation = self.plugin.observe(_question(self.cell))
-        return judge(
+        outcome = self.observation.outcome
+        if isinstance(outcome, Told):
+            pytest.skip(str(outcome.data["inapplicable"]))
+        self.judgement = judge(
             self.cell.row,
-            self.observation.outcome,
+            outcome,
             self.claims(),
-            strict=self.plugin.settings.strict,
+            strict=settings.strict,
+            defects=settings.contract.defects,
+            gfx=self.cell.gpu.gfx,
         )
+        return self.judgement
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self.cell.row.file, 0, self.name
@@ -64,6 +80,8 @@ class CellItem(ConformanceItem):
         story = super().story()
         before_expected = [label for label, _ in story].index("expected")
         story.insert(before_expected, ("request", request_words(row.request)))
+        if row.named is not None and str(row.named):
+            story.insert(before_expected, ("named", str(row.named)))
         if row.note:
             story.insert(-1, ("note", linked(row.note)))
         return story
@@ -75,12 +93,18 @@ class CellItem(ConformanceItem):
             "request": asdict(row.request),
             "expect": _expectation(row),
             "source": row.source,
-            "details": {"note": linked(row.note)} if row.note else {},
+            "details": {
+                name: text
+                for name, text in (("named", str(row.named or "")), ("note", linked(row.note)))
+                if text
+            },
         }
 
     def fields(self) -> dict[str, Any]:
         assert self.observation is not None
+        defect = {"defect": self.judgement.defect} if self.judgement.defect else {}
         return {
+            "details": self.known()["details"] | defect,
             "outcome": outcome_fields(self.observation.outcome)
             | {"trace": [list(step) for step in self.observation.trace]},
             "seconds": round(self.observation.seconds, 6),
@@ -89,11 +113,21 @@ class CellItem(ConformanceItem):
 
 
 def _question(cell: Cell) -> Question:
-    return Question.of(cell.gpu, cell.row.env, cell.row.request)
+    row = cell.row
+    if row.named is None:
+        return Question.of(cell.gpu, row.env, row.request)
+    return Question.of(cell.gpu, row.env, row.request, "named", row.named.to_text())
 
 
 def _expectation(row: Row) -> dict[str, Any]:
     """Return an expectation as the contract's TOML spells it, and in words."""
-    if isinstance(row.expect, ExpectBackend):
-        return {"words": str(row.expect), "backend": row.expect.backend}
-    return {"words": str(row.expect), "rejects": True, "mentions": list(row.expect.mentions)}
+    words = str(row.expect)
+    match row.expect:
+        case ExpectBackend(backend):
+            return {"words": words, "backend": backend}
+        case ExpectNever(backends):
+            return {"words": words, "never": list(backends)}
+        case ExpectServed():
+            return {"words": words, "served": True}
+        case ExpectRefusal(mentions):
+            return {"words": words, "rejects": True, "mentions": list(mentions)}

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import wire
+from pytest_rocm_attn.conformance.isolation.inside import naming
 from pytest_rocm_attn.conformance.isolation.inside.cells import answer_cells
 from pytest_rocm_attn.conformance.isolation.inside.environment import set_environment
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import (
@@ -71,6 +72,8 @@ def _observe(adapter: Adapter, question: Question) -> Observation:
     if question.kind == "select":
         environ = dict(question.environ)
         outcome, came = ask_and_keep(adapter, question.request, environ, question.gpu)
+    elif question.kind == "named":
+        outcome, came = naming.answer(adapter, question)
     else:
         from pytest_rocm_attn.conformance.isolation.inside import capabilities
 

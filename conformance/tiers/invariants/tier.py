@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 _BROKEN = Got(WRONG)
-_LEVELS_OF = "pr-26980"  # the contract whose clauses make a law required
 
 
 class InvariantsTier(Tier):
@@ -95,8 +94,9 @@ class _Item(ConformanceItem):
     parent: InvariantsTier
 
     def __init__(self, *, law: Law | SequenceLaw | SwitchLaw, **kwargs: Any) -> None:
-        contract = kwargs["parent"].plugin.settings.contract.id
-        level: Level = law.level if contract == _LEVELS_OF else "advisory"
+        # The clauses of PR #26980 make a law required.
+        original = kwargs["parent"].plugin.settings.contract.is_original
+        level: Level = law.level if original else "advisory"
         super().__init__(level=level, **kwargs)
         self.law = law
         self.seconds = 0.0

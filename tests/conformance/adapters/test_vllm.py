@@ -11,9 +11,12 @@ import pytest
 
 from pytest_rocm_attn.conformance.adapters import adapt
 from pytest_rocm_attn.conformance.adapters.vllm import ChainAdapter, PlatformAdapter
+from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.isolation.inside import naming
+from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.gpu import Gpu
-from pytest_rocm_attn.outcome import Selected, Unrecognised
+from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Told, Unrecognised
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -113,7 +116,10 @@ def fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             "envs": ENVS,
             "_aiter_ops": OPS,
             "backends": "class Triton: pass\nclass Rocm: pass\nclass Fa: pass\n",
-            **{name.replace("__", "/"): text for name, text in modules.items()},
+            **{
+                name if "/" in name else name.replace("__", "/"): text
+                for name, text in modules.items()
+            },
         }
         for name, text in files.items():
             path = tmp_path / "forky" / f"{name}.py"
@@ -171,7 +177,7 @@ def test_a_bundled_configuration_holds_what_its_fields_ask_for(fork: Make) -> No
 
 def test_a_parameter_that_no_convention_has_is_named(fork: Make) -> None:
     module = fork("rocm", rocm=platform("selected_backend, head_size, moon_phase"))
-    with pytest.raises(SelectorError, match=r"requires moon_phase, .*docs/adapters\.md"):
+    with pytest.raises(SelectorError, match=r"requires moon_phase, .*adapters"):
         ask(PlatformAdapter(module.RocmPlatform))
 
 
@@ -220,3 +226,116 @@ def test_the_full_chain_answers_from_the_config_and_refreshing_clears_its_caches
     assert ask(adapter) == Selected("ROCM_AITER_FA")
     monkeypatch.setenv(EXPLICIT, "ROCM_ATTN")
     assert ask(adapter, **os.environ) == Selected("ROCM_ATTN")
+
+
+# --- what is named --------------------------------------------------------------------------------
+
+CONFIGURED = {
+    "config/__init__": """
+import contextlib
+from forky.config.attention import AttentionConfig
+class Cache:
+    block_size = None
+    cache_dtype = "auto"
+class Parallel:
+    decode_context_parallel_size = 1
+    prefill_context_parallel_size = 1
+class VllmConfig:
+    def __init__(self):
+        self.attention_config = AttentionConfig()
+        self.cache_config = Cache()
+        self.parallel_config = Parallel()
+        self.kv_transfer_config = None
+        self.model_config = None
+@contextlib.contextmanager
+def set_current_vllm_config(config):
+    yield
+""",
+    "config/attention": """
+from dataclasses import dataclass, field
+from forky.v1.attention.backends.registry import AttentionBackendEnum
+@dataclass
+class AttentionConfig:
+    backend: object = None
+    backend_per_kind: dict = field(default_factory=dict)
+    def __post_init__(self):
+        if isinstance(self.backend, str):
+            named = self.backend.lower() != "auto"
+            self.backend = AttentionBackendEnum[self.backend.upper()] if named else None
+        self.backend_per_kind = {
+            kind: AttentionBackendEnum[name.upper()] for kind, name in self.backend_per_kind.items()
+        }
+""",
+    "v1/attention/selector": """
+import enum
+from typing import NamedTuple
+class AttentionSelectorConfig(NamedTuple):
+    head_size: int
+    use_dcp: bool = False
+class Kind(enum.Enum):
+    FULL = "full_attention"
+    SLIDING = "sliding_window"
+def get_attn_spec_kind(use_mla, has_sliding_window, attn_type):
+    return Kind.SLIDING if has_sliding_window else Kind.FULL
+""",
+    "v1/attention/backends/registry": REGISTRY,
+    "envs": ENVS.replace('{"VLLM_ATTENTION_BACKEND": None}', "{}"),
+    "rocm": """
+class RocmPlatform:
+    @classmethod
+    def get_attn_backend_cls(cls, selected_backend, attn_selector_config):
+        if attn_selector_config.use_dcp:
+            raise ValueError("DCP not supported")
+        return "forky.backends.Triton" if selected_backend is None else selected_backend.get_path()
+""",
+}
+
+
+def name_it(adapter: Any, named: Named, request: Request | None = None) -> Any:
+    """Answer as the process of a selector does."""
+    return answer_under({}, adapter, named, request or Request())
+
+
+def answer_under(environ: dict[str, str], adapter: Any, named: Named, request: Request) -> Outcome:
+    question = Question.of(Gpu("gfx942"), environ, request, "named", named.to_text())
+    return naming.answer(adapter, question)[0]
+
+
+def test_a_fork_with_a_configuration_is_named_to_by_it_and_parses_itself(fork: Make) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED).RocmPlatform)
+    assert name_it(adapter, Named("rocm_attn")) == Selected("ROCM_ATTN")
+    assert name_it(adapter, Named("auto")) == Selected("TRITON_ATTN")
+    unknown = name_it(adapter, Named("NOPE"))
+    assert isinstance(unknown, Crashed), "the fork's own KeyError"
+    assert unknown.error == "KeyError"
+
+
+def test_a_backend_is_named_for_a_kind_of_layer(fork: Make) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED).RocmPlatform)
+    named = Named("TRITON_ATTN", (("sliding_window", "ROCM_ATTN"),))
+    assert name_it(adapter, named) == Selected("TRITON_ATTN")
+    assert name_it(adapter, named, Request(sliding_window=128)) == Selected("ROCM_ATTN")
+
+
+def test_a_variable_that_is_gone_names_nothing(fork: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED).RocmPlatform)
+    monkeypatch.setenv(EXPLICIT, "ROCM_ATTN")
+    answer = answer_under({EXPLICIT: "ROCM_ATTN"}, adapter, Named(), Request())
+    assert answer == Selected("TRITON_ATTN")
+
+
+def test_what_a_server_is_configured_with_reaches_the_selector_and_goes_again(fork: Make) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED).RocmPlatform)
+    refused = name_it(adapter, Named(), Request(use_dcp=True))
+    assert refused == Rejected("ValueError", "DCP not supported")
+    assert adapter.fork.server_config.parallel_config.decode_context_parallel_size == 1
+    assert name_it(adapter, Named()) == Selected("TRITON_ATTN")
+
+
+def test_a_fork_without_one_is_named_to_by_the_variable_which_is_put_back(fork: Make) -> None:
+    adapter = PlatformAdapter(
+        fork("rocm", rocm=platform(CONVENTIONS["loose arguments"])).RocmPlatform
+    )
+    assert name_it(adapter, Named("ROCM_ATTN")) == Selected("ROCM_ATTN")
+    assert EXPLICIT not in os.environ
+    assert isinstance(name_it(adapter, Named(asks="mla-prefill")), Told)

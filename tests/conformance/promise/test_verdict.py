@@ -16,8 +16,17 @@ from pytest_rocm_attn import (
     TimedOut,
     Unrecognised,
 )
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend, ExpectRefusal, Level, Row
+from pytest_rocm_attn.conformance.promise.contract import (
+    Expect,
+    ExpectBackend,
+    ExpectNever,
+    ExpectRefusal,
+    ExpectServed,
+    Level,
+    Row,
+)
 from pytest_rocm_attn.conformance.promise.deviations import Claims, Deviation, Deviations
+from pytest_rocm_attn.conformance.promise.history import Defect
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.outcome import Outcome
 
@@ -40,7 +49,7 @@ def declared(answer: str, mentions: str = "") -> Claims:
     return Deviations((entry,)).about(["a-row"], "gfx942", "documented", datetime.date.min)
 
 
-def row(expect: ExpectBackend | ExpectRefusal, level: Level = "required") -> Row:
+def row(expect: Expect, level: Level = "required") -> Row:
     return Row("a-row", "the text", level, {}, (Gpu("gfx942"),), Request(), expect, "rows.toml")
 
 
@@ -128,3 +137,93 @@ def test_a_declared_success_is_stale() -> None:
     assert stale.verdict is Verdict.STALE
     assert "dev.toml:3 declares ROCM_ATTN" in stale.message
     assert stale.verdict.fails
+
+
+# --- what a fork keeps, and what it inherits ------------------------------------------------------
+
+DELTA = Deviation(
+    ("a-row",), "FLEX_ATTENTION", "it is faster", "#1", (), None, "dev.toml", 3, must_hold=True
+)
+KEPT = Claims(((DELTA, ("a-row",)),))
+
+
+@pytest.mark.parametrize(
+    ("expect", "outcome", "verdict"),
+    [
+        pytest.param(BACKEND, Selected("FLEX_ATTENTION"), Verdict.DEVIATION, id="it holds"),
+        pytest.param(BACKEND, Selected("TRITON_ATTN"), Verdict.LOST, id="upstream's answer"),
+        pytest.param(BACKEND, Selected("ROCM_ATTN"), Verdict.LOST, id="a third answer"),
+        pytest.param(BACKEND, OUTCOMES["crash"], Verdict.LOST, id="a crash"),
+        pytest.param(
+            ExpectBackend("FLEX_ATTENTION"),
+            Selected("FLEX_ATTENTION"),
+            Verdict.CAUGHT_UP,
+            id="upstream has it now",
+        ),
+    ],
+)
+def test_a_change_that_must_hold_is_kept_lost_or_caught_up_with(
+    expect: ExpectBackend, outcome: Outcome, verdict: Verdict
+) -> None:
+    judged = judge(row(expect), outcome, KEPT)
+    assert judged.verdict is verdict
+    assert verdict.fails is (verdict is Verdict.LOST)
+    assert verdict is Verdict.DEVIATION or "dev.toml:3" in judged.message
+
+
+DEFECT = Defect(
+    "the-switch-is-dead",
+    "Nothing reads it",
+    "#7",
+    ("a-row[gfx942]",),
+    ("ROCM_ATTN",),
+    until=(1, 0, 0),
+)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "gfx", "verdict"),
+    [
+        (Selected("ROCM_ATTN"), "gfx942", Verdict.INHERITED),
+        (Selected("ROCM_ATTN"), "gfx90a", Verdict.FAIL),
+        (Selected("FLEX_ATTENTION"), "gfx942", Verdict.FAIL),
+        (OUTCOMES["crash"], "gfx942", Verdict.CRASH),
+        (Selected("TRITON_ATTN"), "gfx942", Verdict.PASS),
+    ],
+)
+def test_a_known_defect_explains_its_own_answer_alone(
+    outcome: Outcome, gfx: str, verdict: Verdict
+) -> None:
+    judged = judge(row(BACKEND), outcome, defects=[DEFECT], gfx=gfx)
+    assert judged.verdict is verdict
+    if verdict is Verdict.INHERITED:
+        assert judged.defect == "Nothing reads it, #7, mended in 1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("level", "verdict"),
+    [("observed", Verdict.DIFFERS), ("advice", Verdict.ADVICE)],
+)
+def test_what_is_observed_or_advised_never_fails(level: Level, verdict: Verdict) -> None:
+    for strict in (False, True):
+        judged = judge(row(BACKEND, level), Selected("ROCM_ATTN"), strict=strict)
+        assert judged.verdict is verdict
+        assert not judged.verdict.fails
+
+
+@pytest.mark.parametrize(
+    ("expect", "outcome", "holds"),
+    [
+        (ExpectNever(("ROCM_ATTN",)), Selected("TRITON_ATTN"), True),
+        (ExpectNever(("ROCM_ATTN",)), GOOD_REFUSAL, True),
+        (ExpectNever(("ROCM_ATTN",)), Selected("ROCM_ATTN"), False),
+        (ExpectNever(("ROCM_ATTN",)), OUTCOMES["crash"], False),
+        (ExpectServed(), Selected("ROCM_ATTN"), True),
+        (ExpectServed(), GOOD_REFUSAL, False),
+        (ExpectServed(), OUTCOMES["no-backend"], False),
+    ],
+)
+def test_any_backend_but_some_and_any_at_all(
+    expect: ExpectNever | ExpectServed, outcome: Outcome, holds: bool
+) -> None:
+    assert (judge(row(expect), outcome).verdict is Verdict.PASS) is holds

@@ -1,0 +1,190 @@
+"""Contracts by age: which rows hold in a release, what ended them, and which defects are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.conformance.promise import contract, upstream
+from pytest_rocm_attn.conformance.promise.contract import Contract, ExpectBackend
+from pytest_rocm_attn.conformance.promise.got import Got
+from pytest_rocm_attn.conformance.promise.naming import Named
+from pytest_rocm_attn.errors import ContractError
+
+HEAD = """
+id = "ours"
+title = "t"
+source = "s"
+by_age = true
+[gpus]
+both = ["gfx942", "gfx1201"]
+"""
+ROW = """
+[[case]]
+id = "plain"
+source = "PR #1"
+grade = "P"
+level = "required"
+platform = { gfx = "both" }
+"""
+EARLY = f'{ROW}until = "0.19.0"\nby = "#2"\nexpect = {{ backend = "TRITON_ATTN" }}\n'
+LATE = f'{ROW}since = "0.19.0"\nexpect = {{ backend = "ROCM_ATTN" }}\n'
+DEFECT = """
+[[defect]]
+id = "the-switch-is-dead"
+what = "Nothing reads the switch"
+link = "#3"
+match = ["plain[gfx942]"]
+answers = ["FLEX_ATTENTION"]
+since = "0.20.0"
+until = "0.21.0"
+"""
+
+
+def load(folder: Path, *texts: str) -> Contract:
+    file = folder / "ours.toml"
+    head, _, gpus = HEAD.partition("[gpus]")
+    file.write_text(f"{head}[gpus]{gpus}" + "\n".join(texts), "utf-8")
+    return contract.load(str(file))
+
+
+def refusal(folder: Path, *texts: str) -> str:
+    with pytest.raises(ContractError) as caught:
+        load(folder, *texts)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def at(found: Contract, release: str) -> Contract:
+    return found.at(upstream.given(release))
+
+
+def test_a_row_holds_from_its_first_release_to_before_its_last(tmp_path: Path) -> None:
+    found = load(tmp_path, EARLY, LATE)
+    for release, backend in [("0.18.1", "TRITON_ATTN"), ("0.19.0", "ROCM_ATTN")]:
+        (row,) = at(found, release).rows
+        assert row.expect == ExpectBackend(backend)
+        assert [gpu.gfx for gpu in row.gpus] == ["gfx942", "gfx1201"]
+
+
+def test_what_upstream_changed_on_purpose_is_kept_with_its_cause(tmp_path: Path) -> None:
+    found = load(tmp_path, EARLY, LATE)
+    assert at(found, "0.18.1").ended == ()
+    assert [(row.id, row.by) for row in at(found, "0.33.0").ended] == [("plain", "#2")]
+
+
+def test_listed_values_make_a_row_each(tmp_path: Path) -> None:
+    text = ROW + (
+        'named = ["TRITON_ATTN", "rocm_attn"]\nenv = { VLLM_ROCM_USE_AITER = ["0", "1"] }\n'
+        "expect = { named = true }\n"
+    )
+    rows = load(tmp_path, text).rows
+    assert [row.id for row in rows] == [
+        *("plain-triton-attn-0", "plain-triton-attn-1", "plain-rocm-attn-0", "plain-rocm-attn-1"),
+    ]
+    assert rows[3].named == Named("rocm_attn")
+    assert rows[3].expect == ExpectBackend("ROCM_ATTN")
+    assert rows[3].env == {"VLLM_ROCM_USE_AITER": "1"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "gfx", "release", "known"),
+    [
+        ("FLEX_ATTENTION", "gfx942", "0.20.0", True),
+        ("TRITON_ATTN", "gfx942", "0.20.0", False),
+        ("FLEX_ATTENTION", "gfx1201", "0.20.0", False),
+        ("FLEX_ATTENTION", "gfx942", "0.21.0", False),
+    ],
+)
+def test_a_defect_explains_its_own_answer_on_its_own_items_in_its_own_releases(
+    tmp_path: Path, answer: str, gfx: str, release: str, known: bool
+) -> None:
+    defects = at(load(tmp_path, LATE, DEFECT), release).defects
+    assert any(defect.explains("plain", gfx, Got(answer)) for defect in defects) is known
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([ROW + "expect = { served = true }", ROW + "expect = { served = true }"], "is taken"),
+        ([LATE.replace('"P"', '"W"')], "is 'required' with a source of grade W"),
+        ([LATE.replace('grade = "P"\n', "")], "grade: missing"),
+        ([LATE.replace("0.19.0", "soon")], "is not a release"),
+        ([EARLY.replace('by = "#2"\n', "")], "belongs to until"),
+        ([LATE.replace("expect", 'until = "0.18.0"\nby = "#2"\nexpect')], "is not after"),
+        ([LATE, DEFECT.replace("FLEX_ATTENTION", "FLEX")], "'FLEX' is unknown"),
+        ([LATE, DEFECT.replace("#3", "somewhere")], "is not a link"),
+    ],
+    ids=[
+        "an id twice",
+        "a weak source",
+        "no grade",
+        "no release",
+        "no cause",
+        "an early end",
+        "answer",
+        "link",
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, texts: list[str], words: str) -> None:
+    assert words in refusal(tmp_path, *texts)
+
+
+def test_ages_belong_to_a_contract_by_age(tmp_path: Path) -> None:
+    file = tmp_path / "plain.toml"
+    file.write_text(LATE.replace("both", "gfx942"), "utf-8")
+    with pytest.raises(ContractError, match="grade: belongs to a contract by age"):
+        contract.load(str(file))
+
+
+# --- the shipped history --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Contract:
+    return contract.load("vllm")
+
+
+def test_the_appendix_is_in_it_word_for_word(shipped: Contract) -> None:
+    """But for the variable that names a backend, which became what is named."""
+    rows = at(shipped, "0.12.0").rows
+    found = {row.id: row for row in rows}
+    for row in contract.load("pr-26980").rows:
+        if row.level == "required":
+            aged = found[row.id]
+            name = row.env.get("VLLM_ATTENTION_BACKEND")
+            env = {**aged.env, **({"VLLM_ATTENTION_BACKEND": name} if name else {})}
+            assert (env, aged.expect, aged.request) == (row.env, row.expect, row.request)
+            assert aged.named == Named(name)
+            gpus = [gpu for one in rows if one.id == row.id for gpu in one.gpus]
+            assert sorted(gpus, key=str) == sorted(row.gpus, key=str)
+
+
+def test_the_text_of_the_appendix_counts_in_its_own_release_only(shipped: Contract) -> None:
+    assert at(shipped, "0.12.0").is_original
+    assert not at(shipped, "0.13.0").is_original
+
+
+def test_no_row_outlives_a_variable_that_it_sets(shipped: Contract) -> None:
+    for release, gone in [
+        ("0.16.0", "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"),
+        ("0.19.0", "VLLM_ROCM_CUSTOM_PAGED_ATTN"),
+    ]:
+        setting = {row.id for row in at(shipped, release).rows if gone in row.env}
+        assert not {name for name in setting if not name.endswith(("-is-gone-0", "-is-gone-1"))}
+
+
+def test_every_row_cites_upstream(shipped: Contract) -> None:
+    for row in shipped.rows:
+        assert "/work/" not in row.source, row.id
+    assert all(defect.link for defect in shipped.defects)
+
+
+def test_every_defect_is_about_rows_that_are_there(shipped: Contract) -> None:
+    from pytest_rocm_attn.conformance.promise.deviations import matches
+
+    ids = {row.id for row in shipped.rows}
+    for defect in shipped.defects:
+        for pattern in defect.match:
+            assert any(matches(pattern, (name, "gfx942", "documented")) for name in ids), pattern

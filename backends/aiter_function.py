@@ -20,7 +20,7 @@ from pytest_rocm_attn.gpu import Aiter
 INSTALL = "pip install amd-aiter"
 _MENDS = {
     Aiter.ABSENT: f"install it: {INSTALL}",
-    Aiter.BROKEN: "install it anew: pip install --force-reinstall amd-aiter",
+    Aiter.BROKEN: "install it again: pip install --force-reinstall amd-aiter",
     Aiter.IMPOSTOR: f"pip uninstall aiter, then {INSTALL}",
 }
 

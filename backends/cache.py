@@ -69,7 +69,7 @@ def cache_shape(
     for axis in ("slot", "dim"):
         if f"{axis} // x" in axes and sizes[axis] % x:
             raise BackendInputError(
-                f"cache layout {', '.join(axes)}: {axis} has {sizes[axis]} elements, which is no"
+                f"cache layout {', '.join(axes)}: {axis} has {sizes[axis]} elements, which is not a"
                 f" multiple of x={x} (16 bytes, docs/reference/backends.md#rocm-attn)"
             )
         sizes |= {f"{axis} // x": sizes[axis] // x, f"{axis} % x": x}
@@ -95,7 +95,7 @@ def reshape_and_cache_reference(
         (layout.key, key, key_cache, k_scale),
         (layout.value, value, value_cache, v_scale),
     ):
-        # A view [block, slot // x, slot % x, head, dim // x, dim % x], sizes 1 where there is no split.
+        # A view [block, slot // x, slot % x, head, dim // x, dim % x], sizes 1 if there is no split.
         view = _logical_view(cache, axes)
         slots, dims = view.shape[1] * view.shape[2], view.shape[4] * view.shape[5]
         written = slot_mapping >= 0

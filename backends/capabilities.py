@@ -1,8 +1,8 @@
 """What each backend of vLLM 0.12.0 cannot serve, as data: only limits at which it raises.
 
 A limit is listed when docs/reference/backends.md states that 0.12.0's selector, cache-shape
-function, constructor or import fails there. Where a backend computes wrong numbers instead (its
-"quirks"), or where a class merely declares a list that nothing enforces, there is no row.
+function, constructor or import fails there. If a backend computes wrong numbers instead (its
+"quirks"), or if a class merely declares a list that nothing enforces, there is no row.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class _Layout:
         return _Layout(token, token < ends[-1], blocks, held, sees, mask)
 
     def gathered(self, cache: torch.Tensor) -> torch.Tensor:
-        """Return [1, KV heads, requests * length, D], zeros where there is no token."""
+        """Return [1, KV heads, requests * length, D], zeros if there is no token."""
         rows = cache[self.blocks].reshape(*self.held.shape, *cache.shape[2:])
         rows = rows.masked_fill(~self.held[:, :, None, None], 0.0)
         return rows.flatten(0, 1).transpose(0, 1)[None]
@@ -172,6 +172,6 @@ class FlexAttention(SplitHalves):
 
 @functools.cache
 def _attention(device_type: str) -> Callable[..., torch.Tensor]:
-    """Return flex_attention, compiled where there is a GPU to compile it for."""
+    """Return flex_attention, compiled if there is a GPU to compile it for."""
     attention: Any = flex_attention
     return attention if device_type == "cpu" else torch.compile(attention, dynamic=True)

@@ -33,7 +33,7 @@ def how_to_get(
     branch = branch_of(policy, request)
     check_name(backend, branch.names)
     texts = {name: _other_than_default(name, backend, branch) for name in policy.reads}
-    # All of them at once is no candidate: beside a name, which is taken or refused, nothing counts.
+    # All of them at once is not a candidate: with a name, which is taken or refused, nothing else counts.
     for size in range(len(texts)):
         ways = tuple(
             {name: texts[name] for name in names}
@@ -42,7 +42,7 @@ def how_to_get(
         )
         if ways:
             return ways
-    # A choice that could be had by flags could be had by name, so the refusal of the name says why.
+    # A choice that flags can make can be made by name, so the refusal of the name says why.
     try:
         instead = select(request, Flags({branch.named_by[-1]: backend}), gpu, policy)
     except SelectionError as error:

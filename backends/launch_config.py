@@ -1,6 +1,6 @@
 """Which tile a kernel runs with: the rule that picks, from launch_tiles.TILES, what fits the target.
 
-`choose_tile` takes the first candidate that is no larger than the work and that fits the target's LDS
+`choose_tile` takes the first candidate that is not larger than the work and that fits the target's LDS
 and registers by `lds_bytes` and `registers`, two upper estimates; the launch tier compiles every choice
 for every target and compares (tests/backends/test_launch_config.py, docs/backends.md).
 `choose_segments` says into how many parts the keys of each request are split, and `choose_passes` which
@@ -44,7 +44,7 @@ class Shape:
     shared: bool = False
 
 
-# Registers of a lane beside those that `registers` counts: addresses, masks, the row state, and the
+# Registers of a lane besides those that `registers` counts: addresses, masks, the row state, and the
 # fragments of K and V on their way to the matrix unit. Read off the compiled kernels
 # (docs/backends.md).
 OTHER_REGISTERS = {
@@ -150,7 +150,7 @@ def choose_short_tile(shape: Shape, target: Target) -> Tile:
 
 @functools.cache
 def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
-    """Return the first candidate that is no larger than the work and that fits.
+    """Return the first candidate that is not larger than the work and that fits.
 
     Args:
         kind: "prefill", "decode" or "latent" (MLA's decode).

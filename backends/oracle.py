@@ -2,7 +2,7 @@
 
 Plain loops over requests and heads, no tiling, no online softmax, so that it can be checked by eye
 against docs/reference/backends.md#inputs (masks, soft cap, ALiBi, sinks, log-sum-exp) and 4.1
-(MLA). Beside each result it returns the sums that the error bounds need (error_bounds.py).
+(MLA). With each result it returns the sums that the error bounds need (error_bounds.py).
 
 NaN and infinities mean what they do in IEEE arithmetic, over the keys that a token sees: one that a token
 does not see is not multiplied by a weight of 0, and changes nothing.

@@ -254,7 +254,7 @@ _NO_KV_CONNECTOR = Predicate(
 )
 _NO_ENCODER_DECODER = Predicate(
     lambda request, flags, gpu: not request.encoder_decoder_model,
-    "the model is no encoder-decoder",
+    "the model is not an encoder-decoder",
     "the model is an encoder-decoder",
 )
 
@@ -271,7 +271,7 @@ class _Candidate:
     why: str = ""  # the pull request of the change
 
 
-# Where is_aiter_found_and_supported() (vllm/_aiter_ops.py) says yes, besides a package being found.
+# The targets for which is_aiter_found_and_supported() (vllm/_aiter_ops.py) says yes, besides a package being found.
 _AITER_TARGETS: tuple[tuple[Version, Predicate], ...] = (
     ((0, 18), GFX9),
     ((0, 19), _MI3XX),

@@ -1,8 +1,8 @@
 """ROCM_ATTN: chunked prefill in Triton, paged decode in HIP, over a cache in the split layout.
 
 Contract: docs/reference/backends.md#rocm-attn. Unlike vLLM 0.12.0's, the soft cap is honoured, a
-window of W keeps W keys, and the HIP decode serves RDNA within the same limits as CDNA. Where the
-HIP kernel does not reach, decodes take the Triton kernel, and `decode_refusal` says why.
+window of W keeps W keys, and the HIP decode serves RDNA within the same limits as CDNA. Beyond
+the HIP kernel's limits, decodes take the Triton kernel, and `decode_refusal` says why.
 """
 
 from __future__ import annotations

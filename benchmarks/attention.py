@@ -1,4 +1,4 @@
-"""Time TRITON_ATTN and TRITON_MLA on a GPU, beside the copy and the matrix product of the same run.
+"""Time TRITON_ATTN and TRITON_MLA on a GPU, together with the copy and the matrix product of the same run.
 
     python benchmarks/attention.py --peer vllm=TREE --peer aiter=TREE --check > attention.md
 

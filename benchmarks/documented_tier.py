@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import run  # beside this script
+from processes import run  # next to this script
 
 BUDGET = 4.0
 PAIRS = 3

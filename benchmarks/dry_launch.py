@@ -1,4 +1,4 @@
-"""What a dry launch costs beside Triton's own compilation of the same kernel.
+"""What a dry launch costs, compared with Triton's own compilation of the same kernel.
 
 Run: python benchmarks/dry_launch.py [--pairs N] [--gfx gfx942]
 

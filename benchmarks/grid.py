@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from processes import run  # beside this script
+from processes import run  # next to this script
 
 BUDGET_CPU_US = 600.0  # of a cell: 600 s for 1,000,000 cells
 BUDGET_BYTES = 2e9

@@ -1,6 +1,6 @@
-"""ROCM_ATTN's HIP decode on a GPU: right on every case, and how fast beside the Triton kernel.
+"""ROCM_ATTN's HIP decode on a GPU: right on every case, and how fast, compared with the Triton kernel.
 
-On an AMD GPU the matrix kernel runs, and beside it the plain one; on an NVIDIA GPU the plain kernel,
+On an AMD GPU the matrix kernel runs, and the plain one too; on an NVIDIA GPU the plain kernel,
 built by nvcc from the same source. Prints Markdown; the exit status is 1 if a result is wrong. Needs torch,
 Triton and the GPU's compiler:
 

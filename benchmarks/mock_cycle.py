@@ -1,4 +1,4 @@
-"""What entering and leaving the mock costs, beside a plain peer in the same run.
+"""What entering and leaving the mock costs, compared with a plain peer in the same run.
 
 The peer is what projects do by hand today: monkeypatching twenty attributes and undoing it. Budget:
 enter plus leave under 5 ms once torch is imported; exit status 1 above it, and if a cycle mocks nothing.

@@ -1,4 +1,4 @@
-"""Other people's attention kernels, to be timed beside ours in the same run.
+"""Other people's attention kernels, to be timed together with ours in the same run.
 
 Their files stay as they were released; only the packages around them are stand-ins, as the kernels need
 little of them: importing vllm or aiter whole takes their compiled parts and all dependencies.

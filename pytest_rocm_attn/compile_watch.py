@@ -62,7 +62,7 @@ def named(what: str) -> Iterator[None]:
 def ends_within(seconds: float, work: Callable[[], object]) -> bool:
     """Do work in a forked process; return whether it ended in time, in whatever way."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of other threads: the child compiles, and touches nothing of theirs.
+        # Python 3.12 warns of other threads: the child compiles, and touches nothing that they use.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:

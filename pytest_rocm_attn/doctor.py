@@ -89,7 +89,7 @@ def triton_build() -> str:
 def doubtful_variables(environ: Mapping[str, str]) -> list[Finding]:
     """Return a finding for each variable that is wrong.
 
-    It cannot be parsed, reads otherwise than it looks, is never read, or looks misspelt.
+    It cannot be parsed, does not mean what it suggests, is never read, or looks misspelt.
     """
     findings = []
     for name, text in sorted(environ.items()):

@@ -25,7 +25,7 @@ class RocmEnv:
     def __call__(self, **variables: str | bool | int | None) -> None:
         """Set the given variables; None unsets one.
 
-        True and False become "1" and "0". A text that reads otherwise than it looks, such as "yes",
+        True and False become "1" and "0". A text that does not mean what it suggests, such as "yes",
         which is off, gives a FlagWarning.
 
         Raises:
@@ -53,7 +53,7 @@ class RocmEnv:
 def marked(node: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> RocmEnv:
     """Return the fixture's value: every variable unset, then those of the markers set.
 
-    What reads otherwise than it looks gives a FlagWarning at the test's own place.
+    What does not mean what it suggests gives a FlagWarning at the test's own place.
     """
     environment = RocmEnv(monkeypatch)
     given: dict[str, str] = {}
@@ -69,7 +69,7 @@ def marked(node: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> RocmEnv:
 
 
 def warn_of(environ: Mapping[str, str]) -> None:
-    """Warn the caller of a fixture about each variable whose value reads otherwise than it looks."""
+    """Warn the caller of a fixture about each variable whose value does not mean what it suggests."""
     for doubt in doubts(environ):
         warn_the_caller(doubt, FlagWarning)
 

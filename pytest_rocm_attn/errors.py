@@ -29,7 +29,7 @@ class FlagError(RocmAttnError, ValueError):
 
 
 class FlagWarning(UserWarning):
-    """An environment variable whose text reads otherwise than it looks, such as "yes" for a flag."""
+    """An environment variable whose text does not mean what it suggests, such as "yes" for a flag."""
 
 
 class RequestError(RocmAttnError, ValueError):
@@ -123,11 +123,11 @@ class UnwrittenTensorWarning(UserWarning):
 
 
 class CodeObjectError(RocmAttnError, ValueError):
-    """A file that is no AMDGPU code object, or assembly that lacks the kernel asked for."""
+    """A file that is not an AMDGPU code object, or assembly that lacks the kernel asked for."""
 
 
 class AiterError(RocmAttnError, RuntimeError):
-    """AMD's aiter is absent, broken, too old or another package; says which, and what mends it."""
+    """AMD's aiter is absent, broken, too old or another package; says which, and what repairs it."""
 
 
 class HipBuildError(RocmAttnError, RuntimeError):

@@ -89,7 +89,7 @@ class Variable:
                 return word
 
     def doubt(self, text: str) -> str:
-        """Return a sentence if text reads otherwise than it looks, such as "yes" as off; else "".
+        """Return a sentence if text does not mean what it suggests, such as "yes" as off; else "".
 
         Raises:
             FlagError: as parse.
@@ -184,7 +184,7 @@ VARIABLES: dict[str, Variable] = {
 
 ATTENTION_BACKEND = "--attention-backend"
 USE_PREFILL_DECODE = "--attention-config.use_prefill_decode_attention"
-# Options of the server that took the place of a variable; Flags takes them beside the variables.
+# Options of the server that took the place of a variable; Flags takes them together with the variables.
 OPTIONS: dict[str, Variable] = {
     option.name: option
     for option in (
@@ -321,7 +321,7 @@ def check_name(name: str) -> None:
 
 
 def doubts(environ: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each declared variable whose text reads otherwise than it looks.
+    """Return a sentence for each declared variable whose text does not mean what it suggests.
 
     Texts that cannot be parsed are passed over: parsing them is an error of its own.
     """

@@ -1,7 +1,7 @@
 """Which real AMD GPUs this machine has, asked without creating a HIP context in this process.
 
 The kernel driver (KFD) publishes its topology as text below /sys/class/kfd. Reading it needs no
-library and leaves a later fork free to initialise the GPU. rocminfo, where it is on PATH, gives
+library and leaves a later fork free to initialise the GPU. rocminfo, if it is on PATH, gives
 the marketing names and is the second opinion; it runs in a process of its own.
 """
 
@@ -96,7 +96,7 @@ def detect(
     visible = list(enumerate(found))
     for variable in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
         if variable == "CUDA_VISIBLE_DEVICES" and "HIP_VISIBLE_DEVICES" in env:
-            continue  # HIP reads the CUDA name only where its own is unset
+            continue  # HIP reads the CUDA name only if its own is unset
         if (text := env.get(variable)) is None:
             continue
         visible = _restrict(visible, text)

@@ -1,4 +1,4 @@
-"""The table of the plugin's options: whatever is said about an option anywhere comes from here.
+"""The table of the plugin's options: every text about an option comes from here.
 
 pytest's parser, the check of every value, the command that a shortfall prints, and the settings in
 the JSON report. Imported whenever pytest starts, so it imports nothing but pytest.
@@ -54,7 +54,7 @@ class Option(NamedTuple):
 
     @property
     def ini(self) -> str:
-        """The name of its ini setting, which is also where argparse keeps the value."""
+        """The name of its ini setting, under which argparse also keeps the value."""
         return f"rocm_attn_{self.name.replace('-', '_')}"
 
     @property

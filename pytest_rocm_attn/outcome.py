@@ -46,7 +46,7 @@ class Rejected(_Outcome, frozen=True):
 
 
 class Crashed(_Outcome, frozen=True):
-    """The selector raised something that is no refusal. Never satisfies a row that expects one."""
+    """The selector raised something that is not a refusal. Never satisfies a row that expects one."""
 
     error: str
     traceback: str

@@ -3,7 +3,7 @@
     python tools/emulator_mutants.py gfx942 TritonAttn sliding-window-16 100
 
 Runs a case on the emulator, then again and again with one executed instruction of its kernels dropped or
-altered (a constant off by one, two sources exchanged), and prints what came of each kind.
+altered (a constant off by one, two sources exchanged), and prints the result of each kind.
 """
 
 from __future__ import annotations

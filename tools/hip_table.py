@@ -159,7 +159,7 @@ def every_row() -> list[Row]:
 
 
 def span(values: Iterable[int | None]) -> str:
-    """Return "60" or "60 to 84"; "?" where none is known."""
+    """Return "60" or "60 to 84"; "?" if none is known."""
     known = [value for value in values if value is not None]
     if not known:
         return "?"

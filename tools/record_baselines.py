@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for release in arguments.release:
         if not re.fullmatch(r"\d+(\.\d+)+", release) or not (arguments.releases / release).is_dir():
-            parser.error(f"{arguments.releases / release} is no folder of an unpacked release")
+            parser.error(f"{arguments.releases / release} is not the folder of an unpacked release")
         if arguments.here:
             record_one(release, arguments.releases, arguments.output)
             continue

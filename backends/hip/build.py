@@ -2,7 +2,7 @@
 
 A finished library lies in a folder named after all that went into it (sources, torch, its ROCm or
 CUDA, the targets), so a stale one is never found. It gets there by one rename, with its checksum
-beside it: a build that was cut short leaves nothing that could be taken for a library. Builders of
+next to it: a build that was cut short leaves nothing that could be taken for a library. Builders of
 the same library wait for each other on a lock.
 """
 
@@ -131,7 +131,7 @@ class Library:
             )
 
 
-# What a build comes out as may depend on, beside the ingredients.
+# What a build comes out as may depend on, besides the ingredients.
 COMPILER_VARIABLES = (
     *("PATH", "CXX", "ROCM_HOME", "ROCM_PATH", "HIP_PATH", "CUDA_HOME", "CUDA_PATH"),
     *("TORCH_CUDA_ARCH_LIST", "PYTORCH_ROCM_ARCH"),

@@ -38,7 +38,7 @@ class AttentionPlan:
 
     Args:
         attend: the attention kernel.
-        repair: computes again what it noted; None where no two rows of a program see different keys.
+        repair: computes again what it noted; None if no two rows of a program see different keys.
         programs: of the attention kernel.
         merge: merges the segments; None when the keys are not split.
         partial_size: float32 elements of the segments' partial results.
@@ -251,7 +251,7 @@ def _dequantise(x, dtype: tl.constexpr, FP8: tl.constexpr):
 def _pages(page_ptr, keys, first_key, last_key, PAGE_SIZE: tl.constexpr, WHOLE_PAGES: tl.constexpr):
     """Look up the pages of the keys in [first_key, last_key); 0 for others.
 
-    first_key is None where no key lies before it. WHOLE_PAGES: of each page that has such a key, for
+    first_key is None if no key lies before it. WHOLE_PAGES: of each page that has such a key, for
     all its keys.
     """
     number = keys // PAGE_SIZE
@@ -363,7 +363,7 @@ def _tiles(
             block = page.to(tl.int64)
             if SPLIT_X > 0:
                 # The tokens of a page lie together: said, or each element is loaded by itself.
-                # What is said lets one key's page stand for all of them, read or not: see _pages.
+                # These hints let one key's page stand for all of them, read or not: see _pages.
                 block = tl.max_constancy(block, PAGE_RUN)
             key_row = block * stride_kb + (keys % PAGE_SIZE) * stride_ks
             value_row = block * stride_vb + (keys % PAGE_SIZE) * stride_vs

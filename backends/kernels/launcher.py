@@ -23,7 +23,7 @@ import triton
 from pytest_rocm_attn.backends.current_device import gpu_of, on_gpu_of
 from pytest_rocm_attn.backends.plans import Recent
 
-# Triton's AMD backend: a tensor whose storage is no larger is addressed with 32-bit offsets.
+# Triton's AMD backend: a tensor whose storage is not larger is addressed with 32-bit offsets.
 LARGEST_OFFSET = 2**31 - 1
 MOST_REMEMBERED = 1024  # combinations; a model needs a few, and Triton itself forgets none
 # Other subclasses go through Triton: a FakeTensor has no address, until the mocked driver gives it one.

@@ -105,7 +105,7 @@ class Serves(Protocol):
     """An adapter that knows what its fork's server makes of a machine and of a choice."""
 
     def platform_found(self) -> dict[str, Any]:
-        """Return the "platform" that the fork's own detection comes to, and whether it "is_rocm"."""
+        """Return the "platform" that the fork's own detection finds, and whether it "is_rocm"."""
 
     def cache_block(
         self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
@@ -207,7 +207,7 @@ def recognise(answer: object, class_paths: Mapping[str, str]) -> Selected | Unre
 
 
 def recognise_class_path(answer: object, class_paths: Mapping[str, str]) -> Selected | Unrecognised:
-    """Return which backend a class path names; nothing but a class path will do.
+    """Return which backend a class path names; anything else is invalid.
 
     For selectors whose caller resolves the answer as a qualified name, as vLLM does: a backend's
     bare name or its enum member would fail there, so it is not taken here either.
@@ -292,7 +292,7 @@ def adapt(found: object, spec: str) -> Adapter:
     if callable(found) and not isinstance(found, type):
         return CallableAdapter(found, _accepted(found, spec))
     raise SelectorError(
-        f"selector {spec!r} is {_short(found)}, which is no selector: it must have"
+        f"selector {spec!r} is {_short(found)}, which is not a selector: it must have"
         " get_attn_backend_cls, or select(request, environ, gpu), or be such a function"
     )
 

@@ -4,7 +4,7 @@
         --rocm-attn-backends=AITER=pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention
 
 Its signature is that of vLLM's function, of which it is a descendant. aiter wants to know the GPU when it
-is imported: where there is none, the tiers import it under a mocked one. For a GPU that the installed
+is imported. If there is none, the tiers import it under a mocked one. For a GPU that the installed
 release does not know, name another in its variable GPU_ARCHS.
 """
 

@@ -30,7 +30,7 @@ TOPK = (
 DEFAULT_BLOCK_SIZE = (
     16  # what an unset block size becomes on ROCm (docs/reference/backends.md#inputs)
 )
-_BLOCKS = 8  # how many cache blocks the runner is said to have
+_BLOCKS = 8  # how many cache blocks the runner is assumed to have
 
 
 class Stage(StrEnum):
@@ -141,7 +141,7 @@ def _ask_for_cache(cls: Any, request: Request) -> None:
         except (AttributeError, NotImplementedError):
             return  # the runner then takes the shape as it is
         if sorted(order) != list(range(len(shape))):
-            raise ValueError(f"stride order {order} is no permutation of a shape {shape}")
+            raise ValueError(f"stride order {order} is not a permutation of a shape {shape}")
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ _LATENT_EXTRAS = ("topk_indices_buffer",)
 
 
 def _latent(request: Request) -> dict[str, Any]:
-    """Return the arguments that an MLA layer passes beside the common ones."""
+    """Return the arguments that an MLA layer passes besides the common ones."""
     import torch
 
     rank = request.head_size - _ROPE

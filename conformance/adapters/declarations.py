@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-# What a class says of a limit that no class but the common root speaks of is a default, not a
+# What a class says of a limit that no class but the common root mentions is a default, not a
 # declaration, unless somebody decides by it.
 OWN = "own"
 INHERITED = "inherited"
@@ -24,7 +24,7 @@ INHERITED = "inherited"
 
 @dataclass(frozen=True)
 class _Accessors:
-    """Where a class may speak of one limit: a predicate, or a list (empty: any value)."""
+    """The places in which a class may declare one limit: a predicate, or a list (empty: any value)."""
 
     predicate: str = ""
     lists: tuple[str, ...] = ()

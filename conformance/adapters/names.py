@@ -168,7 +168,7 @@ def _body(function: ast.AST) -> Iterator[ast.AST]:
 
 
 def _chain(node: ast.AST) -> list[str] | None:
-    """Return ["a", "b", "c"] for the expression a.b.c where it is read, else None."""
+    """Return ["a", "b", "c"] for the expression a.b.c if it is read, else None."""
     attributes: list[str] = []
     while isinstance(node, ast.Attribute):
         attributes.append(node.attr)

@@ -74,7 +74,7 @@ def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
     for choice in choices:
         for name in sorted(choice.needed):
             if name not in choice.passed:
-                why = "is not told of it"
+                why = "does not receive it"
             elif plain is not None and _ask(predicate, plain | {name: _unusual(name)}):
                 why = "is true with it all the same"
             else:
@@ -111,7 +111,7 @@ def _values() -> dict[str, tuple[Any, ...]]:
 
 
 def _true_for(predicate: Callable[..., bool], parameters: list[str]) -> dict[str, Any] | None:
-    """Return plain arguments that a predicate is true for; None where there are none, or unknown."""
+    """Return plain arguments that a predicate is true for; None if there are none, or unknown."""
     values = _values()
     known = inspect.signature(predicate).parameters
     if any(known[name].default is inspect.Parameter.empty for name in known.keys() - values.keys()):
@@ -187,7 +187,7 @@ def _call_of(node: ast.AST, predicate: str) -> ast.Call | None:
 
 
 def _passed(call: ast.Call, parameters: list[str]) -> frozenset[str]:
-    """Return the parameters of a predicate that a call fills; those that it lacks are none."""
+    """Return the parameters of a predicate that a call fills; names that it lacks are left out."""
     named = [keyword.arg for keyword in call.keywords if keyword.arg in parameters]
     return frozenset([*parameters[: len(call.args)], *(name for name in named if name)])
 

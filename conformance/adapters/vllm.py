@@ -210,7 +210,7 @@ class Fork:
         """
         if hasattr(self.envs, "disable_envs_cache"):
             self.envs.disable_envs_cache()
-        # Not imported for this: it may fail where aiter is broken, and a later import is a fresh one.
+        # Not imported for this: it may fail if aiter is broken, and a later import is a fresh one.
         ops = sys.modules.get(f"{self.top}._aiter_ops")
         frozen = getattr(ops, "rocm_aiter_ops", None)
         if frozen is None:

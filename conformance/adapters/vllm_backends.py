@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Backends:
-    """What a vLLM-like package can be asked beside its selector.
+    """What a vLLM-like package can be asked besides its selector.
 
     Args:
         fork: the package.

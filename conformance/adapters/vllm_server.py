@@ -1,4 +1,4 @@
-"""What a vLLM-like server makes of a machine and of a choice, beside its backend classes."""
+"""What a vLLM-like server makes of a machine and of a choice, besides its backend classes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
-# Where vision layers take their backend from, and what later layers make of it.
+# The function that gives vision layers their backend, and what later layers make of it.
 _VISION = ("model_executor.models.vision", "get_vit_attn_backend")
 _UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
 
 
 class Server(Backends):
-    """What a vLLM-like package can be asked beside its selector.
+    """What a vLLM-like package can be asked besides its selector.
 
     Args:
         fork: the package.
@@ -40,7 +40,7 @@ class Server(Backends):
         return self._given if self._given is not None else type(self._current_platform())
 
     def platform_found(self) -> dict[str, Any]:
-        """Return the "platform" that the fork's own detection comes to, and whether it "is_rocm"."""
+        """Return the "platform" that the fork's own detection finds, and whether it "is_rocm"."""
         found = self._current_platform()
         name = f"{type(found).__module__}.{type(found).__qualname__}"
         return {"platform": name, "is_rocm": bool(found.is_rocm())}

@@ -57,7 +57,7 @@ class UnifiedAttention(Unified):
 
 @contextmanager
 def _an_active_driver() -> Iterator[None]:
-    """Let vLLM see one active Triton driver while it is imported, where none is needed.
+    """Let vLLM see one active Triton driver while it is imported, if none is needed.
 
     vLLM replaces Triton by placeholders where it finds no GPU; the interpreter needs none, nor does
     the emulator.

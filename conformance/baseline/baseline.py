@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "pytest-rocm-attn baseline"
 SCHEMA = 1
-_MOST_BYTES = 10_000_000  # a real one has some kilobytes: what is larger is no baseline
+_MOST_BYTES = 10_000_000  # a real one has some kilobytes: what is larger is not a baseline
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,13 @@ def read(content: bytes, name: str, baseline_id: str, grid: Grid) -> Baseline:
     except (ValueError, RecursionError):
         if FORMAT.encode() in content[:200]:
             _fail(name, "is truncated or damaged", again)
-        _fail(name, "is no baseline", "give a file that `rocm-attn record` wrote, or a shipped id")
+        _fail(
+            name, "is not a baseline", "give a file that `rocm-attn record` wrote, or a shipped id"
+        )
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        _fail(name, "is no baseline", "give a file that `rocm-attn record` wrote, or a shipped id")
+        _fail(
+            name, "is not a baseline", "give a file that `rocm-attn record` wrote, or a shipped id"
+        )
     schema = found.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         _fail(

@@ -285,7 +285,7 @@ class Bulk:
         heard: Callable[[Any], None],
         stuck: Callable[[int], bool],
     ) -> Outcome | None:
-        """Have cells asked, in a process of their own where there is fork.
+        """Have cells asked, in a process of their own if there is fork.
 
         Args:
             cells: which.

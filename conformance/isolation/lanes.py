@@ -121,7 +121,7 @@ def as_worker_error(error: BaseException) -> WorkerError:
         return error
     try:
         words = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  not even its words can be had
+    except Exception:  # noqa: BLE001  not even its words can be read
         words = type(error).__name__
     found = WorkerError(
         f"a bug in pytest-rocm-attn, or a machine out of resources; please report it ({words})"

@@ -42,7 +42,7 @@ class Machine:
 
 
 def this_machine(judgeable: Collection[str]) -> Machine | None:
-    """Return the first visible AMD GPU of this machine; None where there is none to judge on.
+    """Return the first visible AMD GPU of this machine; None if there is none to judge on.
 
     Args:
         judgeable: the targets that the contract has rows for. On another one, such as the graphics

@@ -20,7 +20,7 @@ from pytest_rocm_attn.conformance.isolation.patience import Patience, pause
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.outcome import Outcome, TimedOut, ended_with
 
-_REPLY_LIMIT = 60.0  # seconds for a process of ours to fork or to reap; it does nothing else
+_REPLY_LIMIT = 60.0  # seconds for our own process to fork or to reap; it does nothing else
 _END_LIMIT = 10.0  # seconds for a process that has closed its streams to end by itself
 
 
@@ -33,7 +33,7 @@ class UnreadableError(WorkerError):
 
 
 class Process(abc.ABC):
-    """A process of ours. A thread reads what it sends, so that waiting can have a limit anywhere.
+    """A process that this package started. A thread reads what it sends, so that waiting can have a limit anywhere.
 
     Args:
         pid: of the process.
@@ -228,7 +228,7 @@ class ForkedProcess(Process):
 
 
 class SpawnedProcess(Process):
-    """A process that was not forked by one of ours, and leads a session of its own.
+    """A process that was not forked by one of our own, and leads a session of its own.
 
     Args:
         popen: the process.

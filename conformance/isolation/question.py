@@ -1,4 +1,4 @@
-"""What is asked of whom, and what came of it."""
+"""A question, who answers it, and its result."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class FailedImport(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True, tag=True):
-    """What came of a question.
+    """The result of a question.
 
     Attributes:
         outcome: what the selector did.

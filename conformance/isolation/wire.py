@@ -1,4 +1,4 @@
-"""What processes of ours say to each other: a class for each message, for both ends.
+"""What our processes say to each other: a class for each message, for both ends.
 
 A message is a line of JSON. It is the standard library's JSON, since msgspec's refuses the lone
 surrogates that a selector's texts may hold.

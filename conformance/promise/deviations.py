@@ -69,7 +69,7 @@ class Deviation:
 
     @property
     def place(self) -> str:
-        """Where the entry stands: "rocm-attn-deviations.toml:3"."""
+        """The entry's file and line: "rocm-attn-deviations.toml:3"."""
         return f"{self.file}:{self.line}"
 
     @property

@@ -23,7 +23,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Place:
-    """Where in which file the loader is, and the error class that a mistake there raises.
+    """The loader's place in a file, and the error class that a mistake there raises.
 
     Args:
         error: ContractError or DeviationsError.

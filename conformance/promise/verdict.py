@@ -197,7 +197,7 @@ def verdict_on(
             entry = idle or claims.entries[0]
             shortfall += (
                 f"; the answer of a deviation changed: {entry.place} declares {entry.accepted}"
-                f" ({entry.reason}), but the result is {came[by.index(None)]}; mend the selector, or"
+                f" ({entry.reason}), but the result is {came[by.index(None)]}; change the selector, or"
                 " declare the new answer"
             )
         unmet = tuple(each for each, entry in zip(came, by, strict=True) if entry is None)

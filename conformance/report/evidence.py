@@ -1,4 +1,4 @@
-"""Which backend was tried on which kind of evidence, and what came of it: one table for every format.
+"""Which backend was tried on which kind of evidence, and the result: one table for every format.
 
 A pure function of the report's plain data. Every kind has its column, so that a reader sees as well on
 which a backend was not tried.

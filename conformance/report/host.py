@@ -1,6 +1,6 @@
 """What a run's results rest on: the machine, its libraries, and the device that kernels ran on.
 
-Read off files where that will do, so that a report costs no import and creates no GPU context; a
+Read off files if that is enough, so that a report costs no import and creates no GPU context; a
 device describes itself in the process that used it.
 """
 
@@ -44,7 +44,7 @@ def libraries(
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Return the real AMD GPUs of this machine, as the kernel driver and rocminfo tell of them."""
+    """Return the real AMD GPUs of this machine, as the kernel driver and rocminfo list them."""
     return [
         {"index": gpu.index, "gfx": gpu.gfx, "name": gpu.name} for gpu in hardware.detect().gpus
     ]

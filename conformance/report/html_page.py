@@ -102,7 +102,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _evidence(report: Mapping[str, Any]) -> str:
-    """Return the table of backends by evidence as a section; "" where no kernel was tried."""
+    """Return the table of backends by evidence as a section; "" if no kernel was tried."""
     table = evidence.table(report["rows"], report.get("declined") or ())
     if not table:
         return ""
@@ -123,7 +123,7 @@ def _evidence(report: Mapping[str, Any]) -> str:
 
 
 def _summary(summary: Mapping[str, Any]) -> str:
-    """Return what a tier came to, and its conditions, as a section."""
+    """Return a tier's summary, with its conditions, as a section."""
     name = _escaped(summary["tier"])
     told = "".join(f"<p>{_escaped(text)}</p>" for text in summary["told"][:_MOST_CONDITIONS])
     conditions = "".join(map(_condition, summary["conditions"][:_MOST_CONDITIONS]))

@@ -48,7 +48,7 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     for summary in words.summaries_of(report):
         page.add(_summary(summary))
     if short:
-        page.add("## Where it falls short\n\n")
+        page.add("## Shortfalls by GPU\n\n")
         _add_matrix(page, short, columns)
         page.add("\n" + _legend(short) + "\n\n")
     red = [row for row in short if Verdict(row["verdict"]).fails]
@@ -116,7 +116,7 @@ def _evidence(table: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 
 def _summary(summary: Mapping[str, Any]) -> str:
-    """Return what a tier came to, and its conditions, each with the command for its smallest cell."""
+    """Return a tier's summary, with its conditions, each with the command for its smallest cell."""
     lines = [f"## {code(summary['tier'])}: what differs", ""]
     lines += [f"{code(told)}\n" for told in summary["told"]]
     for number, one in enumerate(summary["conditions"], start=1):
@@ -194,7 +194,7 @@ def _add_without_verdict(page: _Page, report: Mapping[str, Any]) -> None:
 
 
 def _plot(record: Record) -> tuple[Any, ...]:
-    """Return what must be equal for records to be told in one story."""
+    """Return what must be equal for records to share one story."""
     return (
         record["tier"],
         record["id"],

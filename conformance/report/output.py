@@ -39,7 +39,7 @@ def check(path: Path, given: str) -> None:
     """
     if path.suffix not in FORMATS:
         raise ReportError(
-            f"{given}: the suffix says which format, and {path.suffix!r} is none;"
+            f"{given}: the suffix chooses the format, and {path.suffix!r} is unknown;"
             f" use {', '.join(FORMATS)}"
         )
     if not path.parent.is_dir():

@@ -54,7 +54,7 @@ class _Declined(msgspec.Struct):
 
 
 class _Condition(msgspec.Struct):
-    """Where a tier's cells fall short; further keys are let pass."""
+    """A condition under which a tier's cells fall short; further keys are accepted."""
 
     level: str
     where: str
@@ -103,24 +103,24 @@ def load(path: Path) -> dict[str, Any]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ReportError(
-            f"report {path} is not whole JSON ({error}); make it anew with"
+            f"report {path} is not whole JSON ({error}); make it again with"
             " python -m pytest --rocm-attn-conformance --rocm-attn-report=FILE.json"
         ) from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or "rows" not in data:
         raise ReportError(
-            f"report {path} is no report of this tool: it has no 'schema' and 'rows'; give the"
+            f"report {path} is not a report of this tool: it has no 'schema' and 'rows'; give the"
             " file that --rocm-attn-report=FILE.json wrote"
         )
     if schema != SCHEMA:
         raise ReportError(
             f"report {path} has schema {schema}, and this version reads schema {SCHEMA};"
-            " update pytest-rocm-attn, or make the report anew"
+            " update pytest-rocm-attn, or make the report again"
         )
     try:
         checked = msgspec.convert(data, _Report)
     except msgspec.ValidationError as error:
-        raise ReportError(f"report {path}: {error}; make the report anew") from None
+        raise ReportError(f"report {path}: {error}; make the report again") from None
     report: dict[str, Any] = msgspec.to_builtins(checked)
     older = report.pop("cells_selected")
     if checked.selected is None:

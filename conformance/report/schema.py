@@ -76,7 +76,7 @@ class Declined(TypedDict):
 
 
 class Summary(TypedDict):
-    """What a tier's items came to together, where a line for each of them would say less.
+    """The results of a tier's items together, if a line for each of them would say less.
 
     Attributes:
         tier: name of the tier.

@@ -52,14 +52,14 @@ def names_of(records: Iterable[Record]) -> list[str]:
 
 
 def flags_words(record: Record) -> str:
-    """Return a record's environment as a shell takes it; "" where it is not about one."""
+    """Return a record's environment as a shell takes it; "" if it is not about one."""
     if record["env"] is None:
         return ""
     return " ".join(f"{n}={shlex.quote(text)}" for n, text in record["env"].items()) or "none set"
 
 
 def request_words(record: Record) -> str:
-    """Return what a record's request differs in from a plain one; "" where it is not about one."""
+    """Return what a record's request differs in from a plain one; "" if it is not about one."""
     if record["request"] is None:
         return ""
     fields = record["request"]
@@ -71,7 +71,7 @@ def request_words(record: Record) -> str:
 
 
 def family(record: Record) -> str:
-    """Return which family of requests a record belongs to; "" where it is not about one."""
+    """Return which family of requests a record belongs to; "" if it is not about one."""
     request = record["request"]
     if request is None:
         return ""
@@ -96,7 +96,7 @@ def expected_words(record: Record) -> str:
 
 
 def got_words(record: Record) -> str:
-    """Return what came of a record."""
+    """Return a record's outcome in words."""
     return str(record["outcome"].get("words", ""))
 
 
@@ -142,7 +142,7 @@ _FOR_PROGRAMS = ("theme", "limits", "given", "named", "distance")
 
 
 def findings_alike(record: Record) -> str:
-    """Return a record's findings but for the cells that show them: equal where GPUs share a story."""
+    """Return a record's findings without the cells that show them: equal if GPUs share a story."""
     alike = [
         {k: v for k, v in finding.items() if k not in ("smallest", "smallest_words", "again")}
         for finding in findings_of(record)
@@ -151,7 +151,7 @@ def findings_alike(record: Record) -> str:
 
 
 def summaries_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what tiers came to as a whole, as the report has it; none in an older report."""
+    """Return the summaries of whole tiers, as the report has it; none in an older report."""
     found: Sequence[Mapping[str, Any]] = report.get("summaries") or ()
     return [summary for summary in found if summary["told"]]
 
@@ -277,7 +277,7 @@ def _not_run(report: Mapping[str, Any]) -> int:
 
 
 def visible(text: str) -> str:
-    """Return text with every character that is not printable made visible, but for newlines."""
+    """Return text with every character that is not printable made visible, except newlines."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,6 +1,6 @@
 """Reports of hardware tests: what ``python -m pytest -m rocm_attn_gpu --rocm-attn-report=FILE`` writes.
 
-Where the matrix does not run, a report named on the command line holds a row for each test that bears a
+If the matrix does not run, a report named on the command line holds a row for each test that bears a
 hardware marker and ran, and lists those that were skipped or not reached. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
 "rocm_attn_evidence" and "rocm_attn_device" (a table, as host.describe() gives it), "rocm_attn_ratio" (its
 largest error over its bound).
@@ -43,7 +43,7 @@ _ROW = pytest.StashKey["Record"]()  # of an item, after its call
 
 
 class HardwareReport:
-    """What one run's hardware tests came to.
+    """The results of one run's hardware tests.
 
     Args:
         config: of the run.

@@ -313,7 +313,7 @@ class ConformancePlugin:
                     item.ahead()
 
     def observe(self, question: Question) -> Observation:
-        """Return what came of a question; waits for it."""
+        """Return the result of a question; waits for it."""
         (future,) = self.started_pool().submit([question])
         return future.result()
 
@@ -376,7 +376,7 @@ class ConformancePlugin:
             results.report_teardown(self.config, report)
 
     def summaries(self) -> list[Summary]:
-        """Return the result of each tier that is better told as a whole, of what it has looked at."""
+        """Return the result of each tier that reports better as a whole, of what it has looked at."""
         found = []
         # An item that failed before it looked at anything has no details.
         rows = self.results.rows
@@ -473,8 +473,7 @@ class ConformancePlugin:
             terminalreporter.write_line(f"report: {path}")
         if self.settings.draft is not None:
             terminalreporter.write_line(
-                f"draft of deviations, whose reasons and links are yours to fill in:"
-                f" {self.settings.draft}"
+                f"draft of deviations, ; fill in its reasons and links: {self.settings.draft}"
             )
 
     def pytest_unconfigure(self) -> None:

@@ -253,7 +253,7 @@ def _machine(
     if found is not None and (others := set(gpus) - {found.gpu.gfx}):
         names = ", ".join(sorted(others))
         raise pytest.UsageError(
-            f"--rocm-attn-gpu: this machine has a real {found}, where nothing is mocked unless asked"
+            f"--rocm-attn-gpu: this machine has a real {found}, on which nothing is mocked unless asked"
             f" for; to mock {names}, add --rocm-attn-mock={min(others)}"
         )
     return found
@@ -283,7 +283,7 @@ def _draft(config: pytest.Config) -> Path | None:
         )
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise pytest.UsageError(
-            f"--rocm-attn-deviations-draft={given}: {path.parent} is no folder to write to; name another"
+            f"--rocm-attn-deviations-draft={given}: {path.parent} does not exist or is not a folder that can be written to; name another"
         )
     return path
 

@@ -57,7 +57,7 @@ def _checked(environ: Mapping[str, str]) -> Mapping[str, str]:
     for name, text in environ.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise FlagError(
-                f"rocm_select: {name!r}: {text!r} is no environment variable; both are strings"
+                f"rocm_select: {name!r}: {text!r} is not an environment variable; both are strings"
             )
         check_name(name)
     warn_of(environ)

@@ -384,7 +384,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         return shlex.join([*self.plugin.command(**own), self.nodeid])
 
     def _record(self, judgement: Judgement) -> Record:
-        """Return the row of the report but for the fields that only judging gives."""
+        """Return the row of the report except the fields that only judging gives."""
         known = self.known()
         return {
             "id": self.row_id,

@@ -55,7 +55,7 @@ class DeviationItem(ConformanceItem):
 
     def known(self) -> dict[str, Any]:
         return {
-            "expect": {"words": "in date, and every pattern speaks for an item"},
+            "expect": {"words": "in date, and every pattern matches an item"},
             "source": f"{self.entry.file}:{self.entry.line}",
         }
 
@@ -73,7 +73,7 @@ class DeviationItem(ConformanceItem):
         if self.entry.expired(settings.today):
             return (
                 f"{where}: this deviation expired on {self.entry.until} and covers nothing any more"
-                f" ({self.entry.reason}, {self.entry.link}); mend the fork, or set a later date"
+                f" ({self.entry.reason}, {self.entry.link}); change the fork, or set a later date"
             )
         patterns = self.parent.dead.get(self.entry, ())
         unknown = [pattern for pattern in patterns if self._cannot_be_planned(pattern)]

@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         subject: the selector under test and how it is run.
-        machine: the real GPU that it is run on; None where there is none, or the mock was asked for.
+        machine: the real GPU that it is run on; None if there is none, or the mock was asked for.
         contract: the rows.
         cells: rows times GPUs, as restricted by the options.
         backends: what the numerics and launch tiers run.

@@ -1,6 +1,6 @@
 """The ``rocm-attn`` command.
 
-Exit codes: 0 the answer is positive, 1 it is a refusal (or the doctor found something to mend),
+Exit codes: 0 the answer is positive, 1 it is a refusal (or the doctor found something to repair),
 2 the question was wrong; ``matrix`` ends with pytest's own.
 """
 

@@ -90,7 +90,7 @@ def _pairs(old: Array, new: Array, add: Combine) -> Array:
 
 
 def build(context: Context) -> Step | None:
-    """Return an atomic's step, or None if it is none."""
+    """Return an atomic's step, or None if it is not one."""
     match = re.fullmatch(r"(global|flat|buffer)_atomic_(\w+)", context.name)
     if match is not None:
         known = operation(match[2])

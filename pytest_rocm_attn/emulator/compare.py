@@ -46,7 +46,7 @@ _NAME = re.compile(r"v_cmp(x?)_(\w+?)_([uif](?:16|32|64))")
 
 
 def build(context: Context) -> Step | None:
-    """Return a comparison's step, or None if it is none."""
+    """Return a comparison's step, or None if it is not one."""
     match = _NAME.fullmatch(context.name)
     if match is None:
         return None

@@ -54,7 +54,7 @@ _SCALAR = re.compile(r"s_(buffer_)?load_dword(?:x(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the lanes of an instruction point.
+    """The addresses that the lanes of an instruction point at.
 
     Attributes:
         fetch: addresses and which of the lanes take part, [waves, lanes] each.

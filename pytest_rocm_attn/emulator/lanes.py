@@ -48,7 +48,7 @@ def _read_lane(context: Context, *, first: bool) -> Step:
     number = None if first else scalar_source(context.operand(2), "u32")
 
     def lane(m: Machine, w: Waves) -> Array:
-        if number is None:  # the lowest of all where no lane is active
+        if number is None:  # the lowest of all if no lane is active
             active = m.exec[w]
             return np.where(active.any(axis=1), active.argmax(axis=1), 0)
         return np.broadcast_to(number.fetch(m, w) & u32(m.lanes - 1), (m.size(w),)).astype(np.intp)

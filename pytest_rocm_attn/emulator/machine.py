@@ -3,7 +3,7 @@
 Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``. A
 selection of waves is a slice that takes all, or an array of their numbers.
 
-Beside the values there is a shadow: the bits that nothing has defined. It is kept only of registers
+Besides the values there is a shadow: the bits that nothing has defined. It is kept only of registers
 that have such bits (``undefined``), so that it costs next to nothing once a kernel is under way.
 """
 

@@ -26,7 +26,7 @@ _WMMA = re.compile(r"v_wmma_(f32|f16|bf16)_16x16x16_(f16|bf16|(?:fp8|bf8)_(?:fp8
 
 
 def build(context: Context) -> Step | None:
-    """Return a matrix instruction's step, or None if it is none."""
+    """Return a matrix instruction's step, or None if it is not one."""
     if match := _MFMA.fullmatch(context.name):
         return _mfma(context, int(match[1][:2]), int(match[2]), match[3])
     if match := _WMMA.fullmatch(context.name):

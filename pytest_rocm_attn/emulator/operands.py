@@ -1,7 +1,7 @@
 """Operands of instructions: texts of the assembly, and the functions that fetch their values.
 
 A source gives ``[waves, lanes]``, or less where that broadcasts to it, in the type that the
-instruction reads; beside it stands the shadow of its undefined bits.
+instruction reads, with the shadow of its undefined bits.
 """
 
 from __future__ import annotations

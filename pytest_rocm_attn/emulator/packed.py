@@ -43,7 +43,7 @@ _DOTS = re.compile(r"v_dot2c?_f32_(f16|bf16)|v_dot2_(f16|bf16)_(?:f16|bf16)")
 
 
 def build(context: Context) -> Step | None:
-    """Return a packed instruction's step, or None if it is none."""
+    """Return a packed instruction's step, or None if it is not one."""
     if context.name in WORDS:
         return _words(context)
     if context.name in ("v_fma_mix_f32", "v_fma_mixlo_f16", "v_fma_mixhi_f16"):

@@ -211,7 +211,7 @@ SALU: dict[str, Salu] = {
 
 
 def build(context: Context) -> Step | None:
-    """Return a scalar instruction's step, or None if it is none."""
+    """Return a scalar instruction's step, or None if it is not one."""
     name = context.name
     if name in SALU:
         salu = SALU[name]

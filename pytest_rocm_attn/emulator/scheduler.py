@@ -35,7 +35,7 @@ class Code:
         self.program, self.lanes = program, lanes
         self.steps: list[Step | None] = [None] * len(program.instructions)
         self.counts = [0] * len(program.instructions)
-        # Where waves that took other ways may join: every label that is jumped to.
+        # The places at which waves that took other ways may join: every label that is jumped to.
         self.joins = {
             program.labels[instruction.operands[0]]
             for instruction in program.instructions

@@ -52,7 +52,7 @@ class Operation:
 
 
 def build(context: Context) -> Step | None:
-    """Return an arithmetic instruction's step, or None if it is none of alu.py's."""
+    """Return an arithmetic instruction's step, or None if it is not one of alu.py's."""
     if "::" in context.instruction.operands:
         return _dual(context)
     encoding = context.instruction.encoding

@@ -156,7 +156,7 @@ _DTYPES = {
     "i64": "int64",
     "u8": "uint8",
 }
-# fp8 is by architecture: uint8 where aiter's table has no entry
+# fp8 is by architecture: uint8 if aiter's table has no entry
 # (docs/reference/mock-surface.md#derived).
 _FP8 = {"gfx942": "float8_e4m3fnuz", "gfx90a": "uint8"}
 

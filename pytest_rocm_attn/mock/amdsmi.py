@@ -334,7 +334,7 @@ class Library:
         }
 
 
-_FIRST_HANDLE = 0xA3D_0000  # not 0: a null handle is none
+_FIRST_HANDLE = 0xA3D_0000  # not 0: a null handle is not a handle
 _TYPES = {
     name: value
     for name, value in list(globals().items())

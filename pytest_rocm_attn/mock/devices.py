@@ -42,7 +42,7 @@ _DEVICE_IDS = {
     "Radeon RX 9070 GRE": "0x7550",
     "Radeon AI PRO R9700": "0x7551",
 }
-# Printed by real machines, section 3.3, where it is not "AMD " and the product's name.
+# Printed by real machines, section 3.3, if it is not "AMD " and the product's name.
 _MARKET_NAMES = {"Radeon 8060S (Ryzen AI Max+ 395)": "Radeon 8060S Graphics"}
 # MiB of the L2 of one HIP device, by product where it differs from its target's others, else by target.
 # gfx90a, gfx942, gfx1151 and gfx1201: printed by real machines; the others: ROCm's page "GPU hardware
@@ -103,7 +103,7 @@ class Device:
 
     @property
     def gcn_arch_name(self) -> str:
-        """Full name with features as HIP gives it; bare where no machine's print is known."""
+        """Full name with features as HIP gives it; bare if no machine's print is known."""
         facts = hardware()["target"][self.gpu.gfx]
         return str(facts["gcn_arch_name"]["v"] if "gcn_arch_name" in facts else self.gpu.gfx)
 
@@ -147,7 +147,7 @@ class Device:
 
     @property
     def l2_bytes(self) -> int | None:
-        """Bytes of L2 cache; None where no table gives them."""
+        """Bytes of L2 cache; None if no table gives them."""
         mebibytes = _L2_MIB.get(self.product, _L2_MIB.get(self.gpu.gfx))
         return None if mebibytes is None else mebibytes * MIB
 

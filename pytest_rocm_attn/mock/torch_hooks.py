@@ -69,7 +69,7 @@ def install(
         device: the kind of GPU.
         count: how many physical GPUs there are.
         hip: torch.version.hip.
-        amdsmi: the module that torch asks; None where there is none.
+        amdsmi: the module that torch asks; None if there is none.
         runtime_calls: takes what would have started the HIP runtime.
     """
     import torch

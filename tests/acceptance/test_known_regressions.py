@@ -536,7 +536,7 @@ CASES = (
         Subject("0.22.1", patch=PREDICATE_WITHOUT_SINKS),
         Subject("0.22.1"),
         ("rocm-attn-tells-its-kernels-apart[gfx942]",),
-        "use_rocm_custom_paged_attention is not told of it: sinks",
+        "use_rocm_custom_paged_attention does not receive it: sinks",
         tier=CAPABILITIES,
     ),
     Case(

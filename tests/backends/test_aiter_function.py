@@ -47,7 +47,7 @@ def function(*places: str, **neutral: Any) -> AiterFunction:
     ("state", "mends"),
     [
         (Aiter.ABSENT, "install it: pip install amd-aiter"),
-        (Aiter.BROKEN, "install it anew: pip install --force-reinstall amd-aiter"),
+        (Aiter.BROKEN, "install it again: pip install --force-reinstall amd-aiter"),
         (Aiter.IMPOSTOR, "pip uninstall aiter, then pip install amd-aiter"),
     ],
 )

@@ -500,14 +500,16 @@ def test_report_makes_the_other_formats_from_a_json_report(
     assert main(["report", str(source), str(tmp_path / "r.pdf")]) == 2
     schema, suffix = capsys.readouterr().err.splitlines()
     assert "schema 99" in schema
-    assert "'.pdf' is none; use .json" in suffix
+    assert "'.pdf' is unknown; use .json" in suffix
 
 
 def test_diff_of_what_is_no_baseline_is_one_line(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     code, out, err = ask(capsys, f"diff {tmp_path / 'other.json'} vllm-nightly")
     assert (code, out) == (2, "")
-    assert err.startswith(f"rocm-attn: baseline {tmp_path / 'other.json'}: is no baseline; give a")
+    assert err.startswith(
+        f"rocm-attn: baseline {tmp_path / 'other.json'}: is not a baseline; give a"
+    )
     assert err.count("\n") == 1
     code, out, err = ask(capsys, "diff vllm-nightly vllm-nightly")
     assert (code, out) == (2, "")

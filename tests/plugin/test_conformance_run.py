@@ -278,7 +278,7 @@ def test_a_pattern_that_no_tier_could_ever_match_is_unused_whatever_is_planned(
         ("--rocm-attn-gpu=gfx941", "unknown GPU 'gfx941'. Did you mean 'gfx942'"),
         ("--rocm-attn-gpu=gfx1030", "has no rows for gfx1030"),
         ("--rocm-attn-timeout=soon", "expected a positive number of seconds"),
-        ("--rocm-attn-report=out.txt", "the suffix says which format"),
+        ("--rocm-attn-report=out.txt", "the suffix chooses the format"),
         ("--rocm-attn-report=nowhere/out.json", "is not a folder"),
         ("--rocm-attn-deviations=none.toml", "none.toml"),
         ("rocm-attn::documented::aiter-is-ignore[gfx942]", "no such row"),

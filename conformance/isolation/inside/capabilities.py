@@ -1,4 +1,4 @@
-"""The process's side of the questions that tier capabilities asks, beside "select".
+"""The process's side of the questions that tier capabilities asks, besides "select".
 
     construct   select; then build what was selected, for that very request
     declare     import one backend, and read what its class declares
@@ -199,7 +199,7 @@ def _lasting(text: str) -> str:
 
 
 def _our_doing(error: BaseException, gpu: Gpu) -> str:
-    """Return why an exception says nothing of the fork: what our stand-ins lack; "" when it does."""
+    """Return why an exception does not show anything about the fork: what our stand-ins lack; "" when it does."""
     for one in (error, error.__cause__):
         if isinstance(one, MockError | SelectorError):
             return str(one)

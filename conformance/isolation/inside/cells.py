@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.isolation.inside.channel import Channel
 
 UNANSWERED = 0xFFFF
-# Distinct outcomes that are told apart in one part; a selector that says something new each time
+# Distinct outcomes that are kept apart in one part; a selector that says something new each time
 # must not fill the memory with it.
 MOST_OUTCOMES = 4000
 _MOST_PRINTED = 1_000_000  # bytes of the log that what a selector prints goes to
@@ -166,7 +166,7 @@ class _Asking:
             return
         environ = self._cells.environ(number)
         process = os.getpid()
-        # Whatever entering the environment comes to is the outcome of the first of its cells.
+        # The result of entering the environment is the outcome of the first of its cells.
         self._shared.current = first + codes[first : first + len(requests)].tolist().index(
             UNANSWERED
         )

@@ -1,4 +1,4 @@
-"""The environment of a worker: made anew for each question, and watched while a selector is imported."""
+"""The environment of a worker: made again for each question, and watched while a selector is imported."""
 
 from __future__ import annotations
 

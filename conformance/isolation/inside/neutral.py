@@ -19,7 +19,7 @@ _PLATFORM_PACKAGES = {"torch", "triton", "functorch", "__main__", *STAND_INS}
 def preload(names: Iterable[str]) -> None:
     """Import what every platform would import again, as far as it is there."""
     for name in names:
-        # A module that cannot be imported here is imported, or fails, where it is needed.
+        # A module that cannot be imported here is imported, or fails, at the place that needs it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.freeze()  # keeps pages shared with the children
@@ -38,7 +38,7 @@ def neutral_modules(selector: str) -> list[str]:
         top = name.partition(".")[0]
         packages.setdefault(top, []).append(name)
         values = list(getattr(module, "__dict__", {}).values())
-        # The standard library is neutral, also where somebody has patched a function into it.
+        # The standard library is neutral, even if somebody has patched a function into it.
         if top not in sys.stdlib_module_names and any(_home(value) in partial for value in values):
             partial.add(top)
     return [name for top, names in packages.items() if top not in partial for name in names]

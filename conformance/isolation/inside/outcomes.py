@@ -1,4 +1,4 @@
-"""What a selector's answer, or what it raised instead, comes to."""
+"""The outcome that a selector's answer, or its exception, stands for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ask_and_keep(
 
 
 def outcome_of(error: BaseException) -> Rejected | Crashed:
-    """Return what an exception of the selector's comes to: a refusal, or a crash."""
+    """Return the outcome of an exception of the selector's: a refusal, or a crash."""
     if is_refusal(error):
         return Rejected(type(error).__name__, text_of(error)[:_TRACEBACK_LIMIT])
     return crashed(error)
@@ -58,7 +58,7 @@ def failed_import(error: object) -> FailedImport | None:
 
 
 def crashed(error: BaseException) -> Crashed:
-    """Return the outcome for an exception that is no refusal."""
+    """Return the outcome for an exception that is not a refusal."""
     text = "".join(traceback.format_exception(error))
     return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])
 

@@ -1,8 +1,8 @@
 """Which exceptions are a selector's refusal, and which are a crash in a refusal's clothes.
 
 A refusal is one of a few kinds of exception, about what was asked. The same kinds also come out of
-an import that goes wrong on the way: AMD's aiter raises RuntimeError where it finds no ROCm. That
-says nothing of the request, so that it is a crash, unless its own message speaks of what was asked.
+an import that goes wrong on the way: AMD's aiter raises RuntimeError if it finds no ROCm. That is
+not about the request, so it is a crash, unless its own message mentions what was asked.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-# What it asked of the mocked device's runtime, in words; None where nothing is mocked.
+# What it asked of the mocked device's runtime, in words; None if nothing is mocked.
 runtime_calls: tuple[str, ...] | None = None

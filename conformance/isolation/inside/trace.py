@@ -1,4 +1,4 @@
-"""How a selector came to its answer, where it says so: the ``trace`` of what it returned or raised.
+"""How a selector reached its answer, if it reports that: the ``trace`` of what it returned or raised.
 
 docs/adapters.md has the shape: each step an object with ``rule``, ``answer``, ``reason`` and
 ``source``, or such a tuple, or one text.
@@ -17,7 +17,7 @@ _TEXT = 1_000  # characters
 
 
 def steps_of(told: object) -> tuple[Step, ...]:
-    """Return the steps that an answer, or an exception, brings along; () where it brings none.
+    """Return the steps that an answer, or an exception, brings along; () if it brings none.
 
     Args:
         told: what a selector returned or raised: anything at all.
@@ -27,7 +27,7 @@ def steps_of(told: object) -> tuple[Step, ...]:
         if trace is None or isinstance(trace, str) or callable(trace):
             return ()
         return tuple(_step(step) for step in islice(trace, _STEPS))
-    except Exception:  # noqa: BLE001  foreign code runs here, and a trace is no part of the answer
+    except Exception:  # noqa: BLE001  foreign code runs here, and a trace is not part of the answer
         return ()
 
 

@@ -2,7 +2,7 @@
 
 Environment. The switches that selection reads (docs/reference/environment.md#variables) are
 multiplied out, at unset, off and on; every other declared variable is set alone, at each of its
-values, beside the master switch in all its spellings (family ``variables``): that finds the one
+values, together with the master switch in all its spellings (family ``variables``): that finds the one
 that matters though it should not. The explicit choice runs through every name of the registry, or,
 where the request is the subject, through those that can run on ROCm and two that cannot.
 
@@ -258,7 +258,7 @@ def _one_variable_at_a_time() -> tuple[tuple[tuple[str, str], ...], ...]:
 
 
 def _texts(variable: Variable) -> tuple[str, ...]:
-    """Return texts that reach every value of a variable, and one that is none."""
+    """Return texts that reach every value of a variable, and one that means none."""
     match variable.kind:
         case Kind.BOOL:
             return ("0", "1", "true")

@@ -91,7 +91,7 @@ def _without_arguments(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What an outcome comes to for whoever asked; equal where only the words differ.
+    """What an outcome means for whoever asked; equal if only the words differ.
 
     Attributes:
         kind: the outcome's class name; "Various" for several that are not told apart.
@@ -125,7 +125,7 @@ def got(behaviour: Behaviour) -> Got:
 
 
 def behaviour(outcome: Outcome) -> Behaviour:
-    """Return what the outcome comes to."""
+    """Return what the outcome means."""
     match outcome:
         case Selected(backend):
             return Behaviour("Selected", backend)
@@ -165,7 +165,7 @@ class OutcomeCodes:
         self._codes = {outcome: code for code, outcome in enumerate(self.outcomes)}
 
     def code(self, outcome: Outcome) -> int:
-        """Return the outcome's code, a new one where it is the first of its kind."""
+        """Return the outcome's code, a new one if it is the first of its kind."""
         code = self._raw.get(outcome)
         if code is None:
             kept = normalised(outcome)

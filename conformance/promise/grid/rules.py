@@ -113,7 +113,7 @@ _FIELDS = {
     "expect.named": "true",
     "expect.rejects": "true",
     "expect.never": "a list of backends",
-    "named": "a list of backends; [] where none is named",
+    "named": "a list of backends; [] if none is named",
     "flags": "a table of variable = true or false",
     "gpu": "a list of gfx targets",
     "aiter": "a list of states: present, absent, broken, impostor",

@@ -4,7 +4,7 @@ A family is a kind of request with the environment that bears on it; its cells a
 its axes, in mixed-radix order with the last axis fastest. A slice is the part of a family on one
 GPU: the unit that is run, judged and reported, and a contiguous run of the family's numbers.
 
-Which axes and values there are is said in design.py. A recorded table is an array of outcome codes
+design.py chooses the axes and values. A recorded table is an array of outcome codes
 in this order, so any change there is another grid: its digest changes.
 """
 
@@ -27,7 +27,7 @@ GFX, AITER, ALSO, REQUEST = "gfx", "aiter", "also", "request"
 
 Assignments: TypeAlias = tuple[tuple[str, str], ...]
 # By the axis's name: a target, a state of aiter, assignments, a request; of any other axis, which
-# is an environment variable, its text, or None where it is unset.
+# is an environment variable, its text, or None if it is unset.
 Value: TypeAlias = "str | None | Assignments | Request"
 
 
@@ -220,7 +220,7 @@ class Grid:
 
     @property
     def slices(self) -> tuple[Slice, ...]:
-        """Every slice, GPU by GPU, so that a selector imported on one answers all that is there."""
+        """Every slice, GPU by GPU, so that a selector imported on one answers all of its slices."""
         slices = [part for family in self.families for part in family.slices()]
         order = list(dict.fromkeys(part.gfx for part in slices))
         return tuple(sorted(slices, key=lambda part: order.index(part.gfx)))
@@ -237,7 +237,7 @@ class Grid:
         return {family.name: family for family in self.families}[name]
 
     def slice(self, slice_id: str) -> Slice:
-        """Return the slice of an id such as "mla[gfx942]"; KeyError where there is none."""
+        """Return the slice of an id such as "mla[gfx942]"; KeyError if there is none."""
         return {part.id: part for part in self.slices}[slice_id]
 
 

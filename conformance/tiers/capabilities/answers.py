@@ -67,7 +67,7 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether the selection refused, which is no trouble of the server's."""
+        """Whether the selection refused, which is not the server's trouble."""
         return isinstance(self.outcome, Rejected)
 
     @property

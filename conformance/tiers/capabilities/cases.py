@@ -1,6 +1,6 @@
 """The designed requests and environments of "select, then construct".
 
-A family varies one thing that a layer may need; an environment is one way to come to a backend. Each
+A family varies one thing that a layer may need; an environment is one way to select a backend. Each
 pair is one item per GPU. What follows from a defect in one field is seen in one family.
 """
 
@@ -63,7 +63,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One way to come to a backend."""
+    """One way to select a backend."""
 
     name: str
     environ: Mapping[str, str]
@@ -157,7 +157,7 @@ _SPARSE_FAMILIES = (
     Family("sparse-mla-block-sizes", _varied(_SPARSE, "block_size", (1, 16, 64))),
     Family("sparse-mla-head-counts", _varied(_SPARSE, "num_heads", HEAD_COUNTS)),
 )
-# Where aiter is not as it should be, what matters is whether anything can be built at all.
+# If aiter is not as it should be, what matters is whether anything can be built at all.
 _ANYTHING = (Family("plain-layers", (_PLAIN, Request(dtype="float16", head_size=64), *_SINKS)),)
 _ANYTHING_LATENT = (
     Family("plain-mla-layers", (_MLA,)),
@@ -206,7 +206,7 @@ def plain(backend: str) -> Request:
 
 
 def ways(backend: str) -> Iterator[tuple[Request, Environment]]:
-    """Return all ways to come to a backend, with a request that leaves the cache block open."""
+    """Return all ways to select a backend, with a request that leaves the cache block open."""
     request = replace(plain(backend), block_size=None)
     for kind, environments in (
         (_SPARSE, _SPARSE_ENVIRONMENTS),

@@ -31,7 +31,7 @@ def imports_without_the_runtime(item: CheckItem) -> Iterator[Defect]:
     """A runtime that is started would bar the server from forking."""
     (answer,) = map(item.ask, item.questions())
     if answer.trouble:
-        yield Defect(f"the import cannot be told of: {answer.trouble}", deliberate=False)
+        yield Defect(f"the import could not be watched: {answer.trouble}", deliberate=False)
     for call in answer.data.get("calls", ()):
         yield Defect(f"importing the platform starts the device's runtime: {call}")
 
@@ -182,7 +182,7 @@ def vision_takes_what_is_named(item: CheckItem) -> Iterator[Defect]:
             answer = _chosen(item, _HEADS[0], environ, override)
             named = f"{override}, named for vision layers,"
             if answer.trouble and not answer.deliberate:
-                wrong = f"{named} is no refusal: {answer.trouble}"
+                wrong = f"{named} is not a refusal: {answer.trouble}"
                 yield Defect(wrong, environ=environ, deliberate=False)
             elif not answer.trouble and answer.data["backend"] != override:
                 wrong = f"{named} gives way to {answer.data['backend']}"
@@ -206,7 +206,7 @@ def vision_by_default_is_supported(item: CheckItem) -> Iterator[Defect]:
 
 @check(
     "vision-by-default-is-no-sdpa-on-rdna",
-    "TORCH_SDPA, which gives NaN on RDNA, is no default where TRITON_ATTN is listed",
+    "TORCH_SDPA, which gives NaN on RDNA, is not the default if TRITON_ATTN is listed",
     _VISION,
     over=lambda gpu: [{}] if gpu.family.startswith("RDNA") else [],
     level="advisory",

@@ -80,7 +80,7 @@ class Cache:
         return PartTable(codes, outcomes, kept.seconds, set(kept.written))
 
     def save(self, part: Part, table: PartTable) -> None:
-        """Keep what there is of a part. Where it cannot be kept, the next run asks again."""
+        """Keep what there is of a part. If it cannot be kept, the next run asks again."""
         if table.unanswered == len(table.codes):
             return
         kept = _Kept(
@@ -169,7 +169,7 @@ def _roots(place: str) -> list[Path]:
             inner = importlib.util.find_spec(name)
             roots += [Path(f) for f in (inner.submodule_search_locations if inner else None) or ()]
     if not roots and spec.origin:
-        # A module beside others, which it may import.
+        # A module next to others, which it may import.
         roots = [Path(spec.origin).parent]
     return list(dict.fromkeys(roots))
 

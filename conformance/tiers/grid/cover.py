@@ -4,7 +4,7 @@ Two tables over the same families go in: per cell, what was expected and what wa
 come out, each a conjunction with one answer expected and one got: "VLLM_ROCM_USE_AITER=1 and an
 explicit backend is given: expected the explicit one, got ROCM_AITER_FA". Every differing cell is in
 some condition and no other cell is in any; what is beyond the limit on conditions is counted, and
-its smallest cell is told. Conditions may overlap.
+its smallest cell is reported. Conditions may overlap.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # number all pairs of answers.
 THE_EXPLICIT_ONE = Behaviour("Selected", "the explicit one")
 VARIOUS = Behaviour("Various")
-_CUT_SHORT = Behaviour("TimedOut")  # says nothing of what the answer would have been
+_CUT_SHORT = Behaviour("TimedOut")  # does not show what the answer would have been
 _MOST_PAIRS = 254
 USUAL_GPU = "gfx942"
 

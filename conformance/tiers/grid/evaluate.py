@@ -180,7 +180,7 @@ class Evaluator:
         return [self._futures[part].result() for part in parts_of(of)]
 
     def close(self, *, kill: Callable[[], None]) -> None:
-        """Stop where it is, saving what there is of the parts that are worked on.
+        """Stop at once, saving what there is of the parts that are worked on.
 
         Args:
             kill: ends the pool's processes, for lanes that wait for one that does not answer.

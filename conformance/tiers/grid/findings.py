@@ -1,9 +1,9 @@
-"""What a slice's differences come to: few findings, each a readable condition.
+"""A slice's differences as few findings, each a readable condition.
 
 There are two kinds. A *limit* is about requests: one selector takes a request with a backend that
-the other refuses it with, whatever the switches are. It is told by what decides it (the state of
+the other refuses it with, whatever the switches are. It is described by what decides it (the state of
 aiter, a variable, a field of the request) and by backend, and limits of one theme are one finding.
-Everything else is about the environment, and told by cover.py.
+Everything else is about the environment, and described by cover.py.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _THEMES = {
 }
 _FIELD_THEME = {name: theme for theme, names in _THEMES.items() for name in names}
 _KIND_FIELDS = ("use_mla", "use_sparse")  # they say what a request is, not what it asks too much
-_MOST_CONDITIONS = 40  # of one level and rule in one slice; of more, the rest is told as one
+_MOST_CONDITIONS = 40  # of one level and rule in one slice; of more, the rest is reported as one
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What one selector answers and another should have; equal ones are told together.
+    """What one selector answers and another should have; equal ones are reported together.
 
     Args:
         level: "required" or "advisory".

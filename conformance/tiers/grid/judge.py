@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
     from pytest_rocm_attn.outcome import Outcome
 
-ANSWERS = ("Selected", "Rejected")  # whatever else comes of a question is no answer
+ANSWERS = ("Selected", "Rejected")  # any other outcome is not an answer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Standard:
 
 @dataclass
 class Judged:
-    """What came of a slice.
+    """The result of a slice.
 
     Attributes:
         cells: how many it has.
@@ -70,8 +70,8 @@ class Judged:
         decided: how many of those answered a rule decides.
         compared: how many of those answered were compared with an answer of the other selector.
         uncompared: how many of those answered the other selector did not answer in time.
-        required: how many differ where that fails.
-        advisory: how many differ where that is shown.
+        required: how many differ and fail the run.
+        advisory: how many differ and are shown only.
         crashed: how many of the required ones are no answer at all.
         findings: the differences; a cell may be under several.
         differing: each way in which cells differ -> how many do, each counted once.
@@ -202,7 +202,7 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
                 return Difference(rule.level, rule.id, *_expected(rule, name), got)
         expected = self.other(other)
         if expected in (_UNANSWERED, _UNANSWERABLE):
-            # Nothing to compare with; what is no answer is wrong in any case.
+            # Nothing to compare with; an outcome that is not an answer is wrong in any case.
             if got.kind in ANSWERS:
                 return got
             return Difference("required", self._standard.name, _ANY_ANSWER, "", got)
@@ -214,7 +214,7 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
 
 
 def _answer(outcome: Outcome) -> Behaviour:
-    """Return what an outcome comes to; a limit of the mock says nothing about the selector."""
+    """Return the answer that an outcome stands for; a limit of the mock says nothing about the selector."""
     if isinstance(outcome, Crashed) and outcome.error == UNANSWERABLE:
         return _UNANSWERABLE
     return behaviour(outcome)

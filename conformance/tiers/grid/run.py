@@ -300,7 +300,7 @@ def answered(codes: Sequence[int]) -> int:
 
 
 def outcome_at(answers: Answers | None, number: int) -> Outcome | None:
-    """Return the outcome of a cell, or None where there is none."""
+    """Return the outcome of a cell, or None if there is none."""
     if answers is None or answers.codes[number] == UNANSWERED:
         return None
     return answers.outcomes[answers.codes[number]]

@@ -164,7 +164,7 @@ def _merge(records: Iterable[Record], key: Any) -> list[Together]:
 def _coarsen(found: Sequence[Together], key: Any, level: str) -> list[Together]:
     """Let those of a level with the same key be one; of any level where level is ""."""
     groups: dict[Any, Together] = {}
-    for one in found:  # the most important first: it speaks for its group
+    for one in found:  # the most important first: it represents its group
         mine = not level or one.finding["level"] == level
         name = ("together", key(one.finding)) if mine else ("alone", id(one))
         if name in groups:
@@ -226,7 +226,7 @@ def _importance(one: Together) -> tuple[Any, ...]:
 
 
 def summary(records: Sequence[Record]) -> Summary:
-    """Return what the slices of a run came to."""
+    """Return the results of a run's slices together."""
     found = together(records)
     found_on = {record["gpu"]["gfx"] for record in records if record["gpu"]}
     gpus = [gfx for gfx in known_gpus() if gfx in found_on]
@@ -238,8 +238,8 @@ def summary(records: Sequence[Record]) -> Summary:
         (
             f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
             f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
-            f" {counts['required']:,} differ where that fails,"
-            f" {counts['advisory']:,} where it is shown, in {len(found)} conditions"
+            f" {counts['required']:,} differ and fail the run,"
+            f" {counts['advisory']:,} differ without failing it, in {len(found)} conditions"
         )
     ]
     if counts["unanswered"]:

@@ -280,8 +280,8 @@ def _words(judged: Judged, findings: Sequence[Finding]) -> str:
 def _outcome_words(judged: Judged) -> str:
     answered = judged.cells - judged.unanswered - judged.unanswerable
     return (
-        f"{answered:,} of {judged.cells:,} cells answered; {judged.required:,} differ where that"
-        f" fails, {judged.advisory:,} where it is shown"
+        f"{answered:,} of {judged.cells:,} cells answered; {judged.required:,} differ and"
+        f" fail the run, {judged.advisory:,} differ without failing it"
     )
 
 

@@ -1,4 +1,4 @@
-"""How a restriction of one attribute is said."""
+"""How a restriction of one attribute is worded."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Asker:
         return self.tallied([self._answers[question] for question in questions])
 
     def warm(self, *gpus: Gpu) -> None:
-        """Have the selector imported on platforms before a search, whose time it is no part of."""
+        """Have the selector imported on platforms before a search, whose time it is not part of."""
         for gpu in gpus:
             self._answers_in_place(gpu)
             self(Question.of(gpu, {}, Request()))
@@ -87,7 +87,7 @@ class Asker:
         return self.tallied([self._pool.submit([question])[0].result() for question in questions])
 
     def distrust(self) -> None:
-        """Keep no process any more: one was found to answer otherwise than a clean one does."""
+        """Keep no process any more: one was found to answer differently from a clean one."""
         self._distrusted = True
         self._answers.clear()
         self.close()

@@ -71,7 +71,7 @@ class Example:
 
     @classmethod
     def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Example:
-        """Return the case that as_data() wrote. ValueError, TypeError for what is none."""
+        """Return the case that as_data() wrote. ValueError, TypeError for anything else."""
         unknown = set(data) - {"aiter", "environ", "change", "request"}
         if unknown:
             raise ValueError(f"unknown field {min(unknown)!r}")

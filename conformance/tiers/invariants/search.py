@@ -94,8 +94,8 @@ class Search(Generic[Found]):
         try:
             search()
         except (_Broke, hypothesis.errors.HypothesisException):
-            # Beside the shortfall itself: hypothesis finds that the same case passes once the time
-            # is up. Whatever else it may have to say is a defect of ours, unless a case was found.
+            # Besides the shortfall itself: hypothesis finds that the same case passes once the time
+            # is up. Whatever else it may have to say is our own defect, unless a case was found.
             if self.found is None:
                 raise
 

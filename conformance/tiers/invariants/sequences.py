@@ -67,7 +67,7 @@ class Steps:
 
     @classmethod
     def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Steps:
-        """Return the sequence that as_data() wrote. ValueError, TypeError for what is none."""
+        """Return the sequence that as_data() wrote. ValueError, TypeError for anything else."""
         if set(data) != {"selections"} or not data["selections"]:
             raise ValueError("a sequence has the field 'selections', and nothing else")
         return cls(
@@ -138,7 +138,7 @@ class SequenceLaw:
         )
 
     def _replay(self, case: Steps, asker: Asker, ask: Ask) -> tuple[list[Outcome], Outcome] | None:
-        """Return the answers, and what the last should be; None where it is that."""
+        """Return the answers, and what the last should be; None if it is that."""
         interview = asker.interview(case.gpu, dict(case.selections[0][0]))
         if not isinstance(interview, Interview):
             return None  # it cannot be imported, which asker.only_failures says

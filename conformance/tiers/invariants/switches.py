@@ -36,7 +36,7 @@ _REQUESTS = (
 
 @dataclass(frozen=True)
 class Flips:
-    """What came of flipping a switch.
+    """The result of flipping a switch.
 
     Attributes:
         tried: how many flips were looked at.

@@ -161,7 +161,7 @@ class LawItem(_Item):
             case, _ = search.found
             certain = self.law.attempt(case, self.asker, self.asker.certain)
             if certain is None:
-                # The kept process had answered otherwise than a clean one: look again without it.
+                # The kept process had answered differently from a clean one: look again without it.
                 self.asker.distrust()
                 search = self.law.search(self.gpu.gfx, self.asker, effort)
                 case = search.found[0] if search.found is not None else None
@@ -183,7 +183,7 @@ class LawItem(_Item):
         return "", _BROKEN
 
     def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, Got]:
-        """Keep what there is to tell of the smallest example."""
+        """Keep the report of the smallest example."""
         self.told["example"] = case.as_data()
         effort = self.plugin.settings.effort
         details = {"examples": examples, "seed": effort.seed, "example": case.as_data()}
@@ -201,7 +201,7 @@ class LawItem(_Item):
             "details": details,
         }
         got = got_of(broken.outcome)
-        # Of several examples that break a law any may be found first: only a crash is told apart.
+        # Of several examples that break a law any may be found first: only a crash is kept apart.
         got = got if got.answer in CRASHES else _BROKEN
         return f"expected {self.law.promise}: {broken.words}", got
 

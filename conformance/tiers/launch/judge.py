@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def examine(backend: Any, case: Case, gpu: Gpu) -> Result:
-    """Return what came of a shape family; kind "right" means that every kernel keeps the promises.
+    """Return the result of a shape family; kind "right" means that every kernel keeps the promises.
 
     The promises: each kernel compiles and fits the target; none spills vector registers to memory on
     CDNA, where attention kernels have 256 to 512 of them; where the target multiplies matrices of the

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.tiers.numerics.case import Result
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
-# Where --rocm-attn-gpu names none: what vLLM-style servers ship for (hardware.toml, docker_archs).
+# If --rocm-attn-gpu names none: what vLLM-style servers ship for (hardware.toml, docker_archs).
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
 
 

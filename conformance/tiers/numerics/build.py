@@ -1,4 +1,4 @@
-"""From a case to tensors: the problem that a backend gets, and what the judge needs beside it.
+"""From a case to tensors: the problem that a backend gets, and what the judge needs besides it.
 
 Everything that a backend must not read is NaN: slots that no token has, blocks that no request owns,
 block 0, and the memory around strided views. Values at the ends of a request, and on both sides of

@@ -106,7 +106,7 @@ def _solve(solve: Any, built: Built) -> Result | None:
 
 
 def foreign_writes(built: Built) -> Result | None:
-    """Return what a backend wrote to beside its output, if it did."""
+    """Return what a backend wrote to besides its output, if it did."""
     for guard in built.guards:
         if guard.written():
             where = "around out" if guard.writable is not None else "which is an input"

@@ -51,7 +51,7 @@ class Lane:
         self._failure = ""  # why it cannot be started: it is not tried again
 
     def ask(self, case: Case) -> Result:
-        """Return what came of a case.
+        """Return the result of a case.
 
         Raises:
             BackendUnderTestError: the backend cannot be started.

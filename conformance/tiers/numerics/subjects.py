@@ -42,7 +42,7 @@ class BackendUnderTest:
         return "advisory" if case.special and not self.ieee else case.level
 
     def takes(self, case: Case) -> bool:
-        """Whether the case is put to the backend at all."""
+        """Whether the backend gets the case at all."""
         if self.kinds and case.kind not in self.kinds:
             return False
         return self.invariant is None or self.invariant == case.batch_invariant
@@ -65,14 +65,14 @@ REFERENCES = _ieee(
         False,
         compiled=f"{_OURS}:RocmAttnTriton",  # its HIP decode is built by another compiler
     ),
-    # torch.compile makes its kernels, for a GPU that is there.
+    # torch.compile makes its kernels, for a GPU that exists.
     BackendUnderTest("FLEX_ATTENTION", f"{_OURS}:FlexAttn", ("attention",), False, compiled=""),
     BackendUnderTest("TRITON_MLA", f"{_OURS}:TritonMla", ("mla-decode", "mla-prefill"), False),
     BackendUnderTest(
         "TRITON_MLA-batch-invariant", f"{_OURS}:TritonMlaInvariant", ("mla-decode",), True
     ),
 )
-# Beside them where AMD's aiter is installed.
+# Besides them, if AMD's aiter is installed.
 OVER_AITER = (
     # aiter's kernels, or its assembly: docs/launch-tables/generate.py compiles the former.
     BackendUnderTest(

@@ -76,7 +76,7 @@ def _example(data: dict[str, Any]) -> Case:
 
 
 class NumericsItem(KernelItem):
-    """One backend and what is put to it."""
+    """One backend and the cases that it gets."""
 
     expected = "every element within its error bound, nothing else written"
     _evidence = ""

@@ -166,7 +166,7 @@ def _hello(backend: Any, evidence: str, device: Any) -> dict[str, Any]:
 def _beyond_the_interpreter(backend: Any, case: Case) -> str:
     """Return why a case can only be tried on a GPU; "" if it can be interpreted."""
     if getattr(backend, "needs_gpu", False):
-        return "its kernels are no Triton kernels: they need an AMD GPU"
+        return "its kernels are not Triton kernels: they need an AMD GPU"
     return "too large for Triton's interpreter: it needs a GPU" if case.needs == "gpu" else ""
 
 

@@ -85,7 +85,7 @@ def test_one_that_is_not_told_of_something_is_found(unheeded: Write) -> None:
         """
     )
     (wrong,) = told["unheeded"]
-    assert wrong.startswith("use_fast is not told of it: sinks, which only one of the kernels")
+    assert wrong.startswith("use_fast does not receive it: sinks, which only one of the kernels")
     assert wrong.endswith("attention.decode chooses between")
 
 
@@ -115,7 +115,7 @@ def test_a_call_that_leaves_the_parameter_out_does_not_tell(unheeded: Write) -> 
         CALLER.replace(", sinks):\n        fast", "):\n        fast"),
     )
     assert [wrong.partition(",")[0] for wrong in told["unheeded"]] == [
-        "use_fast is not told of it: sinks"
+        "use_fast does not receive it: sinks"
     ]
 
 

@@ -110,15 +110,15 @@ def edited(change: Callable[[dict[str, Any]], object], *, sign: bool = False) ->
 @pytest.mark.parametrize(
     ("content", "wrong", "remedy"),
     [
-        pytest.param(b"", "is no baseline", "rocm-attn record", id="empty"),
+        pytest.param(b"", "is not a baseline", "rocm-attn record", id="empty"),
         pytest.param(
-            b"\x89PNG\r\n", "is no baseline", "rocm-attn record", id="another kind of file"
+            b"\x89PNG\r\n", "is not a baseline", "rocm-attn record", id="another kind of file"
         ),
-        pytest.param(b"[]", "is no baseline", "rocm-attn record", id="JSON that is no object"),
+        pytest.param(b"[]", "is not a baseline", "rocm-attn record", id="JSON that is no object"),
         pytest.param(
-            b'{"schema": 1}', "is no baseline", "rocm-attn record", id="another JSON file"
+            b'{"schema": 1}', "is not a baseline", "rocm-attn record", id="another JSON file"
         ),
-        pytest.param(b"[" * 100_000, "is no baseline", "rocm-attn record", id="nested too deep"),
+        pytest.param(b"[" * 100_000, "is not a baseline", "rocm-attn record", id="nested too deep"),
         pytest.param(render(recording(), SMALL)[:-30], "truncated", "restore", id="truncated"),
         pytest.param(
             edited(lambda c: c.update(schema=2)), "has schema 2", "upgrade", id="newer schema"

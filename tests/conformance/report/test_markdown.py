@@ -143,7 +143,7 @@ def test_what_the_grid_came_to_is_told_first(
 ) -> None:
     text = markdown.render(report(record(tier="grid", verdict="fail"), summaries=[summary]))
     page = Page(text)
-    assert text.index("## `grid`: what differs") < text.index("## Where it falls short")
+    assert text.index("## `grid`: what differs") < text.index("## Shortfalls by GPU")
     assert (
         "1. **required**: `AITER=1 and an explicit backend is given`: expected `the explicit one`,"
         " got `ROCM_AITER_FA`; 18,432 cells (`explicit-choice-is-never-replaced`). The smallest is"

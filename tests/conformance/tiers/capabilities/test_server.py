@@ -128,7 +128,7 @@ def test_what_only_one_kernel_is_given_must_decide_between_them(ask: Ask) -> Non
     assert told["callers"] == ["tinyfork.v1.attention.ops.decode.decode"]
     words = [one.partition(",")[0] for one in told["unheeded"]]
     assert words == [
-        "use_rocm_custom_paged_attention is not told of it: sinks",
+        "use_rocm_custom_paged_attention does not receive it: sinks",
         "use_rocm_custom_paged_attention is true with it all the same: sliding_window",
     ]
 

@@ -29,10 +29,12 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
     neutral = neutral_environment(os.environ, mocked=evidence != "real")
     set_environment(neutral | wanted.environ)
     if evidence == "mock":
-        from pytest_rocm_attn.mock import mock_rocm
+        from pytest_rocm_attn.mock import import_memory, mock_rocm
+        from pytest_rocm_attn.mock.patching import Layer
 
         machine = mock_rocm(gpu, force=True)  # whoever started this process asked for the mock
         machine.enter()
+        import_memory.install(Layer())  # until the process ends
     reads = EnvironmentReads()
     with reads.recording():
         adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)

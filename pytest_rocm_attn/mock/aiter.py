@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import enum
 import importlib
+import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -58,6 +60,11 @@ _FUNCTIONS = {
         "get_mla_metadata_v1",
         "get_mla_metadata_info_v1",
         "get_pa_metadata_v1",
+        "flash_attn_varlen_fp8_pertensor_func",
+        "get_ps_metadata_info_v1",
+        "get_ps_metadata_v1",
+        "mla_prefill_ps_asm_fwd",
+        "mla_reduce_v1",
         "mla_decode_stage1_asm_fwd",
         "mla_prefill_asm_fwd",
         "paged_attention_common",
@@ -80,6 +87,32 @@ _FUNCTIONS = {
     "aiter.ops.triton.unified_attention": ("unified_attention",),
     "aiter.ops.triton.attention.unified_attention": ("unified_attention",),
     "aiter.ops.triton.gluon.pa_decode_gluon": ("get_recommended_splits", "pa_decode_gluon"),
+    "aiter.ops.triton.gluon.mla_decode_gluon": ("mla_decode_gluon",),
+    "aiter.ops.triton.gluon.mla_gluon": ("mla_gluon",),
+    "aiter.ops.triton.attention.mha_v3": ("flash_attn_with_kvcache",),
+    "aiter.ops.triton.attention.mla": ("mla_decode_fwd",),
+    "aiter.ops.triton.attention.pa_mqa_logits_mxfp4": (),
+    "aiter.ops.triton.batched_gemm_a16wfp4": ("batched_gemm_a16wfp4",),
+    "aiter.ops.triton.fp8_mqa_logits": ("fp8_mqa_logits",),
+    "aiter.ops.triton.pa_mqa_logits": ("deepgemm_fp8_paged_mqa_logits_stage1",),
+    "aiter.ops.triton.fusions.fused_mla_prefill_qkv_fp8": ("fused_mla_prefill_qkv_fp8",),
+    "aiter.ops.triton.fusions.k_norm_rope_mxfp4_cache": ("k_norm_rope_mxfp4_cache",),
+    "aiter.ops.triton.rope.q_rope_mxfp4_quant": ("q_rope_mxfp4_quant",),
+    "aiter.ops.pa_sparse_prefill_opus": ("pa_sparse_prefill_opus",),
+    "aiter.ops.topk": ("top_k_per_row_decode", "top_k_per_row_prefill"),
+    "aiter.ops.flydsl": ("flydsl_fp8_mqa_logits",),
+    "aiter.ops.flydsl.kernels.buffer_ops": (),
+    "aiter.ops.flydsl.kernels.vector": (),
+}
+# Parameters that releases look for, by the name of the function: vllm/_aiter_ops.py,
+# mla_decode_supports_non_causal (v0.30.0); the rest of the list as in amd-aiter 0.1.7.
+_PARAMETERS = {
+    "mla_decode_fwd": (
+        *("q", "kv_buffer", "o", "qo_indptr", "kv_indptr", "kv_indices", "kv_last_page_lens"),
+        *("max_seqlen_q", "sm_scale", "logit_cap", "num_kv_splits", "num_kv_splits_indptr"),
+        *("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map"),
+        *("reduce_partial_map", "q_scale", "kv_scale", "causal"),
+    ),
 }
 _IMPOSTOR = (
     "active_aiter",
@@ -115,7 +148,10 @@ def stand_in(gpu: Gpu) -> StandIn | None:
 def _present(gpu: Gpu) -> StandIn:
     def functions(module: ModuleType) -> None:
         for name in _FUNCTIONS.get(module.__name__, ()):
-            setattr(module, name, device_function(name, module.__name__, gpu.gfx))
+            function = device_function(name, module.__name__, gpu.gfx)
+            if name in _PARAMETERS:
+                vars(function)["__signature__"] = _signature(_PARAMETERS[name])
+            setattr(module, name, function)
 
     def package(module: ModuleType) -> None:
         functions(module)
@@ -129,13 +165,12 @@ def _present(gpu: Gpu) -> StandIn:
         "aiter.utility": functions,
         "aiter.utility.dtypes": lambda module: _dtypes(module, gpu),
         "aiter.jit": functions,
-        "aiter.jit.core": functions,
-        "aiter.ops": functions,
-        "aiter.ops.triton": functions,
-        "aiter.ops.triton.attention": functions,
-        "aiter.ops.triton.gluon": functions,
+        "aiter.jit.core": _jit,
     }
-    modules |= {name: functions for name in _FUNCTIONS if name not in modules}
+    for name in _FUNCTIONS:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            modules.setdefault(".".join(parts[:length]), functions)
     return StandIn(
         "aiter",
         modules,
@@ -144,6 +179,16 @@ def _present(gpu: Gpu) -> StandIn:
         how_to_add="install amd-aiter and pass MockRocm(..., real_aiter=True), or set it on the"
         " module in your test",
     )
+
+
+def _signature(names: tuple[str, ...]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(name, kind) for name in names])
+
+
+def _jit(module: ModuleType) -> None:
+    """Fill aiter.jit.core: where the package keeps its sources, of which the stand-in has none."""
+    vars(module)["AITER_CSRC_DIR"] = str(Path(str(module.__file__)).parents[1] / "csrc")
 
 
 _DTYPES = {

@@ -42,10 +42,9 @@ def _enter() -> None:
             kwargs: dict[str, Any] | None = None,
         ) -> Any:
             kwargs = kwargs or {}
-            device = kwargs.get("device")
-            if device is not None and func in constructors:
-                if torch.device(device).type == "cuda" and _importing():
-                    kwargs = kwargs | {"device": "meta"}
+            device = kwargs.get("device") if func in constructors else None
+            if device is not None and torch.device(device).type == "cuda" and _importing():
+                kwargs = kwargs | {"device": "meta"}
             return func(*args, **kwargs)
 
     OnMeta().__enter__()

@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="print which backend is selected, and every step that leads there",
-        description="Print which backend the reference selects, and every step that leads there.",
+        description="Print which backend a release selects, and every step that leads there; with"
+        " --selector, which one an installed selector selects, and the release's reasons beside it.",
     )
     explain.add_argument(
         "-e",
@@ -66,6 +67,20 @@ def _parser() -> argparse.ArgumentParser:
         "--environment",
         action="store_true",
         help="start from the variables of this shell; NAME=value changes them",
+    )
+    explain.add_argument(
+        "--attention-backend", metavar="NAME", help="the server's option: names a backend, or auto"
+    )
+    explain.add_argument(
+        "--use-prefill-decode-attention",
+        action="store_true",
+        help="the server's --attention-config.use_prefill_decode_attention (vLLM 0.15 to 0.18)",
+    )
+    explain.add_argument(
+        "--selector",
+        metavar="SELECTOR",
+        help="also ask this one, in a process of its own on a mocked GPU: module:object or"
+        " file.py:object, such as vllm.platforms.rocm:RocmPlatform",
     )
     _add_machine_and_request(explain)
 
@@ -149,6 +164,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--release",
+        metavar="R",
+        help="of vLLM, such as 0.12, whose rules are asked, or pr-26980 for that contract; default:"
+        " the newest known, or the installed one with --selector",
+    )
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--gpu",
@@ -177,6 +198,20 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
     add("--sinks", dest="has_sink", action="store_true", help="the layer has attention sinks")
     add("--alibi", action="store_true", help="the layer has ALiBi slopes")
     add("--mm-prefix", dest="use_mm_prefix", action="store_true", help="bidirectional prefix")
+    for option, words in (
+        ("--kv-connector", "a KV connector moves the cache between servers"),
+        ("--dcp", "decode context parallelism"),
+        ("--pcp", "prefill context parallelism"),
+        ("--batch-invariant", "results must not depend on the batch"),
+        ("--non-causal", "a decoder layer attends to later tokens too"),
+        ("--rswa", "a sliding window that restarts (R-SWA)"),
+        ("--per-head-quant-scales", "the cache has a scale for each head"),
+        ("--adaptive-verification", "drafts are trimmed on the device"),
+    ):
+        field = f"use_{option[2:].replace('-', '_')}"
+        add(option, dest=field, action="store_true", help=words)
+    add("--encoder-decoder-model", action="store_true", help="the layer is part of such a model")
+    add("--run-kv-cache-dtype", metavar="D", help="the server's, if the layer's own differs")
 
 
 def _seconds(text: str) -> float:

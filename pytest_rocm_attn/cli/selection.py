@@ -9,31 +9,49 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.citations import SITE, linked
 from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.columns import aligned
-from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownGpuError
-from pytest_rocm_attn.flags import VARIABLES, Flags, doubts, variable
+from pytest_rocm_attn.errors import (
+    FlagError,
+    SelectionError,
+    UnknownGpuError,
+    UnknownReleaseError,
+)
+from pytest_rocm_attn.flags import (
+    ATTENTION_BACKEND,
+    USE_PREFILL_DECODE,
+    VARIABLES,
+    Flags,
+    doubts,
+    variable,
+)
 from pytest_rocm_attn.gpu import Aiter, Gpu
+from pytest_rocm_attn.outcome import Rejected, Selected
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from pytest_rocm_attn.backends import Policy
+    from pytest_rocm_attn.outcome import Outcome
+
+_MLA_DISABLE = "VLLM_MLA_DISABLE"
 _REQUEST_FIELDS = tuple(Request.__dataclass_fields__)
 
 _OPENS = f"docs/PAGE.md#ROW is {SITE}PAGE/#ROW"
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Print which backend the reference selects, and every step that leads there."""
+    """Print which backend a release selects, every step that leads there, and what a fork selects."""
     from pytest_rocm_attn import backends
 
+    policy, chosen = _policy(arguments)
     environ = _environment(arguments)
-    flags, gpu = Flags(environ), _machine(arguments)
+    flags, gpu = Flags(_read(environ, policy)), _machine(arguments)
     request, note = _request(arguments, flags)
-    doubtful = doubts(environ)
+    doubtful = [*doubts(environ), *_without_effect(environ, policy)]
     answer: dict[str, Any]
     try:
-        selection = backends.select(request, flags, gpu)
+        selection = backends.select(request, flags, gpu, policy)
     except SelectionError as error:
         code, trace = REFUSED, error.trace
         answer = {"backend": error.backend, "class_path": None, "refused": str(error)}
@@ -42,50 +60,147 @@ def explain(arguments: argparse.Namespace) -> int:
         code, trace = OK, selection.trace
         answer = {"backend": selection.backend, "class_path": selection.class_path, "refused": None}
         title = f"{selection.backend}  ({selection.class_path})"
+    asked = _asked(arguments.selector, environ, gpu, request) if arguments.selector else None
     steps = [
         {"rule": s.rule, "answer": s.answer, "reason": s.reason, "source": linked(s.source)}
         for s in trace
     ]
+    if asked is not None:
+        code = OK if isinstance(asked, Selected) else REFUSED
     if arguments.json:
-        asked = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
+        rules = {"release": policy.name, "selector": asked and _selector_json(arguments, asked)}
+        given = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
         noted = {"note": note or None, "doubts": doubtful}
-        print_json(answer | noted | asked | {"trace": steps})
+        print_json(answer | rules | noted | given | {"trace": steps})
         return code
     table = aligned([(s.rule, s.answer, f"{s.reason}  [{s.source}]") for s in trace])
     notes = [*([note] if note else []), *(f"note: {doubt}" for doubt in doubtful)]
-    print_lines([title, *notes, _question(environ, gpu, request), "", *table, "", _OPENS])
+    rules_of = f"by the rules of {policy.name} ({chosen})"
+    if asked is not None:
+        alike = _same(asked, answer["backend"] if answer["refused"] is None else None)
+        verdict = "the same" if alike else "not the same"
+        title = f"{arguments.selector}: {asked}\n{policy.name}: {title}\n{verdict}"
+    opens = ["", _OPENS] if any("docs/" in step.source for step in trace) else []
+    asking = f"{_question(environ, gpu, request)}, {rules_of}"
+    print_lines([title, *notes, asking, "", *table, *opens])
     return code
 
 
+def _asked(selector: str, environ: Mapping[str, str], gpu: Gpu, request: Request) -> Outcome:
+    """Return what an installed selector does, asked in a process of its own on a mocked GPU.
+
+    Raises:
+        SelectorError: it cannot be imported, or is none.
+    """
+    from pytest_rocm_attn.conformance.baseline.recording_command import subject_of
+    from pytest_rocm_attn.conformance.isolation import Pool, Question
+
+    variables = dict(environ)
+    # The adapters take an option of the server by the variable that it took the place of.
+    for option, name in _AS_VARIABLE.items():
+        if option in variables:
+            variables[name] = variables.pop(option)
+    question = Question.of(gpu, variables, request)
+    pool = Pool(subject_of(selector, _TIMEOUT), lanes=1)
+    try:
+        pool.probe([question])
+        (future,) = pool.submit([question])
+        return future.result().outcome
+    finally:
+        pool.close()
+
+
+_TIMEOUT = 120.0  # seconds for one answer: it includes the import of whatever the selector needs
+_AS_VARIABLE = {
+    ATTENTION_BACKEND: "VLLM_ATTENTION_BACKEND",
+    USE_PREFILL_DECODE: "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
+}
+
+
+def _same(outcome: Outcome, backend: str | None) -> bool:
+    """Whether a selector does what the rules say: that backend, or a refusal for None."""
+    if isinstance(outcome, Selected):
+        return outcome.backend == backend
+    return isinstance(outcome, Rejected) and backend is None
+
+
+def _selector_json(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+    kind = type(outcome).__name__.lower()
+    backend = outcome.backend if isinstance(outcome, Selected) else None
+    return {
+        "name": arguments.selector,
+        "outcome": kind,
+        "backend": backend,
+        "text": str(outcome),
+    }
+
+
+def _policy(arguments: argparse.Namespace) -> tuple[Policy, str]:
+    """Return the rules to ask, and in words why these.
+
+    Raises:
+        UnknownReleaseError: no policy is of the release that was given.
+    """
+    from pytest_rocm_attn.backends.releases import NEWEST, policy_of
+
+    if arguments.release is not None:
+        return policy_of(arguments.release), "--release"
+    if selector := getattr(arguments, "selector", None):
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            installed = version(selector.partition(".")[0])
+            return policy_of(installed), "the installed version"
+        except (PackageNotFoundError, UnknownReleaseError):
+            return policy_of(NEWEST), "the newest known; --release gives another"
+    return policy_of(NEWEST), "the newest known; --release gives another"
+
+
+def _read(environ: Mapping[str, str], policy: Policy) -> dict[str, str]:
+    """Return what the release reads at all: a variable that is gone cannot be wrong."""
+    return {name: text for name, text in environ.items() if name not in policy.ignored}
+
+
+def _without_effect(environ: Mapping[str, str], policy: Policy) -> list[str]:
+    """Return a sentence for each variable that is set and does not bear on the selection."""
+    found = []
+    for name in environ:
+        if why := policy.ignored.get(name):
+            found.append(f"{policy.name} does not read {name}: {why}")
+        elif name not in policy.reads and name != _MLA_DISABLE:
+            found.append(f"{name} does not change what {policy.name} selects")
+    return found
+
+
 def how_to_get(arguments: argparse.Namespace) -> int:
-    """Print the smallest sets of variables that lead to a backend, or why none does."""
+    """Print the smallest sets of variables and options that lead to a backend, or why none does."""
     from pytest_rocm_attn import backends
 
     gpu = _machine(arguments)
+    policy, chosen = _policy(arguments)
     request, _ = _request(arguments, Flags())
     ways: tuple[dict[str, str], ...] = ()
     refused = None
     try:
-        ways = backends.how_to_get(arguments.backend, request, gpu)
+        ways = backends.how_to_get(arguments.backend, request, gpu, policy)
     except SelectionError as error:
         refused = str(error)
     code = REFUSED if refused else OK
+    question = f"{_question({}, gpu, request)}, by the rules of {policy.name} ({chosen})"
     if arguments.json:
         asked = {"gpu": _gpu_json(gpu), "request": request.non_default()}
         answer = {"backend": arguments.backend, "ways": ways, "refused": refused}
-        print_json(answer | asked)
+        print_json(answer | {"release": policy.name} | asked)
     elif refused:
-        print_lines(
-            [f"no variables lead to {arguments.backend}: {refused}", _question({}, gpu, request)]
-        )
+        print_lines([f"no variables lead to {arguments.backend}: {refused}", question])
     else:
         lines = [_assignments(way) or "(set nothing)" for way in ways]
-        print_lines([*lines, _question({}, gpu, request)])
+        print_lines([*lines, question])
     return code
 
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the declared variables that the user gave.
+    """Return the declared variables, and options of the server, that the user gave.
 
     Raises:
         FlagError: a word that is not NAME=value, a name that is not declared, or two values of one.
@@ -100,6 +215,10 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
             raise FlagError(f"{word!r} is not of the form NAME=value")
         if given.setdefault(variable(name).name, text) != text:
             raise FlagError(f"{name} is given twice, as {given[name]!r} and {text!r}")
+    if arguments.attention_backend is not None:
+        given[ATTENTION_BACKEND] = arguments.attention_backend
+    if arguments.use_prefill_decode_attention:
+        given[USE_PREFILL_DECODE] = "true"
     return environ | given
 
 
@@ -131,7 +250,7 @@ def _request(arguments: argparse.Namespace, flags: Flags) -> tuple[Request, str]
     """Return the request, and a note when a variable changed its kind."""
     fields = {name: value for name, value in vars(arguments).items() if name in _REQUEST_FIELDS}
     request = Request(**fields)
-    if not (request.use_mla and flags["VLLM_MLA_DISABLE"]):
+    if not (request.use_mla and flags[_MLA_DISABLE]):
         return request, ""
     # Not latent any more: a DeepSeek head is 128 elements without rotation and 64 with, and every
     # query head has KV of its own (docs/reference/backends.md#mla).

@@ -26,6 +26,15 @@ from pytest_rocm_attn.mock.aiter import _FUNCTIONS, _PARAMETERS
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 # Where releases call aiter for attention; quantised products and experts are not the mock's matter.
 ATTENTION = ("v1/attention", "attention", "platforms", "model_executor/layers/attention")
+# Of AMD's package after the newest on PyPI (docs/reference/aiter.md): v0.1.10 moved two modules, and
+# the paged attention of ROCM_AITER_FA gained functions that vllm/_aiter_ops.py calls.
+LATER = {
+    "aiter.get_pa_metadata_v1",
+    "aiter.pa_persistent_fwd",
+    "aiter.paged_attention_common",
+    "aiter.ops.triton.attention.mha.flash_attn_varlen_func",
+    "aiter.ops.triton.attention.unified_attention.unified_attention",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +61,8 @@ def taken(tree: ast.AST) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.Import):
             names |= {a.asname or a.name for a in node.names if a.name == "aiter"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in names:
-                yield "aiter", node.attr
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in names:
+            yield "aiter", node.attr
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +116,13 @@ def test_the_stand_in_has_what_the_releases_take() -> None:
 def test_the_stand_in_has_nothing_that_neither_a_release_takes_nor_amds_package_has(
     real: Path,
 ) -> None:
-    invented = [
+    invented = {
         f"{module}.{name}"
         for module, names in _FUNCTIONS.items()
         for name in names
         if (module, name) not in call_sites() and not in_the_real_one(real, module, name)
-    ]
-    assert invented == []
+    }
+    assert invented == LATER
 
 
 def test_a_signature_of_the_stand_in_is_amds_with_what_later_releases_ask_for(real: Path) -> None:

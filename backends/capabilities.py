@@ -28,6 +28,7 @@ class Limit:
             are filled in.
         remedy: what the user can do, in the imperative; "" when only another backend helps.
         source: where 0.12.0 enforces it.
+        quiet: it is one of many that most requests do not come near; see steps().
     """
 
     rule: str
@@ -36,6 +37,7 @@ class Limit:
     beyond: str
     remedy: str
     source: str
+    quiet: bool = False
     met: Step = field(init=False)  # built once, not per selection
 
     def __post_init__(self) -> None:
@@ -55,6 +57,18 @@ class Limit:
 _ABSENT, _IMPOSTOR, _BROKEN = Aiter.ABSENT, Aiter.IMPOSTOR, Aiter.BROKEN
 
 Limits: TypeAlias = tuple[Limit, ...]
+
+
+def steps(limits: Limits) -> tuple[Step, ...]:
+    """Return a step for each limit that is met; one for all the quiet ones."""
+    quiet = [limit for limit in limits if limit.quiet]
+    found = [limit.met for limit in limits if not limit.quiet]
+    if quiet:
+        asked = ", ".join(limit.rule for limit in quiet)
+        needs = f"the layer needs none of these, or the class declares it: {asked}"
+        found.append(Step("needs", "yes", needs, quiet[0].source))
+    return tuple(found)
+
 
 # Each state of the package has its own message and cure (docs/reference/aiter.md#which-aiter).
 NEEDS_AITER: Limits = (

@@ -302,6 +302,7 @@ def _feature(rule: str, of: Declared, source: str) -> Limit:
         f"does not support {words} ({upstream})",
         "",
         source,
+        quiet=True,
     )
 
 
@@ -332,6 +333,7 @@ def _non_causal_fp16(source: str) -> Limit:
         "does not support non-causal MLA decode in float16",
         "set --dtype bfloat16",
         source,
+        quiet=True,
     )
 
 
@@ -348,5 +350,6 @@ def _layouts(layouts: list[str], release: Version) -> Limits:
             f"shares no KV cache layout with TURBOQUANT (LBNHC); its own: {', '.join(layouts)}",
             "",
             source,
+            quiet=True,
         ),
     )

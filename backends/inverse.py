@@ -32,7 +32,10 @@ def how_to_get(
         policy = policy_of(policy)
     branch = branch_of(policy, request)
     check_name(backend, branch.names)
-    texts = {name: _other_than_default(name, backend, branch) for name in policy.reads}
+    # What says more about the layer is not a way to a backend, though it may change the answer.
+    layers = {variable for variable, _ in policy.sets}
+    switches = [name for name in policy.reads if name not in layers]
+    texts = {name: _other_than_default(name, backend, branch) for name in switches}
     # All of them at once is not a candidate: with a name, which is taken or refused, nothing else counts.
     for size in range(len(texts)):
         ways = tuple(

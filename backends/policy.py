@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_rocm_attn.backends.capabilities import LIMITS_0_12_0, Limit, Limits
+from pytest_rocm_attn.backends.capabilities import LIMITS_0_12_0, Limit, Limits, steps
 from pytest_rocm_attn.backends.trace import DECISION, Step
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.gpu import Aiter, Gpu
@@ -165,7 +165,7 @@ class Policy:
     def __post_init__(self) -> None:
         served = {
             name: (
-                *(limit.met for limit in limits),
+                *steps(limits),
                 Step(DECISION, name, f"{name} serves the request", self.class_paths[name]),
             )
             for name, limits in self.limits.items()

@@ -150,7 +150,11 @@ def _beyond(
 
 
 def _judged(limits: Limits, beyond: list[Limit], request: Request, gpu: Gpu) -> list[Step]:
-    return [limit.unmet(request, gpu) if limit in beyond else limit.met for limit in limits]
+    return [
+        limit.unmet(request, gpu) if limit in beyond else limit.met
+        for limit in limits
+        if limit in beyond or not limit.quiet
+    ]
 
 
 def branch_of(policy: Policy, request: Request) -> Branch:

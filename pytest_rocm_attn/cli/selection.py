@@ -24,7 +24,6 @@ from pytest_rocm_attn.flags import (
     variable,
 )
 from pytest_rocm_attn.gpu import Aiter, Gpu
-from pytest_rocm_attn.outcome import Rejected, Selected
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def explain(arguments: argparse.Namespace) -> int:
         for s in trace
     ]
     if asked is not None:
-        code = OK if isinstance(asked, Selected) else REFUSED
+        code = OK if _name(asked) else REFUSED
     if arguments.json:
         rules = {"release": policy.name, "selector": asked and _selector_json(arguments, asked)}
         given = {"environment": environ, "gpu": _gpu_json(gpu), "request": request.non_default()}
@@ -117,20 +116,25 @@ _AS_VARIABLE = {
 }
 
 
+def _name(outcome: Outcome) -> str:
+    """Return the backend that a selector selected, or ""."""
+    from pytest_rocm_attn.outcome import Selected
+
+    return outcome.backend if isinstance(outcome, Selected) else ""
+
+
 def _same(outcome: Outcome, backend: str | None) -> bool:
     """Whether a selector does what the rules say: that backend, or a refusal for None."""
-    if isinstance(outcome, Selected):
-        return outcome.backend == backend
-    return isinstance(outcome, Rejected) and backend is None
+    from pytest_rocm_attn.outcome import Rejected
+
+    return isinstance(outcome, Rejected) if backend is None else _name(outcome) == backend
 
 
 def _selector_json(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
-    kind = type(outcome).__name__.lower()
-    backend = outcome.backend if isinstance(outcome, Selected) else None
     return {
         "name": arguments.selector,
-        "outcome": kind,
-        "backend": backend,
+        "outcome": type(outcome).__name__.lower(),
+        "backend": _name(outcome) or None,
         "text": str(outcome),
     }
 

@@ -33,7 +33,7 @@ def ask(capsys: Capture, line: str) -> tuple[int, str, str]:
 
 
 def test_explain_prints_the_way_to_a_backend(capsys: Capture) -> None:
-    line = "explain VLLM_ROCM_USE_AITER=1 --gpu gfx942 --mla --block-size 1"
+    line = "explain VLLM_ROCM_USE_AITER=1 --gpu gfx942 --mla --block-size 1 --release pr-26980"
     code, out, err = ask(capsys, line)
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -41,7 +41,8 @@ def test_explain_prints_the_way_to_a_backend(capsys: Capture) -> None:
         "ROCM_AITER_MLA  (vllm.v1.attention.backends.mla.rocm_aiter_mla.AiterMLABackend)"
     )
     assert lines[1] == (
-        "for VLLM_ROCM_USE_AITER=1, gfx942, aiter present, block_size 1, use_mla True"
+        "for VLLM_ROCM_USE_AITER=1, gfx942, aiter present, block_size 1, use_mla True,"
+        " by the rules of vLLM pull request #26980 (--release)"
     )
     assert lines[-2:] == ["", f"docs/PAGE.md#ROW is {SITE}PAGE/#ROW"]
     steps = lines[3:-2]
@@ -54,12 +55,13 @@ def test_explain_prints_the_way_to_a_backend(capsys: Capture) -> None:
 
 
 def test_how_to_get_prints_the_smallest_environments(capsys: Capture) -> None:
-    assert ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx942") == (
+    assert ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx942 --release 0.12") == (
         0,
         (
             "VLLM_ATTENTION_BACKEND=ROCM_AITER_FA\n"
             "VLLM_ROCM_USE_AITER=1\n"
-            "for gfx942, aiter present, an ordinary request\n"
+            "for gfx942, aiter present, an ordinary request,"
+            " by the rules of vLLM 0.12.0 (--release)\n"
         ),
         "",
     )
@@ -68,12 +70,15 @@ def test_how_to_get_prints_the_smallest_environments(capsys: Capture) -> None:
 
 
 def test_a_refusal_is_an_answer_with_exit_code_1(capsys: Capture) -> None:
-    code, out, err = ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx1100")
+    code, out, err = ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx1100 --release pr-26980")
     assert (code, err) == (1, "")
     # Nobody named it, and naming another backend would not be what was asked for.
     assert out.startswith("no variables lead to ROCM_AITER_FA: ROCM_AITER_FA is only supported on")
     assert "VLLM_ATTENTION_BACKEND" not in out
-    line = "explain VLLM_ATTENTION_BACKEND=TRITON_MLA --gpu gfx942 --mla --block-size 8"
+    line = (
+        "explain VLLM_ATTENTION_BACKEND=TRITON_MLA --gpu gfx942 --mla --block-size 8"
+        " --release pr-26980"
+    )
     code, out, err = ask(capsys, line)
     assert (code, err) == (1, "")
     assert out.startswith("refused: TRITON_MLA (named by VLLM_ATTENTION_BACKEND) does not support")
@@ -82,7 +87,9 @@ def test_a_refusal_is_an_answer_with_exit_code_1(capsys: Capture) -> None:
 
 def test_explain_as_json(capsys: Capture) -> None:
     code, out, _ = ask(
-        capsys, "explain --json VLLM_ROCM_USE_AITER=1 --gpu gfx942 --aiter impostor --head-size 64"
+        capsys,
+        "explain --json VLLM_ROCM_USE_AITER=1 --gpu gfx942 --aiter impostor --head-size 64"
+        " --release pr-26980",
     )
     answer = json.loads(out)
     assert code == 1
@@ -96,7 +103,7 @@ def test_explain_as_json(capsys: Capture) -> None:
     assert set(answer["trace"][0]) == {"rule", "answer", "reason", "source"}
     assert answer["trace"][-1]["answer"] == "refused"
 
-    code, out, _ = ask(capsys, "explain --json --gpu gfx942")
+    code, out, _ = ask(capsys, "explain --json --gpu gfx942 --release pr-26980")
     answer = json.loads(out)
     assert (code, answer["backend"], answer["refused"]) == (0, "TRITON_ATTN", None)
     assert answer["class_path"].endswith("TritonAttentionBackend")
@@ -120,7 +127,7 @@ def test_a_value_that_reads_as_off_is_noted(
 
 
 def test_how_to_get_as_json(capsys: Capture) -> None:
-    code, out, _ = ask(capsys, "how-to-get ROCM_ATTN --gpu gfx1201 --json")
+    code, out, _ = ask(capsys, "how-to-get ROCM_ATTN --gpu gfx1201 --json --release pr-26980")
     assert (code, json.loads(out)) == (
         0,
         {
@@ -131,11 +138,12 @@ def test_how_to_get_as_json(capsys: Capture) -> None:
                 {"VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "1"},
             ],
             "refused": None,
+            "release": "vLLM pull request #26980",
             "gpu": {"gfx": "gfx1201", "aiter": "present"},
             "request": {},
         },
     )
-    code, out, _ = ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx1201 --json")
+    code, out, _ = ask(capsys, "how-to-get ROCM_AITER_FA --gpu gfx1201 --json --release pr-26980")
     assert (code, json.loads(out)["ways"]) == (1, [])
     assert "only supported on gfx9" in json.loads(out)["refused"]
 
@@ -174,14 +182,14 @@ def test_every_field_of_a_request_can_be_given(capsys: Capture) -> None:
     ],
 )
 def test_variables_may_stand_anywhere(capsys: Capture, line: str) -> None:
-    code, out, _ = ask(capsys, line)
+    code, out, _ = ask(capsys, f"{line} --release 0.12")
     assert code == 0
     assert out.startswith("TRITON_ATTN ")
     assert "for VLLM_ROCM_USE_AITER=1 VLLM_ROCM_USE_AITER_MHA=0, gfx942" in out
 
 
 def test_a_variable_with_odd_text_is_quoted_for_the_shell(capsys: Capture) -> None:
-    code = main(["explain", "VLLM_ROCM_USE_AITER= 1", "--gpu", "gfx942"])
+    code = main(["explain", "VLLM_ROCM_USE_AITER= 1", "--gpu", "gfx942", "--release=0.12"])
     out = capsys.readouterr().out
     assert code == 0
     assert out.startswith("TRITON_ATTN ")  # " 1" is not on
@@ -192,19 +200,20 @@ def test_the_shells_variables_are_looked_at_only_when_asked_for(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_ROCM_USE_AITER", "1")
-    assert ask(capsys, "explain --gpu gfx942")[1].startswith("TRITON_ATTN ")
-    assert ask(capsys, "explain --environment --gpu gfx942")[1].startswith("ROCM_AITER_FA ")
-    off = "explain --environment VLLM_ROCM_USE_AITER=0 --gpu gfx942"
+    assert ask(capsys, "explain --gpu gfx942 --release 0.12")[1].startswith("TRITON_ATTN ")
+    on = "explain --environment --gpu gfx942 --release 0.12"
+    assert ask(capsys, on)[1].startswith("ROCM_AITER_FA ")
+    off = "explain --environment VLLM_ROCM_USE_AITER=0 --gpu gfx942 --release 0.12"
     assert ask(capsys, off)[1].startswith("TRITON_ATTN ")
 
 
 def test_a_disabled_mla_model_is_explained_as_ordinary_attention(capsys: Capture) -> None:
-    code, out, _ = ask(capsys, "explain VLLM_MLA_DISABLE=1 --gpu gfx942 --mla")
+    code, out, _ = ask(capsys, "explain VLLM_MLA_DISABLE=1 --gpu gfx942 --mla --release 0.12")
     lines = out.splitlines()
     assert code == 0
     assert lines[0].startswith("TRITON_ATTN ")
     assert lines[1] == "VLLM_MLA_DISABLE is on: the MLA model runs as ordinary attention"
-    assert lines[2].endswith("head_size 192, num_heads 16, num_kv_heads 16")
+    assert "head_size 192, num_heads 16, num_kv_heads 16, by the rules" in lines[2]
     _, out, _ = ask(
         capsys,
         "explain VLLM_MLA_DISABLE=1 --gpu gfx942 --mla --head-size 256 --num-heads 8"
@@ -259,7 +268,7 @@ def test_variables_are_given_as_to_docker_and_env(
 def test_why_no_variables_lead_to_a_backend_is_about_the_backend(
     capsys: Capture, backend: str, machine: str, words: str
 ) -> None:
-    code, out, _ = ask(capsys, f"how-to-get {backend} {machine}")
+    code, out, _ = ask(capsys, f"how-to-get {backend} {machine} --release pr-26980")
     assert code == 1
     assert words in out
     assert "VLLM_ATTENTION_BACKEND" not in out
@@ -314,7 +323,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             "rocm-attn: VLLM_MLA_DISABLE='yes' is not an integer",
         ),
         (
-            "explain --gpu gfx942 VLLM_ATTENTION_BACKEND=triton_attn",
+            "explain --gpu gfx942 --release 0.12 VLLM_ATTENTION_BACKEND=triton_attn",
             "rocm-attn: VLLM_ATTENTION_BACKEND='triton_attn' is not a valid value. Did you mean",
         ),
         (
@@ -427,7 +436,7 @@ def run(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def test_the_package_can_be_run_as_a_module() -> None:
-    done = run("how-to-get", "TRITON_ATTN", "--gpu", "gfx942")
+    done = run("how-to-get", "TRITON_ATTN", "--gpu", "gfx942", "--release", "0.12")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("(set nothing)\n")
 
@@ -442,6 +451,73 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     os.close(start)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
+
+
+def test_explain_asks_by_the_newest_release_and_says_so(capsys: Capture) -> None:
+    code, out, _ = ask(capsys, "explain --gpu MI355X --attention-backend rocm_aiter_fa")
+    lines = out.splitlines()
+    assert (code, lines[0].split()[0]) == (0, "ROCM_AITER_FA")
+    asked = "by the rules of vLLM 0.33.0 (the newest known; --release gives another)"
+    assert lines[1] == (
+        f"for --attention-backend=rocm_aiter_fa, gfx950, aiter present, an ordinary request, {asked}"
+    )
+    code, out, _ = ask(capsys, "explain --json --gpu gfx942 --release v0.18.1")
+    answer = json.loads(out)
+    assert (code, answer["release"], answer["backend"]) == (0, "vLLM 0.18.1", "TRITON_ATTN")
+    assert answer["selector"] is None
+    code, _, err = ask(capsys, "explain --gpu gfx942 --release 0.34")
+    assert code == 2
+    assert err.startswith("rocm-attn: there is no policy of vLLM '0.34'. Did you mean '0.33'")
+
+
+def test_a_variable_that_changes_nothing_in_the_release_is_noted(capsys: Capture) -> None:
+    flags = "VLLM_ATTENTION_BACKEND=nonsense VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION=1"
+    code, out, _ = ask(capsys, f"explain --gpu gfx942 VLLM_ROCM_USE_AITER=1 {flags}")
+    lines = out.splitlines()
+    assert (code, lines[0].split()[0]) == (0, "ROCM_ATTN")
+    gone = "vLLM 0.33.0 does not read VLLM_ATTENTION_BACKEND"
+    assert lines[1:3] == [
+        f"note: {gone}: removed by PR #32812; use --attention-backend",
+        "note: VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION does not change what vLLM 0.33.0 selects",
+    ]
+    known = "--release 0.12 --json VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION=1"
+    code, out, _ = ask(capsys, f"explain --gpu gfx942 {known}")
+    assert json.loads(out)["doubts"] == []
+
+
+def test_explain_sets_the_rules_beside_an_installed_selector(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    fork = tmp_path / "fork.py"
+    fork.write_text(
+        "import os\n"
+        "def select(request, environ):\n"
+        "    if request.has_sink: raise ValueError('TRITON_ATTN: no sinks')\n"
+        "    return environ.get('VLLM_ATTENTION_BACKEND') or 'TRITON_ATTN'\n"
+    )
+    line = f"explain --selector {fork}:select --gpu MI300X"
+    code, out, _ = ask(capsys, line)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == f"{fork}:select: TRITON_ATTN"
+    assert lines[1].startswith("vLLM 0.33.0: ROCM_ATTN  (vllm.v1.")
+    assert lines[2] == "not the same"
+    assert "rocm-attn  " in out  # the rule by that name is among the reasons
+    _, out, _ = ask(capsys, f"{line} --attention-backend ROCM_ATTN")
+    assert out.splitlines()[2] == "the same"
+    code, out, _ = ask(capsys, f"{line} --sinks --json")
+    answer = json.loads(out)
+    assert (code, answer["backend"]) == (1, "ROCM_AITER_UNIFIED_ATTN")
+    assert answer["selector"] == {
+        "name": f"{fork}:select",
+        "outcome": "rejected",
+        "backend": None,
+        "text": "ValueError: TRITON_ATTN: no sinks",
+    }
+    code, _, err = ask(capsys, "explain --selector not_there.mod:thing --gpu gfx942")
+    assert code == 2
+    assert err.startswith("rocm-attn: ")
+    assert err.count("\n") == 1
 
 
 def test_the_command_imports_the_reference_only_to_ask_it() -> None:

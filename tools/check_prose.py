@@ -1,15 +1,20 @@
-"""Report habits of language that CONTRIBUTING.md bans, in the pages that a user reads.
+"""Report habits of language that CONTRIBUTING.md bans, in pages, messages, docstrings and comments.
 
-    python tools/check_prose.py [FILE.md ...]
+    python tools/check_prose.py [FILE ...]
 
-Without files: README.md, CONTRIBUTING.md, docs/*.md and docs/howto/*.md, except generated pages.
-Code is skipped, in blocks and in backquotes. The exit code is 1 if an offence was found.
+Without files: README.md, CONTRIBUTING.md, the pages of docs/ that a person writes, and the code and
+contracts that are shipped. In a page, code is skipped, in blocks and in backquotes; in Python, texts
+and comments are read; in TOML, comments and values in quotes. The exit code is 1 if an offence was
+found.
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import sys
+import tokenize
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
@@ -19,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
-GENERATED = {"behaviour-changelog.md"}
+GENERATED = {"behaviour-changelog.md", "gpus.md"}
+SHIPPED = ("pytest_rocm_attn", "backends", "conformance", "tools", "benchmarks")
 
 # What is banned, as a regular expression over words with one space between them -> what to write.
 HABITS = {
-    "told": "report, print",
+    "(?-i:told)": "report, print",
     "tells? (?:of|none|nothing)": "report, print",
     "(?:come|comes|coming|came) (?:to|of)": "result, total, become",
     "(?<!there )(?:is|are|was|were) no(?! longer| more| less| fewer)": "is not a",
@@ -32,7 +38,7 @@ HABITS = {
     "(?:to|can|could|cannot) be had": "is available",
     "anew": "again",
     "will not do(?! so| this| that)|will do(?=[.,;:])": "is invalid, is not enough, is enough",
-    "beside": "next to, besides, together with",
+    "(?<!-)beside": "next to, besides, together with",
     "(?:is|are) said": "say who reports it",
     "(?:is|are) yours to": "you can, you must",
     "but for": "except",
@@ -46,7 +52,7 @@ HABITS = {
     "(?:only|except|even|also|not|else) where|(?-i:where) (?:there|nothing|no|none|aiter|it is)": (
         "if, when"
     ),
-    "(?-i:Where)(?![^.?]*[?])": "if, when",
+    "(?-i:Where)(?![^.?]*(?:[?]|\\.\\.\\.[?]))": "if, when",
 }
 _CODE = re.compile(
     r"^( *)(`{3,}).*?^\1\2 *$"  # a fenced block
@@ -76,19 +82,58 @@ def offences(text: str) -> Iterator[tuple[int, str, str]]:
         yield prose.count("\n", 0, word.start()) + 1, banned, instead
 
 
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each text of a file that a person reads, with the line that it starts on.
+
+    Texts of fewer than three words are left out of code: they are names and formats.
+    """
+    content = path.read_text("utf-8")
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(content)):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and len(text.split()) > 2:
+                yield node.lineno, text.replace("``", "`")
+        yield from _comments(content)
+    elif path.suffix == ".toml":
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.startswith("#") or re.match(r'\w+ *= *"', line):
+                yield number, line
+    else:
+        yield 1, content
+
+
+def _comments(code: str) -> Iterator[tuple[int, str]]:
+    """Yield each block of comments on neighbouring lines as one text."""
+    start, block = 0, list[str]()
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.COMMENT:
+            if block and token.start[0] != start + len(block):
+                yield start, "\n".join(block)
+                block = []
+            start = start if block else token.start[0]
+            block.append(token.string.lstrip("# "))
+    if block:
+        yield start, "\n".join(block)
+
+
 def pages() -> list[Path]:
-    """Return the pages that a user reads and a person writes."""
-    docs = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")]
-    written = [page for page in sorted(docs) if page.name not in GENERATED]
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written]
+    """Return the files that a user reads and a person writes."""
+    folders = [ROOT / "docs" / name for name in ("", "howto", "reference", "development")]
+    docs = sorted(page for folder in folders for page in folder.glob("*.md"))
+    written = [page for page in docs if page.name not in GENERATED]
+    code = [path for top in SHIPPED for path in sorted((ROOT / top).rglob("*.py"))]
+    rows = sorted((ROOT / "conformance").rglob("*.toml"))
+    own = [path for path in (*code, *rows) if path != Path(__file__)]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written, *own]
 
 
 def main(files: list[str]) -> int:
     """Print the offences in these files, or in all pages; return 1 if there are any, else 0."""
     lines = [
-        f"{page}:{line}: {words!r}; write: {instead} (CONTRIBUTING.md, Language)"
+        f"{page}:{start + line - 1}: {words!r}; write: {instead} (CONTRIBUTING.md, Language)"
         for page in (map(Path, files) if files else pages())
-        for line, words, instead in offences(page.read_text("utf-8"))
+        for start, text in texts(page)
+        for line, words, instead in offences(text)
     ]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0

@@ -199,7 +199,7 @@ class Contract:
 
     @property
     def grid_folder(self) -> Path | None:
-        """Where the rules about the grid lie: of the contract that fixes them for this release."""
+        """The folder of the rules about the grid: that of the contract that fixes them for this release."""
         meant = self.upstream.release if self.upstream else LAST
         return next((folder for until, folder in self.grids if meant < until), self.folder)
 

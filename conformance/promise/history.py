@@ -1,6 +1,6 @@
 """What happened to promises from release to release: which ended, and which known defects broke them.
 
-A contract by age has, beside its rows, ``[[ended]]`` entries, for rows that it takes from another
+A contract by age has, besides its rows, ``[[ended]]`` entries, for rows that it takes from another
 contract, and ``[[defect]]`` entries. docs/upstream.md describes both.
 """
 
@@ -63,8 +63,8 @@ class Defect:
 
     @property
     def story(self) -> str:
-        """The defect, where it is reported, and the release that mends it."""
-        mended = "" if self.until == LAST else f", mended in {release.words(self.until)}"
+        """The defect, its report, and the release that fixes it."""
+        mended = "" if self.until == LAST else f", fixed in {release.words(self.until)}"
         return f"{self.what}, {self.link}{mended}"
 
 
@@ -101,7 +101,7 @@ _ENDED_FIELDS = {
 _DEFECT_FIELDS = {
     "id": "a sentence in kebab-case, such as 'the-unified-switch-is-dead'",
     "what": "the defect, in one sentence",
-    "link": "where it is reported, such as 'vllm-project/vllm#56021'",
+    "link": "the report, such as 'vllm-project/vllm#56021'",
     "match": "a list of patterns over items, as deviations have them",
     "answers": "a list of answers, as deviations have them, or 'named'",
     "mentions": "a list of words that the message mentions",

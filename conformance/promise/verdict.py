@@ -92,7 +92,7 @@ class Verdict(enum.StrEnum):
         return min(map(cls, values), key=lambda verdict: verdict.severity)
 
 
-# What falling short comes to for what is not required.
+# The verdict of a shortfall that is not required.
 _MILD: dict[Level, Verdict] = {
     "advisory": Verdict.ADVISORY,
     "observed": Verdict.DIFFERS,

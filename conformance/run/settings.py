@@ -169,7 +169,7 @@ def _upstream(config: pytest.Config) -> Upstream:
     found = shape.of_spec(spec) if spec != adapters.REFERENCE else None
     if found is None:
         words = (
-            "the reference follows" if spec == adapters.REFERENCE else "it is no vLLM; judged by"
+            "the reference follows" if spec == adapters.REFERENCE else "it is not vLLM; judged by"
         )
         return upstream.Upstream(upstream.ORIGINAL, f"{words} PR #26980", inherited=False)
     return upstream.found(found.features, found.version, upstream.shapes())

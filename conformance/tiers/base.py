@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 import pytest
 
 from pytest_rocm_attn import options
-from pytest_rocm_attn.citations import linked
+from pytest_rocm_attn.citations import linked, pages_linked
 from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.promise.verdict import NOTHING, Judgement, Verdict
 from pytest_rocm_attn.conformance.report import results
@@ -397,7 +397,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
             "expect": {"words": ""},
             "outcome": {},
             "verdict": judgement.verdict.value,
-            "message": linked(judgement.message),
+            "message": pages_linked(judgement.message),
             "seconds": 0.0,
             "environment_written": [],
             "again": self.reproduce(),

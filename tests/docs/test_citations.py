@@ -5,13 +5,15 @@ No page is opened over the network. `make docs` checks the links between pages.
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.citations import SITE, linked
+from pytest_rocm_attn.citations import SITE, VLLM, is_upstream, linked, pages_linked
+from pytest_rocm_attn.conformance.promise import contract
 from pytest_rocm_attn.errors import BackendLimitError, RocmAttnError, SelectionError
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +45,16 @@ def anchors(page: Path) -> frozenset[str]:
     }
 
 
+def own(text: str) -> str:
+    """Return a text without the parts of its lines, between semicolons, that cite files of vLLM."""
+    lines = (line.split(";") for line in text.splitlines())
+    return "\n".join(";".join(p for p in parts if not is_upstream(p)) for parts in lines)
+
+
 def unresolved(text: str) -> list[str]:
     """Return the citations in a text that lead nowhere."""
     found = []
+    text = own(text)
     for cited in CITED.finditer(text):
         page = ROOT / "docs" / cited["page"]
         if page.stem.endswith(("VERSION", "PAGE")):  # stands for one
@@ -78,7 +87,7 @@ def test_shipped_files_name_no_document_that_is_not_in_the_repository() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}: {named['path']}"
         for path in files(*SHIPPED)
-        for named in PAGE.finditer(path.read_text("utf-8"))
+        for named in PAGE.finditer(own(path.read_text("utf-8")))
         if not (ROOT / named["path"]).is_file() and named["path"] not in MADE
     ]
     assert wrong == []
@@ -119,6 +128,64 @@ def test_a_cited_page_becomes_an_address_that_opens_the_same_anchor() -> None:
         f"needs 16 ({SITE}reference/contract/#s5, #r4; {SITE}mock/); see docs/ci/rocm-attn.yml"
     )
     assert linked(linked(text)) == linked(text)
+
+
+@pytest.mark.parametrize(
+    ("source", "address"),
+    [
+        ("vLLM PR #36702", f"{VLLM}pull/36702"),
+        ("PR #32812, #36702 and #1", f"{VLLM}pull/32812, {VLLM}pull/36702 and {VLLM}pull/1"),
+        ("issue #46596; PR #2", f"{VLLM}issues/46596; {VLLM}pull/2"),
+        ("ROCm/aiter#4329", "https://github.com/ROCm/aiter/issues/4329"),
+        (
+            "docs/design/attention_backends.md, Manual Selection (v0.33.0); docs/mock.md",
+            (
+                f"{VLLM}blob/v0.33.0/docs/design/attention_backends.md, Manual Selection (v0.33.0);"
+                f" {SITE}mock/"
+            ),
+        ),
+        (
+            "envs.py, the comment of VLLM_X (v0.12.0 to v0.33.0)",
+            f"{VLLM}blob/v0.33.0/vllm/envs.py, the comment of VLLM_X (v0.12.0 to v0.33.0)",
+        ),
+        (
+            "vllm/platforms/rocm.py (v0.12.0)",
+            f"{VLLM}blob/v0.12.0/vllm/platforms/rocm.py (v0.12.0)",
+        ),
+        ("a file.py:3, a #hash, v0.33.0", "a file.py:3, a #hash, v0.33.0"),
+    ],
+)
+def test_a_citation_upstream_becomes_its_address(source: str, address: str) -> None:
+    assert linked(source) == address
+    assert linked(address) == address
+
+
+def test_in_what_another_program_says_only_our_pages_are_linked() -> None:
+    text = "see issue #3 and envs.py (v0.33.0), docs/mock.md"
+    assert pages_linked(text) == f"see issue #3 and envs.py (v0.33.0), {SITE}mock/"
+
+
+@pytest.mark.parametrize("name", contract.shipped())
+def test_every_source_of_a_contract_can_be_opened(name: str) -> None:
+    loaded = contract.load(name)
+    promises = (*loaded.rows, *loaded.capabilities)
+    shut = {
+        promise.source
+        for promise in promises
+        if "https://" not in linked(promise.source) and "recipe" not in promise.source
+    }
+    assert shut == set()
+
+
+@pytest.mark.slow
+def test_every_cited_file_of_vllm_is_in_that_release() -> None:
+    releases = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+    texts = "\n".join(linked(path.read_text("utf-8")) for path in files(*SHIPPED, "docs"))
+    cited = set(re.findall(rf"{VLLM}blob/v([\d.]+)/(vllm/[\w./-]+\.py)", texts))
+    held = {(release, path) for release, path in cited if (releases / release).is_dir()}
+    if not held:
+        pytest.skip(f"no release is unpacked in {releases}")
+    assert [pair for pair in sorted(held) if not releases.joinpath(*pair).is_file()] == []
 
 
 def test_every_error_gives_the_address() -> None:

@@ -90,11 +90,41 @@ def test_the_tool_ends_with_one_and_names_the_place(
     assert capsys.readouterr().out == ""
 
 
+CODE = '''"""What is said of it."""
+
+# One comment says that nothing
+# is told.
+NAME = "beside"
+
+
+def report(number: int) -> str:
+    return f"the row {number} is no baseline, told"
+'''
+
+
+def test_messages_docstrings_and_comments_of_code_are_read(
+    check_prose: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.py").write_text(CODE)
+    (tmp_path / "a.toml").write_text('# Where it is\nnote = "is told"\nid = 3\n')
+    found = {
+        path.name: sorted(
+            (start + line - 1, words)
+            for start, text in check_prose.texts(path)
+            for line, words, _ in check_prose.offences(text)
+        )
+        for path in tmp_path.iterdir()
+    }
+    assert found["a.py"] == [(1, "is said"), (4, "told"), (9, "is no"), (9, "told")]
+    assert found["a.toml"] == [(1, "Where"), (2, "told")]
+
+
 def test_the_pages_that_a_user_reads_are_plain_english(
     check_prose: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {page.relative_to(ROOT).as_posix() for page in check_prose.pages()}
     assert {"README.md", "CONTRIBUTING.md", "docs/grid.md", "docs/howto/ci.md"} <= names
+    assert {"backends/selector.py", "conformance/report/words.py"} <= names
     assert "docs/behaviour-changelog.md" not in names
     code = check_prose.main([])
     assert (code, capsys.readouterr().out) == (0, "")

@@ -197,7 +197,7 @@ def test_a_known_defect_explains_its_own_answer_alone(
     judged = judge(row(BACKEND), outcome, defects=[DEFECT], gfx=gfx)
     assert judged.verdict is verdict
     if verdict is Verdict.INHERITED:
-        assert judged.defect == "Nothing reads it, #7, mended in 1.0.0"
+        assert judged.defect == "Nothing reads it, #7, fixed in 1.0.0"
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
     file = of.class_path.rpartition(".")[0].replace(".", "/") + ".py"
     if missing := of.entry.get("missing"):
         return (_always("imports", f"cannot be imported: {missing}", f"{file} ({tag})"),)
-    source = f"{file}; {WHERE} ({tag})"
+    source = f"{file}, {WHERE} ({tag})"
     found = [
         *([_aiter(f"{file} ({tag})")] if of.entry.get("needs") == "aiter" else []),
         _listed("head-size", of, "heads", lambda request: request.head_size, source),

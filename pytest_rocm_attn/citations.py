@@ -2,7 +2,8 @@
 
 - A fact of this project's reference: ``docs/reference/contract.md#a10, #g2``, a page and anchors of it.
 - A file of vLLM: its path and, in the same part of the text, its tag: ``envs.py, the comments (v0.33.0)``.
-  A path that does not start with a folder of the repository is one below ``vllm/``.
+  A path that does not start with a folder of the repository is one below ``vllm/``. A tag without a
+  patch is the first one of that release.
 - A pull request or an issue: ``vLLM PR #36702``, ``issue #46596``, ``ROCm/aiter#4329``; without a
   repository it is vLLM's.
 
@@ -18,7 +19,7 @@ SITE = "https://pytest-rocm-attn.readthedocs.io/en/latest/"
 VLLM = "https://github.com/vllm-project/vllm/"
 _PAGE = re.compile(r"(?<![\w/.])docs/((?:[\w-]+/)*[\w-]+)\.md(?![\w/])")
 _FILE = re.compile(r"https:\S+|(?<![\w/.:])(?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|json|yaml)\b")
-_TAG = re.compile(r"\((?:v[\d.]+ to )?(v\d+\.\d+\.\d+)\)")
+_TAG = re.compile(r"\((?:v[\d.]+ to )?v(\d+\.\d+)(\.\d+)?\)")
 _TOP = ("docs/", "tests/", "csrc/", "recipes/", "examples/", "benchmarks/", "docker/", "vllm/")
 _NUMBERS = re.compile(r"(?:vLLM )?\b(PR|issue)s? (#\d+(?:(?:, | and )#\d+)*)")
 _ELSEWHERE = re.compile(r"(?<![\w/.])([A-Za-z][\w-]+/[\w.-]+)#(\d+)\b")
@@ -34,7 +35,7 @@ def linked(text: str) -> str:
 
 
 def pages_linked(text: str) -> str:
-    """Return a text, perhaps another program's, in which every cited page of ours is an address."""
+    """Return a text, perhaps another program's, in which every cited page of this project is an address."""
     return _PAGE.sub(rf"{SITE}\1/", text) if "docs/" in text else text
 
 
@@ -52,7 +53,7 @@ def _of_vllm(part: str) -> str:
         if file[0].startswith("https:"):
             return file[0]
         path = file[0] if file[0].startswith(_TOP) else f"vllm/{file[0]}"
-        return f"{VLLM}blob/{tag[1]}/{path}"
+        return f"{VLLM}blob/v{tag[1]}{tag[2] or '.0'}/{path}"
 
     return _FILE.sub(address, part)
 

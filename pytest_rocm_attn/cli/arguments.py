@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain",
         help="print which backend is selected, and every step that leads there",
         description="Print which backend a release selects, and every step that leads there; with"
-        " --selector, which one an installed selector selects, and the release's reasons beside it.",
+        " --selector, which one an installed selector selects, together with the release's reasons.",
     )
     explain.add_argument(
         "-e",

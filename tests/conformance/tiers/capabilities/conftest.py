@@ -29,7 +29,9 @@ SOURCES = {
             block_size = 16
             cache_dtype = "auto"
         class Attention:
-            backend = None
+            def __init__(self, backend=None):
+                from tinyfork.attention.backends.registry import AttentionBackendEnum
+                self.backend = None if backend is None else AttentionBackendEnum[backend.upper()]
         class Compilation:
             def __init__(self):
                 self.static_forward_context = {}

@@ -17,8 +17,14 @@ from pytest_rocm_attn.registry import CLASS_PATHS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-EXPLICIT = "VLLM_ATTENTION_BACKEND"  # names a backend
-USE_AITER = "VLLM_ROCM_USE_AITER"  # the master switch of AITER
+# The variables that selection is about, as VARIABLES declares them below.
+EXPLICIT = "VLLM_ATTENTION_BACKEND"
+USE_AITER = "VLLM_ROCM_USE_AITER"
+MHA = "VLLM_ROCM_USE_AITER_MHA"
+MLA = "VLLM_ROCM_USE_AITER_MLA"
+UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
+PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+SPARSE = "VLLM_ROCM_USE_AITER_TRITON_SPARSE_MLA"
 
 
 class Kind(enum.Enum):
@@ -121,10 +127,10 @@ VARIABLES: dict[str, Variable] = {
             choices=tuple(CLASS_PATHS),
         ),
         Variable(USE_AITER, Kind.BOOL, False, "master switch of AITER"),
-        Variable("VLLM_ROCM_USE_AITER_MHA", Kind.BOOL, True, "allows ROCM_AITER_FA by itself"),
-        Variable("VLLM_ROCM_USE_AITER_MLA", Kind.BOOL, True, "allows ROCM_AITER_MLA by itself"),
+        Variable(MHA, Kind.BOOL, True, "allows ROCM_AITER_FA by itself"),
+        Variable(MLA, Kind.BOOL, True, "allows ROCM_AITER_MLA by itself"),
         Variable(
-            "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION",
+            UNIFIED,
             Kind.BOOL,
             False,
             "with AITER on, ROCM_AITER_UNIFIED_ATTN first",
@@ -136,7 +142,7 @@ VARIABLES: dict[str, Variable] = {
             "with AITER on, ROCM_ATTN decodes by Triton instead of HIP",
         ),
         Variable(
-            "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
+            PREFILL_DECODE,
             Kind.BOOL,
             False,
             "ROCM_ATTN instead of TRITON_ATTN",
@@ -147,9 +153,7 @@ VARIABLES: dict[str, Variable] = {
         Variable("VLLM_ROCM_USE_AITER_FP8BMM", Kind.BOOL, True, "fp8 projections in MLA"),
         Variable("VLLM_ROCM_USE_AITER_FP4BMM", Kind.BOOL, True, "fp4 projections in MLA"),
         Variable("VLLM_ROCM_USE_AITER_TRITON_ROPE", Kind.BOOL, False, "AITER rotary embedding"),
-        Variable(
-            "VLLM_ROCM_USE_AITER_TRITON_SPARSE_MLA", Kind.BOOL, False, "Triton path of sparse MLA"
-        ),
+        Variable(SPARSE, Kind.BOOL, False, "Triton path of sparse MLA"),
         Variable(
             "VLLM_ROCM_AITER_MLA_ASM_PADDING",
             Kind.CHOICE_ANY_CASE,

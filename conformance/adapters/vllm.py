@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.adapters import LacksError, recognise, recognise_class_path
 from pytest_rocm_attn.conformance.adapters.vllm_server import Server
 from pytest_rocm_attn.errors import SelectorError
-from pytest_rocm_attn.flags import variable
+from pytest_rocm_attn.flags import EXPLICIT, PREFILL_DECODE, variable
 from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.request import Request
 
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.naming import Named
     from pytest_rocm_attn.gpu import Gpu
 
-EXPLICIT = "VLLM_ATTENTION_BACKEND"
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
 
 
 _PREFILL = "v1.attention.backends.mla.prefill.selector"

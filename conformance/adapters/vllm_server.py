@@ -63,7 +63,7 @@ class Server(Backends):
                 config = self.fork.server_config
                 platform.check_and_update_config(config)
                 if hasattr(platform, "update_block_size_for_backend"):
-                    with self._layer(config, self._backend_class(backend)):
+                    with self._built_layer(config, self._backend_class(backend)):
                         platform.update_block_size_for_backend(config)
                 block_size: int | None = config.cache_config.block_size
                 return block_size
@@ -151,7 +151,7 @@ class Server(Backends):
             current.__class__ = kept
 
     @contextlib.contextmanager
-    def _layer(self, config: Any, backend_class: Any) -> Iterator[None]:
+    def _built_layer(self, config: Any, backend_class: Any) -> Iterator[None]:
         """Have one attention layer, of the given backend, among those that were built."""
         base_module: Any = self.fork.module("model_executor.layers.attention_layer_base")
         if base_module is None:

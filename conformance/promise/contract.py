@@ -30,7 +30,7 @@ from pytest_rocm_attn.errors import (
     UnknownGpuError,
     nearest,
 )
-from pytest_rocm_attn.flags import VARIABLES
+from pytest_rocm_attn.flags import EXPLICIT, VARIABLES
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.registry import EVERY_NAME, check_name
 from pytest_rocm_attn.request import Request
@@ -347,7 +347,6 @@ _CASE_FIELDS = {
 _AITER = {True: Aiter.PRESENT, False: Aiter.ABSENT}
 _ENTRIES = ("case", "capability")
 _HISTORY = ("ended", "defect")  # in a contract by age too
-_CHOICE = "VLLM_ATTENTION_BACKEND"
 _ORIGINAL_ID = "pr-26980"
 _KINDS_OF_EXPECT = ("backend", "rejects", "named", "never", "served")
 _GRADES = {
@@ -460,10 +459,10 @@ class _Entries:
 
 def _by_name(row: Row) -> Row:
     """Return a row that names a backend by the variable as one that says what is named."""
-    name = row.env.get(_CHOICE)
+    name = row.env.get(EXPLICIT)
     if name not in EVERY_NAME:
         return replace(row, named=Named())
-    rest = {variable: text for variable, text in row.env.items() if variable != _CHOICE}
+    rest = {variable: text for variable, text in row.env.items() if variable != EXPLICIT}
     return replace(row, env=rest, named=Named(name))
 
 

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case
-from pytest_rocm_attn.flags import VARIABLES, Kind
+from pytest_rocm_attn.flags import (
+    EXPLICIT,
+    MHA,
+    MLA,
+    PREFILL_DECODE,
+    UNIFIED,
+    USE_AITER,
+    VARIABLES,
+    Kind,
+)
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -22,14 +31,8 @@ if TYPE_CHECKING:
 
 # --- selection: environments and requests ---------------------------------------------------------
 
-NAMED = "VLLM_ATTENTION_BACKEND"
-AITER = "VLLM_ROCM_USE_AITER"
-MHA = "VLLM_ROCM_USE_AITER_MHA"
-MLA = "VLLM_ROCM_USE_AITER_MLA"
-UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
-PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
 # The switches that the contract selects by (docs/reference/contract.md#appendix and #silences).
-SWITCHES = (AITER, MHA, UNIFIED, PREFILL_DECODE, MLA)
+SWITCHES = (USE_AITER, MHA, UNIFIED, PREFILL_DECODE, MLA)
 
 ON = ("1", "true", "True", "TRUE")  # docs/reference/environment.md#truth-table
 OFF = ("0", "false", "no", "off", "")
@@ -73,7 +76,7 @@ def environments(
         name: st.sampled_from((None, "1", "0", None)) for name in switches
     }
     if named:
-        drawn[NAMED] = st.sampled_from(named)
+        drawn[EXPLICIT] = st.sampled_from(named)
     for name, texts in (fixed or {}).items():
         drawn[name] = st.sampled_from(tuple(texts))
     return st.fixed_dictionaries(drawn).map(_without_none)

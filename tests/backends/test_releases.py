@@ -16,10 +16,10 @@ from pytest_rocm_attn.backends import PR_26980, Selection, how_to_get, select
 from pytest_rocm_attn.backends.policy import NAMED, Policy
 from pytest_rocm_attn.backends.releases import NEWEST, RELEASES, policy_of
 from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
-from pytest_rocm_attn.conformance.promise.grid.design import PREFILL_DECODE, standard
+from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import Cell
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownReleaseError
-from pytest_rocm_attn.flags import ATTENTION_BACKEND, USE_PREFILL_DECODE
+from pytest_rocm_attn.flags import ATTENTION_BACKEND, PREFILL_DECODE, USE_PREFILL_DECODE
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 
 RECORDED = tuple(name.removeprefix("vllm-") for name in shipped())

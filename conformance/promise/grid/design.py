@@ -27,18 +27,21 @@ from pytest_rocm_attn.conformance.promise.grid.space import (
     Family,
     Grid,
 )
-from pytest_rocm_attn.flags import VARIABLES, Kind, Variable
+from pytest_rocm_attn.flags import (
+    EXPLICIT,
+    MHA,
+    MLA,
+    PREFILL_DECODE,
+    SPARSE,
+    UNIFIED,
+    USE_AITER,
+    VARIABLES,
+    Kind,
+    Variable,
+)
 from pytest_rocm_attn.gpu import Aiter, known_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
-
-CHOICE = "VLLM_ATTENTION_BACKEND"
-MASTER = "VLLM_ROCM_USE_AITER"
-MHA = "VLLM_ROCM_USE_AITER_MHA"
-MLA = "VLLM_ROCM_USE_AITER_MLA"
-UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
-PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
-SPARSE = "VLLM_ROCM_USE_AITER_TRITON_SPARSE_MLA"
 
 _UNSET_OFF_ON = (None, "0", "1")
 _EVERY_NAME = (None, *CLASS_PATHS)
@@ -70,7 +73,7 @@ def standard() -> Grid:
             _family(
                 "ordinary",
                 "ordinary layers under every combination of the switches",
-                _switches(MASTER, MHA, UNIFIED, PREFILL_DECODE),
+                _switches(USE_AITER, MHA, UNIFIED, PREFILL_DECODE),
                 _EVERY_NAME,
                 _requests(
                     {},
@@ -82,14 +85,14 @@ def standard() -> Grid:
             _family(
                 "shapes",
                 "head sizes, dtypes, cache dtypes, block sizes and head counts of ordinary layers",
-                _switches(MASTER, MHA, UNIFIED, PREFILL_DECODE, two=True),
+                _switches(USE_AITER, MHA, UNIFIED, PREFILL_DECODE, two=True),
                 _ROCM_NAMES,
                 _shapes(),
             ),
             _family(
                 "mla",
                 "MLA models",
-                (*_switches(MASTER, MLA), Axis(UNIFIED, (None, "1"))),
+                (*_switches(USE_AITER, MLA), Axis(UNIFIED, (None, "1"))),
                 _EVERY_NAME,
                 _requests(
                     *({"block_size": size} for size in (16, None, 1, 2, 8, 15, 32, 64, 544)),
@@ -105,7 +108,7 @@ def standard() -> Grid:
             _family(
                 "sparse",
                 "layers that attend to an indexed subset of tokens",
-                _switches(MASTER, MLA, SPARSE),
+                _switches(USE_AITER, MLA, SPARSE),
                 _ROCM_NAMES,
                 _requests(
                     *({"block_size": size} for size in (1, None, 16, 64)),
@@ -120,7 +123,7 @@ def standard() -> Grid:
             _family(
                 "sinks",
                 "layers with attention sinks",
-                (*_switches(MASTER, MHA, UNIFIED), Axis(PREFILL_DECODE, (None, "1"))),
+                (*_switches(USE_AITER, MHA, UNIFIED), Axis(PREFILL_DECODE, (None, "1"))),
                 _ROCM_NAMES,
                 _requests(
                     {},
@@ -135,7 +138,7 @@ def standard() -> Grid:
             _family(
                 "attention-types",
                 "encoders and cross attention",
-                _switches(MASTER, MHA, UNIFIED, PREFILL_DECODE, two=True),
+                _switches(USE_AITER, MHA, UNIFIED, PREFILL_DECODE, two=True),
                 _ROCM_NAMES,
                 _requests(
                     *({"attn_type": kind} for kind in ("encoder", "encoder_only")),
@@ -149,7 +152,7 @@ def standard() -> Grid:
             _family(
                 "masks-and-scores",
                 "sliding windows, soft caps, ALiBi and multimodal prefixes",
-                _switches(MASTER, MHA, UNIFIED, PREFILL_DECODE, two=True),
+                _switches(USE_AITER, MHA, UNIFIED, PREFILL_DECODE, two=True),
                 _ROCM_NAMES,
                 _requests(
                     {"sliding_window": 1024},
@@ -165,14 +168,17 @@ def standard() -> Grid:
             _family(
                 "variables",
                 "every declared variable alone, at each of its values and spellings",
-                (Axis(MASTER, (None, *_BOOLEAN_SPELLINGS)), Axis(ALSO, _one_variable_at_a_time())),
+                (
+                    Axis(USE_AITER, (None, *_BOOLEAN_SPELLINGS)),
+                    Axis(ALSO, _one_variable_at_a_time()),
+                ),
                 (None, "TRITON_ATTN", "ROCM_AITER_FA", "ROCM_AITER_MLA", *_WRONG_NAMES),
                 _requests({}, {"use_mla": True}),
             ),
             _family(
                 "aiter-states",
                 "an aiter that cannot be imported, and the unrelated package of that name",
-                (*_switches(MASTER, MHA, MLA, UNIFIED), Axis(PREFILL_DECODE, (None, "1"))),
+                (*_switches(USE_AITER, MHA, MLA, UNIFIED), Axis(PREFILL_DECODE, (None, "1"))),
                 _EVERY_NAME,
                 _requests(
                     {},
@@ -204,7 +210,7 @@ def _family(
             Axis(GFX, gpus or known_gpus()),
             Axis(AITER, tuple(state.value for state in states)),
             *switches,
-            Axis(CHOICE, choices),
+            Axis(EXPLICIT, choices),
             Axis(REQUEST, requests),
         ),
     )
@@ -250,7 +256,7 @@ def _one_variable_at_a_time() -> tuple[tuple[tuple[str, str], ...], ...]:
         *(
             ((name, text),)
             for name, variable in VARIABLES.items()
-            if name not in (CHOICE, MASTER)
+            if name not in (EXPLICIT, USE_AITER)
             for text in _texts(variable)
         ),
         *(((name, "1"),) for name in _READ_BY_NOTHING),

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from pytest_rocm_attn.conformance.promise.grid.design import CHOICE
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, GFX, REQUEST
 from pytest_rocm_attn.conformance.promise.toml_file import Place, entries, read_toml
 from pytest_rocm_attn.conformance.promise.toml_request import region_from
 from pytest_rocm_attn.errors import ContractError, FlagError, nearest
-from pytest_rocm_attn.flags import VARIABLES, Flags, Kind
+from pytest_rocm_attn.flags import EXPLICIT, VARIABLES, Flags, Kind
 from pytest_rocm_attn.gpu import Aiter, known_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS
 
@@ -248,7 +247,7 @@ def _mask(rule: Rule, to: Slice) -> bytes | None:
     if rule.gpus and to.gfx not in rule.gpus:
         return None
     carried = {name for axis in to.axes for name in axis.facets}
-    if rule.named and CHOICE not in carried:
+    if rule.named and EXPLICIT not in carried:
         return None
     for name, meant in rule.flags.items():
         if name not in carried and VARIABLES[name].default != meant:
@@ -273,7 +272,7 @@ def _admits(rule: Rule, axis: Axis, value: Any) -> bool:
         flags = Flags(texts)
     except FlagError:
         return False
-    if axis.name == CHOICE and rule.named is not None:
+    if axis.name == EXPLICIT and rule.named is not None:
         return value in rule.named if rule.named else value is None
     mine: Callable[[str], bool] = set(axis.facets).__contains__
     return all(flags[name] == meant for name, meant in rule.flags.items() if mine(name))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.promise.capability_table import with_value
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import ATTN_TYPES, DTYPES, Request
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, Literal
 
-EXPLICIT = "VLLM_ATTENTION_BACKEND"
-AITER = "VLLM_ROCM_USE_AITER"
 
 # 272 and more: what hybrid models end up with
 # (docs/reference/known-regressions.md#cap-hybrid-block-refused).
@@ -74,7 +73,7 @@ class Environment:
 
     @property
     def wants_aiter(self) -> bool:
-        return self.environ.get(AITER) == "1" or "AITER" in self.environ.get(EXPLICIT, "")
+        return self.environ.get(USE_AITER) == "1" or "AITER" in self.environ.get(EXPLICIT, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ _ANYTHING_LATENT = (
 )
 
 _BY_DEFAULT = Environment("by-default", {})
-_AITER_ON = Environment("with-aiter-on", {AITER: "1"})
+_AITER_ON = Environment("with-aiter-on", {USE_AITER: "1"})
 
 
 def _named(*names: str) -> tuple[Environment, ...]:
@@ -175,7 +174,7 @@ def _named(*names: str) -> tuple[Environment, ...]:
         words = name.lower().replace("_", "-")
         found.append(Environment(f"with-{words}-named", {EXPLICIT: name}))
         if "AITER" in name:
-            switched = {EXPLICIT: name, AITER: "1"}
+            switched = {EXPLICIT: name, USE_AITER: "1"}
             found.append(Environment(f"with-{words}-named-and-aiter-on", switched))
     return tuple(found)
 
@@ -184,9 +183,9 @@ _DENSE_ENVIRONMENTS = (
     _BY_DEFAULT,
     _AITER_ON,
     Environment(
-        "with-aiter-unified-on", {AITER: "1", "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"}
+        "with-aiter-unified-on", {USE_AITER: "1", "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"}
     ),
-    Environment("with-aiter-mha-off", {AITER: "1", "VLLM_ROCM_USE_AITER_MHA": "0"}),
+    Environment("with-aiter-mha-off", {USE_AITER: "1", "VLLM_ROCM_USE_AITER_MHA": "0"}),
     Environment("with-prefill-decode-on", {"VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "1"}),
     *_named(*(name for name in ROCM_BACKENDS if "MLA" not in name)),
 )

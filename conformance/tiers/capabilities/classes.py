@@ -18,6 +18,7 @@ from pytest_rocm_attn.conformance.tiers.capabilities.check import (
     check,
     each_backend,
 )
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
@@ -50,8 +51,8 @@ def keeps(promises: Sequence[Promise]) -> Check:
 
 
 def _named(promise: Promise) -> dict[str, str]:
-    named = {cases.EXPLICIT: promise.backend}
-    return named | {cases.AITER: "1"} if "AITER" in promise.backend else named
+    named = {EXPLICIT: promise.backend}
+    return named | {USE_AITER: "1"} if "AITER" in promise.backend else named
 
 
 def _asked(gpu: Gpu, promise: Promise) -> list[tuple[Any, Question]]:
@@ -200,7 +201,7 @@ def takes_no_more_heads(item: CheckItem) -> Iterator[Defect]:
             item.construct(
                 construct_question(
                     item.gpu,
-                    {cases.EXPLICIT: backend, cases.AITER: "1"},
+                    {EXPLICIT: backend, USE_AITER: "1"},
                     Request(
                         use_mla=True,
                         use_sparse=backend == _SPARSE_MLA,

@@ -9,6 +9,7 @@ from pytest_rocm_attn.conformance.tiers.base import flags_words
 from pytest_rocm_attn.conformance.tiers.capabilities import cases
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check, each_backend
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.gpu import Amdsmi, Gpu
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
@@ -82,7 +83,7 @@ def has_one_cache_block(item: CheckItem, backend: str) -> Iterator[Defect]:
         environ = dict(question.environ)
         if answer.trouble and not answer.refused:
             # Another backend's may fail for reasons of its own.
-            if environ.get(cases.EXPLICIT) == backend:
+            if environ.get(EXPLICIT) == backend:
                 wrong = f"the configuration cannot be completed: {answer.trouble}"
                 yield Defect(wrong, question.request, environ, answer.deliberate)
         elif answer.data.get("backend") == backend:
@@ -96,7 +97,7 @@ def has_one_cache_block(item: CheckItem, backend: str) -> Iterator[Defect]:
 
 
 def _switched_off(backend: str) -> dict[str, str]:
-    return {cases.EXPLICIT: backend, cases.AITER: "0"}
+    return {EXPLICIT: backend, USE_AITER: "0"}
 
 
 @check(
@@ -105,7 +106,7 @@ def _switched_off(backend: str) -> dict[str, str]:
     "docs/reference/known-regressions.md#itf-explicit-aiter-without-switch",
     over=lambda _: [{"backend": backend} for backend in ROCM_BACKENDS if "AITER" in backend],
     asks=lambda gpu, backend: [
-        Question.of(gpu, {cases.AITER: switch}, cases.plain(backend), "names", backend)
+        Question.of(gpu, {USE_AITER: switch}, cases.plain(backend), "names", backend)
         for switch in ("1", "0")
     ],
     environ=_switched_off,
@@ -178,7 +179,7 @@ def _by_default(item: CheckItem) -> Iterator[tuple[str, Answer]]:
 def vision_takes_what_is_named(item: CheckItem) -> Iterator[Defect]:
     supported = _chosen(item, _HEADS[0]).data.get("supported")
     for override in supported if supported is not None else (_SDPA, "FLASH_ATTN"):
-        for environ in ({}, {cases.AITER: "1"}):
+        for environ in ({}, {USE_AITER: "1"}):
             answer = _chosen(item, _HEADS[0], environ, override)
             named = f"{override}, named for vision layers,"
             if answer.trouble and not answer.deliberate:

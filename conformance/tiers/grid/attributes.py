@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX, REQUEST
 from pytest_rocm_attn.conformance.tiers.grid.quotient import alike, take
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FAMILY = "family"
 # Sooner left out of a condition when others say the same: fields before the kind of request, the
 # less known before the switches that users set, the GPU last.
-_LATE = ("use_sparse", "use_mla", "VLLM_ROCM_USE_AITER", "VLLM_ATTENTION_BACKEND", AITER, GFX)
+_LATE = ("use_sparse", "use_mla", USE_AITER, EXPLICIT, AITER, GFX)
 _FIELDS = tuple(field.name for field in fields(Request))
 
 Columns = list[tuple["int | None", str, tuple[Any, ...]]]

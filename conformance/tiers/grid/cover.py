@@ -20,8 +20,9 @@ from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, GFX, RE
 from pytest_rocm_attn.conformance.tiers.grid import boxes
 from pytest_rocm_attn.conformance.tiers.grid.attributes import FAMILY, Attribute, Reduced, reduce
 from pytest_rocm_attn.conformance.tiers.grid.boxes import Cells, Classes
-from pytest_rocm_attn.conformance.tiers.grid.wording import EXPLICIT, Given, rank
+from pytest_rocm_attn.conformance.tiers.grid.wording import Given, rank
 from pytest_rocm_attn.errors import MockError
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.promise.grid.design import CHOICE
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, REQUEST
 from pytest_rocm_attn.conformance.tiers.grid import cover
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.outcome import (
     Crashed,
@@ -395,7 +395,7 @@ def _conditions(
             named=[
                 name
                 for given in condition.where
-                if given.name == CHOICE
+                if given.name == EXPLICIT
                 for name in given.values
                 if name is not None
             ],

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid import rules as rules_module
-from pytest_rocm_attn.conformance.promise.grid.design import CHOICE
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.tiers.grid.cover import THE_EXPLICIT_ONE
 from pytest_rocm_attn.conformance.tiers.grid.evaluate import UNANSWERABLE
 from pytest_rocm_attn.conformance.tiers.grid.findings import Difference, Finding, find
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.outcome import Crashed
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class _Labeller(dict[tuple[int, int, int, int], int]):
         self._declares = declares
         self._got = [_answer(outcome) for outcome in got.outcomes]
         self._other = [_answer(outcome) for outcome in other.outcomes] if other else []
-        axis = next((axis for axis in of.axes if axis.name == CHOICE), None)
+        axis = next((axis for axis in of.axes if axis.name == EXPLICIT), None)
         self._names = axis.values if axis is not None else (None,)
 
     def __missing__(self, key: tuple[int, int, int, int]) -> int:
@@ -236,7 +236,7 @@ def _choices(of: Slice) -> list[int]:
     for axis in of.axes:
         positions = range(len(axis.values))
         choices = [
-            position if axis.name == CHOICE else before
+            position if axis.name == EXPLICIT else before
             for before in choices
             for position in positions
         ]

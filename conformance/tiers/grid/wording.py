@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.errors import FlagError
-from pytest_rocm_attn.flags import VARIABLES
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER, VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXPLICIT = "VLLM_ATTENTION_BACKEND"
 _MANY = 4  # values that are listed; of more, the ones left out are listed when these are fewer
 
 
@@ -67,7 +66,7 @@ class Given:
 
 def rank(name: str) -> tuple[int, str]:
     """Sort key of attributes in a sentence: the machine, the environment, the request."""
-    first = ("gfx", "aiter", "VLLM_ROCM_USE_AITER")
+    first = ("gfx", "aiter", USE_AITER)
     if name in first:
         return first.index(name), name
     if name.isupper():

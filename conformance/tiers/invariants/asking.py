@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import Interview, Observation, Question
-from pytest_rocm_attn.conformance.tiers.strategies import AITER, MHA, NAMED, UNIFIED
+from pytest_rocm_attn.flags import EXPLICIT, MHA, UNIFIED, USE_AITER
 from pytest_rocm_attn.outcome import Rejected, Selected
 from pytest_rocm_attn.request import Request
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _KEPT = 2  # processes kept open: a GPU with aiter, and the same GPU without
 _SAMPLE: tuple[dict[str, str], ...] = (
     {},
-    {AITER: "1"},
-    {AITER: "1", MHA: "0"},
-    {AITER: "1", UNIFIED: "1"},
-    {NAMED: "ROCM_ATTN"},
+    {USE_AITER: "1"},
+    {USE_AITER: "1", MHA: "0"},
+    {USE_AITER: "1", UNIFIED: "1"},
+    {EXPLICIT: "ROCM_ATTN"},
 )
 
 

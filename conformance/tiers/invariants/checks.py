@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pytest_rocm_attn.conformance.promise.grid.outcomes import differ
 from pytest_rocm_attn.conformance.promise.mentions import missing
 from pytest_rocm_attn.conformance.tiers.invariants.law import Broken
-from pytest_rocm_attn.conformance.tiers.strategies import NAMED
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.outcome import (
     Crashed,
@@ -50,7 +51,7 @@ def selects(wrong: Callable[[Example, str], str]) -> Callable[[Example, Ask], Br
 
 
 def replaced(case: Example, backend: str) -> str:
-    named = case.environ[NAMED]
+    named = case.environ[EXPLICIT]
     return f"{named} was named, {backend} was selected" if backend != named else ""
 
 
@@ -104,7 +105,7 @@ def says_what_and_why(case: Example, ask: Ask) -> Broken | None:
     outcome = ask(question)[0].outcome
     if not isinstance(outcome, Rejected):
         return None
-    named = case.environ.get(NAMED)
+    named = case.environ.get(EXPLICIT)
     if named is not None and missing([named], outcome.message):
         return Broken(f"the refusal does not name {named}: {outcome}", question, outcome)
     if named is None and not any(name in outcome.message for name in _SPOKEN):
@@ -131,9 +132,9 @@ def _flags(environ: dict[str, str]) -> str:
 
 def as_without_flags(case: Example, ask: Ask) -> Broken | None:
     question = case.question()
-    with_flags, without = _two(question, case.question({NAMED: case.environ[NAMED]}), ask)
+    with_flags, without = _two(question, case.question({EXPLICIT: case.environ[EXPLICIT]}), ask)
     if differ(with_flags, without):
-        words = f"got {with_flags}; with {NAMED} alone, {without}"
+        words = f"got {with_flags}; with {EXPLICIT} alone, {without}"
         return Broken(words, question, with_flags)
     return None
 
@@ -142,7 +143,7 @@ def can_be_named(case: Example, ask: Ask) -> Broken | None:
     outcome = ask(case.question())[0].outcome
     if not isinstance(outcome, Selected):
         return None
-    by_name = case.question({NAMED: outcome.backend})
+    by_name = case.question({EXPLICIT: outcome.backend})
     named = ask(by_name)[0].outcome
     if named != outcome:
         words = f"{_flags(case.environ)} gave {outcome}, naming it gave {named}"
@@ -171,7 +172,7 @@ def same_in_another_order(case: Example, ask: Ask) -> Broken | None:
 
 def is_no_less_installed(case: Example, ask: Ask) -> Broken | None:
     without = case.question()
-    present = replace(without, gpu=Gpu(case.gpu.gfx))
+    present = msgspec.structs.replace(without, gpu=Gpu(case.gpu.gfx))
     return _no_less(without, present, ask, "without aiter", "with it installed")
 
 

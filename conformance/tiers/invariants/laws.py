@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pytest_rocm_attn.conformance.tiers import strategies as draw
 from pytest_rocm_attn.conformance.tiers.invariants import checks
 from pytest_rocm_attn.conformance.tiers.invariants.law import Example, Law
-from pytest_rocm_attn.conformance.tiers.strategies import AITER, MHA, MLA, NAMED, OFF, ON, UNIFIED
+from pytest_rocm_attn.conformance.tiers.strategies import OFF, ON
+from pytest_rocm_attn.flags import EXPLICIT, MHA, MLA, UNIFIED, USE_AITER
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
 
@@ -93,7 +94,7 @@ def _promised(case: Example) -> bool:
 
     Source: docs/reference/contract.md#supported.
     """
-    named = case.environ[NAMED]
+    named = case.environ[EXPLICIT]
     return named in CONTRACT_NAMES and checks.is_latent(named) is case.request.use_mla
 
 
@@ -105,8 +106,8 @@ def _named_for_its_kind(gfx: str) -> SearchStrategy[Example]:
 def _with_a_name_of_its_kind(case: Example) -> Example:
     if _promised(case):
         return case
-    named = _OF_THE_OTHER_KIND[case.environ[NAMED]]
-    return replace(case, environ=case.environ | {NAMED: named})
+    named = _OF_THE_OTHER_KIND[case.environ[EXPLICIT]]
+    return replace(case, environ=case.environ | {EXPLICIT: named})
 
 
 # TRITON_MLA needs a block size of at least 16 (docs/reference/contract.md#s5), so below that
@@ -119,7 +120,7 @@ def _has_a_choice(case: Example) -> bool:
 
 def _reordered(gfx: str) -> SearchStrategy[Example]:
     several = _cases(_NAMED_OR_NOT, keep=lambda case: len(case.environ) > 1)
-    return st.builds(_in_order, several(gfx), st.permutations((*draw.SWITCHES, NAMED)))
+    return st.builds(_in_order, several(gfx), st.permutations((*draw.SWITCHES, EXPLICIT)))
 
 
 def _in_order(case: Example, names: list[str]) -> Example:
@@ -129,12 +130,12 @@ def _in_order(case: Example, names: list[str]) -> Example:
 
 
 def _respelled(gfx: str) -> SearchStrategy[Example]:
-    case = _cases(draw.environments(fixed={AITER: ("1", "0")}))
+    case = _cases(draw.environments(fixed={USE_AITER: ("1", "0")}))
     return st.builds(_spelled, case(gfx), st.sampled_from(draw.SWITCHES), st.sampled_from(range(5)))
 
 
 def _spelled(case: Example, name: str, number: int) -> Example:
-    name = name if name in case.environ else AITER
+    name = name if name in case.environ else USE_AITER
     spellings = ON if case.environ[name] in ON else OFF
     return replace(case, change={name: spellings[number % len(spellings)]})
 
@@ -197,7 +198,7 @@ LAWS: tuple[Law, ...] = (
         "advisory",
         "docs/reference/environment.md#variables; docs/reference/contract.md#q10",
         "a backend without AITER, or a refusal",
-        _cases(draw.environments(fixed={AITER: (None, *OFF)}), _DENSE, keep=_has_a_choice),
+        _cases(draw.environments(fixed={USE_AITER: (None, *OFF)}), _DENSE, keep=_has_a_choice),
         checks.selects(checks.of_aiter),
     ),
     Law(
@@ -326,7 +327,7 @@ LAWS: tuple[Law, ...] = (
         _cases(
             draw.environments(named=_or_none(CONTRACT_NAMES), switches=draw.SWITCHES[1:]),
             draw.plain_requests(),
-            st.just({AITER: "1"}),
+            st.just({USE_AITER: "1"}),
             aiter=_HERE,
         ),
         checks.is_no_less_switched_on,

@@ -20,6 +20,7 @@ from pytest_rocm_attn.conformance.tiers import strategies as draw
 from pytest_rocm_attn.conformance.tiers.invariants import remembered
 from pytest_rocm_attn.conformance.tiers.invariants.law import Broken, texts_of
 from pytest_rocm_attn.conformance.tiers.invariants.search import Search
+from pytest_rocm_attn.flags import EXPLICIT, MHA, UNIFIED, USE_AITER
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
@@ -243,9 +244,9 @@ def _machine(
 
 _STARTS: tuple[dict[str, str], ...] = (
     {},
-    {draw.AITER: "1"},
-    {draw.AITER: "1", draw.MHA: "0"},
-    {draw.AITER: "1", draw.UNIFIED: "1"},
+    {USE_AITER: "1"},
+    {USE_AITER: "1", MHA: "0"},
+    {USE_AITER: "1", UNIFIED: "1"},
 )
 _SWITCHED = {name: ("1", "0") for name in draw.SWITCHES}
 
@@ -256,7 +257,7 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
         "docs/reference/known-regressions.md#rule-5",
         "the answer of a new process, however often and whatever was asked before",
         {},
-        (*_STARTS, {draw.NAMED: "ROCM_ATTN"}, {draw.NAMED: "TRITON_MLA"}),
+        (*_STARTS, {EXPLICIT: "ROCM_ATTN"}, {EXPLICIT: "TRITON_MLA"}),
     ),
     SequenceLaw(
         "a-changed-backend-name-is-followed",
@@ -265,7 +266,7 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
         " docs/reference/known-regressions.md#itf-stale-selector-cache",
         "the answer of a new process after the named backend changes",
         {
-            draw.NAMED: (
+            EXPLICIT: (
                 "TRITON_ATTN",
                 "ROCM_ATTN",
                 "FLEX_ATTENTION",

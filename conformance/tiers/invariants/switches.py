@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.promise.grid.outcomes import differ, is_answer
-from pytest_rocm_attn.flags import variable
+from pytest_rocm_attn.flags import USE_AITER, variable
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.request import Request
 
@@ -111,7 +111,7 @@ def _law(words: str, level: Level, source: str, name: str) -> SwitchLaw:
 
 
 SWITCH_LAWS: tuple[SwitchLaw, ...] = (
-    _law("aiter", "required", "docs/reference/contract.md#a1, #a10", "VLLM_ROCM_USE_AITER"),
+    _law("aiter", "required", "docs/reference/contract.md#a1, #a10", USE_AITER),
     _law(
         "aiter-mha",
         "required",

@@ -15,6 +15,7 @@ from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.isolation.inside import naming
 from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, Told, Unrecognised
 from pytest_rocm_attn.request import Request
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 pytest.importorskip("torch", reason="vLLM's selectors take torch dtypes; install the extra kernels")
-EXPLICIT = "VLLM_ATTENTION_BACKEND"
 REGISTRY = """
 import enum
 class AttentionBackendEnum(enum.Enum):

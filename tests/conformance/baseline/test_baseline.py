@@ -23,6 +23,7 @@ from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family, Grid
 from pytest_rocm_attn.conformance.tiers.grid.cover import Table, differences
 from pytest_rocm_attn.errors import BaselineError
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.outcome import Outcome
 
-CHOICE = "VLLM_ATTENTION_BACKEND"
 SMALL = Grid(
     "small-1",
     (
@@ -41,7 +41,7 @@ SMALL = Grid(
             (
                 Axis("gfx", ("gfx942", "gfx1100")),
                 Axis("aiter", ("present",)),
-                Axis(CHOICE, (None, "TRITON_ATTN", "ROCM_ATTN")),
+                Axis(EXPLICIT, (None, "TRITON_ATTN", "ROCM_ATTN")),
                 Axis("request", (Request(),)),
             ),
         ),

@@ -12,6 +12,7 @@ from pytest_rocm_attn.conformance.baseline.baseline import Baseline
 from pytest_rocm_attn.conformance.baseline.changelog import Changelog, escaped, render
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family, Grid
 from pytest_rocm_attn.conformance.tiers.grid.cover import Table
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.outcome import Rejected, Selected
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Cell
     from pytest_rocm_attn.outcome import Outcome
 
-CHOICE, MASTER = "VLLM_ATTENTION_BACKEND", "VLLM_ROCM_USE_AITER"
 A, B = "TRITON_ATTN", "ROCM_ATTN"
 GRID = Grid(
     "small-1",
@@ -31,8 +31,8 @@ GRID = Grid(
             (
                 Axis("gfx", ("gfx90a", "gfx942")),
                 Axis("aiter", ("present", "absent")),
-                Axis(MASTER, (None, "0", "1")),
-                Axis(CHOICE, (None, A, B)),
+                Axis(USE_AITER, (None, "0", "1")),
+                Axis(EXPLICIT, (None, A, B)),
                 Axis("request", (Request(), Request(block_size=1))),
             ),
         ),
@@ -58,15 +58,15 @@ def baseline(version: str, answer: Callable[[Cell], Outcome]) -> Baseline:
 
 
 def old(cell: Cell) -> Outcome:
-    return Selected(cell.environ.get(CHOICE, A))
+    return Selected(cell.environ.get(EXPLICIT, A))
 
 
 def new(cell: Cell) -> Outcome:
     if cell.request.block_size == 1:
         return Rejected("ValueError", "block | size `1`")
-    if cell.environ.get(MASTER) == "1":
+    if cell.environ.get(USE_AITER) == "1":
         return Selected(B)
-    return Selected(cell.environ.get(CHOICE, B))
+    return Selected(cell.environ.get(EXPLICIT, B))
 
 
 CHANGES = Changelog.between(baseline("1.0", old), baseline("2.0", new), GRID)
@@ -82,7 +82,7 @@ def test_the_text_tells_the_default_first_and_every_change_in_one_line() -> None
     told = [line for line in lines if line[:1].isdigit()]
     assert told == [
         f"1. DEFAULT: no explicit backend and block_size 16: {A} -> {B}",
-        f"2. {MASTER}=1 and no explicit backend or explicit {A} and block_size 16: {A} -> {B}",
+        f"2. {USE_AITER}=1 and no explicit backend or explicit {A} and block_size 16: {A} -> {B}",
         "3. an explicit backend is given and block_size 1: the explicit one -> a refusal",
         f"4. no explicit backend or explicit {A} and block_size 1: {A} -> a refusal",
     ]
@@ -95,7 +95,7 @@ def test_the_markdown_escapes_what_markdown_would_read() -> None:
     assert text.startswith("## vllm 1.0 to vllm 2.0\n")
     assert "- **Default.** no explicit backend and block\\_size 16: TRITON\\_ATTN -> " in text
     assert "- **Explicit choice overridden.** VLLM\\_ROCM\\_USE\\_AITER=1 and" in text
-    assert f"e.g. `{MASTER}=1, gfx942`" in text
+    assert f"e.g. `{USE_AITER}=1, gfx942`" in text
 
 
 def test_the_json_holds_every_condition_with_its_smallest_cell() -> None:
@@ -114,7 +114,7 @@ def test_the_json_holds_every_condition_with_its_smallest_cell() -> None:
     ]
     first = found["conditions"][0]
     assert (first["before"], first["after"], first["default"]) == (A, B, True)
-    assert first["where"][0] == {"name": CHOICE, "values": [None], "others": [A, B]}
+    assert first["where"][0] == {"name": EXPLICIT, "values": [None], "others": [A, B]}
     assert first["smallest"] == {
         "environ": {},
         "gpu": {"gfx": "gfx942", "aiter": "present"},

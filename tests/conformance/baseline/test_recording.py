@@ -14,12 +14,12 @@ from pytest_rocm_attn.conformance.isolation import Subject, WorkerError
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family, Grid
 from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator
 from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.outcome import Died, Rejected, Selected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHOICE = "VLLM_ATTENTION_BACKEND"
 GRID = Grid(
     "small-1",
     tuple(
@@ -29,7 +29,7 @@ GRID = Grid(
             (
                 Axis("gfx", ("gfx942", "gfx1100")),
                 Axis("aiter", ("present", "absent")),
-                Axis(CHOICE, (None, "TRITON_ATTN")),
+                Axis(EXPLICIT, (None, "TRITON_ATTN")),
                 Axis("request", requests),
             ),
         )
@@ -72,7 +72,7 @@ def test_every_cell_is_recorded_and_twice_gives_the_same_bytes(tmp_path: Path) -
             elif cell.request.block_size == 1 and cell.gpu.gfx == "gfx1100" and not cell.environ:
                 assert table.outcomes[code] == Died(None, 3)
             else:
-                assert table.outcomes[code] == Selected(cell.environ.get(CHOICE, "ROCM_ATTN"))
+                assert table.outcomes[code] == Selected(cell.environ.get(EXPLICIT, "ROCM_ATTN"))
     assert render(recorded(tmp_path), GRID) == render(first, GRID)
 
 

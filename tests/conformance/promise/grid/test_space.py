@@ -7,9 +7,9 @@ import json
 import pytest
 
 from pytest_rocm_attn import Aiter, Gpu, Request
-from pytest_rocm_attn.conformance.promise.grid.design import CHOICE, standard
+from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import ALSO, Axis, Cell, Family, Grid
-from pytest_rocm_attn.flags import VARIABLES, Flags
+from pytest_rocm_attn.flags import EXPLICIT, VARIABLES, Flags
 from pytest_rocm_attn.gpu import known_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS
 
@@ -98,14 +98,14 @@ def test_the_standard_grid_has_not_changed() -> None:
 
 
 def test_the_standard_grid_has_every_gpu_choice_and_state_of_aiter() -> None:
-    values = {name: set[object]() for name in ("gfx", "aiter", CHOICE)}
+    values = {name: set[object]() for name in ("gfx", "aiter", EXPLICIT)}
     for one in standard().families:
         for axis in one.axes:
             if axis.name in values:
                 values[axis.name].update(axis.values)
     assert values["gfx"] == set(known_gpus())
     assert values["aiter"] == {state.value for state in Aiter}
-    assert values[CHOICE] >= {None, *CLASS_PATHS}
+    assert values[EXPLICIT] >= {None, *CLASS_PATHS}
 
 
 def test_the_standard_grid_has_every_declared_variable_at_two_meanings_or_more() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pytest_rocm_attn import Aiter, Died, Gpu, Rejected, Request, TimedOut
 from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject, WorkerError
 from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +54,7 @@ def build(
 
 
 def named(backend: str) -> dict[str, str]:
-    return {cases.EXPLICIT: backend}
+    return {EXPLICIT: backend}
 
 
 def declared(observe: Observe, backend: str) -> answers.Answer:
@@ -111,7 +112,7 @@ def test_a_plain_layer_passes_no_sinks_and_no_slopes(observe: Observe) -> None:
 
 
 def test_sinks_that_the_constructor_does_not_take_are_a_crash(observe: Observe) -> None:
-    answer = build(observe, {cases.AITER: "1"}, has_sink=True)
+    answer = build(observe, {USE_AITER: "1"}, has_sink=True)
     assert answer.backend == "ROCM_AITER_FA"
     assert answer.trouble.startswith("building NoSinksImpl: TypeError: ")
     assert "sinks" in answer.trouble
@@ -120,7 +121,7 @@ def test_sinks_that_the_constructor_does_not_take_are_a_crash(observe: Observe) 
 
 def test_optional_sinks_are_passed_as_none(observe: Observe) -> None:
     assert build(observe, {}, none=True).built
-    answer = build(observe, {cases.AITER: "1"}, none=True)
+    answer = build(observe, {USE_AITER: "1"}, none=True)
     assert "unexpected keyword argument 'sinks'" in answer.trouble
 
 

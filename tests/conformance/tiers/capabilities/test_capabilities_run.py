@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Imported here so that the in-process runs below share one copy; see tests/plugin.
 from pytest_rocm_attn.conformance.promise import contract, deviations
 from pytest_rocm_attn.conformance.run import session
 from pytest_rocm_attn.conformance.tiers.capabilities import tier as capabilities
+
+# Imported here so that the in-process runs below share one copy; see tests/plugin.
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from pytest_rocm_attn import Aiter, Request
-from pytest_rocm_attn.conformance.tiers.capabilities.cases import AITER, EXPLICIT, BuildCase, cases
+from pytest_rocm_attn.conformance.tiers.capabilities.cases import BuildCase, cases
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, summary
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 TARGETS = ("gfx90a", "gfx942", "gfx1201")
@@ -63,7 +64,7 @@ def test_named_backends_of_aiter_are_asked_with_the_switch_off_and_on() -> None:
     off = one("head-counts-build-with-rocm-aiter-fa-named").environment.environ
     on = one("head-counts-build-with-rocm-aiter-fa-named-and-aiter-on").environment.environ
     assert off == {EXPLICIT: "ROCM_AITER_FA"}
-    assert on == {EXPLICIT: "ROCM_AITER_FA", AITER: "1"}
+    assert on == {EXPLICIT: "ROCM_AITER_FA", USE_AITER: "1"}
 
 
 def test_findings_of_one_thing_are_one_sentence() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pytest_rocm_attn import Amdsmi, Gpu, Request
 from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
 from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -70,14 +71,14 @@ def test_the_cache_block_is_what_the_completed_configuration_holds(ask: Ask) -> 
         return data["backend"], data["block_size"]
 
     assert block({}) == ("TRITON_ATTN", 16)
-    assert block({cases.AITER: "1"}) == ("ROCM_AITER_FA", 64)
-    assert block({cases.EXPLICIT: "ROCM_AITER_FA", cases.AITER: "1"}) == ("ROCM_AITER_FA", 16)
+    assert block({USE_AITER: "1"}) == ("ROCM_AITER_FA", 64)
+    assert block({EXPLICIT: "ROCM_AITER_FA", USE_AITER: "1"}) == ("ROCM_AITER_FA", 16)
 
 
 def test_a_platform_that_asks_its_layers_finds_one_of_the_backend_that_was_selected(
     ask: Ask,
 ) -> None:
-    data = ask("cache-block", {cases.EXPLICIT: "FLEX_ATTENTION"}, block_size=None).data
+    data = ask("cache-block", {EXPLICIT: "FLEX_ATTENTION"}, block_size=None).data
     assert data == {"backend": "FLEX_ATTENTION", "block_size": 128}
 
 
@@ -113,7 +114,7 @@ def test_names_that_are_there_only_with_aiter_on_are_missing_with_it_off(ask: As
     def missing(switch: str) -> list[str]:
         backend = "ROCM_AITER_MLA_SPARSE"
         request = cases.plain(backend).non_default()
-        told = ask("names", {cases.AITER: switch}, detail=backend, **request).data
+        told = ask("names", {USE_AITER: switch}, detail=backend, **request).data
         assert told["backend"] == backend
         found: list[str] = told["missing"]
         return found
@@ -139,7 +140,7 @@ def test_a_vision_layer_is_chosen_for_with_and_without_a_name(ask: Ask) -> None:
     assert plain.data == {"backend": "TRITON_ATTN", "supported": listed}
     assert ask("vision", head_size=80).data["backend"] == "ROCM_ATTN"
     assert ask("vision", detail="FLEX_ATTENTION").data["backend"] == "FLEX_ATTENTION"
-    replaced = ask("vision", {cases.AITER: "1"}, detail="FLEX_ATTENTION")
+    replaced = ask("vision", {USE_AITER: "1"}, detail="FLEX_ATTENTION")
     assert replaced.data["backend"] == "ROCM_AITER_FA"
     rdna = ask("vision", gpu=Gpu("gfx1100"), head_size=64)
     assert rdna.data["backend"] == "TORCH_SDPA"

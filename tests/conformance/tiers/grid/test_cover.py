@@ -27,6 +27,7 @@ from pytest_rocm_attn.conformance.tiers.grid.cover import (
 )
 from pytest_rocm_attn.conformance.tiers.grid.quotient import alike, take
 from pytest_rocm_attn.conformance.tiers.grid.wording import Given
+from pytest_rocm_attn.flags import EXPLICIT, MLA, USE_AITER
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected, Selected, TimedOut
 
 if TYPE_CHECKING:
@@ -36,31 +37,30 @@ A, B, C = "TRITON_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"
 REFUSED = Rejected("ValueError", "no")
 OUTCOMES: tuple[Outcome, ...] = (*map(Selected, (A, B, C)), REFUSED, Rejected("ValueError", "not"))
 
-CHOICE, MASTER, MLA = "VLLM_ATTENTION_BACKEND", "VLLM_ROCM_USE_AITER", "VLLM_ROCM_USE_AITER_MLA"
 GPUS = Axis("gfx", ("gfx90a", "gfx942", "gfx1100"))
 AITER = Axis("aiter", ("present", "absent"))
 SMALL: dict[str, tuple[Axis, ...]] = {
     "ordinary": (
         GPUS,
         AITER,
-        Axis(MASTER, (None, "0", "1")),
-        Axis(CHOICE, (None, A, B, C)),
+        Axis(USE_AITER, (None, "0", "1")),
+        Axis(EXPLICIT, (None, A, B, C)),
         Axis("request", (Request(), Request(block_size=1))),
     ),
     "mla": (
         GPUS,
         Axis("aiter", ("present",)),
-        Axis(MASTER, (None, "1")),
+        Axis(USE_AITER, (None, "1")),
         Axis(MLA, (None, "0")),
-        Axis(CHOICE, (None, A, B)),
+        Axis(EXPLICIT, (None, A, B)),
         Axis("request", tuple(Request(use_mla=True, block_size=n) for n in (16, 1, 8))),
     ),
     "variables": (
         Axis("gfx", ("gfx942", "gfx1100")),
         Axis("aiter", ("present",)),
-        Axis(MASTER, (None, "1", "true")),
+        Axis(USE_AITER, (None, "1", "true")),
         Axis("also", ((), ((MLA, "0"),), ((MLA, "1"),), (("VLLM_MLA_DISABLE", "1"),))),
-        Axis(CHOICE, (None,)),
+        Axis(EXPLICIT, (None,)),
         Axis("request", (Request(), Request(use_mla=True))),
     ),
 }
@@ -129,7 +129,7 @@ def check_exact(pairs: Sequence[tuple[Outcome, Outcome]], cover: Cover) -> None:
             condition = cover.conditions[number]
             for said, was in ((condition.expected, one), (condition.got, other)):
                 if said == THE_EXPLICIT_ONE:
-                    said = Behaviour("Selected", facts[CHOICE])
+                    said = Behaviour("Selected", facts[EXPLICIT])
                 assert said == behaviour(was)
     assert cover.differing == differing
     assert counts == [condition.cells for condition in cover.conditions]
@@ -147,7 +147,7 @@ def pairs_with_rules(draw: st.DrawFn) -> list[tuple[Outcome, Outcome]]:
     """Tables with rules in them, as selectors give, and some noise."""
     pairs: list[list[Outcome]] = []
     for _, _, facts in EVERY_CELL:
-        chosen = Selected(facts[CHOICE] or A)
+        chosen = Selected(facts[EXPLICIT] or A)
         pairs.append([chosen, chosen])
     names = sorted({name for _, _, facts in EVERY_CELL for name in facts})
     for _ in range(draw(st.integers(0, 4))):
@@ -235,18 +235,18 @@ def test_nothing_differs_where_only_the_words_of_a_refusal_do() -> None:
 
 def test_an_override_of_explicit_choices_is_one_sentence_over_all_families() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        chosen = Selected(facts[CHOICE] or A)
-        return chosen, (Selected(C) if facts[MASTER] == "1" and facts[CHOICE] else chosen)
+        chosen = Selected(facts[EXPLICIT] or A)
+        return chosen, (Selected(C) if facts[USE_AITER] == "1" and facts[EXPLICIT] else chosen)
 
     # Asked for C, it gives C: that is no difference, so C is not among them.
     assert sentences(rule) == [
-        f"{MASTER}=1 and explicit {A} or {B}: expected the explicit one, got {C}"
+        f"{USE_AITER}=1 and explicit {A} or {B}: expected the explicit one, got {C}"
     ]
 
 
 def test_all_explicit_choices_that_become_refusals_are_one_sentence() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        choice = facts[CHOICE]
+        choice = facts[EXPLICIT]
         return Selected(choice or A), Rejected("ValueError", choice) if choice else Selected(A)
 
     assert sentences(rule) == [
@@ -283,16 +283,16 @@ def test_one_variable_is_one_sentence_whether_it_is_an_axis_or_set_alone() -> No
 
 def test_the_spellings_of_one_meaning_are_told_once() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        return Selected(A), Selected(B if facts[MASTER] in ("1", "true") else A)
+        return Selected(A), Selected(B if facts[USE_AITER] in ("1", "true") else A)
 
-    assert sentences(rule) == [f"{MASTER}=1: expected {A}, got {B}"]
+    assert sentences(rule) == [f"{USE_AITER}=1: expected {A}, got {B}"]
 
 
 def test_a_spelling_that_differs_from_its_meaning_is_told() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        return Selected(A), Selected(B if facts[MASTER] == "true" else A)
+        return Selected(A), Selected(B if facts[USE_AITER] == "true" else A)
 
-    assert sentences(rule) == [f"{MASTER}=true: expected {A}, got {B}"]
+    assert sentences(rule) == [f"{USE_AITER}=true: expected {A}, got {B}"]
 
 
 def test_equal_questions_with_unequal_answers_are_told_apart_by_their_family() -> None:
@@ -308,29 +308,29 @@ def test_equal_questions_with_unequal_answers_are_told_apart_by_their_family() -
 
 def test_the_smallest_cell_has_the_fewest_variables_and_is_nearest_to_the_defaults() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        return Selected(A), Selected(B if facts[MASTER] == "1" or facts.get(MLA) == "0" else A)
+        return Selected(A), Selected(B if facts[USE_AITER] == "1" or facts.get(MLA) == "0" else A)
 
     found = {str(c).partition(":")[0]: c for c in cover_of(rule).conditions}
-    assert found.keys() == {f"{MASTER}=1", f"{MLA}=0"}
-    assert found[f"{MASTER}=1"].smallest == Place(0, (1, 0, 2, 0, 0))
+    assert found.keys() == {f"{USE_AITER}=1", f"{MLA}=0"}
+    assert found[f"{USE_AITER}=1"].smallest == Place(0, (1, 0, 2, 0, 0))
     assert found[f"{MLA}=0"].smallest == Place(2, (0, 0, 0, 1, 0, 0))
     assert not any(c.at_defaults for c in found.values())
 
 
 def test_a_changed_default_comes_first_then_overridden_choices_then_the_larger() -> None:
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        if facts[CHOICE] == B:
+        if facts[EXPLICIT] == B:
             return Selected(B), Selected(C if facts["gfx"] == "gfx942" else B)
-        if facts[MASTER] == "1":
+        if facts[USE_AITER] == "1":
             return Selected(A), REFUSED
-        new = facts["gfx"] == "gfx1100" and facts[MASTER] is None and facts[CHOICE] is None
+        new = facts["gfx"] == "gfx1100" and facts[USE_AITER] is None and facts[EXPLICIT] is None
         return Selected(A), Selected(B if new else A)
 
     cover = cover_of(rule)
     assert [str(condition) for condition in cover.conditions] == [
-        f"gfx gfx1100 and {MASTER} unset and no explicit backend: expected {A}, got {B}",
+        f"gfx gfx1100 and {USE_AITER} unset and no explicit backend: expected {A}, got {B}",
         f"gfx gfx942 and explicit {B}: expected the explicit one, got {C}",
-        f"{MASTER}=1 and no explicit backend or explicit {A} or {C}: expected {A}, got a refusal",
+        f"{USE_AITER}=1 and no explicit backend or explicit {A} or {C}: expected {A}, got a refusal",
     ]
     assert [condition.at_defaults for condition in cover.conditions] == [True, False, False]
     assert [condition.overrides for condition in cover.conditions] == [False, True, False]
@@ -339,12 +339,12 @@ def test_a_changed_default_comes_first_then_overridden_choices_then_the_larger()
 def test_a_backend_named_and_not_got_is_an_override_in_whatever_company_it_is_told() -> None:
     # No explicit backend and an explicit A are one condition: expected A both times.
     def rule(facts: Facts) -> tuple[Outcome, Outcome]:
-        chosen = facts[CHOICE] or A
-        return Selected(chosen), Selected(B if facts[MASTER] == "1" and chosen == A else chosen)
+        chosen = facts[EXPLICIT] or A
+        return Selected(chosen), Selected(B if facts[USE_AITER] == "1" and chosen == A else chosen)
 
     (condition,) = cover_of(rule).conditions
     assert str(condition) == (
-        f"{MASTER}=1 and no explicit backend or explicit {A}: expected {A}, got {B}"
+        f"{USE_AITER}=1 and no explicit backend or explicit {A}: expected {A}, got {B}"
     )
     assert condition.overrides
 
@@ -412,7 +412,7 @@ def test_more_pairs_of_answers_than_a_byte_can_number_stay_covered_exactly(
     assert cover_module._MOST_PAIRS == 254  # 255 with VARIOUS, and 0 is no difference
     monkeypatch.setattr(cover_module, "_MOST_PAIRS", 20)
     requests = tuple(Request(head_size=n) for n in range(1, 31))
-    axes = (Axis("gfx", ("gfx942",)), Axis(MASTER, (None, "1")), Axis("request", requests))
+    axes = (Axis("gfx", ("gfx942",)), Axis(USE_AITER, (None, "1")), Axis("request", requests))
     pairs: list[tuple[Outcome, Outcome]] = [
         (Selected(A), Selected(f"B{n}") if flag else Selected(A))
         for flag in range(2)
@@ -427,7 +427,7 @@ def test_more_pairs_of_answers_than_a_byte_can_number_stay_covered_exactly(
 def test_a_million_cells_in_which_most_flags_say_nothing_come_down_to_one_sentence() -> None:
     flags = tuple(Axis(f"VLLM_F{n}", (None, "0", "1")) for n in range(10))
     axes = (Axis("gfx", ("gfx90a", "gfx942", "gfx950", "gfx1100")), *flags)
-    axes = (*axes, Axis(CHOICE, (None, A, B, C)), Axis("request", (Request(),)))
+    axes = (*axes, Axis(EXPLICIT, (None, A, B, C)), Axis("request", (Request(),)))
     run = bytes([0, 0, 0, 0]) * 3**8
     codes = (run + run + bytes([0, 3, 3, 3]) * 3**8) * 12
     assert len(codes) == 944_784
@@ -441,20 +441,26 @@ def test_a_million_cells_in_which_most_flags_say_nothing_come_down_to_one_senten
 @pytest.mark.parametrize(
     ("name", "values", "others", "words"),
     [
-        pytest.param(MASTER, (None,), ("0", "1"), f"{MASTER} unset", id="unset"),
-        pytest.param(MASTER, (None, "0"), ("1",), f"{MASTER} unset or 0", id="unset or a value"),
-        pytest.param(MASTER, ("0", "1"), (None,), f"{MASTER} set", id="any value"),
-        pytest.param(MASTER, ("0",), (None, "1"), f"{MASTER}=0", id="one value"),
-        pytest.param(MASTER, ("1", "true"), ("yes",), f"{MASTER}=1", id="one meaning"),
-        pytest.param(MASTER, ("1", "true"), ("TRUE",), f"{MASTER}=1 or true", id="not all of it"),
-        pytest.param(MASTER, ("", " 1"), ("0",), f"{MASTER}='' or ' 1'", id="blanks"),
-        pytest.param("VLLM_NEW", ("a", "b"), ("c",), "VLLM_NEW=a or b", id="undeclared"),
-        pytest.param(CHOICE, (None,), (A, B), "no explicit backend", id="none named"),
-        pytest.param(CHOICE, (A, B), (None,), "an explicit backend is given", id="any named"),
-        pytest.param(CHOICE, (A,), (None, B), f"explicit {A}", id="one named"),
-        pytest.param(CHOICE, (None, A), (B,), f"no explicit backend or explicit {A}", id="none or"),
+        pytest.param(USE_AITER, (None,), ("0", "1"), f"{USE_AITER} unset", id="unset"),
         pytest.param(
-            CHOICE, tuple("ABCDEF"), (None, "G"), "an explicit backend other than G", id="all but"
+            USE_AITER, (None, "0"), ("1",), f"{USE_AITER} unset or 0", id="unset or a value"
+        ),
+        pytest.param(USE_AITER, ("0", "1"), (None,), f"{USE_AITER} set", id="any value"),
+        pytest.param(USE_AITER, ("0",), (None, "1"), f"{USE_AITER}=0", id="one value"),
+        pytest.param(USE_AITER, ("1", "true"), ("yes",), f"{USE_AITER}=1", id="one meaning"),
+        pytest.param(
+            USE_AITER, ("1", "true"), ("TRUE",), f"{USE_AITER}=1 or true", id="not all of it"
+        ),
+        pytest.param(USE_AITER, ("", " 1"), ("0",), f"{USE_AITER}='' or ' 1'", id="blanks"),
+        pytest.param("VLLM_NEW", ("a", "b"), ("c",), "VLLM_NEW=a or b", id="undeclared"),
+        pytest.param(EXPLICIT, (None,), (A, B), "no explicit backend", id="none named"),
+        pytest.param(EXPLICIT, (A, B), (None,), "an explicit backend is given", id="any named"),
+        pytest.param(EXPLICIT, (A,), (None, B), f"explicit {A}", id="one named"),
+        pytest.param(
+            EXPLICIT, (None, A), (B,), f"no explicit backend or explicit {A}", id="none or"
+        ),
+        pytest.param(
+            EXPLICIT, tuple("ABCDEF"), (None, "G"), "an explicit backend other than G", id="all but"
         ),
         pytest.param("gfx", ("gfx942",), ("gfx90a",), "gfx gfx942", id="one GPU"),
         pytest.param("block_size", (None, 8), (1,), "block_size in none, 8", id="not given"),

@@ -21,6 +21,7 @@ from pytest_rocm_attn.conformance.tiers.invariants.law import Example
 from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
 from pytest_rocm_attn.conformance.tiers.invariants.switches import SWITCH_LAWS, questions
 from pytest_rocm_attn.errors import UnfinishedError
+from pytest_rocm_attn.flags import EXPLICIT, MHA, MLA, PREFILL_DECODE, UNIFIED, USE_AITER
 from pytest_rocm_attn.outcome import Crashed, TimedOut
 
 if TYPE_CHECKING:
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
 
     Selector = Callable[[Request, dict[str, str], Gpu], str]
 
-AITER = "VLLM_ROCM_USE_AITER"
-MHA = "VLLM_ROCM_USE_AITER_MHA"
-MLA = "VLLM_ROCM_USE_AITER_MLA"
-UNIFIED = "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION"
-PREFILL_DECODE = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
-NAMED = "VLLM_ATTENTION_BACKEND"
 BY_ID = {law.id: law for law in LAWS}
 
 
@@ -82,32 +77,32 @@ def test_the_reference_keeps_every_law(law: Law, gfx: str) -> None:
 
 
 def replaced_by_flags(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if environ.get(AITER) == "1" and not request.use_mla and not request.use_sparse:
+    if environ.get(USE_AITER) == "1" and not request.use_mla and not request.use_sparse:
         return "ROCM_AITER_FA"
     return reference(request, environ, gpu)
 
 
 def flags_forbid_a_name(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if environ.get(NAMED) == "ROCM_ATTN" and environ.get(MHA) == "0":
+    if environ.get(EXPLICIT) == "ROCM_ATTN" and environ.get(MHA) == "0":
         raise ValueError("ROCM_ATTN needs AITER MHA")
     return reference(request, environ, gpu)
 
 
 def no_name_for_flex(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
     backend = reference(request, environ, gpu)
-    if environ.get(NAMED) == backend == "ROCM_AITER_UNIFIED_ATTN":
+    if environ.get(EXPLICIT) == backend == "ROCM_AITER_UNIFIED_ATTN":
         raise ValueError("ROCM_AITER_UNIFIED_ATTN is not supported on ROCm")
     return backend
 
 
 def unknown_names_fall_back(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if environ.get(NAMED) == "TORCH_SDPA":
+    if environ.get(EXPLICIT) == "TORCH_SDPA":
         return "TRITON_ATTN"
     return reference(request, environ, gpu)
 
 
 def unified_without_the_switch(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if environ.get(UNIFIED) == "1" and NAMED not in environ and not request.use_mla:
+    if environ.get(UNIFIED) == "1" and EXPLICIT not in environ and not request.use_mla:
         return "ROCM_AITER_UNIFIED_ATTN"
     return reference(request, environ, gpu)
 
@@ -121,7 +116,7 @@ def reads_no_mha(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
 
 
 def unified_by_aiter_alone(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if Flags(environ)[AITER] and NAMED not in environ and not request.use_mla:
+    if Flags(environ)[USE_AITER] and EXPLICIT not in environ and not request.use_mla:
         return "ROCM_AITER_UNIFIED_ATTN"
     return reference(request, environ, gpu)
 
@@ -147,7 +142,7 @@ def true_is_not_understood(request: Request, environ: dict[str, str], gpu: Gpu) 
 
 
 def the_last_variable_wins(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-    if list(environ)[-1:] == [PREFILL_DECODE] and AITER in environ and not request.use_mla:
+    if list(environ)[-1:] == [PREFILL_DECODE] and USE_AITER in environ and not request.use_mla:
         return "ROCM_ATTN"
     return reference(request, environ, gpu)
 
@@ -179,7 +174,7 @@ def refuses_without_a_reason(request: Request, environ: dict[str, str], gpu: Gpu
     try:
         return reference(request, environ, gpu)
     except ValueError:
-        raise ValueError(f"{environ.get(NAMED, 'TRITON_ATTN')} is no good") from None
+        raise ValueError(f"{environ.get(EXPLICIT, 'TRITON_ATTN')} is no good") from None
 
 
 def aiter_is_broken(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
@@ -190,7 +185,7 @@ def aiter_is_broken(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
 
 def aiter_breaks_rocm_attn(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
     backend = reference(request, environ, gpu)
-    if Flags(environ)[AITER] and backend == "ROCM_ATTN":
+    if Flags(environ)[USE_AITER] and backend == "ROCM_ATTN":
         raise ValueError("ROCM_ATTN does not support AITER")
     return backend
 
@@ -201,22 +196,22 @@ def aiter_breaks_rocm_attn(request: Request, environ: dict[str, str], gpu: Gpu) 
         (
             "an-explicit-choice-is-taken-or-refused-never-replaced",
             replaced_by_flags,
-            {"environ": {AITER: "1", NAMED: "TRITON_ATTN"}},
+            {"environ": {USE_AITER: "1", EXPLICIT: "TRITON_ATTN"}},
         ),
         (
             "flags-change-nothing-about-an-explicit-choice",
             flags_forbid_a_name,
-            {"environ": {MHA: "0", NAMED: "ROCM_ATTN"}},
+            {"environ": {MHA: "0", EXPLICIT: "ROCM_ATTN"}},
         ),
         (
             "what-flags-select-can-be-had-by-its-name-alone",
             no_name_for_flex,
-            {"environ": {AITER: "1", UNIFIED: "1"}},
+            {"environ": {USE_AITER: "1", UNIFIED: "1"}},
         ),
         (
             "a-backend-beyond-the-contract-is-taken-or-refused-never-replaced",
             unknown_names_fall_back,
-            {"environ": {NAMED: "TORCH_SDPA"}},
+            {"environ": {EXPLICIT: "TORCH_SDPA"}},
         ),
         (
             "with-aiter-off-no-aiter-backend-is-chosen-by-itself",
@@ -226,22 +221,22 @@ def aiter_breaks_rocm_attn(request: Request, environ: dict[str, str], gpu: Gpu) 
         (
             "without-aiter-installed-no-aiter-backend-is-chosen-by-itself",
             looks_for_no_package,
-            {"aiter": "absent", "environ": {AITER: "1"}},
+            {"aiter": "absent", "environ": {USE_AITER: "1"}},
         ),
         (
             "aiter-mha-switched-off-never-gives-aiter-fa-by-itself",
             reads_no_mha,
-            {"environ": {AITER: "1", MHA: "0"}},
+            {"environ": {USE_AITER: "1", MHA: "0"}},
         ),
         (
             "aiter-unified-attention-switched-off-is-not-chosen-by-itself",
             unified_by_aiter_alone,
-            {"environ": {AITER: "1", UNIFIED: "0"}},
+            {"environ": {USE_AITER: "1", UNIFIED: "0"}},
         ),
         (
             "aiter-mla-switched-off-is-not-chosen-by-itself",
             reads_no_mla,
-            {"environ": {AITER: "1", MLA: "0"}, "request": {"use_mla": True}},
+            {"environ": {USE_AITER: "1", MLA: "0"}, "request": {"use_mla": True}},
         ),
         (
             "an-mla-layer-gets-an-mla-backend-and-no-other-layer-does",
@@ -252,7 +247,7 @@ def aiter_breaks_rocm_attn(request: Request, environ: dict[str, str], gpu: Gpu) 
         (
             "spellings-with-one-meaning-select-the-same",
             true_is_not_understood,
-            {"environ": {AITER: "1"}, "change": {AITER: "true"}},
+            {"environ": {USE_AITER: "1"}, "change": {USE_AITER: "true"}},
         ),
         (
             "the-order-of-variables-changes-nothing",
@@ -276,7 +271,7 @@ def aiter_breaks_rocm_attn(request: Request, environ: dict[str, str], gpu: Gpu) 
         (
             "switching-aiter-on-never-turns-a-selection-into-a-refusal",
             aiter_breaks_rocm_attn,
-            {"environ": {NAMED: "ROCM_ATTN"}, "change": {AITER: "1"}},
+            {"environ": {EXPLICIT: "ROCM_ATTN"}, "change": {USE_AITER: "1"}},
         ),
     ],
 )
@@ -338,7 +333,9 @@ def test_a_search_whose_time_is_up_says_so_and_keeps_what_it_found() -> None:
 
 def test_a_search_is_the_same_however_much_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     def overriding(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
-        return "ROCM_AITER_FA" if environ.get(AITER) == "1" else reference(request, environ, gpu)
+        return (
+            "ROCM_AITER_FA" if environ.get(USE_AITER) == "1" else reference(request, environ, gpu)
+        )
 
     law = BY_ID["an-explicit-choice-is-taken-or-refused-never-replaced"]
     quick = [law.search("gfx942", Asker(s), Effort()) for s in (reference, overriding)]
@@ -419,6 +416,9 @@ def test_an_example_that_is_none_is_refused(data: dict[str, Any], words: str) ->
 
 def test_a_case_survives_being_written_and_read() -> None:
     case = Example(
-        Gpu("gfx942", Aiter.ABSENT), {AITER: "1"}, replace(Request(), block_size=None), {MHA: "0"}
+        Gpu("gfx942", Aiter.ABSENT),
+        {USE_AITER: "1"},
+        replace(Request(), block_size=None),
+        {MHA: "0"},
     )
     assert Example.from_data("gfx942", case.as_data()) == case

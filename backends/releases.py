@@ -1,8 +1,8 @@
 """The selection of vLLM's releases on ROCm, 0.11 to 0.33, as policies: one for each minor release.
 
-A policy answers as the newest patch of its release does, right or wrong; docs/policies.md lists where
-a release is known to be wrong. Three eras, each a table below that says from which release on a row
-holds:
+A policy answers as the newest patch of its release does, right or wrong;
+docs/reference/known-regressions.md lists what is known to be wrong. Three eras, each a table below
+that says from which release on a row holds:
 
 * 0.11: flags override names (vllm/platforms/rocm.py, v0.11.2);
 * 0.12 to 0.17: PR #26980, names are taken or refused (v0.12.0 to v0.17.1);

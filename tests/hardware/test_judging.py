@@ -184,7 +184,8 @@ def test_without_a_gpu_all_are_skipped_and_none_passes(skipping: str) -> None:
     "which",
     [
         pytest.param(
-            "(test_triton_attn and test_a_case and sinks-float16) or elsewhere or SPLIT",
+            "(test_triton_attn and test_a_case and sinks-float16) or elsewhere"
+            " or (test_cache and SPLIT and float16 and not bfloat16)",
             id="some",
         ),
         pytest.param(

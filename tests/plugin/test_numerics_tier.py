@@ -58,13 +58,21 @@ def node(backend: str, case: str = CASE) -> str:
     return f"rocm-attn::numerics::{backend}::{case}"
 
 
-def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -> None:
+def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pytester) -> None:
     names = ("Right", "NoCausality", "Crashes", "Dies", "Declines")
     report = pytester.path / "report.json"
-    result = run(
-        pytester, " ".join(names), *map(node, names), f"--rocm-attn-report={report}", "-rs"
+    pytester.makepyfile(ours=BACKENDS)
+    backends = [*(f"{name}=ours.py:{name}" for name in names), "Gone=no_such_module:Gone"]
+    result = pytester.runpytest_subprocess(
+        *TIER,
+        f"--rocm-attn-backends={','.join(backends)}",
+        *map(node, (*names, "Gone")),
+        node("Gone", "sinks-float16"),
+        f"--rocm-attn-report={report}",
+        "--rocm-attn-report=report.html",
+        "-rs",
     )
-    result.assert_outcomes(passed=1, failed=3, skipped=1)
+    result.assert_outcomes(passed=1, failed=3, skipped=1, errors=2)
     result.stdout.fnmatch_lines(
         [
             "NoCausality computes chunked-prefill wrongly (evidence: interpreter): error * is *"
@@ -79,8 +87,19 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["Dies breaks down on * was killed by SIGSEGV*"])
     result.stdout.fnmatch_lines(["SKIPPED * Declines declines: only on Tuesdays"])
 
+    cause = "backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"
+    result.stdout.fnmatch_lines([cause])
+    result.stdout.fnmatch_lines([f"ERROR *got {cause}"])
+    totals = "7 items: 1 pass, 2 error, 2 crash, 1 fail, 1 declined"
+    result.stdout.fnmatch_lines([f"{totals} (*"])
+    page = (pytester.path / "report.html").read_text()
+    assert f'<p class="result bad">{totals}</p>' in page
+
     written = json.loads(report.read_text())
-    rows = {row["details"]["backend"]["name"]: row for row in written["rows"]}
+    of_each = {row["details"]["backend"]["name"]: row for row in written["rows"]}
+    gone = [row for row in written["rows"] if row["details"]["backend"]["name"] == "Gone"]
+    assert [row["verdict"] for row in gone] == ["error"] * 2
+    rows = {name: row for name, row in of_each.items() if name != "Gone"}
     assert {name: row["verdict"] for name, row in rows.items()} == {
         "Right": "pass",
         "NoCausality": "fail",
@@ -109,31 +128,24 @@ def test_right_and_wrong_backends_and_their_records(pytester: pytest.Pytester) -
     )
 
 
-def test_a_conftest_names_backends(pytester: pytest.Pytester) -> None:
+def test_a_conftest_names_backends_and_a_declared_deviation_covers_a_case(
+    pytester: pytest.Pytester,
+) -> None:
     pytester.makepyfile(ours=BACKENDS)
     pytester.makeconftest(
-        "def pytest_rocm_attn_backends(config):\n    return {'OURS': 'ours.py:Right'}"
+        "def pytest_rocm_attn_backends(config):\n"
+        "    return {'OURS': 'ours.py:Right', 'NoCausality': 'ours.py:NoCausality'}"
     )
-    result = pytester.runpytest_subprocess(*TIER, "rocm-attn::numerics::OURS::sinks-float16")
-    result.assert_outcomes(passed=1)
-
-
-def test_a_declared_deviation_covers_a_case(pytester: pytest.Pytester) -> None:
     file = pytester.path / "deviations.toml"
     file.write_text(
         '[[deviation]]\nmatch = ["NoCausality::*"]\nanswer = "wrong"\nreason = "we know"\n'
         'link = "https://example.org/1"\n'
     )
-    result = run(
-        pytester,
-        "NoCausality",
-        node("NoCausality"),
-        "rocm-attn::deviations",
-        f"--rocm-attn-deviations={file}",
-    )
+    nodes = (node("OURS", "sinks-float16"), node("NoCausality"), "rocm-attn::deviations")
+    result = pytester.runpytest_subprocess(*TIER, *nodes, f"--rocm-attn-deviations={file}")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["DEVIATION *chunked-prefill*"])
-    result.assert_outcomes(passed=1)  # the entry itself, which matches a case
+    result.assert_outcomes(passed=2)  # with the entry itself, which matches a case
 
 
 def test_all_of_one_backend_can_be_selected(pytester: pytest.Pytester) -> None:
@@ -158,28 +170,6 @@ def test_a_mistake_in_the_option_is_one_line(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert words in result.stderr.str()
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
-
-
-def test_a_backend_that_cannot_be_imported_is_an_error_of_each_of_its_cases(
-    pytester: pytest.Pytester,
-) -> None:
-    cases = [node("Gone"), node("Gone", "sinks-float16")]
-    result = pytester.runpytest_subprocess(
-        *TIER,
-        "--rocm-attn-backends=Gone=no_such_module:Gone",
-        "--rocm-attn-report=r.json",
-        "--rocm-attn-report=r.html",
-        *cases,
-    )
-    result.assert_outcomes(errors=2)
-    cause = "backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"
-    result.stdout.fnmatch_lines([cause, f"ERROR *got {cause}"])
-    result.stdout.fnmatch_lines(["2 items: 2 error (*"])
-    rows = json.loads((pytester.path / "r.json").read_text())["rows"]
-    assert [(row["verdict"], row["details"]["backend"]["name"]) for row in rows] == [
-        ("error", "Gone")
-    ] * 2
-    assert '<p class="result bad">2 items: 2 error</p>' in (pytester.path / "r.html").read_text()
 
 
 # --- drawn cases ---------------------------------------------------------------------------------------

@@ -76,6 +76,15 @@ def test_a_package_that_one_gpu_lacks_and_a_selector_that_ends_are_results(
         assert words in message
 
 
+def test_a_selector_that_ends_at_its_first_call_on_every_gpu_is_a_result_of_each_row(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(pytester, "import os\ndef select(request): os._exit(0)")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    crash = ("crash", "expected TRITON_ATTN, got the process exited with status 0")
+    assert verdicts(pytester.path) == {"gfx942": crash, "gfx1201": crash}
+
+
 def test_the_selector_that_the_grid_is_compared_with_is_looked_at_as_well(
     pytester: pytest.Pytester,
 ) -> None:

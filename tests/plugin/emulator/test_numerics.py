@@ -31,7 +31,9 @@ def report_of(pytester: pytest.Pytester, gfx: str, *selection: str) -> dict[str,
     ("gfx", "case"),
     [
         pytest.param("gfx942", "TRITON_ATTN::sliding-window-16", id="gfx942"),
-        pytest.param("gfx1201", "TRITON_ATTN::sliding-window-16", id="gfx1201"),
+        pytest.param(
+            "gfx1201", "TRITON_ATTN::sliding-window-16", id="gfx1201", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_case_is_right_on_emulated_machine_code(

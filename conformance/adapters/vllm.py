@@ -256,25 +256,20 @@ class Naming(Server, abc.ABC):
             case "mla-prefill":
                 return self._mla_prefill(request, named)
             case "boundary-layer":
-                return self._boundary_layer(request, environ, named)
-        return self._layer(request, environ, named)
+                return self._boundary_layer(request, named)
+        return self._layer(request, named)
 
     @abc.abstractmethod
-    def _layer_asked(
-        self, request: Request, environ: Mapping[str, str], attention: Any
-    ) -> Selected | Unrecognised:
+    def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         """Ask for a layer, under the configuration that is current."""
 
-    def _layer(
-        self, request: Request, environ: Mapping[str, str], named: Named
-    ) -> Selected | Unrecognised:
+    def _layer(self, request: Request, named: Named) -> Selected | Unrecognised:
         attention = self.fork.attention(named)
-        with self.fork.configured(environ, None, request.block_size, request, attention):
-            return self._layer_asked(request, environ, attention)
+        # Nothing of the environment stands for an option here: the fork reads its variables itself.
+        with self.fork.configured({}, None, request.block_size, request, attention):
+            return self._layer_asked(request, attention)
 
-    def _boundary_layer(
-        self, request: Request, environ: Mapping[str, str], named: Named
-    ) -> Selected | Unrecognised:
+    def _boundary_layer(self, request: Request, named: Named) -> Selected | Unrecognised:
         """Ask for a layer that keeps the model's dtype in a run with a packed cache.
 
         Raises:
@@ -285,8 +280,8 @@ class Naming(Server, abc.ABC):
             raise LacksError("the fork's backends declare no cache layouts")
         run = request.kv_cache_dtype
         plain = dataclasses.replace(request, kv_cache_dtype="auto", run_kv_cache_dtype=run)
-        boundary = self._layer(plain, environ, named)
-        other = self._layer(request, environ, named)
+        boundary = self._layer(plain, named)
+        other = self._layer(request, named)
         if isinstance(boundary, Selected) and isinstance(other, Selected):
             common([self._backend_class(one.backend) for one in (boundary, other)])
         return boundary
@@ -336,9 +331,7 @@ class PlatformAdapter(Naming):
             answer = self._ask(values)
         return recognise_class_path(answer, self.fork.class_paths)
 
-    def _layer_asked(
-        self, request: Request, environ: Mapping[str, str], attention: Any
-    ) -> Selected | Unrecognised:
+    def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         values = {
             **_request_values(request),
             "selected_backend": self.fork.of_layer(attention, request),
@@ -376,9 +369,7 @@ class ChainAdapter(Naming):
             answer = self._ask(values)
         return recognise(answer, self.fork.class_paths)
 
-    def _layer_asked(
-        self, request: Request, environ: Mapping[str, str], attention: Any
-    ) -> Selected | Unrecognised:
+    def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         self.refresh()  # forgets what was selected for another name
         return recognise(self._ask(_request_values(request)), self.fork.class_paths)
 

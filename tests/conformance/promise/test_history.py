@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.conformance.promise import contract, upstream
+from pytest_rocm_attn.backends import select
+from pytest_rocm_attn.conformance.promise import contract, release, upstream
 from pytest_rocm_attn.conformance.promise.contract import Contract, ExpectBackend
 from pytest_rocm_attn.conformance.promise.got import Got
 from pytest_rocm_attn.conformance.promise.naming import Named
-from pytest_rocm_attn.errors import ContractError
+from pytest_rocm_attn.conformance.promise.release import Release
+from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
+from pytest_rocm_attn.errors import ContractError, FlagError, SelectionError
+from pytest_rocm_attn.flags import EXPLICIT, Flags
+from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
+from pytest_rocm_attn.request import Request
 
 HEAD = """
 id = "ours"
@@ -168,7 +176,7 @@ def test_the_text_of_the_appendix_counts_in_its_own_release_only(shipped: Contra
 
 def test_no_row_outlives_a_variable_that_it_sets(shipped: Contract) -> None:
     for release, gone in [
-        ("0.16.0", "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"),
+        ("0.15.0", "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"),
         ("0.19.0", "VLLM_ROCM_CUSTOM_PAGED_ATTN"),
     ]:
         setting = {row.id for row in at(shipped, release).rows if gone in row.env}
@@ -188,3 +196,36 @@ def test_every_defect_is_about_rows_that_are_there(shipped: Contract) -> None:
     for defect in shipped.defects:
         for pattern in defect.match:
             assert any(matches(pattern, (name, "gfx942", "documented")) for name in ids), pattern
+
+
+# --- against the reference's policies -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", upstream.shapes(), ids=release.words)
+def test_what_a_release_promises_is_what_the_reference_selects_by_its_policy(
+    shipped: Contract, one: Release
+) -> None:
+    """The policies were read off the releases' code, the rows off their documents."""
+    name = release.words(one)
+    promised = at(shipped, name)
+    by = "--attention-backend" if one >= (0, 13, 0) else EXPLICIT
+    judged: Counter[str] = Counter()
+    for row in promised.rows:
+        assert row.named is not None
+        # A policy knows layers alone, and has the variable that is gone for an option.
+        if row.named.asks != "layer" or row.named.per_kind or EXPLICIT in row.env:
+            continue
+        env = {**row.env, **({by: row.named.backend} if row.named.backend is not None else {})}
+        for gpu in row.gpus:
+            outcome = asked(row.request, env, gpu, name)
+            found = judge(row, outcome, defects=promised.defects, gfx=gpu.gfx)
+            assert not found.verdict.fails, (f"{row.id}[{gpu.gfx}]", found.message)
+            judged[found.verdict] += 1
+    assert judged[Verdict.PASS] > 10
+
+
+def asked(request: Request, env: dict[str, str], gpu: Gpu, policy: str) -> Outcome:
+    try:
+        return Selected(select(request, Flags(env), gpu, policy=policy).backend)
+    except (SelectionError, FlagError) as error:
+        return Rejected(type(error).__name__, str(error))

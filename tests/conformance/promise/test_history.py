@@ -70,8 +70,8 @@ def at(found: Contract, release: str) -> Contract:
 
 def test_a_row_holds_from_its_first_release_to_before_its_last(tmp_path: Path) -> None:
     found = load(tmp_path, EARLY, LATE)
-    for release, backend in [("0.18.1", "TRITON_ATTN"), ("0.19.0", "ROCM_ATTN")]:
-        (row,) = at(found, release).rows
+    for meant, backend in [("0.18.1", "TRITON_ATTN"), ("0.19.0", "ROCM_ATTN")]:
+        (row,) = at(found, meant).rows
         assert row.expect == ExpectBackend(backend)
         assert [gpu.gfx for gpu in row.gpus] == ["gfx942", "gfx1201"]
 
@@ -175,11 +175,11 @@ def test_the_text_of_the_appendix_counts_in_its_own_release_only(shipped: Contra
 
 
 def test_no_row_outlives_a_variable_that_it_sets(shipped: Contract) -> None:
-    for release, gone in [
+    for meant, gone in [
         ("0.15.0", "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"),
         ("0.19.0", "VLLM_ROCM_CUSTOM_PAGED_ATTN"),
     ]:
-        setting = {row.id for row in at(shipped, release).rows if gone in row.env}
+        setting = {row.id for row in at(shipped, meant).rows if gone in row.env}
         assert not {name for name in setting if not name.endswith(("-is-gone-0", "-is-gone-1"))}
 
 

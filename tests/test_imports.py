@@ -208,10 +208,11 @@ ROOMS = {
     "promise": set[str](),
     "adapters": {"promise"},
     "isolation": {"promise", "adapters"},
-    "report": {"promise"},
-    "tiers": {"promise", "isolation", "adapters", "report"},
-    "baseline": {"promise", "isolation", "adapters", "report", "tiers"},
-    "run": {"promise", "isolation", "adapters", "report", "tiers", "baseline"},
+    "causes": {"promise"},
+    "report": {"promise", "causes"},
+    "tiers": {"promise", "causes", "isolation", "adapters", "report"},
+    "baseline": {"promise", "causes", "isolation", "adapters", "report", "tiers"},
+    "run": {"promise", "causes", "isolation", "adapters", "report", "tiers", "baseline"},
 }
 DATA = {"baselines"}  # read as files, imported by nobody
 

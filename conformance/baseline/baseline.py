@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from pytest_rocm_attn.conformance.baseline import diagram
+from pytest_rocm_attn.conformance.promise.grid import diagram
 from pytest_rocm_attn.conformance.promise.grid.design import standard
-from pytest_rocm_attn.conformance.promise.grid.outcomes import in_order
-from pytest_rocm_attn.conformance.tiers.grid.cover import Compared, Table
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Table, in_order
 from pytest_rocm_attn.errors import BaselineError, nearest
 from pytest_rocm_attn.outcome import from_wire, to_wire
 
@@ -251,20 +250,3 @@ def _tables(file: _File, outcomes: list[Outcome], grid: Grid) -> dict[str, Table
         )
         for family in grid.families
     }
-
-
-# --- comparing ------------------------------------------------------------------------------------
-
-
-def compared(expected: Baseline, got: Baseline, grid: Grid) -> list[Compared]:
-    """Return two baselines side by side, family by family.
-
-    Raises:
-        BaselineError: one of them is not over this grid.
-    """
-    expected.require(grid)
-    got.require(grid)
-    return [
-        Compared(family.name, family.axes, expected.tables[family.name], got.tables[family.name])
-        for family in grid.families
-    ]

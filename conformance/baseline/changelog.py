@@ -1,4 +1,4 @@
-"""The behaviour changelog between two baselines: few sentences that cover every differing cell."""
+"""The behaviour changelog between two baselines: causes to read, and conditions that are exact."""
 
 from __future__ import annotations
 
@@ -8,22 +8,36 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.baseline.baseline import compared
+from pytest_rocm_attn.conformance.baseline import known_changes
+from pytest_rocm_attn.conformance.causes import data as plain
+from pytest_rocm_attn.conformance.causes import words
+from pytest_rocm_attn.conformance.causes.causes import Change, Explained
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, answer_of
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, REQUEST
-from pytest_rocm_attn.conformance.tiers.grid.cover import differences
+from pytest_rocm_attn.conformance.tiers.grid.tables import (
+    Labelled,
+    Labeller,
+    explained,
+    with_named,
+)
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
-    from pytest_rocm_attn.conformance.promise.grid.space import Cell, Grid
-    from pytest_rocm_attn.conformance.tiers.grid.cover import Condition, Cover, Place
+    from pytest_rocm_attn.conformance.baseline.known_changes import KnownChange
+    from pytest_rocm_attn.conformance.causes.causes import Cause, Condition
+    from pytest_rocm_attn.conformance.causes.cells import Origin
+    from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
+    from pytest_rocm_attn.conformance.promise.grid.space import Cell, Family, Grid
 
 SCHEMA = 1
 FORMATS = ("text", "markdown", "json")
-_MOST = 400  # conditions that are looked for: far more than anybody reads
+MOST = 10  # causes that are told of a release
+_NOT_COMPARED = Behaviour("Unanswered")
+_CUT_SHORT = Behaviour("TimedOut")  # says nothing of what the answer would have been
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,15 @@ class Changelog:
         before: the older one.
         after: the newer one.
         grid: what both are over.
-        cover: the differences; "expected" is what the older one did.
+        found: the differences; "expected" is what the older one did.
+        unanswered: how many cells have no answer on one side at least, or ran out of time on both.
     """
 
     before: Baseline
     after: Baseline
     grid: Grid
-    cover: Cover
+    found: Explained
+    unanswered: int
 
     @classmethod
     def between(cls, before: Baseline, after: Baseline, grid: Grid) -> Changelog:
@@ -49,20 +65,55 @@ class Changelog:
         Raises:
             BaselineError: one of them is over another grid.
         """
-        return cls(before, after, grid, differences(compared(before, after, grid), _MOST))
+        before.require(grid)
+        after.require(grid)
+        families, unanswered = [], 0
+        for family in grid.families:
+            one, other = before.tables[family.name], after.tables[family.name]
+            labelled, missing = compared(family, one, other)
+            families.append(labelled)
+            unanswered += missing
+        return cls(before, after, grid, explained(families), unanswered)
 
-    def cell(self, place: Place) -> Cell:
+    def cell(self, of: Origin) -> Cell:
         """Return the question of a cell."""
-        family = self.grid.families[place.family]
-        return family.cell(family.number(place.coordinates))
+        family = self.grid.families[of.place[0]]
+        return family.cell(family.number(of.place[1:]))
 
-    def answers(self, place: Place) -> tuple[str, str]:
+    def answers(self, of: Origin) -> tuple[str, str]:
         """Return what both recordings answered in a cell, a refusal with its words."""
-        family = self.grid.families[place.family]
-        number = family.number(place.coordinates)
-        tables = (one.tables[family.name] for one in (self.before, self.after))
-        before, after = (str(table.outcomes[table.codes[number]]) for table in tables)
+        family = self.grid.families[of.place[0]]
+        number = family.number(of.place[1:])
+        before, after = (
+            str(one.tables[family.name].outcome(number)) for one in (self.before, self.after)
+        )
         return before, after
+
+    def source(self, cause: Cause) -> KnownChange | None:
+        """Return the known change that is likely behind a cause."""
+        changes = known_changes.between(self.before, self.after)
+        return known_changes.of_cause(
+            cause, self.found, changes, lambda condition: self.cell(condition.smallest)
+        )
+
+
+def compared(family: Family, expected: Table, got: Table) -> tuple[Labelled, int]:
+    """Return how each cell of a family differs, and how many cells were not compared."""
+    before, after = ([answer_of(o) for o in table.outcomes] for table in (expected, got))
+
+    def decide(one: int, other: int, name: str | None) -> Change | Behaviour | None:
+        was = before[one] if one < len(before) else None
+        now = after[other] if other < len(after) else None
+        if was is None or now is None or was == now == _CUT_SHORT:
+            return _NOT_COMPARED
+        return None if was == now else with_named(Change(was, now), name)
+
+    labeller = Labeller(family.axes, decide)
+    codes = labeller.of(expected.codes, got.codes)
+    found = labeller.found
+    missing = codes.count(found.index(_NOT_COMPARED)) if _NOT_COMPARED in found else 0
+    changes = [one if isinstance(one, Change) else None for one in found]
+    return Labelled(family.name, family.axes, codes, changes), missing
 
 
 @dataclass(frozen=True)
@@ -83,13 +134,6 @@ class Default:
     gpus: tuple[str, ...]
     everywhere: bool
 
-    def __str__(self) -> str:
-        where = "every GPU" if self.everywhere else ", ".join(self.gpus)
-        return (
-            f"The default of {self.kind}, with no variable set, changed from {self.before} to"
-            f" {self.after} on {where}."
-        )
-
 
 _PLAIN = (("an ordinary layer", Request()), ("an MLA layer", Request(use_mla=True)))
 
@@ -99,10 +143,10 @@ def defaults(changelog: Changelog) -> list[Default]:
     found = []
     for kind, request in _PLAIN:
         for family in changelog.grid.families:
-            plain = {AITER: Aiter.PRESENT.value, REQUEST: request, ALSO: ()}
+            usual = {AITER: Aiter.PRESENT.value, REQUEST: request, ALSO: ()}
             axes = family.axes
-            if all(plain.get(axis.name) in axis.values for axis in axes[1:]):
-                rest = [axis.values.index(plain.get(axis.name)) for axis in axes[1:]]
+            if all(usual.get(axis.name) in axis.values for axis in axes[1:]):
+                rest = [axis.values.index(usual.get(axis.name)) for axis in axes[1:]]
                 break
         else:
             continue
@@ -110,7 +154,8 @@ def defaults(changelog: Changelog) -> list[Default]:
         for position, gfx in enumerate(axes[0].values):
             number = family.number((position, *rest))
             tables = (one.tables[family.name] for one in (changelog.before, changelog.after))
-            one, other = (table.answer(number) for table in tables)
+            outcomes = (table.outcome(number) for table in tables)
+            one, other = (answer_of(outcome) if outcome else None for outcome in outcomes)
             if one is not None and other is not None and one != other:
                 changed.setdefault((str(one), str(other)), []).append(str(gfx))
         for (before, after), gpus in changed.items():
@@ -119,78 +164,93 @@ def defaults(changelog: Changelog) -> list[Default]:
     return found
 
 
-def render(changelog: Changelog, form: str, limit: int = 0) -> str:
+def render(changelog: Changelog, form: str, limit: int = MOST, *, full: bool = False) -> str:
     """Return a changelog as text, markdown or json.
 
     Args:
         changelog: what to tell.
         form: one of FORMATS.
-        limit: how many entries to tell in text and markdown; the rest is counted. 0: all.
+        limit: how many causes to tell in text and markdown; the rest is counted. 0: all.
+        full: tell all causes in text and markdown, with the exact conditions of each.
     """
     if form == "json":
         return json.dumps(data(changelog), indent=1) + "\n"
-    conditions = changelog.cover.conditions
-    shown = conditions[: limit or len(conditions)]
-    lines = markdown(changelog, shown) if form == "markdown" else _text(changelog, shown)
-    if untold := rest(changelog, shown):
+    causes = changelog.found.causes
+    shown = causes if full or not limit else causes[:limit]
+    lines = _markdown(changelog, shown) if form == "markdown" else _text(changelog, shown)
+    if full:
+        lines += ["", "Exactly:", "", *_exactly(changelog, markdown=form == "markdown")]
+    if untold := _rest(changelog, shown):
         lines += ["", untold]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _text(changelog: Changelog, shown: Sequence[Condition]) -> list[str]:
+def _text(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
     lines = [f"{changelog.before} -> {changelog.after}: {_counts(changelog)}"]
-    lines += [*map(str, defaults(changelog)), ""]
-    for number, condition in enumerate(shown, start=1):
-        lines.append(f"{number}. {sentence(condition)}")
-        lines += [f"   {line}" for line in _detail(changelog, condition)]
+    for number, cause in enumerate(shown, start=1):
+        lines.append(f"{number}. {told(changelog, cause)}")
+        lines.append(f"   {cause.cells:,} cells; e.g. {question(changelog, cause.smallest)}")
     return lines
 
 
-def markdown(
-    changelog: Changelog,
-    shown: Sequence[Condition],
-    source: Callable[[Condition], str] = lambda condition: "",
-) -> list[str]:
-    """Return the lines of a section: heading, one list item for each condition.
-
-    Args:
-        changelog: what to tell.
-        shown: the conditions to tell.
-        source: returns where a change comes from, as Markdown, or "".
-    """
+def _markdown(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
     lines = [
         f"## {escaped(str(changelog.before))} to {escaped(str(changelog.after))}",
         "",
         _counts(changelog),
         "",
-        *(f"**{escaped(str(default))}**\n" for default in defaults(changelog)),
     ]
-    for condition in shown:
-        cells = f"{condition.cells:,} cells"
-        link = source(condition)
-        lines.append(
-            f"- {_marked(condition)} ({cells}; e.g. `{_code(question(changelog, condition.smallest))}`)"
-            + (f" {link}" if link else "")
-        )
+    for cause in shown:
+        source = changelog.source(cause)
+        link = f" ([{source.name}]({source.link}))" if source and source.link else ""
+        reason = f" {escaped(source.reason[:1].upper() + source.reason[1:])}." if source else ""
+        example = _code(question(changelog, cause.smallest))
+        said = escaped(words.sentence(cause).removesuffix("."))
+        lines.append(f"- {said}{link}.{reason} {cause.cells:,} cells, e.g. `{example}`.")
     return lines
+
+
+def told(changelog: Changelog, cause: Cause) -> str:
+    """Return a cause in one sentence of fewer than 160 characters, with its pull request."""
+    source = changelog.source(cause)
+    link = f" ({source.name})" if source and source.link else ""
+    return words.sentence(cause, words.LONGEST - len(link)).removesuffix(".") + f"{link}."
+
+
+def _exactly(changelog: Changelog, *, markdown: bool) -> Iterator[str]:
+    """Yield every condition, with its smallest cell and what both answered there."""
+    for number, condition in enumerate(changelog.found.conditions, start=1):
+        example = question(changelog, condition.smallest)
+        if markdown:
+            cells = f"{condition.cells:,} cells; e.g. `{_code(example)}`"
+            yield f"{number}. {escaped(sentence(condition))} ({cells})"
+            continue
+        yield f"{number}. {sentence(condition)}"
+        yield f"   {condition.cells:,} cells; smallest: {example}"
+        for when, was in zip(
+            ("before", "after"), changelog.answers(condition.smallest), strict=True
+        ):
+            if ": " in was:  # more than a backend's name
+                yield f"   {when}: {was}"
 
 
 def data(changelog: Changelog) -> dict[str, Any]:
     """Return a changelog as plain data."""
-    cover = changelog.cover
+    found = changelog.found
     return {
         "schema": SCHEMA,
         "before": _baseline_data(changelog.before),
         "after": _baseline_data(changelog.after),
         "grid": {"name": changelog.grid.name, "digest": changelog.grid.digest},
-        "cells": cover.cells,
-        "differing": cover.differing,
-        "unanswered": cover.unanswered,
+        "cells": changelog.grid.cells,
+        "differing": found.differing,
+        "unanswered": changelog.unanswered,
         "defaults": [asdict(default) for default in defaults(changelog)],
-        "conditions": [_condition_data(changelog, condition) for condition in cover.conditions],
+        "causes": [_cause_data(changelog, cause) for cause in found.causes],
+        "conditions": [_condition_data(changelog, condition) for condition in found.conditions],
         "left": {
-            "cells": cover.left,
-            "smallest": _cell_data(changelog, cover.left_smallest) if cover.left_smallest else None,
+            "cells": found.left,
+            "smallest": _cell_data(changelog, found.left_smallest) if found.left_smallest else None,
         },
     }
 
@@ -204,25 +264,32 @@ def _baseline_data(baseline: Baseline) -> dict[str, Any]:
     }
 
 
+def _cause_data(changelog: Changelog, cause: Cause) -> dict[str, Any]:
+    source = changelog.source(cause)
+    return _as_changes(plain.cause(cause, [family.name for family in changelog.grid.families])) | {
+        "sentence": told(changelog, cause),
+        "source": {"link": source.link, "reason": source.reason} if source else None,
+        "smallest": _cell_data(changelog, cause.smallest),
+    }
+
+
 def _condition_data(changelog: Changelog, condition: Condition) -> dict[str, Any]:
-    return {
-        "where": [
-            {"name": given.name, "values": list(given.values), "others": list(given.others)}
-            for given in condition.where
-        ],
-        "before": str(condition.expected),
-        "after": str(condition.got),
+    return _as_changes(plain.condition(condition)) | {
         "sentence": sentence(condition),
-        "default": condition.at_defaults,
-        "overrides": condition.overrides,
-        "cells": condition.cells,
         "smallest": _cell_data(changelog, condition.smallest),
     }
 
 
-def _cell_data(changelog: Changelog, place: Place) -> dict[str, Any]:
-    cell = changelog.cell(place)
-    before, after = changelog.answers(place)
+def _as_changes(found: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data of a difference as that of a change: nothing is judged."""
+    names = {"expected": "before", "got": "after"}
+    judged = ("level", "rule", "declared")
+    return {names.get(name, name): value for name, value in found.items() if name not in judged}
+
+
+def _cell_data(changelog: Changelog, of: Origin) -> dict[str, Any]:
+    cell = changelog.cell(of)
+    before, after = changelog.answers(of)
     return {
         "environ": cell.environ,
         "gpu": {"gfx": cell.gpu.gfx, "aiter": cell.gpu.aiter.value},
@@ -236,69 +303,54 @@ def _cell_data(changelog: Changelog, place: Place) -> dict[str, Any]:
 
 
 def sentence(condition: Condition) -> str:
-    """Return a change in one line: where, what it was, what it is."""
+    """Return a condition in one line: where, what it was, what it is."""
     lead = "DEFAULT: " if condition.at_defaults else ""
-    return f"{lead}{condition.conjunction}: {answer_words(condition)}"
+    change = condition.change
+    return f"{lead}{words.where_words(condition.where)}: {change.expected} -> {change.got}"
 
 
-def answer_words(condition: Condition) -> str:
-    """Return "A -> B"."""
-    return f"{condition.expected} -> {condition.got}"
-
-
-def _marked(condition: Condition) -> str:
-    lead = "**Default.** " if condition.at_defaults else ""
-    lead = "**Explicit choice overridden.** " if condition.overrides and not lead else lead
-    return f"{lead}{escaped(condition.conjunction)}: {escaped(answer_words(condition))}"
-
-
-def question(changelog: Changelog, place: Place) -> str:
+def question(changelog: Changelog, of: Origin) -> str:
     """Return the question of a cell in words."""
-    cell = changelog.cell(place)
+    cell = changelog.cell(of)
     flags = [f"{name}={shlex.quote(text)}" for name, text in cell.environ.items()]
     needs = [f"{name}={value}" for name, value in cell.request.non_default().items()]
     aiter = [] if cell.gpu.aiter == "present" else [f"aiter {cell.gpu.aiter}"]
     return ", ".join([" ".join(flags) or "no variables", cell.gpu.gfx, *aiter, *needs])
 
 
-def _detail(changelog: Changelog, condition: Condition) -> list[str]:
-    before, after = changelog.answers(condition.smallest)
-    lines = [f"{condition.cells:,} cells; smallest: {question(changelog, condition.smallest)}"]
-    for when, was in (("before", before), ("after", after)):
-        if ": " in was:  # more than a backend's name
-            lines.append(f"{when}: {was}")
-    return lines
-
-
 def _counts(changelog: Changelog) -> str:
-    cover = changelog.cover
-    if cover.differing:
-        plural = "s" if len(cover.conditions) != 1 else ""
+    found, cells = changelog.found, changelog.grid.cells
+    if found.differing:
+        plural = "s" if len(found.causes) != 1 else ""
         text = (
-            f"{cover.differing:,} of {cover.cells:,} cells differ, under"
-            f" {len(cover.conditions):,} condition{plural}."
+            f"{found.differing:,} of {cells:,} cells differ, for {len(found.causes):,}"
+            f" cause{plural}."
         )
     else:
-        text = f"no difference in {cover.cells - cover.unanswered:,} cells."
-    if cover.unanswered:
-        text += f" {cover.unanswered:,} cells were not compared: one or both have no answer there."
+        text = f"no difference in {cells - changelog.unanswered:,} cells."
+    if changelog.unanswered:
+        text += (
+            f" {changelog.unanswered:,} cells were not compared: one or both have no answer there."
+        )
     return text
 
 
-def rest(changelog: Changelog, shown: Sequence[Condition]) -> str:
-    """Return what these of its conditions do not tell, counted; "" when they tell all."""
-    cover = changelog.cover
+def _rest(changelog: Changelog, shown: Sequence[Cause]) -> str:
+    """Return what these of its causes do not tell, counted; "" if they tell all."""
+    found = changelog.found
+    hidden = found.causes[len(shown) :]
     parts = []
-    if hidden := [c for c in cover.conditions if not any(c is one for one in shown)]:
-        largest = max(condition.cells for condition in hidden)
+    if hidden:
+        cells = sum(cause.cells for cause in hidden)
+        causes = "cause is" if len(hidden) == 1 else "causes are"
         parts.append(
-            f"{len(hidden):,} further conditions of at most {largest:,} cells each are not shown;"
-            " --limit 0 shows all."
+            f"{len(hidden):,} further {causes} not shown ({cells:,} cells); --limit 0 shows all,"
+            " --full with the exact conditions."
         )
-    if cover.left and cover.left_smallest:
+    if found.left and found.left_smallest:
         parts.append(
-            f"{cover.left:,} further cells differ in too many ways to tell; the smallest:"
-            f" {question(changelog, cover.left_smallest)}."
+            f"{found.left:,} further cells differ in too many ways to tell; the smallest:"
+            f" {question(changelog, found.left_smallest)}."
         )
     return " ".join(parts)
 

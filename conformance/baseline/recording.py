@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from pytest_rocm_attn.conformance.baseline.baseline import Baseline
 from pytest_rocm_attn.conformance.isolation import Pool, probing
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
-from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes
+from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes, Table
 from pytest_rocm_attn.conformance.report.json_file import selector_record, tool_version
-from pytest_rocm_attn.conformance.tiers.grid.cover import Table
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, parts_of
+from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator
 from pytest_rocm_attn.errors import BaselineError
 
 if TYPE_CHECKING:
@@ -84,14 +83,14 @@ def _table(evaluator: Evaluator, family: Family) -> Table:
     codes = array("H")
     numbers = OutcomeCodes()
     for each in family.slices():
-        for part, table in zip(parts_of(each), evaluator.tables(each), strict=True):
-            if table.unanswered:
-                raise BaselineError(
-                    f"{table.unanswered} cells of {part.id} have no answer, so nothing was recorded;"
-                    " record it again"
-                )
-            renumbered = [numbers.code(outcome) for outcome in table.outcomes]
-            codes.extend(renumbered[code] for code in table.codes if code != UNANSWERED)
+        table = evaluator.answers(each)
+        if unanswered := table.codes.count(UNANSWERED):
+            raise BaselineError(
+                f"{unanswered} cells of {each.id} have no answer, so nothing was recorded;"
+                " record it again"
+            )
+        new = [numbers.code(outcome) for outcome in table.outcomes]
+        codes.extend(new[code] for code in table.codes)
     return Table(codes, numbers.outcomes)
 
 

@@ -70,6 +70,8 @@ class _Summary(msgspec.Struct):
     tier: str
     told: list[str] = []
     conditions: list[_Condition] = []
+    causes: list[dict[str, Any]] = []
+    exact: list[dict[str, Any]] = []
 
 
 class _Report(msgspec.Struct):

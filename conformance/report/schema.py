@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -82,12 +82,17 @@ class Summary(TypedDict):
         tier: name of the tier.
         told: sentences.
         conditions: under which the selector falls short, the most important first, as plain data:
-            level, rule, where, expected, got, cells, smallest, again.
+            level, rule, where, expected, got, cells, smallest, again. For the grid these are its
+            first causes.
+        causes: all causes, as causes/data.py describes them.
+        exact: every condition, as causes/data.py describes it.
     """
 
     tier: str
     told: list[str]
     conditions: list[dict[str, Any]]
+    causes: NotRequired[list[dict[str, Any]]]
+    exact: NotRequired[list[dict[str, Any]]]
 
 
 def summary_lines(summary: Summary) -> list[str]:

@@ -105,7 +105,7 @@ def details_words(details: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name.replace("_", " "), plain(value))
         for name, value in details.items()
-        if name != "findings" and value not in (None, "", [], {})
+        if name not in ("findings", "table") and value not in (None, "", [], {})
     ]
 
 
@@ -138,7 +138,7 @@ def finding_words(finding: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]
 
 
 # Of a finding: what "where" says in words, and what only sorting needs.
-_FOR_PROGRAMS = ("theme", "limits", "given", "named", "distance")
+_FOR_PROGRAMS = ("theme", "limits", "given", "named", "distance")  # the grid's of older reports
 
 
 def findings_alike(record: Record) -> str:

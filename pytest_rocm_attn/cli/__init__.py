@@ -76,7 +76,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     before, after = load(arguments.before), load(arguments.after)
     found = changelog.Changelog.between(before, after, standard())
-    print_lines([changelog.render(found, arguments.format, arguments.limit).rstrip("\n")])
+    text = changelog.render(found, arguments.format, arguments.limit, full=arguments.full)
+    print_lines([text.rstrip("\n")])
     return OK
 
 

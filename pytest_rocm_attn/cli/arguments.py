@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     diff = commands.add_parser(
         "diff",
         help="print what changed from one baseline to another",
-        description="Print what changed from one baseline to another, the most important first.",
+        description="Print what changed from one baseline to another, in the order of who meets it.",
     )
     diff.add_argument(
         "before", metavar="A", help="a shipped baseline such as vllm-0.18.1, or a file"
@@ -150,8 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         "--limit",
         metavar="N",
         type=_limit,
-        default=20,
-        help="entries to print; default: 20, 0: all",
+        default=10,
+        help="causes to print; default: 10, 0: all",
+    )
+    diff.add_argument(
+        "--full", action="store_true", help="print all causes, with the exact conditions of each"
     )
 
     commands.add_parser(

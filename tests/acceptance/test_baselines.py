@@ -7,6 +7,7 @@ a Python with vLLM's light dependencies in ROCM_ATTN_PYTHON.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -47,18 +48,28 @@ def test_the_changed_default_between_0_18_1_and_0_22_1_is_one_line(
     assert main(["diff", "vllm-0.18.1", "vllm-0.22.1", "--limit", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("vllm 0.18.1 -> vllm 0.22.1: ")
-    assert lines[1] == (
-        "The default of an ordinary layer, with no variable set, changed from TRITON_ATTN to"
-        " ROCM_ATTN on every GPU."
+    assert lines[1].startswith(
+        "1. Default for ordinary layers: TRITON_ATTN -> ROCM_ATTN, on every GPU, except "
     )
-    assert lines[3].startswith("1. DEFAULT: ")
-    assert lines[3].endswith(": TRITON_ATTN -> ROCM_ATTN")
+    assert lines[1].endswith(" (#39965).")
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(shipped())))
+def test_what_a_release_changed_is_read_in_a_minute(
+    before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", before, after]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.partition(". ")[2] for line in lines if line[:1].isdigit() and ". " in line[:5]]
+    assert 1 <= len(told) <= 10
+    assert all(len(sentence) < 160 for sentence in told)
+    assert len(lines) <= 24
 
 
 def test_pr_26980_is_in_the_changelog_as_explicit_choices_that_were_overridden(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["diff", "vllm-0.12.0", "vllm-0.11.2", "--limit", "0"]) == 0
+    assert main(["diff", "vllm-0.12.0", "vllm-0.11.2", "--full"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()]
     assert any("VLLM_ROCM_USE_AITER=1" in line and "-> ROCM_AITER_FA" in line for line in told)
 

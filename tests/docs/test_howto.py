@@ -170,10 +170,10 @@ def test_what_the_guide_shows_of_a_diff_is_what_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, *told = blocks(UPGRADE, "console")[1].splitlines()
-    assert command.endswith(" | head -n 2")
-    assert len(told) == 2
+    assert command.endswith(" | head -n 3")
+    assert len(told) == 3
     assert main(upgrade_commands()[1][1:]) == 0
-    assert capsys.readouterr().out.splitlines()[:2] == told
+    assert capsys.readouterr().out.splitlines()[:3] == told
 
 
 def test_the_guide_names_shipped_baselines_and_a_command_that_is_there(

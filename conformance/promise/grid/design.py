@@ -43,6 +43,8 @@ from pytest_rocm_attn.gpu import Aiter, known_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
 
+SWITCHES = (USE_AITER, MHA, MLA, UNIFIED, PREFILL_DECODE, SPARSE)  # that selection reads
+
 _UNSET_OFF_ON = (None, "0", "1")
 _EVERY_NAME = (None, *CLASS_PATHS)
 # FLASH_ATTN is named in the contract's own text (docs/reference/contract.md#q1), TREE_ATTN is any

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pytest_rocm_attn.conformance.promise.got import CRASH, DIED, NO_BACKEND, REFUSAL, TIMEOUT, Got
+from pytest_rocm_attn.errors import MockError
 from pytest_rocm_attn.outcome import (
     Crashed,
     Outcome,
@@ -24,8 +25,10 @@ from pytest_rocm_attn.outcome import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+ANSWERS = ("Selected", "Rejected")  # kinds; whatever else comes of a question is not an answer
+UNANSWERABLE = MockError.__name__  # the error of what neither mock nor machine can answer
 TEXT_LIMIT = 400  # characters of a message: enough to say why; bounded for a hostile one
 
 _SPACE = re.compile(r"\s+")
@@ -110,6 +113,7 @@ class Behaviour:
             "Died": "the end of its process",
             "Unrecognised": "an answer that names no backend",
             "Various": "various answers",
+            "Answer": "an answer",
         }[self.kind]
 
 
@@ -134,6 +138,12 @@ def behaviour(outcome: Outcome) -> Behaviour:
     return Behaviour(type(outcome).__name__)
 
 
+def answer_of(outcome: Outcome) -> Behaviour | None:
+    """Return what the selector did; None if the mocked platform could not answer."""
+    unanswerable = isinstance(outcome, Crashed) and outcome.error == UNANSWERABLE
+    return None if unanswerable else behaviour(outcome)
+
+
 def is_answer(outcome: Outcome) -> bool:
     """Whether the selector answered: it selected a backend, or refused."""
     return isinstance(outcome, Selected | Rejected)
@@ -147,6 +157,24 @@ def differ(first: Outcome, second: Outcome) -> bool:
     if isinstance(first, TimedOut) or isinstance(second, TimedOut):
         return False
     return behaviour(first) != behaviour(second)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The outcomes of some cells.
+
+    Attributes:
+        codes: per cell, a position in outcomes. A code beyond them is a cell without an answer.
+        outcomes: what the codes stand for.
+    """
+
+    codes: Sequence[int]
+    outcomes: Sequence[Outcome]
+
+    def outcome(self, cell: int) -> Outcome | None:
+        """Return the outcome of a cell; None if there is none."""
+        code = self.codes[cell]
+        return self.outcomes[code] if code < len(self.outcomes) else None
 
 
 @dataclass

@@ -29,7 +29,12 @@ from pytest_rocm_attn.conformance.isolation.inside.cells import (
 from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.patience import Patience
 from pytest_rocm_attn.conformance.isolation.processes import UnreadableError
-from pytest_rocm_attn.conformance.promise.grid.outcomes import normalised
+from pytest_rocm_attn.conformance.promise.grid.outcomes import (
+    UNANSWERABLE,
+    OutcomeCodes,
+    Table,
+    normalised,
+)
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Crashed, Died
 from pytest_rocm_attn.request import Request
@@ -41,7 +46,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
     from pytest_rocm_attn.outcome import Outcome
 
-UNANSWERABLE = "MockError"  # the error of what neither mock nor machine can answer
 _PATIENCE = 2.0  # seconds for a lane to stop by itself
 _SAVE_SECONDS = 2.0  # between two times that what there is of a part is kept
 _SAMPLED = 12  # environments of a platform that in-place answers are tried on first
@@ -178,6 +182,15 @@ class Evaluator:
         """Return the tables of a slice's parts, in order; waits for them."""
         self.submit([of])
         return [self._futures[part].result() for part in parts_of(of)]
+
+    def answers(self, of: Slice) -> Table:
+        """Return the outcomes of a slice's cells; waits for them."""
+        codes = array("H")
+        numbers = OutcomeCodes()
+        for table in self.tables(of):
+            new = [numbers.code(outcome) for outcome in table.outcomes]
+            codes.extend(code if code == UNANSWERED else new[code] for code in table.codes)
+        return Table(codes, numbers.outcomes)
 
     def close(self, *, kill: Callable[[], None]) -> None:
         """Stop at once, saving what there is of the parts that are worked on.

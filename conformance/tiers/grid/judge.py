@@ -8,40 +8,23 @@ difference from it is advisory; a baseline, or a selector that the user names, i
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.causes.causes import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid import rules as rules_module
-from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, behaviour
-from pytest_rocm_attn.conformance.tiers.grid.cover import THE_EXPLICIT_ONE
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import UNANSWERABLE
-from pytest_rocm_attn.conformance.tiers.grid.findings import Difference, Finding, find
-from pytest_rocm_attn.flags import EXPLICIT
-from pytest_rocm_attn.outcome import Crashed
+from pytest_rocm_attn.conformance.promise.grid.outcomes import ANSWERS, Behaviour, Table, answer_of
+from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, Labeller, distances, with_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from array import array
+    from collections.abc import Callable
 
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
-    from pytest_rocm_attn.outcome import Outcome
-
-ANSWERS = ("Selected", "Rejected")  # any other outcome is not an answer
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The outcomes of a slice's cells.
-
-    Attributes:
-        codes: per cell, a position in outcomes, or UNANSWERED.
-        outcomes: what the codes stand for.
-    """
-
-    codes: Sequence[int]
-    outcomes: Sequence[Outcome]
 
 
 @dataclass(frozen=True)
@@ -59,6 +42,23 @@ class Standard:
     rules: tuple[Rule, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Cells of a slice that differ alike.
+
+    Attributes:
+        change: how they differ; a backend that the cells name is the named one.
+        cells: how many they are.
+        smallest: the number of the one nearest to the defaults.
+        distance: how far that one is from them.
+    """
+
+    change: Change
+    cells: int
+    smallest: int
+    distance: int
+
+
 @dataclass
 class Judged:
     """The result of a slice.
@@ -70,15 +70,17 @@ class Judged:
         decided: how many of those answered a rule decides.
         compared: how many of those answered were compared with an answer of the other selector.
         uncompared: how many of those answered the other selector did not answer in time.
-        required: how many differ and fail the run.
-        advisory: how many differ and are shown only.
-        crashed: how many of the required ones are no answer at all.
-        findings: the differences; a cell may be under several.
-        differing: each way in which cells differ -> how many do, each counted once.
+        required: how many differ where that fails.
+        advisory: how many differ where that is shown.
+        crashed: how many of the required ones are not an answer at all.
+        findings: the ways in which cells differ, required ones first, then the largest.
+        differing: the same, with the name of each backend -> how many cells.
+        labelled: how each cell differs, for causes.
         rules: the rules that decide some of its cells.
     """
 
     cells: int
+    labelled: Labelled
     unanswered: int = 0
     unanswerable: int = 0
     decided: int = 0
@@ -88,21 +90,14 @@ class Judged:
     advisory: int = 0
     crashed: int = 0
     findings: list[Finding] = field(default_factory=list)
-    differing: Counter[Difference] = field(default_factory=Counter)
+    differing: Counter[Change] = field(default_factory=Counter)
     rules: tuple[str, ...] = ()
-
-    def cells_of(self, findings: Iterable[Finding]) -> int:
-        """Return how many cells are under some findings; they are all, or none, of each rule's."""
-        keys = {(f.level, f.rule, f.declared) for f in findings}
-        return sum(
-            count for d, count in self.differing.items() if (d.level, d.rule, d.declared) in keys
-        )
 
 
 def judge(
     of: Slice,
-    got: Answers,
-    other: Answers | None,
+    got: Table,
+    other: Table | None,
     standard: Standard,
     declares: Callable[[str, Behaviour], bool] = lambda rule, came: False,
 ) -> Judged:
@@ -110,38 +105,69 @@ def judge(
 
     Args:
         of: the slice.
-        got: what came of the selector under test.
-        other: what came of the one that it is compared with; None where it is compared with none.
+        got: what the selector under test answered.
+        other: what the one that it is compared with answered; None if it is compared with none.
         standard: what to judge by.
         declares: says whether the fork declares that this answer comes where this rule is broken.
     """
-    labeller = _Labeller(of, got, other, standard, declares)
+    judging = _Judging(got, other, standard, declares)
+    labeller = Labeller(of.axes, judging.label)
     ruled = rules_module.applied(standard.rules, of) if standard.rules else bytes(of.cells)
     others = other.codes if other is not None else [UNANSWERED] * of.cells
-    sides = [labeller.other(code) for code in others]
-    choices = _choices(of)
-    labels = [labeller[key] for key in zip(got.codes, others, ruled, choices, strict=True)]
-    judged = Judged(of.cells, rules=tuple(standard.rules[n - 1].id for n in set(ruled) if n))
-    for key, count in Counter(zip(labels, ruled, sides, strict=True)).items():
-        label, rule, side = key
-        difference = labeller.found[label]
-        if difference in (_UNANSWERED, _UNANSWERABLE):
-            name = "unanswered" if difference == _UNANSWERED else "unanswerable"
+    labels = labeller.of(got.codes, others, ruled)
+    changes = [one.told for one in labeller.found]
+    judged = Judged(
+        of.cells,
+        Labelled(of.family.name, of.axes, labels, changes),
+        rules=tuple(standard.rules[n - 1].id for n in set(ruled) if n),
+    )
+    nearest = _nearest(of, labels, {n for n, change in enumerate(changes) if change is not None})
+    found: dict[Change, list[tuple[int, int, int]]] = {}
+    for label, count in Counter(labels).items():
+        one = labeller.found[label]
+        if one.found in (_UNANSWERED, _UNANSWERABLE):
+            name = "unanswered" if one.found == _UNANSWERED else "unanswerable"
             setattr(judged, name, getattr(judged, name) + count)
             continue
-        judged.decided += count if rule else 0
+        judged.decided += count if one.ruled else 0
         if other is not None:
-            judged.compared += count if side not in (_UNANSWERED, _UNANSWERABLE) else 0
-            judged.uncompared += count if side == _UNANSWERED else 0
-        if isinstance(difference, Difference):
-            judged.differing[difference] += count
-            if difference.level == "required":
+            judged.compared += count if one.other not in (_UNANSWERED, _UNANSWERABLE) else 0
+            judged.uncompared += count if one.other == _UNANSWERED else 0
+        if one.told is not None:
+            assert isinstance(one.found, Change)
+            judged.differing[one.found] += count
+            cell, distance = nearest[label]
+            found.setdefault(one.told, []).append((distance, cell, count))
+            if one.told.level == "required":
                 judged.required += count
-                judged.crashed += count if difference.got.kind not in ANSWERS else 0
+                judged.crashed += count if one.told.got.kind not in ANSWERS else 0
             else:
                 judged.advisory += count
-    judged.findings = find(of, labels, labeller.found)
+    judged.findings = [
+        Finding(change, sum(count for _, _, count in labelled), *min(labelled)[1::-1])
+        for change, labelled in found.items()
+    ]
+    judged.findings.sort(key=lambda one: (one.change.level != "required", -one.cells, one.smallest))
     return judged
+
+
+def _nearest(of: Slice, labels: array[int], wanted: set[int]) -> dict[int, tuple[int, int]]:
+    """Return for each label the number of the cell nearest to the defaults, and how far it is."""
+    far = _distances(of)
+    found: dict[int, tuple[int, int]] = {}
+    for cell, label in enumerate(labels):
+        if label in wanted and (label not in found or far[cell] < found[label][1]):
+            found[label] = cell, far[cell]
+    return found
+
+
+@functools.cache
+def _distances(of: Slice) -> list[int]:
+    """Return for each cell of a slice how far it is from the defaults."""
+    sums = [0]
+    for steps in map(distances, of.axes):
+        sums = [distance + step for distance in sums for step in steps]
+    return sums
 
 
 _UNANSWERED = Behaviour("Unanswered")
@@ -149,95 +175,72 @@ _UNANSWERABLE = Behaviour("Unanswerable")
 _ANY_ANSWER = Behaviour("Answer")
 
 
-class _Labeller(dict[tuple[int, int, int, int], int]):
-    """What becomes of a combination of answer, other answer, rule and named backend, worked out once."""
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """What there is to say of a cell.
 
-    def __init__(
-        self,
-        of: Slice,
-        got: Answers,
-        other: Answers | None,
-        standard: Standard,
-        declares: Callable[[str, Behaviour], bool],
-    ) -> None:
-        super().__init__()
-        self.found: list[Difference | Behaviour] = []
-        self._numbers: dict[Difference | Behaviour, int] = {}
-        self._standard = standard
-        self._declares = declares
-        self._got = [_answer(outcome) for outcome in got.outcomes]
-        self._other = [_answer(outcome) for outcome in other.outcomes] if other else []
-        axis = next((axis for axis in of.axes if axis.name == EXPLICIT), None)
-        self._names = axis.values if axis is not None else (None,)
+    Attributes:
+        found: how it differs; an answer if it does not, or why it is not judged.
+        told: how it differs, with a named backend as such.
+        other: what the other selector did.
+        ruled: a rule decides it.
+    """
 
-    def __missing__(self, key: tuple[int, int, int, int]) -> int:
-        found = self._judge(*key)
-        if isinstance(found, Difference) and self._declares(found.rule, found.got):
+    found: Change | Behaviour
+    told: Change | None
+    other: Behaviour
+    ruled: bool
+
+
+@dataclass
+class _Judging:
+    """Says of a combination of answer, other answer, rule and named backend how it differs."""
+
+    got: Table
+    other: Table | None
+    standard: Standard
+    declares: Callable[[str, Behaviour], bool]
+
+    def label(self, code: int, other: int, rule: int, name: str | None) -> _Label:
+        expected = self._answer(self.other, other)
+        if expected.kind == "TimedOut":  # that says nothing of what the answer would have been
+            expected = _UNANSWERED
+        found = self._judge(self._answer(self.got, code), expected, rule, name)
+        if not isinstance(found, Change):
+            return _Label(found, None, expected, bool(rule))
+        if self.declares(found.rule, found.got):
             found = replace(found, declared=True)
-        number = self._numbers.setdefault(found, len(self.found))
-        if number == len(self.found):
-            self.found.append(found)
-        self[key] = number
-        return number
+        return _Label(found, with_named(found, name), expected, bool(rule))
 
-    def other(self, code: int) -> Behaviour:
-        """Return what the other selector did. A time that ran out is not an answer."""
-        if code >= len(self._other) or self._other[code].kind == "TimedOut":
+    def _answer(self, table: Table | None, code: int) -> Behaviour:
+        if table is None or code >= len(table.outcomes):
             return _UNANSWERED
-        return self._other[code]
+        return answer_of(table.outcomes[code]) or _UNANSWERABLE
 
     def _judge(
-        self, code: int, other: int, rule_number: int, choice: int
-    ) -> Difference | Behaviour:
-        if code == UNANSWERED:
-            return _UNANSWERED
-        got = self._got[code]
-        if got == _UNANSWERABLE:
+        self, got: Behaviour, expected: Behaviour, number: int, name: str | None
+    ) -> Change | Behaviour:
+        if got in (_UNANSWERED, _UNANSWERABLE):
             return got
-        chosen = self._names[choice]
-        name = chosen if isinstance(chosen, str) else None
-        if rule_number:
-            rule = self._standard.rules[rule_number - 1]
+        if number:
+            rule = self.standard.rules[number - 1]
             if not rule.expect.allows(got, name):
-                return Difference(rule.level, rule.id, *_expected(rule, name), got)
-        expected = self.other(other)
+                return Change(_expected(rule, name), got, rule.level, rule.id, str(rule.expect))
+        answered = got.kind in ANSWERS
         if expected in (_UNANSWERED, _UNANSWERABLE):
-            # Nothing to compare with; an outcome that is not an answer is wrong in any case.
-            if got.kind in ANSWERS:
-                return got
-            return Difference("required", self._standard.name, _ANY_ANSWER, "", got)
-        if got == expected and (got.kind in ANSWERS or self._standard.level == "required"):
+            # Nothing to compare with; what is not an answer is wrong in any case.
+            return got if answered else Change(_ANY_ANSWER, got, "required", self.standard.name)
+        if got == expected and (answered or self.standard.level == "required"):
             return got  # or a baseline that crashed there too
-        level = self._standard.level if got.kind in ANSWERS else "required"
-        wanted = _ANY_ANSWER if expected == got else expected
-        return Difference(level, self._standard.name, wanted, "", got)
+        level = self.standard.level if answered else "required"
+        return Change(_ANY_ANSWER if expected == got else expected, got, level, self.standard.name)
 
 
-def _answer(outcome: Outcome) -> Behaviour:
-    """Return the answer that an outcome stands for; a limit of the mock says nothing about the selector."""
-    if isinstance(outcome, Crashed) and outcome.error == UNANSWERABLE:
-        return _UNANSWERABLE
-    return behaviour(outcome)
-
-
-def _expected(rule: Rule, name: str | None) -> tuple[Behaviour, str]:
-    """Return one answer that a rule allows, for telling alike cells together, and all in words."""
+def _expected(rule: Rule, name: str | None) -> Behaviour:
+    """Return one answer that a rule allows, which tells alike cells together."""
     expect = rule.expect
     if expect.backend:
-        return Behaviour("Selected", expect.backend), str(expect)
+        return Behaviour("Selected", expect.backend)
     if expect.named:
-        return Behaviour("Selected", name) if name else THE_EXPLICIT_ONE, str(expect)
-    return Behaviour("Rejected"), str(expect)
-
-
-def _choices(of: Slice) -> list[int]:
-    """Return for each cell of a slice the position of the explicit choice."""
-    choices = [0]
-    for axis in of.axes:
-        positions = range(len(axis.values))
-        choices = [
-            position if axis.name == EXPLICIT else before
-            for before in choices
-            for position in positions
-        ]
-    return choices
+        return Behaviour("Selected", name) if name else THE_NAMED_ONE
+    return Behaviour("Rejected")

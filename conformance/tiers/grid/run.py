@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import Pool, Question
-from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid.design import standard
-from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Table, normalised
 from pytest_rocm_attn.conformance.tiers.grid import cache
 from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, parts_of
-from pytest_rocm_attn.conformance.tiers.grid.judge import Answers, Judged, Standard, judge
+from pytest_rocm_attn.conformance.tiers.grid.judge import Judged, Standard, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.tiers.base import Plugin
     from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part, PartTable
     from pytest_rocm_attn.conformance.tiers.settings import Recorded, Settings
-    from pytest_rocm_attn.outcome import Outcome
 
     # Whether a deviation accepts an answer that breaks a rule, by its id.
     Declares = Callable[[str, Behaviour], bool]
@@ -84,7 +82,7 @@ class Run:
         if self._progress is None:
             self._progress = _Progress(self._plugin.config, self._subject.evaluator)
 
-    def judge(self, of: Slice, declares: Declares) -> tuple[Judged, Answers, Answers | None]:
+    def judge(self, of: Slice, declares: Declares) -> tuple[Judged, Table, Table | None]:
         """Wait for a slice, and judge it."""
         self._left.add(of)
         got = self._subject.answers(of)
@@ -94,7 +92,7 @@ class Run:
 
     def judge_cell(
         self, of: Slice, number: int, declares: Declares
-    ) -> tuple[Judged, Answers, Answers | None]:
+    ) -> tuple[Judged, Table, Table | None]:
         """Ask one cell alone, as any question is asked, and judge it."""
         got = self._subject.one(of, number)
         other = self._other.one(of, number) if self._other is not None else None
@@ -139,12 +137,12 @@ class _Recorded:
     def __init__(self, baseline: Recorded) -> None:
         self._baseline = baseline
 
-    def answers(self, of: Slice) -> Answers:
+    def answers(self, of: Slice) -> Table:
         """Return what was recorded of a slice."""
         table = self._baseline.tables[of.family.name]
-        return Answers(table.codes[of.first : of.first + of.cells], table.outcomes)
+        return Table(table.codes[of.first : of.first + of.cells], table.outcomes)
 
-    def one(self, of: Slice, number: int) -> Answers:
+    def one(self, of: Slice, number: int) -> Table:
         """Return what was recorded of a slice: that of one cell is what is looked at."""
         return self.answers(of)
 
@@ -195,25 +193,19 @@ class _Side:
         if self.cache:
             self.cache.save(part, table)
 
-    def answers(self, of: Slice) -> Answers:
+    def answers(self, of: Slice) -> Table:
         """Return the answers to a slice; waits for them."""
-        codes = array("H")
-        numbers = OutcomeCodes()
-        for part, table in zip(parts_of(of), self.evaluator.tables(of), strict=True):
-            renumbered = [numbers.code(outcome) for outcome in table.outcomes]
-            codes.extend(c if c == UNANSWERED else renumbered[c] for c in table.codes)
-            if not table.unanswered:
-                self._finished.append(part)
-        return Answers(codes, numbers.outcomes)
+        tables = zip(parts_of(of), self.evaluator.tables(of), strict=True)
+        self._finished += [part for part, table in tables if not table.unanswered]
+        return self.evaluator.answers(of)
 
-    def one(self, of: Slice, number: int) -> Answers:
+    def one(self, of: Slice, number: int) -> Table:
         """Return the answer to one cell, all others unanswered."""
         cell = of.cell(number)
         (future,) = self._pool.submit([Question.of(cell.gpu, cell.environ, cell.request)])
-        numbers = OutcomeCodes()
         codes = array("H", b"\xff\xff" * of.cells)
-        codes[number] = numbers.code(future.result().outcome)
-        return Answers(codes, numbers.outcomes)
+        codes[number] = 0
+        return Table(codes, [normalised(future.result().outcome)])
 
     @property
     def kept(self) -> list[Path]:
@@ -292,15 +284,3 @@ class _Progress:
 def is_worker(config: pytest.Config) -> bool:
     """Whether this is one of xdist's processes."""
     return hasattr(config, "workerinput")
-
-
-def answered(codes: Sequence[int]) -> int:
-    """Return how many cells have an answer."""
-    return sum(code != UNANSWERED for code in codes)
-
-
-def outcome_at(answers: Answers | None, number: int) -> Outcome | None:
-    """Return the outcome of a cell, or None if there is none."""
-    if answers is None or answers.codes[number] == UNANSWERED:
-        return None
-    return answers.outcomes[answers.codes[number]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.causes.words import expected_words
 from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.promise.got import CRASHES
 from pytest_rocm_attn.conformance.promise.grid.outcomes import got
@@ -20,7 +21,7 @@ from pytest_rocm_attn.conformance.tiers.base import (
     request_words,
 )
 from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
-from pytest_rocm_attn.conformance.tiers.grid import summary
+from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, cell_words, summary, table
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Gpu
 
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_rocm_attn.conformance.promise.deviations import Deviation
-    from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
-    from pytest_rocm_attn.conformance.promise.grid.space import Cell, Slice
+    from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, Table
+    from pytest_rocm_attn.conformance.promise.grid.space import Slice
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
-    from pytest_rocm_attn.conformance.tiers.grid.findings import Finding
-    from pytest_rocm_attn.conformance.tiers.grid.judge import Answers, Judged
+    from pytest_rocm_attn.conformance.tiers.grid.judge import Finding, Judged
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
@@ -52,7 +52,7 @@ class GridTier(Tier):
 
     @classmethod
     def summary(cls, records: Sequence[Record]) -> Summary:
-        return summary.summary(records)
+        return summary(records)
 
     @classmethod
     def when_interrupted(cls, settings: Settings) -> list[str]:
@@ -79,7 +79,7 @@ class SliceItem(ConformanceItem):
         super().__init__(level="required", **kwargs)
         self.part = part
         self.judged: Judged | None = None
-        self._answers: tuple[Answers, Answers | None] | None = None
+        self._answers: tuple[Table, Table | None] | None = None
 
     def ahead(self) -> None:
         if self.plugin.settings.cell is None:
@@ -97,14 +97,12 @@ class SliceItem(ConformanceItem):
         else:
             self.judged, ours, other = self.parent.run.judge_cell(self.part, cell, self._declares)
         self._answers = ours, other
-        for finding in self.judged.findings:
-            finding.again = self.reproduce_cell(finding.smallest)
         return self._judgement(self.judged, single=cell is not None)
 
     def _judgement(self, judged: Judged, *, single: bool) -> Judgement:
         strict = self.plugin.settings.strict
-        required = [f for f in judged.findings if f.level == "required" or strict]
-        open_ones = [finding for finding in required if not finding.declared]
+        required = [f for f in judged.findings if f.change.level == "required" or strict]
+        open_ones = [finding for finding in required if not finding.change.declared]
         differing = [d for d in judged.differing if d.level == "required" or strict]
         came = tuple(dict.fromkeys(got(difference.got) for difference in differing))
         used = [entry for d in judged.differing if (entry := self._declared(d.rule, d.got))]
@@ -192,14 +190,13 @@ class SliceItem(ConformanceItem):
         story += [("expected", row["expect"]["words"]), ("got", row["outcome"]["words"])]
         story.append(("source", row["source"]))
         for finding in self.judged.findings[:_SHOWN]:
-            story += [(finding.level, f"{finding.rule}: {finding}; {finding.cells:,} cells")]
+            change = finding.change
+            story += [(change.level, f"{_finding_words(finding)}; {finding.cells:,} cells")]
             if number is None:
-                story += [("smallest", _cell_words(self.part.cell(finding.smallest)))]
-                story += [("again", finding.again)]
+                story += [("smallest", cell_words(self.part.cell(finding.smallest)))]
+                story += [("again", self.reproduce_cell(finding.smallest))]
         if len(self.judged.findings) > _SHOWN:
-            story.append(
-                ("and", f"{len(self.judged.findings) - _SHOWN} more conditions, in a report")
-            )
+            story.append(("and", f"{len(self.judged.findings) - _SHOWN} more ways to differ"))
         return story
 
     def known(self) -> dict[str, Any]:
@@ -214,24 +211,21 @@ class SliceItem(ConformanceItem):
         assert self.judged is not None
         assert self._answers is not None
         number = self.plugin.settings.cell
-        counts = {name: getattr(self.judged, name) for name in _COUNTS}
+        counts = {name: getattr(self.judged, name) for name in COUNTS}
         fields: dict[str, Any] = {
             "outcome": {"kind": "grid", "words": _outcome_words(self.judged)},
             "details": {
                 "title": self.part.family.title,
                 "counts": counts,
-                "findings": [
-                    finding.data()
-                    | {"smallest_words": _cell_words(self.part.cell(finding.smallest))}
-                    for finding in self.judged.findings
-                ],
+                "findings": [self._finding_data(finding) for finding in self.judged.findings],
+                "table": table(self.judged.labelled),
             },
         }
         if number is None:
             seconds, written = self.parent.run.timing(self.part)
             return fields | {"seconds": round(seconds, 3), "environment_written": written}
         cell = self.part.cell(number)
-        one, other = (grid_run.outcome_at(answers, number) for answers in self._answers)
+        one, other = (each.outcome(number) if each else None for each in self._answers)
         if other is not None:
             fields["details"]["compared_with"] = str(other)
         return fields | {
@@ -240,6 +234,21 @@ class SliceItem(ConformanceItem):
             "request": asdict(cell.request),
             "expect": {"words": self._expected_at(other)},
             "outcome": {"kind": type(one).__name__.lower(), "words": str(one)},
+        }
+
+    def _finding_data(self, finding: Finding) -> dict[str, Any]:
+        change = finding.change
+        return {
+            "condition": _finding_words(finding),
+            "level": change.level,
+            "rule": change.rule,
+            "declared": change.declared,
+            "expected": expected_words(change),
+            "got": str(change.got),
+            "cells": finding.cells,
+            "smallest": finding.smallest,
+            "smallest_words": cell_words(self.part.cell(finding.smallest)),
+            "again": self.reproduce_cell(finding.smallest),
         }
 
     @property
@@ -260,21 +269,22 @@ class SliceItem(ConformanceItem):
     def _expected_at(self, other: object) -> str:
         assert self.judged is not None
         if self.judged.findings:
-            return self.judged.findings[0].expected
+            return expected_words(self.judged.findings[0].change)
         return self._expected_words() if other is None else str(other)
 
 
-_COUNTS = (
-    *("cells", "unanswered", "unanswerable", "decided", "compared", "uncompared", "required"),
-    *("advisory", "crashed"),
-)
-_SHOWN = 10  # conditions in a failure's text
+_SHOWN = 10  # ways to differ in a failure's text
 
 
 def _words(judged: Judged, findings: Sequence[Finding]) -> str:
-    more = f" (and {len(findings) - 1} more conditions)" if len(findings) > 1 else ""
-    cells = judged.cells_of(findings)
-    return f"{cells:,} of {judged.cells:,} cells fall short: {findings[0]}{more}"
+    more = f" (and {len(findings) - 1} more ways to differ)" if len(findings) > 1 else ""
+    cells = sum(finding.cells for finding in findings)
+    return f"{cells:,} of {judged.cells:,} cells fall short: {_finding_words(findings[0])}{more}"
+
+
+def _finding_words(finding: Finding) -> str:
+    change = finding.change
+    return f"{change.rule}: expected {expected_words(change)}, got {change.got}"
 
 
 def _outcome_words(judged: Judged) -> str:
@@ -282,11 +292,4 @@ def _outcome_words(judged: Judged) -> str:
     return (
         f"{answered:,} of {judged.cells:,} cells answered; {judged.required:,} differ and"
         f" fail the run, {judged.advisory:,} differ without failing it"
-    )
-
-
-def _cell_words(cell: Cell) -> str:
-    return (
-        f"{flags_words(cell.environ)}; {cell.gpu.gfx}, aiter {cell.gpu.aiter};"
-        f" {request_words(cell.request)}"
     )

@@ -13,15 +13,16 @@ from pytest_rocm_attn import Request
 from pytest_rocm_attn.conformance.baseline import baseline as baselines
 from pytest_rocm_attn.conformance.baseline.baseline import (
     Baseline,
-    compared,
     load,
     read,
     render,
     shipped,
 )
+from pytest_rocm_attn.conformance.baseline.changelog import Changelog
+from pytest_rocm_attn.conformance.causes.words import condition_words
 from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family, Grid
-from pytest_rocm_attn.conformance.tiers.grid.cover import Table, differences
 from pytest_rocm_attn.errors import BaselineError
 from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
@@ -192,7 +193,7 @@ def test_an_unknown_id_offers_the_nearest_and_lists_all(monkeypatch: pytest.Monk
 def test_a_recording_over_another_grid_says_how_to_record_it_again() -> None:
     found = read(render(recording(), SMALL), "mine.json", "mine", standard())
     with pytest.raises(BaselineError) as caught:
-        compared(recording(), found, standard())
+        Changelog.between(recording(), found, standard())
     message = str(caught.value)
     assert "baseline mine was recorded over grid small-1" in message
     assert "python -m pytest_rocm_attn record m:o --output FILE" in message
@@ -200,8 +201,8 @@ def test_a_recording_over_another_grid_says_how_to_record_it_again() -> None:
 
 def test_two_baselines_are_compared_cell_by_cell() -> None:
     new = recording((Selected("ROCM_ATTN"), *OUTCOMES[1:]))
-    cover = differences(compared(recording(), new, SMALL))
-    assert [str(condition) for condition in cover.conditions] == [
+    found = Changelog.between(recording(), new, SMALL).found
+    assert [condition_words(condition) for condition in found.conditions] == [
         "gfx gfx942 and no explicit backend: expected TRITON_ATTN, got ROCM_ATTN"
     ]
 

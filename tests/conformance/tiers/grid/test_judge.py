@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_rocm_attn import Crashed, Died, Rejected, Request, Selected, TimedOut, Unrecognised
+from pytest_rocm_attn.conformance.causes.words import condition_words, expected_words
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
 from pytest_rocm_attn.conformance.promise.grid.rules import Expect, Rule
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Cell, Family, Slice
-from pytest_rocm_attn.conformance.tiers.grid.judge import Answers, Judged, Standard, judge
+from pytest_rocm_attn.conformance.tiers.grid.judge import Judged, Standard, judge
+from pytest_rocm_attn.conformance.tiers.grid.tables import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +41,7 @@ def a_slice() -> Slice:
     return next(family.slices())
 
 
-def answers(of: Slice, select: Callable[[Cell], Outcome | None]) -> Answers:
+def answers(of: Slice, select: Callable[[Cell], Outcome | None]) -> Table:
     outcomes: list[Outcome] = []
     codes = array("H")
     for number in range(of.cells):
@@ -46,7 +49,7 @@ def answers(of: Slice, select: Callable[[Cell], Outcome | None]) -> Answers:
         if outcome is not None and outcome not in outcomes:
             outcomes.append(outcome)
         codes.append(UNANSWERED if outcome is None else outcomes.index(outcome))
-    return Answers(codes, outcomes)
+    return Table(codes, outcomes)
 
 
 def plain(cell: Cell) -> Outcome:
@@ -84,7 +87,7 @@ def test_what_is_no_answer_agrees_with_nothing_and_always_fails(outcome: Outcome
     for other in (plain, lambda c: outcome, lambda c: Rejected("ValueError", "")):
         judged = compare(lambda c: outcome, other)
         assert judged.required == judged.crashed == judged.cells
-        assert {finding.level for finding in judged.findings} == {"required"}
+        assert {finding.change.level for finding in judged.findings} == {"required"}
 
 
 def test_a_crash_that_the_baseline_has_too_is_no_news() -> None:
@@ -125,7 +128,7 @@ def test_a_cell_beyond_what_a_baseline_has_is_not_compared() -> None:
     of = a_slice()
     full = answers(of, plain)
     holes = array("H", [9 if number % 2 else code for number, code in enumerate(full.codes)])
-    judged = judge(of, full, Answers(holes, full.outcomes), Standard("a-baseline", "required"))
+    judged = judge(of, full, Table(holes, full.outcomes), Standard("a-baseline", "required"))
     assert (judged.compared, judged.uncompared, judged.findings) == (24, 24, [])
 
 
@@ -137,13 +140,20 @@ def test_what_the_mock_could_not_answer_for_the_other_selector_is_not_compared()
     assert (judged.compared, judged.required) == (0, 48)
 
 
+def conditions(judged: Judged) -> list[str]:
+    return [condition_words(one) for one in explained([judged.labelled]).conditions]
+
+
 def test_an_overridden_choice_is_told_by_the_environment() -> None:
     def overriding(cell: Cell) -> Outcome:
         return Selected("ROCM_AITER_FA") if FLAG in cell.environ else plain(cell)
 
-    (finding,) = compare(overriding, plain, "required").findings
-    assert finding.where == f"{FLAG}=1 and explicit TRITON_ATTN"
-    assert (finding.expected, finding.got) == ("the explicit one", "ROCM_AITER_FA")
+    judged = compare(overriding, plain, "required")
+    (finding,) = judged.findings
+    assert conditions(judged) == [
+        f"{FLAG}=1 and explicit TRITON_ATTN: expected the explicit one, got ROCM_AITER_FA"
+    ]
+    assert expected_words(finding.change) == "the explicit one"
     assert finding.cells == 8
     cell = a_slice().cell(finding.smallest)
     assert cell.environ == {FLAG: "1", NAME: "TRITON_ATTN"}
@@ -162,26 +172,20 @@ def limited(cell: Cell) -> Outcome:
 
 def test_what_a_backend_cannot_serve_is_told_by_what_it_is() -> None:
     judged = compare(plain, limited)
-    assert {finding.theme: finding.limits for finding in judged.findings} == {
-        "aiter": {"ROCM_AITER_FA": {"aiter": ["absent"]}},
-        "block sizes": {
-            "ROCM_AITER_FA": {"block_size": ["8"]},
-            "TRITON_ATTN": {"block_size": ["8"]},
-        },
-        "sinks, masks and scores": {"ROCM_AITER_FA": {"has_sink": ["yes"]}},
+    found = explained([judged.labelled])
+    assert {cause.theme: cause.backends for cause in found.causes} == {
+        "aiter": ("ROCM_AITER_FA",),
+        "block_size": ("ROCM_AITER_FA", "TRITON_ATTN"),
+        "has_sink": ("ROCM_AITER_FA",),
     }
-    assert sum(finding.cells for finding in judged.findings) == judged.advisory
-    assert {finding.expected for finding in judged.findings} == {"a refusal"}
+    assert sum(cause.cells for cause in found.causes) == judged.advisory
+    assert {str(cause.change.expected) for cause in found.causes} == {"a refusal"}
 
 
 def test_what_a_selector_refuses_though_it_should_not_is_told_by_what_it_is() -> None:
-    judged = compare(limited, plain, "required")
-    assert {finding.got for finding in judged.findings} == {"a refusal"}
-    assert {finding.theme for finding in judged.findings} == {
-        "aiter",
-        "block sizes",
-        "sinks, masks and scores",
-    }
+    found = explained([compare(limited, plain, "required").labelled])
+    assert {str(cause.change.got) for cause in found.causes} == {"a refusal"}
+    assert {cause.theme for cause in found.causes} == {"aiter", "block_size", "has_sink"}
 
 
 def test_a_limit_is_not_read_into_what_a_plain_layer_gets_as_well() -> None:
@@ -189,12 +193,12 @@ def test_a_limit_is_not_read_into_what_a_plain_layer_gets_as_well() -> None:
         fa = plain(cell) == Selected("ROCM_AITER_FA")
         return Rejected("ValueError", "no") if fa else plain(cell)
 
-    findings = compare(plain, no_fa).findings
-    assert len(findings) == 2
-    for finding in findings:
-        assert finding.theme == ""
-        assert "block_size" not in finding.where
-        assert "has_sink" not in finding.where
+    found = explained([compare(plain, no_fa).labelled])
+    assert len(found.causes) == 2
+    for cause in found.causes:
+        assert cause.theme == ""
+        assert {given.name for given in cause.where} <= {FLAG, NAME}
+        assert cause.precision == 1.0
 
 
 NAMED = Rule(
@@ -217,8 +221,8 @@ def test_a_rule_decides_before_any_other_selector() -> None:
     judged = compare(overriding, overriding, rules=(NAMED,))
     (finding,) = judged.findings
     assert (judged.decided, judged.required) == (32, 8)
-    assert (finding.level, finding.rule) == ("required", "named-wins")
-    assert finding.expected == "the explicit one or a refusal"
+    assert (finding.change.level, finding.change.rule) == ("required", "named-wins")
+    assert expected_words(finding.change) == "the explicit one or a refusal"
 
 
 def test_where_a_rule_is_kept_a_difference_is_only_shown() -> None:
@@ -242,7 +246,9 @@ def test_every_differing_cell_is_in_a_finding() -> None:
     of = a_slice()
     differing = sum(odd(of.cell(n)) != plain(of.cell(n)) for n in range(of.cells))
     assert judged.required == differing
-    assert sum(finding.cells for finding in judged.findings) >= differing
+    assert sum(finding.cells for finding in judged.findings) == differing
+    found = explained([judged.labelled])
+    assert (found.differing, found.left) == (differing, 0)
 
 
 NO_FA = Rule("never-fa", "s", "required", Expect(never=("ROCM_AITER_FA",)), (), {}, (), (), {})
@@ -253,9 +259,11 @@ def test_each_finding_tells_what_its_own_rule_expects() -> None:
         return Rejected("ValueError", "no") if NAME in cell.environ else Selected("ROCM_ATTN")
 
     judged = compare(lambda cell: Selected("ROCM_AITER_FA"), other, rules=(NO_FA,))
-    assert {(f.rule, f.expected, f.got) for f in judged.findings} == {
+    found = [one.change for one in judged.findings]
+    assert {(one.rule, expected_words(one), str(one.got)) for one in found} == {
         ("never-fa", "anything but ROCM_AITER_FA", "ROCM_AITER_FA"),
         ("the-other", "a refusal", "ROCM_AITER_FA"),
+        ("the-other", "a refusal", "the explicit one"),
     }
 
 
@@ -266,8 +274,10 @@ def test_a_rule_that_would_take_other_backends_expects_no_refusal() -> None:
 
     judged = compare(with_sinks, None, rules=(NO_FA,))
     (finding,) = judged.findings
-    assert (finding.theme, finding.expected) == ("", "anything but ROCM_AITER_FA")
-    assert finding.where.endswith("has_sink")
+    assert expected_words(finding.change) == "anything but ROCM_AITER_FA"
+    assert conditions(judged) == [
+        "no explicit backend and has_sink: expected anything but ROCM_AITER_FA, got ROCM_AITER_FA"
+    ]
 
 
 def test_a_value_that_one_kind_of_request_is_served_with_is_told_as_any_other() -> None:
@@ -290,5 +300,5 @@ def test_a_value_that_one_kind_of_request_is_served_with_is_told_as_any_other() 
     judged = judge(
         of, answers(of, plain), answers(of, no_sinks_but_for_mla), Standard("s", "advisory")
     )
-    (finding,) = judged.findings
-    assert finding.limits == {"ROCM_AITER_FA": {"has_sink": ["yes"]}}
+    (cause,) = explained([judged.labelled]).causes
+    assert (cause.theme, cause.backends) == ("has_sink", ("ROCM_AITER_FA",))

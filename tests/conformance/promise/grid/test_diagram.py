@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_rocm_attn.conformance.baseline.diagram import decode, encode
+from pytest_rocm_attn.conformance.promise.grid.diagram import decode, encode
 
 
 @st.composite

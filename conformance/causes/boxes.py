@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
+    from pytest_rocm_attn.conformance.causes.cells import Bits, Cells
+
 Label = TypeVar("Label", bound="Hashable")
-Cells = int  # the numbers of cells, as bits
 Box = tuple[int, ...]  # per attribute, classes as bits
 
 _WORK = 60_000_000  # bytes of bitsets that one seed may touch: keeps large grids affordable
@@ -28,72 +29,49 @@ _FEWEST, _MOST = 12, 160  # orders of the attributes that growing is tried in
 _POOL = 64_000_000  # bytes of boxes kept for later steps
 
 
-class Classes:
-    """The classes of all cells, by attribute.
+def grow(
+    cells: Cells, seed: Sequence[int], forbidden: Bits, order: Sequence[int]
+) -> tuple[Box, Bits]:
+    """Return a largest box around the classes of a cell that holds no forbidden cell, and its cells.
 
     Args:
-        cells: per cell, its class of each attribute.
-        sizes: per attribute, the number of its classes.
-
-    Attributes:
-        holding: per attribute and class, the cells that have it.
-        every: all cells.
+        cells: all of them.
+        seed: the classes of the cell to start from.
+        forbidden: cells that must stay outside.
+        order: all attributes, in the order in which the box grows along them.
     """
-
-    def __init__(self, cells: Sequence[Sequence[int]], sizes: Sequence[int]) -> None:
-        self.cells = cells
-        self.sizes = tuple(sizes)
-        self.every: Cells = (1 << len(cells)) - 1
-        self.holding = [
-            _holding(column, size)
-            for column, size in zip(zip(*cells, strict=True), sizes, strict=True)
-        ]
-
-    def grow(
-        self, seed: Sequence[int], forbidden: Cells, order: Sequence[int]
-    ) -> tuple[Box, Cells]:
-        """Return a largest box around the classes of a cell that holds no forbidden cell, and its cells.
-
-        Args:
-            seed: the classes of the cell to start from.
-            forbidden: cells that must stay outside.
-            order: all attributes, in the order in which the box grows along them.
-        """
-        box = [1 << one for one in seed]
-        allowed = [holding[one] for holding, one in zip(self.holding, seed, strict=True)]
-        # later[n]: the forbidden cells that the last n attributes of the order let through.
-        later = list(
-            itertools.accumulate(
-                (allowed[number] for number in reversed(order[1:])),
-                operator.and_,
-                initial=forbidden,
-            )
+    box = [1 << one for one in seed]
+    allowed = [holding[one] for holding, one in zip(cells.holding, seed, strict=True)]
+    # later[n]: the forbidden cells that the last n attributes of the order let through.
+    later = list(
+        itertools.accumulate(
+            (allowed[number] for number in reversed(order[1:])), operator.and_, initial=forbidden
         )
-        earlier = self.every
-        for number in order:
-            others = earlier & later.pop()
-            for one, cells in enumerate(self.holding[number]):
-                if not cells & others:
-                    box[number] |= 1 << one
-                    allowed[number] |= cells
-            earlier &= allowed[number]
-        return tuple(box), earlier
+    )
+    earlier = cells.every
+    for number in order:
+        others = earlier & later.pop()
+        for one, having in enumerate(cells.holding[number]):
+            if not having & others:
+                box[number] |= 1 << one
+                allowed[number] |= having
+        earlier &= allowed[number]
+    return tuple(box), earlier
 
 
 def cover(
-    classes: Classes,
-    labels: Mapping[Label, Cells],
-    groups: Sequence[Cells],
+    cells: Cells,
+    labels: Mapping[Label, Bits],
     most: int = 200,
     leading: Sequence[int] = (),
-) -> tuple[dict[tuple[Label, Box], Cells], Cells]:
+) -> tuple[dict[tuple[Label, Box], Bits], Bits]:
     """Return boxes whose union is every labelled cell, each inside one label, and what is left.
 
     Args:
-        classes: the cells. Cells that agree in every attribute must have the same labels. The earlier
-            an attribute, the sooner the boxes do without it.
+        cells: all of them. Cells that agree in every attribute must have the same labels. The earlier
+            an attribute, the sooner the boxes do without it. Boxes grow from the groups with the
+            most uncovered cells.
         labels: label -> the cells that it is true of. The order decides between equals.
-        groups: all cells in groups; boxes grow from the groups with the most uncovered cells.
         most: the number of boxes at which to stop; the cells still uncovered are then left.
         leading: attributes that boxes always grow along first: a box is restricted in them only
             if nothing else tells cells apart.
@@ -103,24 +81,24 @@ def cover(
         uncovered.
     """
     left = union_of(labels.values())
-    bytes_of_one = len(classes.cells) // 8 + 1
-    free = [number for number in range(len(classes.sizes)) if number not in leading]
-    orders = _orders(free, _WORK // (bytes_of_one * max(1, sum(classes.sizes))))
-    pool: dict[tuple[Label, Box], Cells] = {}
-    chosen: dict[tuple[Label, Box], Cells] = {}
+    bytes_of_one = len(cells.rows) // 8 + 1
+    free = [number for number in range(len(cells.sizes)) if number not in leading]
+    orders = _orders(free, _WORK // (bytes_of_one * max(1, sum(cells.sizes))))
+    pool: dict[tuple[Label, Box], Bits] = {}
+    chosen: dict[tuple[Label, Box], Bits] = {}
     tried: set[tuple[int, Label]] = set()
     while left and len(chosen) < most:
-        for seed in _seeds(left, groups):
-            for label, cells in labels.items():
-                if not cells >> seed & 1 or (seed, label) in tried:
+        for seed in _seeds(left, cells.groups):
+            for label, labelled in labels.items():
+                if not labelled >> seed & 1 or (seed, label) in tried:
                     continue
                 tried.add((seed, label))
-                forbidden = classes.every & ~cells
+                forbidden = cells.every & ~labelled
                 for order in orders:
-                    box, inside = classes.grow(classes.cells[seed], forbidden, (*leading, *order))
+                    box, inside = grow(cells, cells.rows[seed], forbidden, (*leading, *order))
                     pool[label, box] = inside
-        gains = {found: (cells & left).bit_count() for found, cells in pool.items()}
-        best = max(pool, key=lambda found: (gains[found], _plainness(classes.sizes, found[1])))
+        gains = {found: (inside & left).bit_count() for found, inside in pool.items()}
+        best = max(pool, key=lambda found: (gains[found], _plainness(cells.sizes, found[1])))
         chosen[best] = pool[best]
         left &= ~pool[best]
         kept = sorted(pool, key=lambda found: -gains[found])[: max(8, _POOL // bytes_of_one)]
@@ -128,22 +106,9 @@ def cover(
     return _without_redundant(chosen), left
 
 
-def union_of(cells: Iterable[Cells]) -> Cells:
+def union_of(sets: Iterable[Bits]) -> Bits:
     """Return the cells that any of these hold."""
-    return functools.reduce(operator.or_, cells, 0)
-
-
-def ones(bits: int) -> Iterator[int]:
-    """Yield the positions of the set bits, lowest first."""
-    return (number for number, digit in enumerate(reversed(f"{bits:b}")) if digit == "1")
-
-
-def _holding(column: Sequence[int], size: int) -> list[Cells]:
-    """Return for each class the cells that have it, given the class of each cell."""
-    digits = [bytearray(b"0") * len(column) for _ in range(size)]
-    for number, one in enumerate(reversed(column)):
-        digits[one][number] = ord("1")
-    return [int(of_class, 2) for of_class in digits]
+    return functools.reduce(operator.or_, sets, 0)
 
 
 def _orders(natural: Sequence[int], most: int) -> list[tuple[int, ...]]:
@@ -162,7 +127,7 @@ def _orders(natural: Sequence[int], most: int) -> list[tuple[int, ...]]:
     return orders
 
 
-def _seeds(left: Cells, groups: Sequence[Cells]) -> Iterator[int]:
+def _seeds(left: Bits, groups: Sequence[Bits]) -> Iterator[int]:
     """Yield the first uncovered cell of each of the two groups with the most, and the last of one."""
     fullest = sorted((left & group for group in groups), key=int.bit_count, reverse=True)[:2]
     for cells in filter(None, fullest):
@@ -176,8 +141,8 @@ def _plainness(sizes: Sequence[int], box: Box) -> int:
 
 
 def _without_redundant(
-    chosen: Mapping[tuple[Label, Box], Cells],
-) -> dict[tuple[Label, Box], Cells]:
+    chosen: Mapping[tuple[Label, Box], Bits],
+) -> dict[tuple[Label, Box], Bits]:
     """Drop the boxes whose cells the others hold together, the latest (which added least) first."""
     before = list(itertools.accumulate(chosen.values(), operator.or_, initial=0))
     after, dropped = 0, set()

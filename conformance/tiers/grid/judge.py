@@ -70,8 +70,8 @@ class Judged:
         decided: how many of those answered a rule decides.
         compared: how many of those answered were compared with an answer of the other selector.
         uncompared: how many of those answered the other selector did not answer in time.
-        required: how many differ where that fails.
-        advisory: how many differ where that is shown.
+        required: how many differ and fail the run.
+        advisory: how many differ and are shown only.
         crashed: how many of the required ones are not an answer at all.
         findings: the ways in which cells differ, required ones first, then the largest.
         differing: the same, with the name of each backend -> how many cells.

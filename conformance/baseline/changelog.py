@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FORMATS = ("text", "markdown", "json")
-MOST = 10  # causes that are told of a release
+MOST = 10  # causes that are printed for a release
 _NOT_COMPARED = Behaviour("Unanswered")
-_CUT_SHORT = Behaviour("TimedOut")  # says nothing of what the answer would have been
+_CUT_SHORT = Behaviour("TimedOut")  # does not show what the answer would have been
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ A_BACKEND = Behaviour("Selected", "a backend")
 A_REFUSAL = Behaviour("Rejected")
 VARIOUS = Behaviour("Various")
 
-OTHER_VARIABLES = "variables"  # a theme: variables that are no switches of selection
-PLAIN = 0.8  # of the cells that a description is about: less is said to be so in part
+OTHER_VARIABLES = "variables"  # a theme: variables that selection does not read
+PLAIN = 0.8  # of the cells that a description is about: below it the words add "in part"
 _CLEARER = 0.2  # what telling apart must add to that share
 _RECALL = 0.9  # of a cause's cells, at least, that its clauses are true of
 _PRECISE = (
@@ -381,7 +381,7 @@ def _merged(cells: Cells, conditions: Sequence[Condition], causes: Sequence[Caus
 
 
 def _theme(condition: Condition) -> str:
-    """Return what decides a condition, if it is no switch, no name and no GPU."""
+    """Return what decides a condition, unless it is a switch, a name or the GPU."""
     sparse = any(one.name == "use_sparse" and one.values == (True,) for one in condition.where)
     departing = [
         one.name

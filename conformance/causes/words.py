@@ -1,4 +1,4 @@
-"""How causes and conditions are said: sentences, from typed values, and nothing else."""
+"""The words of causes and conditions: sentences, from typed values alone."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def answers_of(cause: Cause) -> tuple[str, str]:
 
 
 class _Said:
-    """The parts of what is said of a cause.
+    """The parts of a cause's sentence.
 
     Args:
         cause: what to say.

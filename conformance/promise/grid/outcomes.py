@@ -27,7 +27,7 @@ from pytest_rocm_attn.outcome import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ANSWERS = ("Selected", "Rejected")  # kinds; whatever else comes of a question is not an answer
+ANSWERS = ("Selected", "Rejected")  # kinds; any other outcome is not an answer
 UNANSWERABLE = MockError.__name__  # the error of what neither mock nor machine can answer
 TEXT_LIMIT = 400  # characters of a message: enough to say why; bounded for a hostile one
 

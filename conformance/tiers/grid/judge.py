@@ -203,7 +203,7 @@ class _Judging:
 
     def label(self, code: int, other: int, rule: int, name: str | None) -> _Label:
         expected = self._answer(self.other, other)
-        if expected.kind == "TimedOut":  # that says nothing of what the answer would have been
+        if expected.kind == "TimedOut":  # that does not show what the answer would have been
             expected = _UNANSWERED
         found = self._judge(self._answer(self.got, code), expected, rule, name)
         if not isinstance(found, Change):

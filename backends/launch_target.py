@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
-from pytest_rocm_attn.gpu import Gpu, hardware
+from pytest_rocm_attn.gpu import Gpu, target_facts
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def amd_target(gfx: str, processors: int | None = None) -> Target:
             " that is not written in Triton"
         )
     gpu = Gpu(gfx)
-    row = hardware()["target"][gfx]
+    row = target_facts(gpu.gfx)
     family = gpu.family
     if not row.get("matrix_cores", {"v": True})["v"]:
         kind = "VECTOR"

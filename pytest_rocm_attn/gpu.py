@@ -47,6 +47,65 @@ def known_gpus() -> tuple[str, ...]:
     return tuple(hardware()["target"])
 
 
+def distinct_gpus() -> tuple[str, ...]:
+    """Return the targets that releases tell apart: those of which none is like another."""
+    return tuple(gfx for gfx, facts in hardware()["target"].items() if "like" not in facts)
+
+
+_NAME = re.compile(r"gfx(\d{1,2})(\d)([0-9a-f])")  # major, minor, stepping
+# Facts about one part, which do not hold for another part of its generation.
+_OF_ONE_PART = frozenset(
+    {
+        *("product", "gcn_arch_name", "aiter_asm", "aiter_default_cu_count"),
+        "vllm_custom_paged_attention",
+    }
+)
+
+
+@functools.cache
+def target_facts(gfx: str) -> dict[str, Any]:
+    """Return the facts of a target, as hardware.toml has them.
+
+    Of a target that it does not describe, but others of its generation, they are those of the
+    nearest, without what is of one part only; `derived_from` names it.
+
+    Raises:
+        UnknownGpuError: it describes no target of that generation.
+    """
+    targets = hardware()["target"]
+    if gfx in targets:
+        return dict(targets[gfx])
+    name = _nearest_of_its_generation(gfx)
+    if not name:
+        raise _unknown(gfx)
+    facts = {key: fact for key, fact in targets[name].items() if key not in _OF_ONE_PART}
+    like = facts.get("like", {"v": name})["v"]
+    source = {"s": "derived", "note": f"{gfx} is not described; its nearest target is {name}"}
+    return facts | {
+        "like": {"v": like, **source},
+        "derived_from": {"v": name, **source},
+        "product": [{"name": gfx}],
+    }
+
+
+def _nearest_of_its_generation(gfx: str) -> str:
+    """Return the target of the same major and minor number and the nearest stepping, or "".
+
+    "" as well if the targets of these numbers are of several families, as gfx906 and gfx90a are.
+    """
+    parts = _NAME.fullmatch(gfx)
+    if parts is None:
+        return ""
+    near = {
+        name: abs(int(found[3], 16) - int(parts[3], 16))
+        for name in known_gpus()
+        if (found := _NAME.fullmatch(name)) and found.groups()[:2] == parts.groups()[:2]
+    }
+    if len({hardware()["target"][name]["family"]["v"] for name in near}) != 1:
+        return ""
+    return min(near, key=lambda name: (near[name], name))
+
+
 _BRANDS = ("amd", "instinct", "radeon", "rx", "pro", "ai")
 
 
@@ -94,8 +153,14 @@ def _target_of(name: str) -> str:
     folded = _folded(name)
     if folded in products():
         return products()[folded]
+    if _nearest_of_its_generation(name):
+        return name
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UnknownGpuError:
     known = [product.upper() for product in products()]
-    raise UnknownGpuError(
+    return UnknownGpuError(
         f"unknown GPU {name!r}.{nearest(name, (*known_gpus(), *known))}"
         f" Known: {', '.join(known_gpus())}"
     )
@@ -115,7 +180,8 @@ class Gpu:
         is_gfx9: the contract's "gfx9": gfx90a, gfx942, gfx950 (rule on_gfx9_0_12).
 
     Raises:
-        UnknownGpuError: hardware.toml describes no such target and no such product.
+        UnknownGpuError: hardware.toml describes no such target, none of its generation, and no such
+            product.
     """
 
     gfx: str
@@ -132,13 +198,24 @@ class Gpu:
 
     def fact(self, name: str) -> Any:
         """Return one value of hardware.toml for this target; KeyError when it records none."""
-        return hardware()["target"][self.gfx][name]["v"]
+        return target_facts(self.gfx)[name]["v"]
 
     @property
     def stands_for(self) -> str:
         """The target whose answers tables give: the GPU's own, or the one that it is like."""
-        like = hardware()["target"][self.gfx].get("like")
+        like = target_facts(self.gfx).get("like")
         return str(like["v"]) if like else self.gfx
+
+    @property
+    def note(self) -> str:
+        """What is not known of a target that is derived from another; "" of one that is described."""
+        near = target_facts(self.gfx).get("derived_from")
+        if near is None:
+            return ""
+        return (
+            f"{self.gfx} is not described; what its generation shares is that of {near['v']}, and its"
+            " number of compute units, memory, caches and full architecture name are unknown"
+        )
 
     @property
     def family(self) -> str:

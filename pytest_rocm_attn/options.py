@@ -241,8 +241,8 @@ OPTIONS = (
     Option(
         "gpu",
         "GPU,...",
-        "GPUs to run: gfx906, gfx908, gfx90a, gfx942, gfx950, gfx1030, gfx1100, gfx1101, gfx1150,"
-        " gfx1151, gfx1200, gfx1201, gfx1250, or a product such as MI300X (default: all that the"
+        "GPUs to run: gfx906, gfx908, gfx90a, gfx942, gfx950, gfx1030, gfx1100, gfx1101, gfx1102,"
+        " gfx1103, gfx1150, gfx1151, gfx1152, gfx1153, gfx1200, gfx1201, gfx1250, or a product such as MI300X (default: all that the"
         " tier has items for)",
         "a comma-separated list of gfx targets or products",
         _gpus,

@@ -47,7 +47,7 @@ def explain(arguments: argparse.Namespace) -> int:
     environ = _environment(arguments)
     flags, gpu = Flags(_read(environ, policy)), _machine(arguments)
     request, note = _request(arguments, flags)
-    doubtful = [*doubts(environ), *_without_effect(environ, policy)]
+    doubtful = [*filter(None, [gpu.note]), *doubts(environ), *_without_effect(environ, policy)]
     answer: dict[str, Any]
     try:
         selection = backends.select(request, flags, gpu, policy)

@@ -216,7 +216,7 @@ class Library:
             "rev_id": "0x00",
             "asic_serial": f"0x{self._device.serial(index):016X}",
             "oam_id": index if self._device.gpu.is_gfx9 else "N/A",
-            "num_compute_units": self._device.compute_units,
+            "num_compute_units": self._device.compute_units or "N/A",
             "target_graphics_version": self._device.gpu.gfx,
             "subsystem_id": "N/A",
         }

@@ -2,7 +2,8 @@
 
 Figures come from hardware.toml; what it does not hold comes from
 docs/reference/mock-surface.md#amdsmi-asic-info, 2.4 and 3.3, cited below. A figure that neither
-gives is absent, and asking for it is an error that says how to supply it.
+gives is None. A field that no build for ROCm has is absent, and asking for it is an error that says
+how to supply it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.errors import MockArgumentError, nearest
-from pytest_rocm_attn.gpu import Gpu, hardware
+from pytest_rocm_attn.gpu import Gpu, target_facts
 from pytest_rocm_attn.mock.errors import unknown
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ _L2_MIB = {
     "gfx1030": 4,
     "gfx1100": 6,
     "gfx1101": 4,
+    "gfx1102": 2,
+    "gfx1103": 2,
+    "gfx1150": 2,
     "gfx1151": 2,
+    "gfx1152": 1,
     "gfx1200": 4,
     "gfx1201": 8,
     "Radeon RX 9070 GRE": 6,
@@ -66,7 +71,10 @@ _L2_MIB = {
 _KEPT_MIB = {"CDNA": 16, "GCN": 16, "RDNA": 80}
 # No table gives these a size: an APU's share of system memory is set in its firmware.
 _CARVE_OUT_GIB = 16
-_APUS = {"Radeon 890M", "Radeon 8060S (Ryzen AI Max+ 395)", "Instinct MI300A"}
+_APUS = {
+    *("Radeon 780M", "Radeon 820M", "Radeon 860M", "Radeon 890M"),
+    *("Radeon 8060S (Ryzen AI Max+ 395)", "Instinct MI300A"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Device:
             )
 
     def _products(self) -> list[dict[str, Any]]:
-        products: list[dict[str, Any]] = hardware()["target"][self.gpu.gfx]["product"]
+        products: list[dict[str, Any]] = target_facts(self.gpu.gfx)["product"]
         return products
 
     def _product_fact(self, name: str) -> Any:
@@ -104,7 +112,7 @@ class Device:
     @property
     def gcn_arch_name(self) -> str:
         """Full name with features as HIP gives it; bare if no machine's print is known."""
-        facts = hardware()["target"][self.gpu.gfx]
+        facts = target_facts(self.gpu.gfx)
         return str(facts["gcn_arch_name"]["v"] if "gcn_arch_name" in facts else self.gpu.gfx)
 
     @property
@@ -117,12 +125,12 @@ class Device:
         return _DEVICE_IDS.get(self.product, "N/A")
 
     @property
-    def compute_units(self) -> int:
-        """Compute units of one HIP device (a die of MI250 is one)."""
+    def compute_units(self) -> int | None:
+        """Compute units of one HIP device (a die of MI250 is one); None if no table gives them."""
         units = self._product_fact("cu_per_device") or self._product_fact("cu")
         if units is None:  # gfx1250: AITER's own default is the only figure there is
-            units = self.gpu.fact("aiter_default_cu_count")
-        return int(units)
+            units = target_facts(self.gpu.gfx).get("aiter_default_cu_count", {}).get("v")
+        return None if units is None else int(units)
 
     @property
     def is_rdna(self) -> bool:
@@ -133,9 +141,10 @@ class Device:
         return self.product in _APUS
 
     @property
-    def multi_processors(self) -> int:
+    def multi_processors(self) -> int | None:
         """What HIP counts: compute units on CDNA, work-group processors on RDNA (section 2.4)."""
-        return self.compute_units // 2 if self.is_rdna else self.compute_units
+        units = self.compute_units
+        return units // 2 if units is not None and self.is_rdna else units
 
     @property
     def total_memory(self) -> int:
@@ -183,9 +192,8 @@ class Device:
             "pci_bus_id": self.pci_bus(index),
             "pci_device_id": 0,
             "pci_domain_id": 0,
+            "L2_cache_size": self.l2_bytes,
         }
-        if self.l2_bytes is not None:
-            fields["L2_cache_size"] = self.l2_bytes
         return DeviceProperties({**fields, **self.overrides})
 
 

@@ -183,7 +183,7 @@ def rocminfo(device: Device, count: int) -> str:
             f"  Node:                    {index + 1}",
             "  Device Type:             GPU",
             f"  Chip ID:                 {chip}(0x{chip:x})",
-            f"  Compute Unit:            {device.compute_units}",
+            f"  Compute Unit:            {device.compute_units or 0}",
             "  SIMDs per CU:            " + ("2" if device.is_rdna else "4"),
             f"  Wavefront Size:          {gpu.wavefront}(0x{gpu.wavefront:x})",
             "  Workgroup Max Size:      1024(0x400)",

@@ -221,9 +221,9 @@ def _multiprocessors(gpu: Gpu) -> int | None:
 
     Source: hardware.toml, rule multi_processor_count; None when it lists no product with CUs.
     """
-    from pytest_rocm_attn.gpu import hardware
+    from pytest_rocm_attn.gpu import target_facts
 
-    for product in hardware()["target"][gpu.gfx].get("product", ()):
+    for product in target_facts(gpu.gfx).get("product", ()):
         for key in ("cu_per_device", "cu"):
             if key in product:
                 per_processor = 2 if gpu.family.startswith("RDNA") else 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.errors import UnknownGpuError
-from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu, hardware, known_gpus
+from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu, distinct_gpus, hardware, known_gpus
 
 
 def test_the_targets_of_the_contract_and_of_rdna_are_known_in_order() -> None:
@@ -20,8 +20,12 @@ def test_the_targets_of_the_contract_and_of_rdna_are_known_in_order() -> None:
         "gfx1030",
         "gfx1100",
         "gfx1101",
+        "gfx1102",
+        "gfx1103",
         "gfx1150",
         "gfx1151",
+        "gfx1152",
+        "gfx1153",
         "gfx1200",
         "gfx1201",
         "gfx1250",
@@ -140,4 +144,60 @@ def test_a_product_is_known_by_the_names_that_people_write(name: str, gfx: str) 
 @pytest.mark.parametrize("name", ["32GB", "XT", "Radeon", "Instinct", "MI", "", "MI300", "gfx94"])
 def test_what_is_no_name_of_one_target_is_refused(name: str) -> None:
     with pytest.raises(UnknownGpuError, match=f"^unknown GPU '{name}'.*Known: gfx906"):
+        Gpu(name)
+
+
+@pytest.mark.parametrize(
+    ("product", "gfx", "family"),
+    [
+        ("RX 7600", "gfx1102", "RDNA3"),
+        ("Radeon 780M", "gfx1103", "RDNA3"),
+        ("Radeon 860M", "gfx1152", "RDNA3.5"),
+        ("820M", "gfx1153", "RDNA3.5"),
+    ],
+)
+def test_the_smaller_parts_of_a_generation_stand_for_themselves_and_answer_as_another(
+    product: str, gfx: str, family: str
+) -> None:
+    gpu = Gpu(product)
+    assert (gpu.gfx, gpu.family, gpu.note) == (gfx, family, "")
+    assert gpu.stands_for in distinct_gpus()
+    assert Gpu(gpu.stands_for).compute_capability == gpu.compute_capability
+    # Without the larger register file (LLVM, Feature1_5xVGPRs) of gfx1100, gfx1101 and gfx1151.
+    assert (gpu.fact("vgprs_per_simd_lane"), gpu.fact("vgpr_file_kib")) == (1024, 512)
+
+
+def test_the_targets_that_releases_tell_apart_are_those_of_the_recorded_grid() -> None:
+    assert set(known_gpus()) - set(distinct_gpus()) == {"gfx1102", "gfx1103", "gfx1152", "gfx1153"}
+
+
+@pytest.mark.parametrize(
+    ("gfx", "near", "like"),
+    [
+        ("gfx1104", "gfx1103", "gfx1101"),
+        ("gfx1154", "gfx1153", "gfx1150"),
+        ("gfx1202", "gfx1201", "gfx1201"),
+        ("gfx1031", "gfx1030", "gfx1030"),
+        ("gfx940", "gfx942", "gfx942"),
+        ("gfx1251", "gfx1250", "gfx1250"),
+    ],
+)
+def test_an_undescribed_target_of_a_known_generation_derives_from_its_nearest(
+    gfx: str, near: str, like: str
+) -> None:
+    gpu = Gpu(gfx)
+    assert (gpu.gfx, gpu.family, gpu.stands_for) == (gfx, Gpu(near).family, like)
+    assert gpu.lds_bytes == Gpu(near).lds_bytes
+    assert gpu.note.startswith(
+        f"{gfx} is not described; what its generation shares is that of {near}"
+    )
+    for unknown in ("compute units", "memory", "caches"):
+        assert unknown in gpu.note
+    with pytest.raises(KeyError):
+        gpu.fact("gcn_arch_name")
+
+
+@pytest.mark.parametrize("name", ["gfx90c", "gfx1010", "gfx1300", "gfx94", "gfx1104:xnack-", "gfx"])
+def test_a_target_whose_generation_is_not_known_or_not_one_is_refused(name: str) -> None:
+    with pytest.raises(UnknownGpuError, match=f"unknown GPU {name!r}"):
         Gpu(name)

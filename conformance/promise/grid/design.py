@@ -6,7 +6,7 @@ values, together with the master switch in all its spellings (family ``variables
 that matters though it should not. The explicit choice runs through every name of the registry, or,
 where the request is the subject, through those that can run on ROCm and two that cannot.
 
-GPUs. Every target that hardware.toml describes, with AMD's aiter present and absent; broken and
+GPUs. Every target that a release tells from the others, with AMD's aiter present and absent; broken and
 impostor aiter, which a selector sees only by its import or its absence, on one GPU of each kind.
 
 Requests. Each departs from a plain layer in one field, so that one refusal does not hide another,
@@ -39,7 +39,7 @@ from pytest_rocm_attn.flags import (
     Kind,
     Variable,
 )
-from pytest_rocm_attn.gpu import Aiter, known_gpus
+from pytest_rocm_attn.gpu import Aiter, distinct_gpus
 from pytest_rocm_attn.registry import CLASS_PATHS, ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
 
@@ -209,7 +209,7 @@ def _family(
         name,
         title,
         (
-            Axis(GFX, gpus or known_gpus()),
+            Axis(GFX, gpus or distinct_gpus()),
             Axis(AITER, tuple(state.value for state in states)),
             *switches,
             Axis(EXPLICIT, choices),

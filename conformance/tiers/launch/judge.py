@@ -93,9 +93,9 @@ def multiplies_matrices(gpu: Gpu, dtype: str) -> bool:
 
     Source: hardware.toml, matrix_cores; float32 operands are CDNA's alone (LLVM, V_MFMA_F32_*_F32).
     """
-    from pytest_rocm_attn.gpu import hardware
+    from pytest_rocm_attn.gpu import target_facts
 
-    cores = hardware()["target"][gpu.gfx].get("matrix_cores", {"v": True})["v"]
+    cores = target_facts(gpu.gfx).get("matrix_cores", {"v": True})["v"]
     return bool(cores) and (dtype != "float32" or gpu.family.startswith("CDNA"))
 
 

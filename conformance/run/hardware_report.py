@@ -19,11 +19,11 @@ import pytest
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance.isolation.machine import Machine, first_gpu
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import json_file, output, results, terminal, words
+from pytest_rocm_attn.conformance.report import json_file, results, terminal, words
 from pytest_rocm_attn.conformance.report.results import Results
+from pytest_rocm_attn.conformance.run.reports import Reports
 from pytest_rocm_attn.conformance.run.settings import reports_of
-from pytest_rocm_attn.conformance.tiers.base import cause_of
-from pytest_rocm_attn.errors import ReportError
+from pytest_rocm_attn.conformance.tiers.items import cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -53,11 +53,9 @@ class HardwareReport:
     def __init__(self, config: pytest.Config, marker: Callable[[pytest.Item], str | None]) -> None:
         self.config = config
         self.marker = marker
-        self.paths = reports_of(config)
+        self.reports = Reports(reports_of(config))
         self.results = Results()
         self._lost: list[pytest.TestReport] = []
-        self._report: dict[str, Any] | None = None
-        self._error = ""
 
     def _is_ours(self, item: pytest.Item) -> bool:
         return self.marker(item) is not None
@@ -220,31 +218,20 @@ class HardwareReport:
             return
         self._add_lost()
         gpu = self._machine
-        session.exitstatus = self.results.exit_status(session.exitstatus)
-        self._report = json_file.of_results(
+        content = json_file.of_results(
             self.results,
             kind="real" if gpu else "none",
             machine=str(gpu) if gpu else None,
             contract={"id": "", "title": "", "source": ""},
             selector={"name": "hardware tests", "distribution": None, "version": None},
         )
-        try:
-            output.write(self.paths, self._report)
-        except ReportError as error:
-            self._error = str(error)
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.reports.finish(session, self.results, content)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._report is None:
-            return
-        terminal.write_evidence(terminalreporter, self._report)
-        if self._error:
-            terminalreporter.write_line(f"ERROR: {self._error}", red=True)
-            return
-        for path in self.paths:
-            terminalreporter.write_line(f"hardware tests, {words.headline(self._report)}: {path}")
+        if (content := self.reports.content) is not None:
+            terminal.write_evidence(terminalreporter, content)
+            self.reports.name_them(terminalreporter, f"hardware tests, {words.headline(content)}")
 
 
 def _skipped(nodeid: str, reason: str) -> Declined:

@@ -1,4 +1,4 @@
-"""The matrix within a pytest session: collects the cells, answers them, and reports.
+"""The matrix within a pytest session: collects the items, has them answered, and reports.
 
 Registered by plugin.py when ``--rocm-attn-conformance`` is given. Under xdist the controller checks
 the selector and reports, and each worker answers the cells that it is sent.
@@ -7,8 +7,6 @@ the selector and reports, and each worker answers the cells that it is sent.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,23 +16,26 @@ from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import draft, json_file, output, results, terminal
+from pytest_rocm_attn.conformance.report.notes import Notes
 from pytest_rocm_attn.conformance.report.results import Results
+from pytest_rocm_attn.conformance.run import header
 from pytest_rocm_attn.conformance.run import settings as settings_module
+from pytest_rocm_attn.conformance.run.reports import Reports
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.conformance.tiers.base import (
     DEVIATIONS,
     ROOT,
-    ConformanceItem,
     Matrix,
     Planned,
     Tier,
     first_question,
 )
 from pytest_rocm_attn.conformance.tiers.declared import Declared, every_item
-from pytest_rocm_attn.errors import ReportError, SelectorError, nearest
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
+from pytest_rocm_attn.errors import SelectorError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
     from pytest_rocm_attn.conformance.isolation import Observation, Question
     from pytest_rocm_attn.conformance.report.schema import Summary
@@ -48,16 +49,12 @@ class ConformancePlugin:
         self.config = config
         self.settings = settings_module.read(config)
         self.results = Results()
-        self._notes: list[str] = []
-        self._counted: Counter[str] = Counter()
-        self._discarded: list[str] = []
+        self.notes = Notes()
         self._lost: set[str] = set()  # node ids of items whose xdist worker was lost
-        self._unfinished = False
         self._pool: Pool | None = None
         self._shared: dict[type, Closing] = {}
         self._session: pytest.Session | None = None
-        self._report: dict[str, Any] | None = None
-        self._report_error: str = ""
+        self._reports = Reports(self.settings.reports)
         self._ids = self._take_node_ids()
         self._pytest_words, self._given = self._find_command()
         self._plans = self._make_plans()
@@ -83,8 +80,6 @@ class ConformancePlugin:
     def planned(self, tier: str) -> list[Planned]:
         """Return the plan of a tier of this run, or of DEVIATIONS."""
         return self._plans[tier]
-
-    # --- where we are ----------------------------------------------------------------------------
 
     @property
     def _is_worker(self) -> bool:
@@ -128,34 +123,9 @@ class ConformancePlugin:
         node.workerinput["rocm_attn_ids"] = self._ids
         node.workerinput["rocm_attn_command"] = self._pytest_words, self._given
 
-    # --- notes -----------------------------------------------------------------------------------
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be said of the run as a whole, of all its processes; each once, in order."""
-        told = [text.format(f"{number:,}") for text, number in self._counted.items()]
-        return sorted({*self._notes, *told})
-
-    def count(self, note: str, number: int) -> None:
-        """Make a note about a number, which stands for {} in it and is added up over processes."""
-        self._counted[note] += number
-
-    def discard(self, files: Iterable[Path]) -> None:
-        """Have files removed once every process of the run has ended, and left nothing unfinished."""
-        self._discarded += map(str, files)
-
-    def leave_unfinished(self) -> None:
-        """Note that the run ends before its time: what is kept for the next one stays."""
-        self._unfinished = True
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take the notes of an xdist worker that has ended; of one that was killed there are none."""
-        told = getattr(node, "workeroutput", {})
-        self._notes += told.get("rocm_attn_notes", [])
-        self._counted.update(told.get("rocm_attn_counted", {}))
-        self._discarded += told.get("rocm_attn_discarded", [])
-        self._unfinished |= told.get("rocm_attn_unfinished", True)
+        self.notes.take(getattr(node, "workeroutput", {}))
 
     # --- collection ------------------------------------------------------------------------------
 
@@ -186,7 +156,7 @@ class ConformancePlugin:
             lost = [n for n in self._known if _selects(report.nodeid, n) and self._names(n)]
             self.results.select(lost)
             words = report.longreprtext.strip().splitlines() or ["unknown"]
-            self._notes.append(f"{report.nodeid} cannot be collected: {words[-1]}")
+            self.notes.lines.append(f"{report.nodeid} cannot be collected: {words[-1]}")
 
     def _names(self, nodeid: str) -> bool:
         """Whether the command line names an item, as it does all if it names none."""
@@ -203,50 +173,7 @@ class ConformancePlugin:
         self.results.select(nodeid for nodeid in ids if nodeid.startswith(f"{ROOT}::"))
 
     def pytest_report_header(self) -> list[str]:
-        contract = self.settings.contract
-        required = sum(row.level == "required" for row in contract.rows)
-        subject = self.settings.subject
-        where = {
-            "pure": "a pure function, no mock",
-            "mock": "under a mocked ROCm platform",
-            "real": "unmocked",
-        }[subject.evidence]
-        lines = [
-            f"rocm-attn: contract {contract.id}"
-            + f" ({required} required and {len(contract.rows) - required}"
-            + f" {'other' if contract.by_age else 'advisory'} rows)",
-            *self._upstream_words(),
-            f"rocm-attn: selector {subject.selector} ({where})",
-            *(
-                line
-                for tier in self.settings.tiers
-                for line in tier_class(tier).header(self.settings)
-            ),
-        ]
-        if declared := self.settings.deviations:
-            files = ", ".join(dict.fromkeys(entry.file for entry in declared.entries)) or "empty"
-            lines.append(f"rocm-attn: {len(declared.entries)} declared deviations ({files})")
-        if machine := self.settings.machine:
-            lines.append(
-                f"rocm-attn: on this machine's own {machine}, with the {len(self.settings.cells)} items"
-                " of the contract that are about it; --rocm-attn-mock=GFX mocks all of them"
-            )
-        return lines
-
-    def _upstream_words(self) -> list[str]:
-        """Return by which release the selector is judged and why, and what that one has changed."""
-        upstream = self.settings.contract.upstream
-        if upstream is None:
-            return []
-        lines = [f"rocm-attn: judged by {upstream} ({upstream.why})"]
-        ended = Counter(row.by for row in self.settings.contract.ended)
-        if ended:
-            causes = ", ".join(f"{count} by {by}" for by, count in ended.most_common())
-            lines.append(
-                f"rocm-attn: {ended.total()} promises of earlier releases were changed on purpose"
-                f" ({causes})"
-            )
-        return lines
+        return header.lines(self.settings)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -288,7 +215,7 @@ class ConformancePlugin:
                     other.probe(questions)
         except (SelectorError, WorkerError) as error:
             self._close()
-            self._notes.append(str(error))
+            self.notes.lines.append(str(error))
             raise pytest.UsageError(str(error)) from None
 
     @pytest.hookimpl(tryfirst=True)
@@ -394,7 +321,7 @@ class ConformancePlugin:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         try:
             if self._pool is not None:
-                self._notes += self._pool.notes
+                self.notes.lines += self._pool.notes
             self._close()
         finally:  # a fault in closing costs no result, neither here nor in other plugins' reports
             self._finish(session)
@@ -402,34 +329,18 @@ class ConformancePlugin:
 
     def _finish(self, session: pytest.Session) -> None:
         if self._is_worker:
-            output_to_controller = self.config.workeroutput  # type: ignore[attr-defined]  # xdist sets it
-            output_to_controller["rocm_attn_notes"] = self._notes
-            output_to_controller["rocm_attn_counted"] = dict(self._counted)
-            output_to_controller["rocm_attn_discarded"] = self._discarded
-            output_to_controller["rocm_attn_unfinished"] = self._unfinished
+            self.notes.send(self.config.workeroutput)  # type: ignore[attr-defined]  # xdist sets it
             return
-        if not self._unfinished and session.exitstatus != pytest.ExitCode.INTERRUPTED:
-            for file in map(Path, self._discarded):
-                with contextlib.suppress(OSError):  # others may be in the folder
-                    file.unlink(missing_ok=True)
-                    file.parent.rmdir()
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        if not self.notes.unfinished and not interrupted:
+            self.notes.remove_discarded()
         if self.config.getoption("collectonly"):
             return
-        if self._is_controller and session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        if self._is_controller and interrupted:
             # What its workers have to say of it does not come any more.
             for tier in self.settings.tiers:
-                self._notes += tier_class(tier).when_interrupted(self.settings)
-        session.exitstatus = self.results.exit_status(session.exitstatus)
-        self._report = self._content()
-        errors = []
-        for write in (self._write_draft, self._write_reports):
-            try:
-                write()
-            except ReportError as error:
-                errors.append(str(error))
-        self._report_error = "; ".join(errors)
-        if errors and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                self.notes.lines += tier_class(tier).when_interrupted(self.settings)
+        self._reports.finish(session, self.results, self._content(), self._write_draft)
 
     def _content(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -440,7 +351,7 @@ class ConformancePlugin:
             self.results,
             kind=subject.evidence,
             machine=str(machine) if machine else None,
-            notes=self.notes,
+            notes=self.notes.texts(),
             summaries=self.summaries(),
             contract={
                 "id": contract.id,
@@ -457,23 +368,16 @@ class ConformancePlugin:
             text = draft.render(rows, every_item(self.settings))
             output.write_draft(self.settings.draft, text)
 
-    def _write_reports(self) -> None:
-        assert self._report is not None
-        output.write(self.settings.reports, self._report)
-
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._report is None:
+        if self._reports.content is None:
             return
-        terminal.write(terminalreporter, self._report)
-        if self._report_error:
-            terminalreporter.write_line(f"ERROR: {self._report_error}", red=True)
-            return
-        for path in self.settings.reports:
-            terminalreporter.write_line(f"report: {path}")
-        if self.settings.draft is not None:
+        terminal.write(terminalreporter, self._reports.content)
+        written = self._reports.name_them(terminalreporter, "report")
+        if written and self.settings.draft is not None:
             terminalreporter.write_line(
-                f"draft of deviations, ; fill in its reasons and links: {self.settings.draft}"
+                f"draft of deviations, whose reasons and links are yours to fill in:"
+                f" {self.settings.draft}"
             )
 
     def pytest_unconfigure(self) -> None:

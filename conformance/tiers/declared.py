@@ -12,7 +12,8 @@ from pytest_rocm_attn.conformance.promise.contract import rules_of
 from pytest_rocm_attn.conformance.promise.deviations import may_name
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
-from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
+from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
 from pytest_rocm_attn.gpu import known_gpus
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class DeviationItem(ConformanceItem):
                 " already covers; correct it or delete it"
             )
         if unknown:
-            self.plugin.count(
+            self.plugin.notes.count(
                 "deviations: {} patterns were not checked: they may name items of a tier or backend"
                 " that cannot be planned in this run",
                 len(unknown),

@@ -17,12 +17,8 @@ from pytest_rocm_attn.conformance.promise.contract import (
 )
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict, judge
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
-from pytest_rocm_attn.conformance.tiers.base import (
-    ConformanceItem,
-    Planned,
-    Tier,
-    request_words,
-)
+from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, request_words
 from pytest_rocm_attn.outcome import Told
 
 if TYPE_CHECKING:

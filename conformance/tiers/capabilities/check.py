@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise.got import CRASH, WRONG, Got
-from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
-from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, request_words
+from pytest_rocm_attn.conformance.promise.verdict import Judgement
+from pytest_rocm_attn.conformance.tiers.base import Planned
 from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, request_words
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 if TYPE_CHECKING:
@@ -162,13 +163,7 @@ class CheckItem(ConformanceItem):
             self.defects = list(self.check.find(self, **self.arguments))
         except answers.Inapplicable as reason:
             pytest.skip(f"not applicable: {reason}")
-        return verdict_on(
-            summary(self.defects),
-            self.level,
-            [defect.got for defect in self.defects],
-            self.claims(),
-            strict=self.plugin.settings.strict,
-        )
+        return self.judged(summary(self.defects), [defect.got for defect in self.defects])
 
     @property
     def environ(self) -> Mapping[str, str]:

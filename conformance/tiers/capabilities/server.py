@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.isolation import Question
-from pytest_rocm_attn.conformance.tiers.base import flags_words
 from pytest_rocm_attn.conformance.tiers.capabilities import cases
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check, each_backend
+from pytest_rocm_attn.conformance.tiers.items import flags_words
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.gpu import Amdsmi, Gpu
 from pytest_rocm_attn.registry import ROCM_BACKENDS

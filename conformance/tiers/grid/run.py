@@ -116,15 +116,15 @@ class Run:
         for side in self._sides:
             side.close(kill)
         # Whoever starts a run again after it has ended wants it run, not remembered.
-        self._plugin.discard(self._subject.kept)
+        self._plugin.notes.discard(self._subject.kept)
         if self._left:
-            self._plugin.leave_unfinished()
+            self._plugin.notes.unfinished = True
             kept = "run again to go on from there" if self._subject.cache else "nothing was kept"
-            self._plugin.count(
+            self._plugin.notes.count(
                 f"grid: interrupted with {{}} cells answered; {kept}", counts.answered
             )
         elif counts.from_cache:
-            self._plugin.count(
+            self._plugin.notes.count(
                 "grid: {} cells were answered by an earlier run that did not finish;"
                 " --rocm-attn-fresh asks them again",
                 counts.from_cache,

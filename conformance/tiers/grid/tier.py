@@ -13,15 +13,10 @@ from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.promise.got import CRASHES
 from pytest_rocm_attn.conformance.promise.grid.outcomes import got
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
-from pytest_rocm_attn.conformance.tiers.base import (
-    ConformanceItem,
-    Planned,
-    Tier,
-    flags_words,
-    request_words,
-)
+from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
 from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, cell_words, summary, table
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, flags_words, request_words
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Gpu
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise.got import CRASH, CRASHES, WRONG, Got, got_of
-from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
+from pytest_rocm_attn.conformance.promise.verdict import Judgement
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
-from pytest_rocm_attn.conformance.tiers.base import ConformanceItem, Planned, Tier
+from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Aiter, Gpu
 
@@ -117,13 +118,7 @@ class _Item(ConformanceItem):
             # Nothing was selected and nothing refused, so the law was not tried at all.
             shortfall = f"no question was answered: {self.asker.only_failures}"
             got = Got(CRASH, self.asker.only_failures)
-        return verdict_on(
-            shortfall,
-            self.level,
-            [got],
-            self.claims(),
-            strict=self.plugin.settings.strict,
-        )
+        return self.judged(shortfall, [got])
 
     def look(self) -> tuple[str, Got]:
         """Return the shortfall, and the result as a deviation pins it.

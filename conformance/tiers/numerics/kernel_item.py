@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.promise.verdict import Judgement, verdict_on
-from pytest_rocm_attn.conformance.tiers.base import ConformanceItem
+from pytest_rocm_attn.conformance.promise.verdict import Judgement
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
 from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane, Lanes
 
 if TYPE_CHECKING:
@@ -67,12 +67,8 @@ class KernelItem(ConformanceItem, abc.ABC):
         if result.kind == "declined":
             self.decline(self.backend.name, self.evidence, result.words)
         wrong = result.kind != "right"
-        return verdict_on(
-            f"{self.shortfall(result, case)}: {result.words}" if wrong else "",
-            self.level,
-            [result.got],
-            self.claims(),
-            strict=self.plugin.settings.strict,
+        return self.judged(
+            f"{self.shortfall(result, case)}: {result.words}" if wrong else "", [result.got]
         )
 
     def story(self) -> list[tuple[str, str]]:

@@ -376,8 +376,7 @@ class ConformancePlugin:
         written = self._reports.name_them(terminalreporter, "report")
         if written and self.settings.draft is not None:
             terminalreporter.write_line(
-                f"draft of deviations, whose reasons and links are yours to fill in:"
-                f" {self.settings.draft}"
+                f"draft of deviations; fill in its reasons and links: {self.settings.draft}"
             )
 
     def pytest_unconfigure(self) -> None:

@@ -62,7 +62,7 @@ class Batch:
         ):
             problem = ""
             if tensor.dtype != dtype:
-                problem = f"is {tensor.dtype}, wanted {dtype}"
+                problem = f"is {tensor.dtype}, expected {dtype}"
             elif tensor.shape != shape or tensor.ndim != (2 if name == "block_table" else 1):
                 problem = f"has shape {tuple(tensor.shape)} for {max(requests, 0)} requests"
             elif tensor.device != device:

@@ -63,7 +63,7 @@ def cache_shape(
     """Return the shape of a cache whose axes are given.
 
     Raises:
-        BackendInputError: a split axis is no multiple of x.
+        BackendInputError: a split axis is not a multiple of x.
     """
     sizes = {"block": blocks, "slot": block_size, "head": kv_heads, "dim": head_size}
     for axis in ("slot", "dim"):
@@ -312,7 +312,7 @@ def _plan_latent_write(
         or _elsewhere(kv_c, k_pe=k_pe, cache=cache, slot_mapping=slot_mapping)
         or _cache_dtype(kv_c, cache, fp8)
         or ((cache.ndim != 3 or cache.shape[2] != width or cache.stride(2) != 1)
-            and f"cache has shape {tuple(cache.shape)}, wanted [blocks, block size, {width}]")
+            and f"cache has shape {tuple(cache.shape)}, expected [blocks, block size, {width}]")
     )
     # fmt: on
     if problem:

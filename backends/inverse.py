@@ -19,7 +19,7 @@ def how_to_get(
     """Return every smallest environment under which select() answers backend.
 
     Each is a mapping from variable, or option of the server, to text, checked by select(); smallest
-    is by the number of variables set, so the one answer is {} where nothing needs to be set.
+    is by the number of variables set, so the one answer is {} if nothing needs to be set.
 
     Raises:
         UnknownBackendError: no backend has that name.

@@ -88,7 +88,7 @@ def target_of(device: torch.device) -> Target:
     kernels on it: Triton's interpreter (TRITON_INTERPRET=1), or the GPU of a dry launch in force.
 
     Raises:
-        BackendInputError: the device is no GPU, and nothing runs or compiles kernels on it.
+        BackendInputError: the device is not a GPU, and nothing runs or compiles kernels on it.
         UnknownGpuError: an AMD GPU that hardware.toml does not describe.
     """
     if device.type == "cuda":

@@ -175,7 +175,7 @@ class MlaLayer(Layer):
             if starts.dtype != torch.int32 or not dense or starts.device != self.device:
                 raise BackendInputError(
                     f"{self.name}: {name} is {starts.dtype} {tuple(starts.shape)} on"
-                    f" {starts.device}, wanted dense int32 [requests + 1] on {self.device}"
+                    f" {starts.device}, expected dense int32 [requests + 1] on {self.device}"
                     " (docs/reference/backends.md#inputs)"
                 )
 
@@ -184,7 +184,7 @@ class MlaLayer(Layer):
         if tuple(tensor.shape) != wanted or not dense:
             layout = ", contiguous" if self.contiguous else " with a dense last dimension"
             raise BackendInputError(
-                f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted {wanted}{layout}"
+                f"{self.name}: {name} has shape {tuple(tensor.shape)}, expected {wanted}{layout}"
                 " (docs/reference/backends.md#mla)"
             )
         if tensor.dtype != self.dtype:

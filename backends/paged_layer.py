@@ -92,7 +92,7 @@ class PagedLayer(Layer):
                 )
             if tensor is not None and tensor.shape != (request.num_heads,):
                 raise BackendInputError(
-                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted"
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, expected"
                     f" ({request.num_heads},): one per query head ({self.source})"
                 )
             if tensor is not None and tensor.device != self.device:
@@ -249,12 +249,12 @@ class PagedLayer(Layer):
         if kv_cache.shape != wanted or kv_cache.stride(-1) != 1:
             shape = self.cache_shape(-1)
             raise BackendInputError(
-                f"{self.name}: kv_cache has shape {tuple(kv_cache.shape)}, wanted"
+                f"{self.name}: kv_cache has shape {tuple(kv_cache.shape)}, expected"
                 f" {shape} (-1: any number of blocks) with a dense last dimension ({self.source})"
             )
         if kv_cache.dtype != self.cache_dtype and not (self.fp8 and kv_cache.dtype is torch.uint8):
             raise BackendInputError(
-                f"{self.name}: kv_cache is {kv_cache.dtype}, wanted {self.cache_dtype} for"
+                f"{self.name}: kv_cache is {kv_cache.dtype}, expected {self.cache_dtype} for"
                 f" kv_cache_dtype {self.request.kv_cache_dtype!r} ({self.source})"
             )
 
@@ -270,7 +270,7 @@ class PagedLayer(Layer):
             rows, *row = tensor.shape or (0,)
             if row != self._row or rows < tokens or tensor.stride(-1) != 1:
                 raise BackendInputError(
-                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, wanted at least"
+                    f"{self.name}: {name} has shape {tuple(tensor.shape)}, expected at least"
                     f" {(tokens, *self._row)} with a dense last dimension"
                     " (docs/reference/backends.md#inputs)"
                 )

@@ -57,6 +57,6 @@ def kind_of(name: str, *what: Hashable) -> object:
 
     Args:
         name: the backend's.
-        what: all that its checks and plans depend on, beside batch and tensors.
+        what: all that its checks and plans depend on, besides batch and tensors.
     """
     return object()

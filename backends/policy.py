@@ -83,7 +83,7 @@ class Branch:
         yes: words for "it is".
         no: words for "it is not".
         named: backends that may be named; empty where a name is not looked at.
-        not_named: what is said of any other name; follows it in a message.
+        not_named: words about any other name; follows it in a message.
         named_source: where the meaning of an explicit choice comes from.
         rules: the automatic choice, in order; the last one always applies.
         source: where the kind comes from.
@@ -91,7 +91,7 @@ class Branch:
         names: every name that the release's registry has.
         tries_next: a backend that cannot serve the request is passed over, and the next rule asked.
         unnamed: why there is no explicit choice where `named` is empty.
-        refuses: what is said of every request of this kind; "" if the rules decide.
+        refuses: words about every request of this kind; "" if the rules decide.
     """
 
     name: str

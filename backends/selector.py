@@ -32,8 +32,9 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
         policy: the rules, or the release that has them, such as "0.33".
 
     Raises:
-        SelectionError: the backend cannot be had, or cannot serve the request. The message names
-            backend, limit, refused value, remedy and source; the error carries backend and trace.
+        SelectionError: the backend cannot be selected, or cannot serve the request. The message
+            names backend, limit, refused value, remedy and source; the error carries backend and
+            trace.
         UnknownReleaseError: there is no policy for that release.
     """
     if isinstance(policy, str):

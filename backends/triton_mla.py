@@ -156,7 +156,7 @@ class TritonMLA(MlaLayer):
             or lse.stride(1) != 1
         ):
             raise BackendInputError(
-                f"TRITON_MLA: lse is {lse.dtype} {tuple(lse.shape)} on {lse.device}, wanted float32"
+                f"TRITON_MLA: lse is {lse.dtype} {tuple(lse.shape)} on {lse.device}, expected float32"
                 f" {(heads, tokens)} on {self.device}, last dimension dense"
                 " (docs/reference/backends.md#inputs)"
             )

@@ -37,7 +37,7 @@ class _OverPagedCache:
     Attributes:
         name: as reports call it.
         layer: what solves a problem.
-        options: what the layer is made with beside what the problem says.
+        options: what the layer is made with besides what the problem gives.
         graphs: it may be captured as a CUDA or HIP graph.
         checked: it looks at slots and block table, which reads the device.
         batch_invariant: it promises that a request's result does not depend on the others.
@@ -119,7 +119,7 @@ class RocmAttn(_OverPagedCache):
 class RocmAttnHip(RocmAttn):
     """ROCM_ATTN with its HIP decode or not at all: cases that it does not reach are declined.
 
-    Where the kernel cannot be built, the compiler's error is the outcome.
+    If the kernel cannot be built, the compiler's error is the outcome.
     """
 
     name = "ROCM_ATTN-hip"

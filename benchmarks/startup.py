@@ -31,7 +31,7 @@ def milliseconds(command: list[str], folder: str, environ: dict[str, str]) -> tu
     """Return wall and CPU time of one run of pytest.
 
     Raises:
-        RuntimeError: it went otherwise than with all passing, or none there; its time says nothing.
+        RuntimeError: not all tests passed, or there was none; its time shows nothing.
     """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(

@@ -36,7 +36,7 @@ class Finding:
     Args:
         subject: what was looked at.
         text: what was found.
-        trouble: whether the user has something to mend.
+        trouble: whether the user has something to repair.
     """
 
     subject: str

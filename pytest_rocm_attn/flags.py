@@ -309,8 +309,8 @@ def variable(name: str) -> Variable:
 def check_name(name: str) -> None:
     """Check that setting a variable can have an effect, as far as its name shows.
 
-    Variables of others pass: a fork may read any. A misspelt name of ours does not, as it would
-    test nothing.
+    Variables of others pass: a fork may read any. A misspelt name that is declared here does not,
+    as it would test nothing.
 
     Raises:
         FlagError: no release reads the name, and it begins with VLLM_ROCM_ or is nearly one that

@@ -10,7 +10,7 @@ def pytest_rocm_attn_selector(config: pytest.Config) -> object:
     """Return the selector under test, where ``--rocm-attn-selector`` does not name one.
 
     Either ``"module:object"``, or a class with ``select(request, environ, gpu)``, or a function of
-    that kind, at the top level of a file. It is imported anew inside worker processes, under the
+    that kind, at the top level of a file. It is imported again inside worker processes, under the
     mocked platform, so import the fork inside its methods or rely on that import being unmocked.
     """
 

@@ -35,7 +35,7 @@ class Unrecognised(_Outcome, frozen=True):
 class Rejected(_Outcome, frozen=True):
     """The selector refused on purpose: ValueError, NotImplementedError, RuntimeError, AssertionError.
 
-    Which of these are a crash instead, says conformance/isolation/inside/refusal.py.
+    conformance/isolation/inside/refusal.py decides which of these are crashes instead.
     """
 
     error: str

@@ -16,6 +16,7 @@ import re
 import sys
 import tokenize
 from bisect import bisect_right
+from inspect import cleandoc
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ SHIPPED = ("pytest_rocm_attn", "backends", "conformance", "tools", "benchmarks")
 
 # What is banned, as a regular expression over words with one space between them -> what to write.
 HABITS = {
-    "(?-i:told)": "report, print",
+    "(?-i:told)(?!:)": "report, print",
     "tells? (?:of|none|nothing)": "report, print",
     "(?:come|comes|coming|came) (?:to|of)": "result, total, become",
     "(?<!there )(?:is|are|was|were) no(?! longer| more| less| fewer)": "is not a",
@@ -92,7 +93,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
         for node in ast.walk(ast.parse(content)):
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and len(text.split()) > 2:
-                yield node.lineno, text.replace("``", "`")
+                yield node.lineno, cleandoc(text).replace("``", "`")
         yield from _comments(content)
     elif path.suffix == ".toml":
         for number, line in enumerate(content.splitlines(), start=1):

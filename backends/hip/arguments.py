@@ -50,7 +50,7 @@ class Arguments(ctypes.Structure):
         Args:
             out, query: [rows, query heads, D], heads dense.
             partial: float32, requests * query heads * partitions * (D + 2) elements.
-            key_cache: [blocks, KV heads, D / x, block size, x], dense but for the first axis.
+            key_cache: [blocks, KV heads, D / x, block size, x], dense except the first axis.
             value_cache: [blocks, KV heads, D, block size], likewise.
             block_table: [requests, blocks] int32.
             seq_lens: [requests] int32.

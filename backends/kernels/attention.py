@@ -126,7 +126,7 @@ def plan_attention(
         query: [tokens, query heads, D], last dimension dense.
         key: paged [blocks, page size, KV heads, D], else [key tokens, KV heads, D]; last dimension
             dense; uint8 when fp8. Or paged in the split layout, [blocks, KV heads, D / x, page
-            size, x], dense but for the first two dimensions.
+            size, x], dense except the first two dimensions.
         value: likewise with Dv columns (split: [blocks, KV heads, Dv, page size]), or None: the
             first Dv columns of `key`.
         out: [tokens, query heads, Dv], dtype of the query, last dimension dense.

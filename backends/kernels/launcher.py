@@ -32,7 +32,7 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 
 
 class Launcher:
-    """One kernel, and what was compiled of it for the active driver.
+    """One kernel, with its compiled forms for the active driver.
 
     Args:
         kernel: function under @triton.jit. Its parameters are, in this order: tensors, integers that
@@ -116,7 +116,7 @@ class Launch:
         """Launch the kernel on the GPU that holds the tensors, and on its current stream.
 
         Args:
-            tensors: the first arguments; a tensor stays where it is until the call returns. Those
+            tensors: the first arguments; a tensor keeps its address until the call returns. Those
                 of one Launch are on one device in every call.
 
         Raises:

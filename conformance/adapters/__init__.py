@@ -270,7 +270,7 @@ def adapt(found: object, spec: str) -> Adapter:
     """Return the adapter for an object, found by its shape.
 
     Raises:
-        SelectorError: the object is no selector; the message says what one looks like.
+        SelectorError: the object is not a selector; the message describes one.
     """
     from pytest_rocm_attn.conformance.adapters import vllm
 

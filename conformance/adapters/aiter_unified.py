@@ -48,6 +48,6 @@ class UnifiedAttention(Unified):
         function, why_not = first_home(HOMES)
         if function is None:
             raise BackendUnderTestError(
-                f"aiter's unified_attention is in none of its homes ({why_not}); {probed.reason}"
+                f"aiter's unified_attention is in none of its known modules ({why_not}); {probed.reason}"
             )
         super().__init__(function)

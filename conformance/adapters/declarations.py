@@ -66,7 +66,7 @@ def of(
         convert: makes of (limit, value) what the class is asked with, such as a torch.dtype.
 
     Returns: limit -> ``{"by": "own" or "inherited", "takes": [values], "not": [values]}``; a limit
-        that the class has no accessor for is left out: undeclared. Where asking raised, the limit
+        that the class has no accessor for is left out: undeclared. If asking raised, the limit
         is ``{"by": ..., "error": "..."}``.
     """
     said: dict[str, Any] = {}
@@ -154,7 +154,7 @@ def _root(cls: type) -> type:
 def validates(module_name: str) -> bool:
     """Whether a module (a platform's) asks the classes, by calling their validate_configuration.
 
-    Where nobody asks, what a class inherits from the common root decides nothing.
+    If nobody asks, what a class inherits from the common root decides nothing.
     """
     return any(
         isinstance(node, ast.Call)

@@ -36,7 +36,7 @@ class Choice:
 
     Attributes:
         module, function: the place.
-        passed: which attributes the predicate is told of there, as its parameters are called.
+        passed: which attributes the predicate receives there, by the names of its parameters.
         needed: those that one of the two branches is given, and the other is not.
     """
 

@@ -289,7 +289,7 @@ class Naming(Server, abc.ABC):
     def _mla_prefill(self, request: Request, named: Named) -> Selected | Unrecognised:
         module: Any = self.fork.module(_PREFILL)
         if module is None:
-            raise LacksError("the fork has no choice of MLA prefill backends")
+            raise LacksError("the fork does not choose MLA prefill backends")
         registry: Any = self.fork.module(_PREFILL.rpartition(".")[0] + ".registry")
         for value in vars(module).values():
             if callable(clear := getattr(value, "cache_clear", None)):
@@ -474,7 +474,7 @@ class _Call:
 
     Args:
         function: what is called.
-        more: names of values that the caller gives beside those of a request.
+        more: names of values that the caller gives besides those of a request.
     """
 
     def __init__(self, function: Callable[..., Any], *more: str) -> None:
@@ -495,7 +495,7 @@ class _Call:
         """Call the function with the values that its parameters ask for, by name.
 
         Raises:
-            SelectorError: a parameter without default is none that can be filled.
+            SelectorError: a parameter without default cannot be filled.
         """
         if self._unknown:
             raise SelectorError(

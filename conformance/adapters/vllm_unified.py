@@ -40,7 +40,7 @@ class UnifiedAttention(Unified):
             function, why_not = first_home(HOMES)
         if function is None:
             raise BackendUnderTestError(
-                f"vLLM's unified_attention is in none of its homes ({why_not}); install vLLM, or put its"
+                f"vLLM's unified_attention is in none of its known modules ({why_not}); install vLLM, or put its"
                 " source on PYTHONPATH"
             )
         super().__init__(function)

@@ -40,7 +40,7 @@ class Baseline:
     Attributes:
         id: what it is called on the command line: the file's name without its suffix.
         selector: what was asked, ``module:object``.
-        distribution: where that came from, such as "vllm"; None where it is no distribution.
+        distribution: where that came from, such as "vllm"; None if it is not a distribution.
         version: of the distribution.
         tool: the version of this package that recorded it.
         grid: the name of the grid.
@@ -96,8 +96,8 @@ def load(id_or_path: str, grid: Grid | None = None) -> Baseline:
         grid: the grid that tables are wanted of; the standard one when None.
 
     Raises:
-        BaselineError: there is no such baseline, or the file is none, is damaged, was changed, or
-            is of a newer version; one line with the remedy.
+        BaselineError: there is no such baseline, or the file is not one, is damaged, was changed,
+            or is of a newer version; one line with the remedy.
     """
     if id_or_path in shipped():
         path = Path(str(files("pytest_rocm_attn.conformance.baselines"))) / f"{id_or_path}.json"
@@ -187,7 +187,7 @@ def _fail(name: str, wrong: str, remedy: str) -> NoReturn:
 def read(content: bytes, name: str, baseline_id: str, grid: Grid) -> Baseline:
     """Return the baseline that a file holds.
 
-    Where it was recorded over another grid it has no tables, and require() says so.
+    If it was recorded over another grid it has no tables, and require() says so.
 
     Args:
         content: the file.

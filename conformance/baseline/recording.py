@@ -44,11 +44,11 @@ def record(
         grid: the cells.
         baseline_id: what the recording is called.
         sources: what is recorded: name -> "sha256:...".
-        progress: is told how far it is, now and then.
+        progress: gets the number of answered cells, now and then.
         lanes: how many platforms are worked on at a time.
 
     Raises:
-        SelectorError: the selector cannot be imported, or is none.
+        SelectorError: the selector cannot be imported, or is not one.
         BaselineError: some cells could not be answered, so that there is nothing to compare with.
     """
     pool = Pool(subject, lanes=1)

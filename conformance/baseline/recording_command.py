@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         BaselineError: the file cannot be written, or a source cannot be read; found out first.
-        SelectorError: the selector cannot be imported, or is none.
+        SelectorError: the selector cannot be imported, or is not one.
     """
     output: Path = arguments.output
     check_output(output, replace=arguments.force)
@@ -66,7 +66,7 @@ def check_output(output: Path, *, replace: bool) -> None:
         BaselineError: it cannot, or something is there that would be lost.
     """
     if output.suffix != ".json":
-        raise BaselineError(f"--output {output}: a baseline is a .json file; name it so")
+        raise BaselineError(f"--output {output}: a baseline's name must end in .json")
     if not output.parent.is_dir():
         raise BaselineError(f"--output {output}: {output.parent} is not a folder; make it first")
     if output.exists() and not replace:

@@ -127,7 +127,7 @@ class Cause:
         cells: how many they are.
         smallest: the one of those that clauses and exceptions describe that is nearest to the
             defaults.
-        gpus: where it is met.
+        gpus: those on which it occurs.
         everywhere: that is every GPU.
         backends: those that are named, expected or got, by their names, most cells first.
         families: numbers of the groups of cells in which it is met.
@@ -207,7 +207,7 @@ def _by_name(cells: Cells, labels: Mapping[Change, Bits]) -> dict[Change, Bits]:
     """Return for each change the cells that it is true of.
 
     A cell whose answer is the named one is also one whose answer is the backend of that name, so it
-    may go with cells where nothing or something else was named.
+    may go with cells in which nothing or something else was named.
     """
     found: dict[Change, Bits] = defaultdict(int)
     names = next((n for n, one in enumerate(cells.attributes) if one.name == EXPLICIT), None)

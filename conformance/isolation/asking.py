@@ -89,7 +89,9 @@ def _put(
         nonlocal answered
         wanted = wire.Done if answered == len(pairs) else Observation
         if not isinstance(reply, wanted):
-            raise UnreadableError(f"its process sent what is not an answer: {reply!r:.80}")
+            raise UnreadableError(
+                f"its process sent something that is not an answer: {reply!r:.80}"
+            )
         if isinstance(reply, Observation):
             resolve(pairs[answered][1], reply)
             answered += 1
@@ -119,7 +121,7 @@ def _converse(
             None where only the timeout counts.
 
     Returns:
-        What became of the process before it was done; else None.
+        The end of the process, if it ended before it was done; else None.
     """
 
     def next_reply() -> Any:
@@ -294,7 +296,7 @@ class Bulk:
             stuck: is asked ten times a second, with the process's number, whether it is to be killed.
 
         Returns:
-            What became of the process, or of the import, before it had done all; else None.
+            The end of the process, or the failure of the import, if it came before all was done; else None.
         """
         platform = self._platform
         if environ is not None and (platform is None or not self._relied_on):

@@ -22,7 +22,7 @@ _IMPORT_LIMITS = 10  # an import may take this many times as long as one questio
 
 
 class Launcher:
-    """Starts processes: forked from a base that has imported what is neutral, or each afresh.
+    """Starts processes: forked from a base that has imported what is neutral, or each from the beginning.
 
     What they print goes to a log.
 

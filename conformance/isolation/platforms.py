@@ -33,9 +33,9 @@ class Platform:
         environ: what it was imported under.
         reads: the variables that its imports read, with the values they saw.
         refreshes: whether the adapter can refresh the selector in place.
-        process: which imported it. Where there is no fork, it answers as well.
+        process: which imported it. Without fork, it answers as well.
         interviews: open ones, for which it has to stay.
-        answered: its process, which is kept where there is no fork, has answered something.
+        answered: its process, which is kept without fork, has answered something.
     """
 
     gpu: Gpu

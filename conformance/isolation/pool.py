@@ -84,11 +84,10 @@ class Pool:
         return self._only_gpu, ()
 
     def probe(self, questions: Iterable[Question]) -> None:
-        """Make sure that the selector can be asked at all, before anything else is asked.
+        """Check that the selector can be imported, before anything else is asked.
 
-        It can once it is imported for one of the questions and then fails, if it does, for another
-        reason than an import. What else it does when it is asked, such as end its process, is the
-        outcome of that question.
+        One question is enough if it is answered, or fails for another reason than an import. Whatever
+        else the selector does then, such as end its process, is the outcome of that question.
 
         Args:
             questions: asked one after the other until one shows it.

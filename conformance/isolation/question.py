@@ -29,8 +29,9 @@ class Question(msgspec.Struct, frozen=True):
         environ: the variables that are set, as sorted pairs.
         request: what the layer needs.
         kind: "select" for which backend; "named" too, with what the detail names (promise/naming.py);
-            the other kinds are those of inside/capabilities.py, and are answered with Told, or as a selection is where there was none.
-        detail: what the kind needs to know beside, as text.
+            the other kinds are those of inside/capabilities.py, and are answered with Told, or as a
+        selection is if nothing was selected.
+        detail: what else the kind needs to know, as text.
     """
 
     gpu: Gpu
@@ -96,7 +97,7 @@ class Observation(msgspec.Struct, frozen=True, tag=True):
         outcome: what the selector did.
         seconds: how long it took; 0 when it never answered.
         written: environment variables that it set, changed or removed while answering.
-        trace: how it came to the answer, where it says so.
+        trace: how it reached the answer, if it reports that.
         failed_import: what is behind a crash, if it is an import that failed.
     """
 
@@ -117,7 +118,7 @@ class Subject:
             environment of its own.
         preload: neutral modules worth importing once, before anything forks; unused without fork.
         timeout: seconds that one answer may take.
-        fork: fork processes; False starts each one afresh, as where fork is not to be had.
+        fork: fork processes; False starts each one from the beginning, as on a system without fork.
         machine: the real GPU to select on, unmocked; None mocks each question's own.
     """
 

@@ -33,7 +33,7 @@ class Refreshing:
     """What was found out about refreshing a subject.
 
     Args:
-        platforms: where it is found out.
+        platforms: those on which it is found out.
         notes: gets a line where the slower way has to be taken.
 
     Attributes:
@@ -52,7 +52,7 @@ class Refreshing:
 
         The environment that differs most from the imported one is also asked after a fresh import,
         and a sample of environments is asked in one process, one after the other, and also in a
-        process each. Where the answers differ, the slower way is taken.
+        process each. If the answers differ, the slower way is taken.
 
         Args:
             platform: whose adapter can refresh.
@@ -74,7 +74,7 @@ class Refreshing:
         if imported is not None and _agree(refreshed, imported):
             return Trust.FORKED
         self._notes.append(
-            "refreshing the imported selector gave other answers than importing it afresh, so each"
+            "refreshing the imported selector gave other answers than importing it again, so each"
             " environment got an import of its own, which is slower"
         )
         return Trust.NONE

@@ -48,7 +48,7 @@ class Promise:
         limit: one of LIMITS.
         takes: values that the backend takes; () for a promise about what it refuses.
         refuses: values that it must not take as if nothing were wrong; () for the other kind.
-        request: the layer, but for the limit.
+        request: the layer, except the limit.
         gpus: the targets it is promised on; () for all. For the limit "gfx", the values say it.
         file: the file that holds it.
     """

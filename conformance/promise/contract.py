@@ -156,7 +156,7 @@ class Cell:
 class Contract:
     """A named set of rows and the document they were written from.
 
-    Beside its rows it may say, in ``[[capability]]`` entries, what each backend can do.
+    Besides its rows it may say, in ``[[capability]]`` entries, what each backend can do.
 
     Args:
         id: its name.

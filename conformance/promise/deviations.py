@@ -64,7 +64,7 @@ class Deviation:
         return got.answer == self.answer and not missing(self.mentions, got.message)
 
     def expired(self, today: date) -> bool:
-        """Say whether the entry no longer holds: today is after its last day."""
+        """Return whether the entry has expired: today is after its last day."""
         return self.until is not None and today > self.until
 
     @property

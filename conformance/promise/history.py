@@ -35,7 +35,7 @@ class Defect:
     Attributes:
         id: kebab-case, unique in the contract.
         what: the defect, in one sentence.
-        link: where it is reported, or mended.
+        link: its report, or its repair.
         match: patterns over the items that fall short, as a deviation has them.
         answers: the answers of a selector that has it; NAMED: what was named.
         mentions: what the message of a refusal or a crash must mention.
@@ -114,7 +114,7 @@ def release_of(text: str, field: str, default: Release, place: Place) -> Release
     """Return the release that a field of an entry names; the default for an empty one.
 
     Raises:
-        place.error: it is no release.
+        place.error: it is not a release.
     """
     if not text:
         return default

@@ -47,7 +47,7 @@ class Place:
         raise self.error("\\n".join(f"{parts}; {remedy}".splitlines())) from None
 
     def check_keys(self, table: Mapping[str, object], known: Collection[str], inside: str) -> None:
-        """Refuse keys that the schema does not have; inside is the table's field, "" for the top."""
+        """Refuse keys that the schema lacks. `inside` is the table's field, "" for the top."""
         for key in table:
             if key not in known:
                 name = key or '""'

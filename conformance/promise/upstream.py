@@ -58,7 +58,7 @@ def given(text: str) -> Upstream:
     """Return the release that a user names: the newest known patch for "0.25" alone.
 
     Raises:
-        ValueError: it is no release.
+        ValueError: it is not a release.
     """
     named = release.parse(text)
     if text.strip().lstrip("v").count(".") == 1:

@@ -29,7 +29,7 @@ NOTHING = Claims()
 
 
 class Verdict(enum.StrEnum):
-    """What became of an item that was not skipped. In order, the worst first.
+    """The result of an item that was not skipped. In order, the worst first.
 
     This is the one table of facts about verdicts; reports and pytest's summary are made from it.
 
@@ -108,7 +108,7 @@ class Judgement:
         verdict: the verdict.
         message: why it fell short, in words; "" when it did not.
         got: the results that fell short, as deviations pin them; of a failure, those not covered.
-        defect: the known defect that explains it, where it is reported and mended; "" for none.
+        defect: the known defect that explains it, with its report and its repair; "" for none.
     """
 
     verdict: Verdict

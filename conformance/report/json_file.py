@@ -34,17 +34,17 @@ def of_results(
     summaries: Iterable[Summary] = (),
     **head: Any,
 ) -> dict[str, Any]:
-    """Return a report of what became of the items of a run.
+    """Return a report of a run's items.
 
     ``selected`` is the number of rows, of entries in ``declined`` and of node ids in ``not_run``;
     ``totals`` counts the rows by verdict.
 
     Args:
         results: of the items.
-        kind: on what selections ran: "mock", "pure", or "real" for this machine's own GPU.
+        kind: what selections ran on: "mock", "pure", or "real" for this machine's own GPU.
         machine: that GPU.
         notes: for the reader.
-        summaries: of tiers that are better told as a whole.
+        summaries: of tiers that report better as a whole.
         head: what was under test, contract and selector, and how: the run's settings.
     """
     rows = sorted(results.rows, key=sort_key)

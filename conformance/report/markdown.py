@@ -273,7 +273,7 @@ def code(text: str) -> str:
 def cell(text: str) -> str:
     """Return text as code that stands in a table, where a pipe ends the cell even within code.
 
-    A backslash before the pipe will not do: the text may bring one of its own.
+    A backslash before the pipe is not enough: the text may have one of its own.
     """
     if "|" not in text:
         return code(text)

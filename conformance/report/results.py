@@ -1,4 +1,4 @@
-"""What became of the items of a run: each that was selected is a row, was declined, or was not run."""
+"""The results of a run's items: each that was selected is a row, was declined, or was not run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROW, _DECLINED = "rocm_attn", "rocm_attn_declined"
 def attach(
     report: pytest.TestReport, *, row: Record | None = None, declined: Declined | None = None
 ) -> None:
-    """Put what became of an item on pytest's report of a stage, which xdist sends along."""
+    """Put the result of an item on pytest's report of a stage, which xdist sends along."""
     vars(report).update({_ROW: row} if row is not None else {_DECLINED: declined})
 
 

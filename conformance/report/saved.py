@@ -22,7 +22,7 @@ class _Gpu(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
-    """One item; what a tier has no use for may be left out. Further keys are let pass."""
+    """One item; what a tier has no use for may be left out. Further keys are accepted."""
 
     id: str
     tier: str
@@ -43,7 +43,7 @@ class _Row(msgspec.Struct):
 
 
 class _Declined(msgspec.Struct):
-    """An item without a verdict; further keys are let pass."""
+    """An item without a verdict; further keys are accepted."""
 
     id: str
     tier: str
@@ -92,7 +92,7 @@ def load(path: Path) -> dict[str, Any]:
     """Return the report that a JSON file holds, as plain data.
 
     Raises:
-        ReportError: it cannot be read, is no such report, or is of a newer schema; in one line.
+        ReportError: it cannot be read, is not such a report, or is of a newer schema; in one line.
     """
     try:
         text = path.read_bytes()

@@ -21,8 +21,8 @@ class Record(TypedDict):
         evidence: what the result rests on: "pure", "mock" or "real" for selection, "oracle",
             "interpreter", "launch", "source-emulated", "emulated", "cuda", "rocm" for kernels; "" where a backend
             could not be asked.
-        env: the environment variables that are set; None where it is not about one environment.
-        request: fields of the request; None where it is not about one request.
+        env: the environment variables that are set; None if it is not about one environment.
+        request: fields of the request; None if it is not about one request.
         expect: ``{"words": ...}``, and as plain data where the tier has more to say.
         outcome: ``{"kind": ..., "words": ...}``, and the outcome's fields.
         verdict: a Verdict's value.

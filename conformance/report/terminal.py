@@ -141,7 +141,7 @@ def line_of(row: Record, others: Sequence[Record] = ()) -> str:
 
     Args:
         row: the item.
-        others: items that fall short alike, of which only the names are said.
+        others: items that fall short alike, of which only the names are shown.
     """
     if defect := row["details"].get("defect"):
         names = words.names_of((row, *others))

@@ -228,7 +228,7 @@ def _device(device: Mapping[str, Any]) -> str:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return the result in one line: how many items were selected, and what became of each."""
+    """Return the result in one line: how many items were selected, and how many had each result."""
     selected = int(report["selected"])
     counts = Counter(row["verdict"] for row in report["rows"])
     verdicts = (Verdict.PASS, *(verdict for verdict in Verdict if verdict is not Verdict.PASS))

@@ -184,10 +184,10 @@ class ConformanceItem(pytest.Item, abc.ABC):
         strict = self.plugin.settings.strict
         return verdict_on(shortfall, self.level, got, self.claims(), strict=strict)
 
-    # --- what became of it ------------------------------------------------------------------------
+    # --- its result ------------------------------------------------------------------------------
 
     def conclude(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """Put on pytest's report of a stage what became of the item, as far as that stage shows."""
+        """Put the item's result on pytest's report of a stage, as far as that stage shows."""
         error = call.excinfo.value if call.excinfo is not None else None
         if call.when == "setup":  # of another attempt, perhaps
             self.row = self.declined = None

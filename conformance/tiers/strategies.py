@@ -109,7 +109,7 @@ def _default_texts(kind: Kind, default: Any) -> tuple[str, ...]:
 
 
 def unrelated() -> SearchStrategy[dict[str, str]]:
-    """Return some variables that choose no backend, set to something."""
+    """Draw variables that do not choose a backend, each with a value."""
     return _some_of(UNRELATED)
 
 

@@ -89,7 +89,7 @@ def _asked(selector: str, environ: Mapping[str, str], gpu: Gpu, request: Request
     """Return what an installed selector does, asked in a process of its own on a mocked GPU.
 
     Raises:
-        SelectorError: it cannot be imported, or is none.
+        SelectorError: it cannot be imported, or is not a selector.
     """
     from pytest_rocm_attn.conformance.baseline.recording_command import subject_of
     from pytest_rocm_attn.conformance.isolation import Pool, Question

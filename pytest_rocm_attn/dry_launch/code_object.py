@@ -32,7 +32,7 @@ class CodeObjectKernel:
         name: symbol of the kernel's code.
         lds_bytes: LDS that is allocated at compile time; a launch may add dynamic LDS.
         scratch_bytes: private segment per work-item.
-        vgprs: vector registers per lane that a wave allocates. Where the register file is unified
+        vgprs: vector registers per lane that a wave allocates. If the register file is unified
             (CDNA2 and later), accumulation registers are included.
         agprs: accumulation registers among them; 0 where the target has none.
         sgprs: scalar registers per wave.
@@ -61,11 +61,11 @@ def read_code_object(binary: bytes) -> tuple[CodeObjectKernel, ...]:
     """Return the kernels of an ELF code object (hsaco, or what clang leaves before linking).
 
     Raises:
-        CodeObjectError: binary is no 64-bit little-endian ELF file, or has no kernel metadata.
+        CodeObjectError: binary is not a 64-bit little-endian ELF file, or has no kernel metadata.
     """
     if binary[:6] != b"\x7fELF\x02\x01":
         raise CodeObjectError(
-            f"not an AMDGPU code object: it starts with {binary[:6]!r}, wanted a 64-bit ELF header"
+            f"not an AMDGPU code object: it starts with {binary[:6]!r}, expected a 64-bit ELF header"
         )
     sections = tuple(_sections(binary))
     sizes = dict(_function_sizes(binary, sections))

@@ -82,7 +82,7 @@ def launch(
         threads: work-items of a workgroup, along one axis.
         arguments: bytes of each explicit argument.
         regions: memory that it may touch.
-        dynamic_lds: bytes of LDS beside the kernel's own.
+        dynamic_lds: bytes of LDS besides the kernel's own.
         seed: as in ``scheduler.run``.
         limit: instructions that a batch of workgroups may run in lockstep.
 

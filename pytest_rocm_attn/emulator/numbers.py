@@ -103,7 +103,7 @@ def field(a: Array, place: Array, width: Array) -> Array:
 
 
 def signed_field(a: Array, place: Array, width: Array) -> Array:
-    """A sign-extended field of bits, of a that goes on with its sign; nothing of width 0."""
+    """Return the field of a's bits, sign-extended; 0 for width 0. Bits above bit 31 repeat the sign."""
     width = width & FIVE_BITS
     moved = (a.view(i32) >> (place & FIVE_BITS).view(i32)).view(u32)
     bits = moved & ((u32(1) << width) - u32(1))

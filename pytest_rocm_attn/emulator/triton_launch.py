@@ -31,7 +31,7 @@ class Emulation:
         seed: run a workgroup's waves one after the other between barriers, in an order that it
             draws; None runs them in lockstep.
         limit: instructions that a batch of workgroups may run in lockstep.
-        known: tensors that kernels may touch beside their own arguments: those whose addresses
+        known: tensors that kernels may touch besides their own arguments: those whose addresses
             lie in a tensor, as a table of pointers.
         launches: how many kernels ran; instructions: of one wave each, over all launches.
         executed: how often each instruction of each kernel was run, by its assembly.

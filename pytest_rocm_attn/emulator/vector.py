@@ -86,7 +86,7 @@ def _sources(context: Context, alu: Alu, *, sdwa: bool = False) -> list[Source]:
     if alu.accumulates:
         operands.append(replace(context.operand(0), negative=False, absolute=False))
     if len(operands) != len(alu.sources):
-        raise EmulatorError(f"{len(operands)} operands, wanted {len(alu.sources)}")
+        raise EmulatorError(f"{len(operands)} operands, expected {len(alu.sources)}")
     selects = context.modifier("op_sel", [0] * 4)
     found = []
     for number, (operand, kind) in enumerate(zip(operands, alu.sources, strict=True)):

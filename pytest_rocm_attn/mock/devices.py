@@ -111,7 +111,7 @@ class Device:
 
     @property
     def gcn_arch_name(self) -> str:
-        """Full name with features as HIP gives it; bare if no machine's print is known."""
+        """Return the name with features, as HIP prints it; without them if no print of one is known."""
         facts = target_facts(self.gpu.gfx)
         return str(facts["gcn_arch_name"]["v"] if "gcn_arch_name" in facts else self.gpu.gfx)
 

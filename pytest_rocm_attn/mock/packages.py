@@ -2,7 +2,7 @@
 
 A module put into sys.modules by hand has no spec and no path, and find_spec() then raises instead of
 answering (docs/reference/mock-surface.md#silent-downgrades, row 11). So the stand-ins come from a
-finder at the head of sys.meta_path, built afresh by every import, below a folder whose files exist
+finder at the head of sys.meta_path, built again by every import, below a folder whose files exist
 for code that probes by path (docs/reference/aiter.md#which-aiter).
 """
 
@@ -35,7 +35,7 @@ class StandIn:
             start with is a package.
         distribution: name of its distribution, or "" for none.
         version: version of its distribution.
-        how_to_add: what a user does who needs a further attribute of it.
+        how_to_add: what a user must do who needs another attribute of it.
     """
 
     name: str

@@ -58,7 +58,7 @@ class MockRocm:
         real_aiter: import the installed amd-aiter instead of a stand-in; see mock/real_aiter.py.
         triton_driver: whether Triton compiles for the mocked GPU (dry launch).
         emulate: whether what Triton launches is executed, on CPU tensors; an Emulation says how.
-        force: mock even where this process runs on real AMD GPUs.
+        force: mock even if this process runs on real AMD GPUs.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
@@ -392,7 +392,8 @@ def _version(original: Any) -> Any:
 def _dlopen_without_nvml(gfx: str) -> Any:
     """Return ctypes' loader without NVIDIA's management library.
 
-    Where a real NVIDIA driver is installed, vLLM would find two platforms (section 8, row 5).
+    With a real NVIDIA driver vLLM would find two platforms
+    (docs/reference/mock-surface.md#silent-downgrades, 5).
     """
     original: Any = vars(ctypes)["_dlopen"]
 

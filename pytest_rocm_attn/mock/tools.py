@@ -34,7 +34,7 @@ _trees: dict[tuple[tuple[str, str], ...], Path] = {}
 def hip_version(rocm_version: str) -> str:
     """Return torch.version.hip of a ROCm release: its first two numbers, then HIP's own build.
 
-    Of a release whose build is not known here, it is that of ROCM_VERSION.
+    If the release's build is not known here, it is that of ROCM_VERSION.
     """
     release, known = ".".join(rocm_version.split(".")[:2]), ".".join(ROCM_VERSION.split(".")[:2])
     return f"{release}.{_HIP_BUILDS.get(release, _HIP_BUILDS[known])}"

@@ -148,7 +148,7 @@ class _Hooks:
     def started(self) -> None:
         """Note what would have started the HIP runtime: torch's function, and who called it.
 
-        One function of torch asks several times; that is told once.
+        One function of torch asks several times; that is reported once.
         """
         frame, called = sys._getframe(2), ""
         while frame.f_back is not None and _is_torchs(frame):

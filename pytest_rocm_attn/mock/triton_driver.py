@@ -77,7 +77,7 @@ def activate(gpu: Gpu, execute: Execute | None = None) -> Callable[[], None]:
 
     Raises:
         MockError: Triton is not installed, has no AMD backend, is of a shape that this driver does
-            not know, or was told by TRITON_OVERRIDE_ARCH to compile for another target.
+            not know, or TRITON_OVERRIDE_ARCH made it compile for another target.
     """
     _check_triton(gpu)
     activation = _Activation(gpu, execute)
@@ -210,7 +210,7 @@ class _Utils:
 class _Properties(dict[str, Any]):
     def __missing__(self, name: str) -> NoReturn:
         raise MockError(
-            f"the mocked Triton driver knows no device property {name!r}; known: "
+            f"the mocked Triton driver does not know the device property {name!r}; known: "
             f"{', '.join(self)}. Add it with its source to hardware.toml and to _Utils in "
             "pytest_rocm_attn/mock/triton_driver.py"
         )

@@ -98,6 +98,10 @@ NAME = "beside"
 
 
 def report(number: int) -> str:
+    """Return a text.
+
+    It is said.
+    """
     return f"the row {number} is no baseline, told"
 '''
 
@@ -115,7 +119,9 @@ def test_messages_docstrings_and_comments_of_code_are_read(
         )
         for path in tmp_path.iterdir()
     }
-    assert found["a.py"] == [(1, "is said"), (4, "told"), (9, "is no"), (9, "told")]
+    assert found["a.py"] == [
+        *((1, "is said"), (4, "told"), (11, "is said"), (13, "is no"), (13, "told"))
+    ]
     assert found["a.toml"] == [(1, "Where"), (2, "told")]
 
 

@@ -76,7 +76,7 @@ def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "NoCausality computes chunked-prefill wrongly (evidence: interpreter): error * is *"
-            + " times its bound *, at out of request *, column *: got *, wanted *",
+            + " times its bound *, at out of request *, column *: got *, expected *",
             "*case  *head_size=64*; causal, dense layout; new of all tokens: 5 of 37, 16 of 48*",
             "*again  python -m pytest --rocm-attn-conformance *--rocm-attn-backends=*NoCausality=*"
             + " --rocm-attn-tier=numerics rocm-attn::numerics::NoCausality::chunked-prefill",

@@ -140,7 +140,7 @@ def _import(adapter: Declares, asked: Question, backend: str) -> dict[str, Any]:
 def _runtime(adapter: Adapter, asked: Question, backend: str) -> dict[str, Any]:
     """Return the "calls", in words, that would have started the device's runtime in the import."""
     if startup.runtime_calls is None:
-        raise LacksError("nothing is mocked, so that no call is counted")
+        raise LacksError("nothing is mocked, so calls are not counted")
     return {"calls": [_lasting(call) for call in startup.runtime_calls]}
 
 
@@ -154,14 +154,14 @@ def _names(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
     return {"missing": names}
 
 
-_NO_CLASSES = "the selector's adapter knows no backend classes"
-_NO_SERVER = "the selector's adapter knows no server"
+_NO_CLASSES = "the selector's adapter does not know backend classes"
+_NO_SERVER = "the selector's adapter does not know a server"
 _KINDS = {
     "construct": _Kind(
         _construct, Constructs, "the selector has no construct() (docs/adapters.md)", selects=True
     ),
     "declare": _Kind(_declare, Declares, _NO_CLASSES),
-    "import": _Kind(_import, Declares, "the selector's adapter knows no modules"),
+    "import": _Kind(_import, Declares, "the selector's adapter does not know modules"),
     "runtime": _Kind(_runtime),
     "platform": _Kind(lambda server, *_: server.platform_found(), Serves, _NO_SERVER),
     "cache-block": _Kind(_cache_block, Serves, _NO_SERVER, selects=True),
@@ -176,8 +176,8 @@ _KINDS = {
 def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
     """Return an exception as plain data, the same in every process.
 
-    "deliberate" says that it is a refusal (conformance/isolation/inside/refusal.py); "ours" that it is no doing of
-    the fork's.
+    "deliberate" says that it is a refusal (conformance/isolation/inside/refusal.py); "ours" that it
+    is not caused by the fork's.
     """
     blame = _our_doing(error, gpu)
     step = step_of(error)

@@ -47,7 +47,7 @@ class SharedCodes:
     """A code for each cell, in a file that two processes map.
 
     Attributes:
-        codes: UNANSWERED where there is none yet.
+        codes: UNANSWERED if there is none yet.
     """
 
     def __init__(self, path: str, cells: int = 0) -> None:
@@ -112,7 +112,7 @@ class Enumeration:
 def scattered(count: int) -> Iterator[int]:
     """Yield 0 to count - 1, each once, so that any beginning is spread over the whole.
 
-    Where the time runs out, what was asked by then is a sample and not a corner.
+    If the time runs out, what was asked by then is a sample and not a corner.
     """
     step = max(1, round(count * 0.6180339887))
     while math.gcd(step, count) != 1:

@@ -32,7 +32,7 @@ def answer(adapter: Adapter, question: Question) -> tuple[Outcome, object]:
         if isinstance(adapter, Names) and not adapter.named_by_variable(named):
             return adapter.select_named(request, environ, gpu, named), None
         if named.asks != "layer":
-            raise LacksError("the selector's adapter knows no server")
+            raise LacksError("the selector's adapter does not know a server")
         if named.per_kind:
             raise LacksError("the selector is not asked by kind of layer")
         with _variable(named.backend) as variables:

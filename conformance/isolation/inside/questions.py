@@ -33,7 +33,7 @@ def serve_questions(
     first: wire.ToAnswer | None,
     base: Mapping[str, str],
 ) -> None:
-    """Answer messages, the first of them at hand, until one says that no more will come."""
+    """Answer messages until one says that no more will come; the first has been read already."""
     message = first
     while message is not None:
         match message:

@@ -97,7 +97,7 @@ class Behaviour:
     """What an outcome means for whoever asked; equal if only the words differ.
 
     Attributes:
-        kind: the outcome's class name; "Various" for several that are not told apart.
+        kind: the outcome's class name; "Various" for several that are kept as one.
         name: the backend that was selected, or the class of the error that a crash raised; else "".
     """
 

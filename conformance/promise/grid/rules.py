@@ -35,7 +35,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         backend: this one, by name.
         named: the one that the cell names.
         rejects: a refusal; with named, either of the two.
-        never: anything but these backends, and but what is no answer (a crash, a hang ...).
+        never: anything but these backends, and except what is not an answer (a crash, a hang ...).
     """
 
     backend: str | None = None
@@ -71,7 +71,7 @@ class Rule:
         source: the clause it was written from.
         level: "required" or "advisory".
         expect: what may be answered.
-        named: the backends that are named; empty where none is; None where that does not matter.
+        named: the backends that are named; empty if none is; None if that does not matter.
         flags: variable -> what it means.
         gpus: the targets; empty for all.
         states: the states of aiter; empty for all.

@@ -48,7 +48,7 @@ class Family:
     Args:
         name: what differs, as a plural: "head sizes build with aiter on".
         requests: them.
-        told: whether selectors are told of it, so that they could refuse.
+        told: whether selectors receive it, so that they could refuse.
         wants_aiter: the contract itself leads it to a backend that needs aiter.
         none_for_sinks: the layer passes ``sinks=None``.
     """
@@ -81,9 +81,9 @@ class BuildCase:
     """One family in one environment on one platform: an item.
 
     Attributes:
-        level: what the contract says nothing of is advisory: that a backend needs aiter where there
-            is none that works; that a backend named explicitly refuses late what no selector is
-            told of.
+        level: what the contract leaves open is advisory: that a backend needs aiter if there
+            is none that works; that a named backend refuses late what no selector
+            receives.
     """
 
     family: Family

@@ -140,7 +140,7 @@ def _declaration(item: CheckItem, backend: str) -> Answer:
 def has_a_cache(item: CheckItem, backend: str) -> Iterator[Defect]:
     data = _declaration(item, backend).data
     if data["limits"].get("block_size") is None:
-        raise Inapplicable(f"undeclared: {backend} does not say its block sizes")
+        raise Inapplicable(f"{backend} does not declare its block sizes")
     for size, error in data["cache_refuses"].items():
         wrong = f"{backend} declares a block size that its cache cannot have: {error}"
         yield Defect(wrong, value=f"block_size={size}")
@@ -177,7 +177,7 @@ def is_selected_within(item: CheckItem, backend: str, limit: str) -> Iterator[De
         but = f" ({unanswered} selections have no answer)" if unanswered else ""
         raise Inapplicable(f"{backend} is never selected on {gfx}{but}")
     if not judged:
-        raise Inapplicable(f"undeclared: {backend} does not say its {limit}")
+        raise Inapplicable(f"{backend} does not declare its {limit}")
     item.counts |= {"selected": selected, "selections without an answer": unanswered}
 
 

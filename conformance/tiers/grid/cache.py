@@ -106,7 +106,7 @@ def fingerprint(subject: Subject, grid: str, apart: Iterable[Path] = ()) -> str 
     Args:
         subject: the selector, and how it is run.
         grid: the grid's digest.
-        apart: files that are no source, wherever they lie, such as this run's own reports.
+        apart: files that are not a source, wherever they lie, such as this run's own reports.
     """
     no_source = {path.resolve() for path in apart}
     source = _source_digest(subject.selector, no_source)

@@ -132,7 +132,7 @@ class Evaluator:
             UNANSWERED. Each part has the share that its cells have, and what others left over.
         cells: how many cells will be submitted in all; 0 for those that are when it is needed.
         lanes: how many platforms are worked on at a time.
-        only: the one platform that can be asked, where nothing is mocked; None for all.
+        only: the one platform that can be asked, if nothing is mocked; None for all.
         load: returns what is known of a part already, or None.
         save: is given each part when it is left, complete or not, and now and then before that.
         all_at_once: every slice of a platform is submitted together, so that what has imported the

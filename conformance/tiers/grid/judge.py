@@ -34,7 +34,7 @@ class Standard:
     Args:
         name: of the other selector or baseline: "the-reference", "vllm-0.18.1".
         level: of a difference from it.
-        rules: the contract's, where it is what counts.
+        rules: the contract's, if it is what counts.
     """
 
     name: str

@@ -117,7 +117,7 @@ def explained(families: Sequence[Labelled], most: int = 400) -> Explained:
     The place of a cell is the position of its family and its position on each axis of it.
 
     Args:
-        families: together they are the cells that conditions speak of.
+        families: together they are the cells that conditions are about.
         most: how many conditions to look for before the rest is only counted.
     """
     numbers: dict[Change, int] = {}

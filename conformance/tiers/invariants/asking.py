@@ -31,7 +31,7 @@ _SAMPLE: tuple[dict[str, str], ...] = (
 class Asker:
     """Gives the answer that a process in a clean state would give. Remembers each.
 
-    Where the selector was found to answer for all environments in one process as it does in a
+    If the selector was found to answer for all environments in one process as it does in a
     process each (Pool.answers_in_place), one process per platform is kept and asked.
 
     Args:
@@ -104,7 +104,7 @@ class Asker:
     def begin(self, gpu: Gpu, environ: Mapping[str, str]) -> tuple[Interview, bool] | Outcome:
         """Return a process that begins in a clean state, and whether its first question refreshes.
 
-        Where refreshing was found to clean a process, it is one that is kept for this use; any
+        If refreshing was found to clean a process, it is one that is kept for this use; any
         other is for the caller to close.
         """
         if not self._distrusted and self._answers_in_place(gpu):

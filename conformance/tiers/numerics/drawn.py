@@ -93,7 +93,7 @@ def draw(
 
     Args:
         kind: what to draw.
-        ask: returns what came of a case.
+        ask: returns the result of a case.
         effort: how hard to look; a share of its examples.
         name: searches of different names look at different cases.
         evidence: what a finding rests on.

@@ -156,7 +156,7 @@ def _worst(
         error = "a number that is not finite was lost or invented: at"
     return Result(
         "wrong",
-        f"{error} {place}: got {value:.6g}, wanted {exact:.6g};"
+        f"{error} {place}: got {value:.6g}, expected {exact:.6g};"
         f" {beyond} of {ratio.numel()} elements are beyond",
         worst,
     )

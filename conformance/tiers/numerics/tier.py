@@ -61,7 +61,7 @@ def _example(data: dict[str, Any]) -> Case:
     """Return the one case that --rocm-attn-example gives.
 
     Raises:
-        pytest.UsageError: it is no drawn case.
+        pytest.UsageError: it is not a drawn case.
     """
     try:
         case = Case.from_json(data)

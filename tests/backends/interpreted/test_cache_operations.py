@@ -239,7 +239,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(what: str) -> 
     [
         ({"k_pe": normal(4, 64)}, "torch.float32"),
         ({"k_pe": normal(3, 64).half()}, "3 rows for 4 slots"),
-        ({"k_pe": normal(4, 32).half()}, "wanted [blocks, block size, 544]"),
+        ({"k_pe": normal(4, 32).half()}, "expected [blocks, block size, 544]"),
         ({"cache": poisoned((5, 16, 576), torch.float8_e4m3fn)}, "scale is missing"),
         ({"cache": poisoned((5, 16, 576), torch.float32)}, "torch.float32"),
     ],

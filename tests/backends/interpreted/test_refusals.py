@@ -109,7 +109,7 @@ def test_triton_mla_names_value_limit_and_source(what: str) -> None:
     [
         ({"alibi": True}, {}, "alibi_slopes missing"),
         ({}, {"sinks": torch.zeros(HEADS)}, "sinks given"),
-        ({"has_sink": True}, {"sinks": torch.zeros(3)}, "sinks has shape (3,), wanted (4,)"),
+        ({"has_sink": True}, {"sinks": torch.zeros(3)}, "sinks has shape (3,), expected (4,)"),
         ({"alibi": True}, {"alibi_slopes": torch.zeros(HEADS, device=META)}, "on meta"),
         ({}, {"scale": 0.0}, "positive finite number, got 0.0"),
         ({}, {"scale": float("nan")}, "positive finite number, got nan"),
@@ -158,10 +158,10 @@ STEPS: dict[str, tuple[dict[str, Any], str]] = {
         "out is torch.float32",
     ),
     "an output elsewhere": ({"out": half(TOKENS, HEADS, SIZE, device=META)}, "out is on meta"),
-    "a cache without halves": ({"kv_cache": half(BLOCKS, BLOCK_SIZE, KV_HEADS, SIZE)}, "wanted"),
+    "a cache without halves": ({"kv_cache": half(BLOCKS, BLOCK_SIZE, KV_HEADS, SIZE)}, "expected"),
     "a cache of another block size": (
         {"kv_cache": half(BLOCKS, 2, 32, KV_HEADS, SIZE)},
-        "kv_cache has shape (6, 2, 32, 2, 64), wanted (-1, 2, 16, 2, 64)",
+        "kv_cache has shape (6, 2, 32, 2, 64), expected (-1, 2, 16, 2, 64)",
     ),
     "a cache of another dtype": ({"kv_cache": torch.zeros(CACHE)}, "kv_cache is torch.float32"),
     "a cache elsewhere": ({"kv_cache": half(*CACHE, device=META)}, "kv_cache is on meta"),
@@ -188,7 +188,7 @@ FP8_STEPS: dict[str, tuple[dict[str, Any], str]] = {
     "a scale elsewhere": ({"k_scale": torch.ones((), device=META)}, "k_scale is on meta"),
     "the other flavour": (
         {"kv_cache": torch.zeros(CACHE).to(torch.float8_e4m3fnuz)},
-        "kv_cache is torch.float8_e4m3fnuz, wanted torch.float8_e4m3fn",
+        "kv_cache is torch.float8_e4m3fnuz, expected torch.float8_e4m3fn",
     ),
 }
 
@@ -343,7 +343,7 @@ def mla_step(**changes: Any) -> dict[str, Any]:
 
 MLA_STEPS: dict[str, tuple[dict[str, Any], str]] = {
     "query heads": ({"query": half(2, 8, 576)}, "query has shape (2, 8, 576)"),
-    "query width": ({"query": half(2, 16, 512)}, "wanted (2, 16, 576)"),
+    "query width": ({"query": half(2, 16, 512)}, "expected (2, 16, 576)"),
     "query dtype": ({"query": torch.zeros(2, 16, 576)}, "query is torch.float32"),
     "query device": ({"query": half(2, 16, 576, device=META)}, "query is on meta"),
     "out width": ({"out": half(2, 16, 576)}, "out has shape (2, 16, 576)"),
@@ -375,10 +375,10 @@ def test_an_mla_decode_that_disagrees_is_refused(what: str) -> None:
 
 
 MLA_PREFILLS: dict[str, tuple[dict[str, Any], str]] = {
-    "key width": ({"key": half(9, 16, 128)}, "key has shape (9, 16, 128), wanted (9, 16, 192)"),
+    "key width": ({"key": half(9, 16, 128)}, "key has shape (9, 16, 128), expected (9, 16, 192)"),
     "value rows": ({"value": half(8, 16, 128)}, "value has shape (8, 16, 128)"),
     "lse dtype": ({"lse": half(16, 5)}, "lse is torch.float16"),
-    "lse order": ({"lse": torch.zeros(5, 16)}, "wanted float32 (16, 5)"),
+    "lse order": ({"lse": torch.zeros(5, 16)}, "expected float32 (16, 5)"),
     "starts": ({"key_start_loc": ints(0, 9, 9)}, "query_start_loc has shape (2,)"),
     "starts of 64 bits": (
         {"key_start_loc": ints(0, 9, dtype=torch.int64)},

@@ -117,5 +117,5 @@ def test_a_module_is_found_without_importing_its_package(
 def test_what_is_no_selector_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "selector.py").write_text("select = 3")
     subject = Subject(f"{tmp_path / 'selector.py'}:select", pure=True, preload=())
-    with pytest.raises(SelectorError, match="is no selector"):
+    with pytest.raises(SelectorError, match="is not a selector"):
         record(subject, GRID, baseline_id="mine", sources={})

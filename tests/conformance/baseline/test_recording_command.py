@@ -34,7 +34,7 @@ def test_an_output_that_is_no_json_file_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = refused(f"record no.such:selector --output {tmp_path / 'mine.txt'}", capsys)
-    assert "a baseline is a .json file" in error
+    assert "a baseline's name must end in .json" in error
 
 
 def test_an_output_in_no_folder_is_refused_first(

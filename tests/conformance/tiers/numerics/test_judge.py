@@ -154,7 +154,7 @@ def test_an_infinity_of_the_other_sign_is_wrong() -> None:
 
     finding = examine(Flipped(), CASES["decode-with-a-visible-plus-inf-value"], CPU)
     assert finding.kind == "wrong"
-    assert "got -inf, wanted inf" in finding.words
+    assert "got -inf, expected inf" in finding.words
 
 
 def test_an_output_left_unwritten_is_not_taken_for_a_nan() -> None:

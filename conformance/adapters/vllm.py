@@ -21,9 +21,15 @@ import functools
 import importlib
 import inspect
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import LacksError, recognise, recognise_class_path
+from pytest_rocm_attn.conformance.adapters import (
+    LacksError,
+    model_choice,
+    recognise,
+    recognise_class_path,
+)
 from pytest_rocm_attn.conformance.adapters.vllm_server import Server
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import EXPLICIT, PREFILL_DECODE, variable
@@ -257,6 +263,8 @@ class Naming(Server, abc.ABC):
                 return self._mla_prefill(request, named)
             case "boundary-layer":
                 return self._boundary_layer(request, named)
+            case "model":
+                return self._model(named)
         return self._layer(request, named)
 
     @abc.abstractmethod
@@ -285,6 +293,13 @@ class Naming(Server, abc.ABC):
         if isinstance(boundary, Selected) and isinstance(other, Selected):
             common([self._backend_class(one.backend) for one in (boundary, other)])
         return boundary
+
+    def _model(self, named: Named) -> Selected | Unrecognised:
+        package: Any = importlib.import_module(self.fork.top)
+        unheeded = model_choice.unheeded(Path(package.__path__[0]), named.model)
+        if unheeded is None:
+            raise LacksError(f"the fork has no {named.model}")
+        return Unrecognised(unheeded) if unheeded else Selected(named.backend or "")
 
     def _mla_prefill(self, request: Request, named: Named) -> Selected | Unrecognised:
         module: Any = self.fork.module(_PREFILL)

@@ -304,6 +304,7 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     named: str | list[str] | None = None
     per_kind: dict[str, str] = {}
     asks: Asked = "layer"
+    model: str = ""
     since: str = ""
     until: str = ""
     by: str = ""
@@ -325,6 +326,7 @@ _CASE_FIELDS = {
     "grade": "what the source is: 'D'ocument, 'P'ull request, 'T'est, 'R'ecipe, 'K' or 'W'",
     "named": "what the user names, as text, or a list: a row for each",
     "per_kind": "a table of kind = 'NAME'",
+    "model": "a model's package or module below vLLM's, such as 'models/deepseek_v4/amd'",
     "asks": f"one of {', '.join(ASKED)}",
     "since": "the first release that promises it, such as '0.19.0'",
     "until": "the first release that no longer does, such as '0.33.0'",
@@ -357,7 +359,7 @@ _GRADES = {
     "K": "a comment in the code",
     "W": "the code alone",
 }
-_OF_AGE = ("grade", "named", "per_kind", "asks", "since", "until", "by")
+_OF_AGE = ("grade", "named", "per_kind", "asks", "model", "since", "until", "by")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -493,6 +495,8 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
     until = history.release_of(case.until, "until", LAST, place)
     if until <= since:
         place.fail("until", f"{case.until} is not after {case.since}", "correct one of them")
+    if (case.asks == "model") != bool(case.model):
+        place.fail("model", "belongs to asks = 'model'", f"add both: {_CASE_FIELDS['model']}")
     if (until < LAST) != bool(case.by):
         place.fail("by", "belongs to until", f"add both, or neither: {_CASE_FIELDS['by']}")
     choices = [
@@ -526,7 +530,7 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
             expect=expect,
         )
         row = _row(special, place)
-        named = Named(name, tuple(sorted(case.per_kind.items())), case.asks)
+        named = Named(name, tuple(sorted(case.per_kind.items())), case.asks, case.model)
         rows.append(replace(row, named=named, since=since, until=until, by=case.by))
     return rows
 

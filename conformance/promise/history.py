@@ -56,10 +56,14 @@ class Defect:
         """Say whether this is how an item falls short where the defect is."""
         answers = {named.upper() if answer == NAMED else answer for answer in self.answers}
         return (
-            any(matches(pattern, (row_id, gfx, "documented")) for pattern in self.match)
+            self.is_about(row_id, gfx)
             and got.answer in answers
             and not missing(self.mentions, got.message)
         )
+
+    def is_about(self, row_id: str, gfx: str) -> bool:
+        """Say whether an item falls short where the defect is."""
+        return any(matches(pattern, (row_id, gfx, "documented")) for pattern in self.match)
 
     @property
     def story(self) -> str:

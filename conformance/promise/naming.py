@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-Asked: TypeAlias = Literal["layer", "boundary-layer", "mla-prefill", "vision"]
+Asked: TypeAlias = Literal["layer", "boundary-layer", "mla-prefill", "vision", "model"]
 ASKED: tuple[str, ...] = get_args(Asked)
 
 
@@ -22,25 +22,29 @@ class Named:
         backend: as the user writes it, in any case, or "auto"; None: nothing is named.
         per_kind: kind of layer -> backend, as pairs, as ``backend_per_kind`` has them.
         asks: "layer"; "boundary-layer": a layer that a run with a packed cache keeps at the model's
-            own dtype, which has to share a cache layout with the others; "mla-prefill"; "vision".
+            own dtype, which has to share a cache layout with the others; "mla-prefill"; "vision";
+            "model": one that chooses for itself, which is asked whether it looks at what is named.
+        model: which, below the fork's package: "models/deepseek_v4/amd".
     """
 
     backend: str | None = None
     per_kind: tuple[tuple[str, str], ...] = ()
     asks: Asked = "layer"
+    model: str = ""
 
     def to_text(self) -> str:
         """Return it as text, for a question's detail."""
-        return json.dumps([self.backend, self.per_kind, self.asks])
+        return json.dumps([self.backend, self.per_kind, self.asks, self.model])
 
     @classmethod
     def from_text(cls, text: str) -> Named:
         """Return what to_text() made text of."""
-        backend, per_kind, asks = json.loads(text)
-        return cls(backend, tuple((kind, name) for kind, name in per_kind), asks)
+        backend, per_kind, asks, model = json.loads(text)
+        return cls(backend, tuple((kind, name) for kind, name in per_kind), asks, model)
 
     def __str__(self) -> str:
-        parts = [] if self.asks == "layer" else [f"for {self.asks.replace('-', ' ')}"]
+        about = self.model or self.asks.replace("-", " ")
+        parts = [] if self.asks == "layer" else [f"for {about}"]
         if self.backend is not None:
             parts.append(f"{self.backend!r} named")
         parts += [f"{name!r} named for {kind}" for kind, name in self.per_kind]

@@ -78,7 +78,8 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     page["without"] = _without_verdict(report)
     fixed = template.substitute(page, notes="", data="")
     size = len(fixed.encode())
-    notes = [words.cut(str(note), 2_000) for note in (report.get("notes") or ())[:50]]
+    told = [*words.compared_with_upstream(report), *(report.get("notes") or ())]
+    notes = [words.cut(str(note), 2_000) for note in told[:50]]
     data, left_out = _fitting(report["rows"], limit - size - sum(len(n) * 6 + 99 for n in notes))
     notes += left_out
     return template.substitute(

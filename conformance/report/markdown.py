@@ -44,6 +44,8 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         page.add(_evidence(table))
     for device in words.device_words(report):
         page.add(f"- Kernels ran on {code(device)}.\n")
+    for line in words.compared_with_upstream(report):
+        page.add(f"- {code(line)}\n")
     page.add("\n")
     for summary in words.summaries_of(report):
         page.add(_summary(summary))

@@ -65,6 +65,8 @@ def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
         )
     for note in report["notes"]:
         out.write_line(f"note: {note}", yellow=True)
+    for line in words.compared_with_upstream(report):
+        out.write_line(printable(line))
     contract, selector = report["contract"]["id"], report["selector"]["name"]
     out.write_line(f"{words.headline(report)} (contract {contract}, selector {selector})")
 

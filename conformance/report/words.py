@@ -227,6 +227,12 @@ def _device(device: Mapping[str, Any]) -> str:
     return ", ".join([f"{name} ({arch})" if arch else str(name), *rest])
 
 
+def compared_with_upstream(report: Mapping[str, Any]) -> list[str]:
+    """Return how a fork differs from its upstream release, a line each; none in an older report."""
+    found = (report.get("contract") or {}).get("upstream") or {}
+    return [str(line) for line in found.get("told") or ()]
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """Return the result in one line: how many items were selected, and how many had each result."""
     selected = int(report["selected"])

@@ -46,11 +46,15 @@ def _upstream_words(settings: Settings) -> list[str]:
     if upstream is None:
         return []
     lines = [f"rocm-attn: judged by {upstream} ({upstream.why})"]
-    ended = Counter(row.by for row in settings.contract.ended)
+    ended = Counter(
+        row.by.removeprefix("vllm-project/vllm")
+        for row in settings.contract.ended
+        if row.level == "required"
+    )
     if ended:
         causes = ", ".join(f"{count} by {by}" for by, count in ended.most_common())
         lines.append(
-            f"rocm-attn: {ended.total()} promises of earlier releases were changed on purpose"
+            f"rocm-attn: upstream changed {ended.total()} promises of earlier releases on purpose"
             f" ({causes})"
         )
     return lines

@@ -15,7 +15,7 @@ from pytest_rocm_attn import options
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import draft, json_file, output, results, terminal
+from pytest_rocm_attn.conformance.report import draft, fork, json_file, output, results, terminal
 from pytest_rocm_attn.conformance.report.notes import Notes
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import header
@@ -357,10 +357,22 @@ class ConformancePlugin:
                 "id": contract.id,
                 "title": contract.title,
                 "source": linked(contract.source),
+                **self._compared_with_upstream(),
             },
             selector=json_file.selector_record(subject.selector, look_up=look_up),
             settings=options.reported(self.config),
         )
+
+    def _compared_with_upstream(self) -> dict[str, Any]:
+        """Return the release that the selector is judged by, and how it differs from that one."""
+        contract = self.settings.contract
+        if contract.upstream is None:
+            return {}
+        told: list[str] = []
+        if contract.upstream.inherited:
+            cells = ((cell.row.id, cell.gpu.gfx) for cell in self.settings.cells)
+            told = fork.headline(self.results.rows, str(contract.upstream), contract.defects, cells)
+        return {"upstream": {"release": str(contract.upstream), "told": told}}
 
     def _write_draft(self) -> None:
         if self.settings.draft is not None:

@@ -96,11 +96,18 @@ class CellItem(ConformanceItem):
             },
         }
 
+    def _compared_with_upstream(self) -> dict[str, Any]:
+        """Return which known defect the item shows, or that it keeps a change that must hold."""
+        judgement = self.judgement
+        if judgement.defect:
+            return {"defect": judgement.defect}
+        kept = any(entry.must_hold for entry in self.claims().entries)
+        return {"must_hold": True} if kept and not judgement.verdict.fails else {}
+
     def fields(self) -> dict[str, Any]:
         assert self.observation is not None
-        defect = {"defect": self.judgement.defect} if self.judgement.defect else {}
         return {
-            "details": self.known()["details"] | defect,
+            "details": self.known()["details"] | self._compared_with_upstream(),
             "outcome": outcome_fields(self.observation.outcome)
             | {"trace": [list(step) for step in self.observation.trace]},
             "seconds": round(self.observation.seconds, 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -339,3 +340,25 @@ def test_a_fork_without_one_is_named_to_by_the_variable_which_is_put_back(fork: 
     assert name_it(adapter, Named("ROCM_ATTN")) == Selected("ROCM_ATTN")
     assert EXPLICIT not in os.environ
     assert isinstance(name_it(adapter, Named(asks="mla-prefill")), Told)
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ("pass", Unrecognised("models/own never reads attention_config.backend")),
+        (
+            "return config.attention_config.backend or 1",
+            Unrecognised("models/own reads attention_config.backend and refuses no name"),
+        ),
+        ("if config.attention_config.backend: raise ValueError", Selected("TRITON_ATTN")),
+    ],
+)
+def test_a_model_that_chooses_for_itself_is_asked_whether_it_looks_at_the_name(
+    fork: Make, body: str, answer: Outcome
+) -> None:
+    modules = {**CONFIGURED, "models/own/choice": f"def choose(config):\n    {body}\n"}
+    adapter = PlatformAdapter(fork("rocm", **modules).RocmPlatform)
+    named = Named("TRITON_ATTN", (), "model", "models/own")
+    assert name_it(adapter, named) == answer
+    missing = dataclasses.replace(named, model="models/none")
+    assert isinstance(name_it(adapter, missing), Told)

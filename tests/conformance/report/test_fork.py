@@ -1,0 +1,65 @@
+"""The headline of a run on a fork."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.report import fork
+
+SWITCH = Defect("dead", "Nothing reads the switch", "#7", ("switch",), ("ROCM_ATTN",))
+
+
+def told(*rows: dict[str, Any], ran: int | None = None) -> list[str]:
+    cells = [(row["id"], row["gpu"]["gfx"]) for row in rows]
+    return fork.headline(rows[:ran], "vLLM 1.0.0", [SWITCH], cells)  # type: ignore[arg-type]
+
+
+def test_a_fork_without_a_difference_answers_like_its_release(record: Any) -> None:
+    rows = [
+        record(id="plain", verdict="pass", details={}),
+        record(id="switch", verdict="inherited-defect", details={"defect": SWITCH.story}),
+    ]
+    assert told(*rows) == [
+        "Answers like unmodified vLLM 1.0.0 in all 2 items.",
+        "Inherits 1 known defect of vLLM 1.0.0 (1 item).",
+    ]
+
+
+def test_differences_are_told_by_cause_the_largest_first(record: Any) -> None:
+    other = {
+        "outcome": {"kind": "selected", "words": "TRITON_ATTN"},
+        "expect": {"words": "ROCM_ATTN"},
+    }
+    refused = {"outcome": {"kind": "rejected", "words": "no"}, "expect": {"words": "ROCM_ATTN"}}
+    rows = [
+        record(id="c", verdict="fail", details={}, **refused),
+        *(record(id=name, verdict="fail", details={}, **other) for name in "ab"),
+        record(id="d", verdict="pass", details={}),
+    ]
+    lines = told(*rows)
+    assert lines[0] == "Answers like unmodified vLLM 1.0.0 in all but 3 of 4 items:"
+    assert lines[1].startswith("  2 fail: TRITON_ATTN in place of ROCM_ATTN, on ")
+    assert "such as a[" in lines[1]
+    assert lines[2].startswith("  1 fail: a refusal in place of ROCM_ATTN, on ")
+
+
+def test_a_defect_that_does_not_show_is_told_once_all_of_its_items_ran(record: Any) -> None:
+    rows = [record(id="plain", verdict="pass", details={})]
+    rows.append(record(id="switch", verdict="pass", details={}))
+    assert (
+        told(*rows)[1]
+        == "Does not show a known defect of vLLM 1.0.0: Nothing reads the switch, #7."
+    )
+    assert len(told(*rows, ran=1)) == 1
+
+
+def test_own_changes_hold_or_are_lost(record: Any) -> None:
+    kept = record(id="plain", verdict="deviation", details={"must_hold": True})
+    lost = record(id="plain", verdict="lost-delta", details={})
+    assert told(kept)[-1] == "Its own changes that must hold do, in 1 item."
+    assert told(kept, lost)[-1] == "Has lost changes of its own that must hold, in 1 item."
+
+
+def test_other_tiers_say_nothing_of_it(record: Any) -> None:
+    assert told(record(tier="grid", verdict="fail")) == []

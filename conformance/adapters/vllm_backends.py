@@ -114,10 +114,28 @@ class Backends:
         torch.set_default_dtype(dtype)
         try:
             self._make_workspaces()
-            yield
+            with self._grouped():
+                yield
         finally:
             torch.set_default_dtype(before)
             config.model_config, config.cache_config.cache_dtype = kept
+
+    @contextlib.contextmanager
+    def _grouped(self) -> Iterator[None]:
+        """Have the groups of one rank that a server on one GPU makes before it builds layers.
+
+        Sparse MLA asks for the size of the tensor-parallel group when it is built
+        (vllm/model_executor/layers/attention/sparse_mla_attention.py, v0.33.0).
+        """
+        state = self.fork.module("distributed.parallel_state")
+        made = [name for name in _GROUPS if getattr(state, name, _GroupOfOne) is None]
+        try:
+            for name in made:
+                setattr(state, name, _GroupOfOne())
+            yield
+        finally:
+            for name in made:
+                setattr(state, name, None)
 
     def _make_workspaces(self) -> None:
         """Make what later releases' workers make before they build layers; nothing is allocated."""
@@ -128,3 +146,17 @@ class Backends:
             import torch
 
             workspace.init_workspace_manager(torch.device("meta"))
+
+
+# Tensor, pipeline, data, decode-context and prefill-context parallelism, as vLLM's parallel_state
+# (v0.11.2 to v0.33.0) keeps them.
+_GROUPS = ("_TP", "_PP", "_DP", "_DCP", "_PCP")
+
+
+class _GroupOfOne:
+    """A group of one rank; what it is asked besides its size and place is a loud error."""
+
+    world_size = 1
+    rank = rank_in_group = local_rank = 0
+    ranks = (0,)
+    is_first_rank = is_last_rank = True

@@ -362,3 +362,53 @@ def test_a_model_that_chooses_for_itself_is_asked_whether_it_looks_at_the_name(
     assert name_it(adapter, named) == answer
     missing = dataclasses.replace(named, model="models/none")
     assert isinstance(name_it(adapter, missing), Told)
+
+
+PARALLEL = """
+_TP = None
+_DCP = None
+def get_tp_group():
+    assert _TP is not None, "tensor model parallel group is not initialized"
+    return _TP
+def get_tensor_model_parallel_world_size():
+    return get_tp_group().world_size
+"""
+SPARSE = """
+import enum
+from forky.distributed import parallel_state
+built = []
+class Impl:
+    def __init__(self, num_heads, head_size):
+        built.append(num_heads * parallel_state.get_tensor_model_parallel_world_size())
+        built.append(parallel_state._DCP.rank_in_group)
+class Fa:
+    @staticmethod
+    def get_impl_cls():
+        return Impl
+    @staticmethod
+    def get_builder_cls():
+        return Impl
+    @staticmethod
+    def get_name():
+        return "ROCM_AITER_FA"
+"""
+
+
+def test_a_backend_is_built_with_groups_of_one_rank_as_a_server_has(fork: Make) -> None:
+    config = CONFIG.replace(
+        "    block_size = None", "    block_size = None\n    cache_dtype = 'auto'"
+    )
+    module = fork(
+        "rocm",
+        rocm=platform(CONVENTIONS["loose arguments"]),
+        backends=SPARSE,
+        config=config.replace(
+            "class VllmConfig:", "class VllmConfig:\n    model_config: object = None"
+        ),
+        distributed__parallel_state=PARALLEL,
+    )
+    adapter = PlatformAdapter(module.RocmPlatform)
+    state = importlib.import_module("forky.distributed.parallel_state")
+    adapter.construct(Request(num_heads=16), "ROCM_AITER_FA", {}, Gpu("gfx942"))
+    assert importlib.import_module("forky.backends").built == [16, 0]
+    assert (state._TP, state._DCP) == (None, None)  # and gone again

@@ -85,6 +85,17 @@ class Constructs(Protocol):
 
 
 @runtime_checkable
+class Fills(Protocol):
+    """An adapter that knows which parts of a request its fork can be asked."""
+
+    def not_asked(self, request: Request) -> tuple[str, ...]:
+        """Return the fields in which a request is special and which the fork cannot be asked."""
+
+    def unfilled(self) -> tuple[str, ...]:
+        """Return what the fork can be asked besides, and is left at its default, by name."""
+
+
+@runtime_checkable
 class Declares(Protocol):
     """An adapter that knows what its fork's backend classes declare."""
 

@@ -37,7 +37,7 @@ from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from types import ModuleType
 
     from pytest_rocm_attn.conformance.promise.naming import Named
@@ -194,7 +194,7 @@ class Fork:
             config.cache_config.user_specified_block_size = block_size is not None
         with contextlib.ExitStack() as stack:
             if request is not None:
-                for owner, name, value in _server_values(config, request):
+                for _, owner, name, value in _server_values(config, request):
                     stack.callback(setattr, owner, name, getattr(owner, name))
                     setattr(owner, name, value)
             stack.enter_context(set_current(config))
@@ -356,6 +356,20 @@ class PlatformAdapter(Naming):
         values["attn_selector_config"] = self.fork.new_selector_config(values)
         return recognise_class_path(self._ask(values), self.fork.class_paths)
 
+    def not_asked(self, request: Request) -> tuple[str, ...]:
+        """Return the fields in which a request is special and which the fork cannot be asked."""
+        if "attn_selector_config" not in self._ask.parameters:
+            return _left_out(request, self._ask.parameters, ())
+        said = {field for field, owner, name, _ in _server_values(self.fork.server_config, request)}
+        # What is a field of the bundle is asked there; the configuration has the rest.
+        return _left_out(request, self.fork.new_selector_config.parameters, said & _OF_THE_RUN)
+
+    def unfilled(self) -> tuple[str, ...]:
+        """Return the parameters, and fields of the bundle, that nothing fills."""
+        if "attn_selector_config" not in self._ask.parameters:
+            return self._ask.unfilled
+        return (*self._ask.unfilled, *self.fork.new_selector_config.unfilled)
+
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
 
@@ -383,6 +397,20 @@ class ChainAdapter(Naming):
         else:
             answer = self._ask(values)
         return recognise(answer, self.fork.class_paths)
+
+    def not_asked(self, request: Request) -> tuple[str, ...]:
+        """Return the fields in which a request is special and which the fork cannot be asked."""
+        if self.fork.selector_config is None:
+            return _left_out(request, self._ask.parameters, ())
+        said = {field for field, owner, name, _ in _server_values(self.fork.server_config, request)}
+        # The chain bundles what it reads of the configuration, as far as the bundle has a field for it.
+        bundled = self.fork.new_selector_config.parameters
+        said = {field for field in said if field in bundled or field in _OF_THE_RUN}
+        return _left_out(request, self._ask.parameters, said)
+
+    def unfilled(self) -> tuple[str, ...]:
+        """Return the parameters that nothing fills."""
+        return self._ask.unfilled
 
     def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         self.refresh()  # forgets what was selected for another name
@@ -436,31 +464,43 @@ class _Model:
         self.rswa_window = request.sliding_window or 1 if request.use_rswa else None
 
 
-def _server_values(config: Any, request: Request) -> Iterator[tuple[Any, str, Any]]:
-    """Yield (object, attribute, value) that say in a server's configuration what a request says.
+def _server_values(config: Any, request: Request) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield (field, object, attribute, value) that say in a server's configuration what a field says.
 
     The chain's get_attn_backend reads them there (vllm/v1/attention/selector.py, v0.33.0); a
     platform reads the run's cache dtype and whether the model is an encoder-decoder.
     """
     parallel = getattr(config, "parallel_config", None)
     attention = getattr(config, "attention_config", None)
+    cache = request.run_cache != "auto"
     wanted = [
-        (config.cache_config, "cache_dtype", request.run_cache, request.run_cache != "auto"),
+        ("run_kv_cache_dtype", cache, config.cache_config, "cache_dtype", request.run_cache),
+        ("encoder_decoder_model", request.encoder_decoder_model, config, "model_config", None),
+        ("use_rswa", request.use_rswa, config, "model_config", None),
+        ("use_dcp", request.use_dcp, parallel, "decode_context_parallel_size", 2),
+        ("use_pcp", request.use_pcp, parallel, "prefill_context_parallel_size", 2),
+        ("use_non_causal", request.use_non_causal, attention, "use_non_causal", True),
+        ("use_kv_connector", request.use_kv_connector, config, "kv_transfer_config", _Transfer()),
         (
+            "use_adaptive_verification",
+            request.use_adaptive_verification,
             config,
-            "model_config",
-            _Model(request),
-            request.encoder_decoder_model or request.use_rswa,
+            "speculative_config",
+            _Speculation(),
         ),
-        (parallel, "decode_context_parallel_size", 2, request.use_dcp),
-        (parallel, "prefill_context_parallel_size", 2, request.use_pcp),
-        (attention, "use_non_causal", True, request.use_non_causal),
-        (config, "kv_transfer_config", _Transfer(), request.use_kv_connector),
-        (config, "speculative_config", _Speculation(), request.use_adaptive_verification),
     ]
-    for owner, name, value, says in wanted:
+    for field, says, owner, name, value in wanted:
         if says and hasattr(owner, name):
-            yield owner, name, value
+            yield field, owner, name, _Model(request) if name == "model_config" else value
+
+
+def _left_out(request: Request, asked: Collection[str], said: Collection[str]) -> tuple[str, ...]:
+    """Return the fields in which a request is special, and which are neither asked nor said."""
+    return tuple(
+        field
+        for field in request.non_default()
+        if field in _ASKED_AS and _ASKED_AS[field] not in asked and field not in said
+    )
 
 
 class _Transfer:
@@ -476,6 +516,15 @@ _LATER_VALUES = (
     *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_per_head_quant_scales"),
     *("use_rswa", "use_adaptive_verification", "use_batch_invariant"),
 )
+# Fields that a selector is asked by a parameter or a field of its bundle, by that name; other
+# fields of a request do not bear on a selection.
+_ASKED_AS = {name: name for name in (*_LATER_VALUES, "use_sparse", "has_sink", "use_mm_prefix")} | {
+    "attn_type": "attn_type",
+    "sliding_window": "has_sliding_window",
+    "encoder_decoder_model": "",
+    "run_kv_cache_dtype": "",
+}
+_OF_THE_RUN = {"encoder_decoder_model", "run_kv_cache_dtype"}  # read of the configuration only
 # The names of those values, known without torch.
 _REQUEST_VALUES = (
     *_LATER_VALUES,
@@ -498,6 +547,13 @@ class _Call:
         self.parameters = frozenset(parameters)
         filled = {*_REQUEST_VALUES, *more}
         self._names = tuple(name for name in parameters if name in filled)
+        self.unfilled = tuple(
+            name
+            for name, parameter in parameters.items()
+            if name not in filled
+            and parameter.default is not parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        )
         self._unknown = tuple(
             name
             for name, parameter in parameters.items()

@@ -15,7 +15,7 @@ from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.outcome import Crashed, Died, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.isolation.launcher import Launcher
     from pytest_rocm_attn.conformance.isolation.question import Subject
@@ -74,8 +74,9 @@ class Platforms:
         unusable: why what was named is not a selector, wherever it is imported; "" if it is one.
     """
 
-    def __init__(self, subject: Subject, launcher: Launcher) -> None:
+    def __init__(self, subject: Subject, launcher: Launcher, notes: list[str]) -> None:
         self.subject = subject
+        self._notes = notes
         self.launcher = launcher
         self.busy: set[Gpu] = set()
         self.changed = threading.Condition()
@@ -194,6 +195,7 @@ class Platforms:
             return Observation(TimedOut(limit)), imported
         if isinstance(reply, wire.Ready):
             self.launcher.preload(reply.neutral)
+            self._note(reply.unfilled)
             return Platform(gpu, dict(environ), reply.reads, reply.refreshes, process), True
         died = process.end(kill=reply is not None)
         if isinstance(reply, wire.Unusable):
@@ -203,6 +205,18 @@ class Platforms:
         if isinstance(reply, Observation):
             return reply, imported
         return Observation(died or Died(None, 0)), imported
+
+    def _note(self, unfilled: Sequence[str]) -> None:
+        """Note once what a selector can be asked that nothing asks it."""
+        if not unfilled:
+            return
+        note = (
+            f"the selector can be asked for {', '.join(unfilled)}, which this version of"
+            " pytest-rocm-attn does not know; each keeps its default"
+        )
+        with self.changed:
+            if note not in self._notes:
+                self._notes.append(note)
 
     # --- keeping ----------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class Pool:
         self.subject = subject
         self.notes: list[str] = []
         self._launcher = Launcher(subject)
-        self._platforms = Platforms(subject, self._launcher)
+        self._platforms = Platforms(subject, self._launcher, self.notes)
         self._refreshing = Refreshing(self._platforms, self.notes)
         self._interviews: list[Interview] = []
         # The rest changes under _changed.

@@ -99,6 +99,7 @@ class Observation(msgspec.Struct, frozen=True, tag=True):
         written: environment variables that it set, changed or removed while answering.
         trace: how it reached the answer, if it reports that.
         failed_import: what is behind a crash, if it is an import that failed.
+        dropped: fields of the request that the selector cannot be asked, and was not.
     """
 
     outcome: Outcome
@@ -106,6 +107,7 @@ class Observation(msgspec.Struct, frozen=True, tag=True):
     written: tuple[str, ...] = ()
     trace: tuple[Step, ...] = ()
     failed_import: FailedImport | None = None
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

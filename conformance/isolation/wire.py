@@ -108,11 +108,13 @@ class Ready(Message, frozen=True):
         reads: the variables that its imports read, with the values they saw.
         refreshes: the adapter can refresh it.
         neutral: modules that it would import alike on every platform.
+        unfilled: what it can be asked and is not, by name; see adapters.Fills.
     """
 
     reads: dict[str, str | None]
     refreshes: bool
     neutral: list[str]
+    unfilled: tuple[str, ...] = ()
 
 
 class Unusable(Message, frozen=True):

@@ -80,6 +80,8 @@ class CellItem(ConformanceItem):
             story.insert(before_expected, ("named", str(row.named)))
         if row.note:
             story.insert(-1, ("note", linked(row.note)))
+        if self.observation is not None and self.observation.dropped:
+            story.insert(-1, ("not asked", ", ".join(self.observation.dropped)))
         return story
 
     def known(self) -> dict[str, Any]:
@@ -106,8 +108,10 @@ class CellItem(ConformanceItem):
 
     def fields(self) -> dict[str, Any]:
         assert self.observation is not None
+        dropped = ", ".join(self.observation.dropped)
+        not_asked = {"not asked": dropped} if dropped else {}
         return {
-            "details": self.known()["details"] | self._compared_with_upstream(),
+            "details": self.known()["details"] | self._compared_with_upstream() | not_asked,
             "outcome": outcome_fields(self.observation.outcome)
             | {"trace": [list(step) for step in self.observation.trace]},
             "seconds": round(self.observation.seconds, 6),

@@ -59,6 +59,8 @@ def platform_ready(channel: Channel, wanted: wire.Open) -> adapters.Adapter | No
         channel.send(Observation(crashed(error), failed_import=failed_import(error)))
     else:
         refreshes = wanted.refresh and refresh(adapter)[0]
-        channel.send(wire.Ready(reads.values, refreshes, neutral_modules(wanted.selector)))
+        unfilled = adapter.unfilled() if isinstance(adapter, adapters.Fills) else ()
+        neutral = neutral_modules(wanted.selector)
+        channel.send(wire.Ready(reads.values, refreshes, neutral, unfilled))
         return adapter
     return None

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.adapters import Fills
 from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import naming
 from pytest_rocm_attn.conformance.isolation.inside.cells import answer_cells
@@ -88,7 +89,9 @@ def _observe(adapter: Adapter, question: Question) -> Observation:
     # A crash has no trace, and an answer has no import behind it that failed.
     crashed = isinstance(outcome, Crashed)
     trace = () if crashed else steps_of(came)
-    return Observation(outcome, seconds, written, trace, failed_import(came) if crashed else None)
+    failed = failed_import(came) if crashed else None
+    dropped = adapter.not_asked(question.request) if isinstance(adapter, Fills) else ()
+    return Observation(outcome, seconds, written, trace, failed, dropped)
 
 
 def _remembered(asked: Mapping[str, object]) -> wire.Remembered:

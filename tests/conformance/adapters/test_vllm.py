@@ -12,7 +12,7 @@ import pytest
 
 from pytest_rocm_attn.conformance.adapters import adapt
 from pytest_rocm_attn.conformance.adapters.vllm import ChainAdapter, PlatformAdapter
-from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
 from pytest_rocm_attn.conformance.isolation.inside import naming
 from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.errors import SelectorError
@@ -412,3 +412,81 @@ def test_a_backend_is_built_with_groups_of_one_rank_as_a_server_has(fork: Make) 
     adapter.construct(Request(num_heads=16), "ROCM_AITER_FA", {}, Gpu("gfx942"))
     assert importlib.import_module("forky.backends").built == [16, 0]
     assert (state._TP, state._DCP) == (None, None)  # and gone again
+
+
+BUNDLE = """
+from typing import NamedTuple
+class AttentionSelectorConfig(NamedTuple):
+    head_size: int
+    has_sliding_window: bool = False
+    use_dcp: bool = False
+    moon_phase: int = 0
+"""
+BUNDLED = """
+        if attn_selector_config.moon_phase:
+            raise ValueError("moon")
+        return "forky.backends.Triton"
+"""
+SPECIAL = Request(
+    head_size=64,  # asked by every convention
+    alibi=True,  # does not bear on a selection
+    sliding_window=128,
+    use_dcp=True,
+    use_rswa=True,
+    run_kv_cache_dtype="fp8",
+)
+
+
+def test_what_a_fork_cannot_be_asked_is_known_by_the_shape_of_what_it_takes(fork: Make) -> None:
+    loose = PlatformAdapter(
+        fork("rocm", rocm=platform(CONVENTIONS["loose arguments"])).RocmPlatform
+    )
+    assert loose.not_asked(SPECIAL) == (
+        "sliding_window",
+        "use_dcp",
+        "use_rswa",
+        "run_kv_cache_dtype",
+    )
+    assert loose.not_asked(Request(use_mla=True)) == ()
+    assert loose.unfilled() == ()
+
+
+def test_a_bundle_says_what_it_can_be_asked_and_what_we_do_not_know_is_reported(
+    fork: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.replace(
+        "    block_size = None", "    block_size = None\n    cache_dtype = 'auto'"
+    )
+    rocm = platform("selected_backend, attn_selector_config, num_heads=None, tides=()", BUNDLED)
+    module = fork("rocm", rocm=rocm, v1__attention__selector=BUNDLE, config=config)
+    adapter = PlatformAdapter(module.RocmPlatform)
+    assert adapter.not_asked(SPECIAL) == ("use_rswa",)
+    assert adapter.unfilled() == ("tides", "moon_phase")
+
+    pool = Pool(Subject("forky.rocm:RocmPlatform", preload=()), lanes=1)
+    try:
+        asked = [Question.of(Gpu("gfx942"), {}, request) for request in (SPECIAL, Request())]
+        special, plain = [future.result() for future in pool.submit(asked)]
+    finally:
+        pool.close()
+    assert (special.outcome, special.dropped) == (Selected("TRITON_ATTN"), ("use_rswa",))
+    assert plain.dropped == ()
+    (note,) = pool.notes
+    assert note.startswith("the selector can be asked for tides, moon_phase, which this version")
+
+
+def test_the_chain_is_asked_by_its_parameters_and_by_the_servers_configuration(fork: Make) -> None:
+    config = CONFIG.replace(
+        "    block_size = None", "    block_size = None\n    cache_dtype = 'auto'"
+    )
+    config = config.replace(
+        "class VllmConfig:",
+        "class Parallel:\n    decode_context_parallel_size = 1\n@dataclass\nclass VllmConfig:\n"
+        "    parallel_config: object = field(default_factory=Parallel)",
+    ).replace("@dataclass\nclass Parallel", "class Parallel")
+    chain = CHAIN.replace(
+        "    block_size: int | None", "    block_size: int | None\n    use_dcp: bool = False"
+    )
+    module = fork("v1.attention.selector", v1__attention__selector=chain, config=config)
+    adapter = ChainAdapter(module.get_attn_backend)
+    assert adapter.not_asked(SPECIAL) == ("sliding_window", "use_rswa")

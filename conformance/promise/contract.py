@@ -187,12 +187,14 @@ class Contract:
     def at(self, upstream: Upstream) -> Contract:
         """Return what one release promises, its known defects, and what it changed on purpose."""
         meant = upstream.release
+        defects = tuple(one for one in self.defects if one.since <= meant < one.until)
+        rows = tuple(row for row in self.rows if row.holds_in(meant))
+        if not upstream.inherited:  # what only shows a defect of that release is not for others
+            rows = tuple(row for row in rows if row.level == "required" or not _shows(row, defects))
         return replace(
             self,
-            rows=tuple(row for row in self.rows if row.holds_in(meant)),
-            defects=tuple(
-                one for one in self.defects if upstream.inherited and one.since <= meant < one.until
-            ),
+            rows=rows,
+            defects=defects if upstream.inherited else (),
             upstream=upstream,
             ended=tuple(row for row in self.rows if row.until <= meant),
         )
@@ -209,6 +211,10 @@ class Contract:
         if self.by_age:
             return self.upstream is not None and self.upstream.release == ORIGINAL
         return self.id == _ORIGINAL_ID
+
+
+def _shows(row: Row, defects: tuple[Defect, ...]) -> bool:
+    return any(defect.is_about(row.id, gpu.gfx) for defect in defects for gpu in row.gpus)
 
 
 def shipped() -> tuple[str, ...]:

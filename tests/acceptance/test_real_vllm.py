@@ -36,6 +36,7 @@ def run(
         [
             PYTHON,
             *("-m", "pytest", "-q", "--rocm-attn-conformance"),
+            "--rocm-attn-contract=pr-26980",
             f"--rocm-attn-selector={selector}",
             f"--rocm-attn-report={report}",
         ],

@@ -183,6 +183,10 @@ def report_page() -> str:
 _FORMATS = {
     "contract": {"_HEAD_FIELDS": "contract.toml", "_CASE_FIELDS": "[[case]]: a row"},
     "capability_table": {"_FIELDS": "[[capability]]: what a backend can do"},
+    "history": {
+        "_ENDED_FIELDS": "[[ended]]: rows that a release ended",
+        "_DEFECT_FIELDS": "[[defect]]: a known defect of a release",
+    },
     "grid.rules": {"_FIELDS": "[[rule]] of grid.toml"},
     "deviations": {"_FIELDS": "[[deviation]]"},
 }

@@ -94,6 +94,29 @@ def test_the_generated_pages_have_an_entry_for_each_of_them(
         assert all(words for _, words in fields.values())
 
 
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    text = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"([\w./-]+\.md)$", text, re.MULTILINE)
+    written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert sorted(listed) == sorted(written | set(tool("site_pages").pages()))
+
+
+def test_every_kind_of_entry_in_a_contract_has_its_fields_explained() -> None:
+    promise = ROOT / "conformance" / "promise"
+    defined = {
+        (str(path.relative_to(promise).with_suffix("")).replace("/", "."), name)
+        for path in promise.rglob("*.py")
+        for name in re.findall(r"^(\w*_FIELDS) = \{", path.read_text("utf-8"), re.MULTILINE)
+    }
+    formats = tool("site_pages")._FORMATS
+    assert defined == {(module, name) for module, names in formats.items() for name in names}
+    assert all(
+        words
+        for fields in tool("site_pages").contract_formats().values()
+        for words in fields.values()
+    )
+
+
 def test_every_row_of_a_contract_has_its_line_with_links_to_its_sources() -> None:
     from pytest_rocm_attn.conformance.promise import contract
 

@@ -14,7 +14,8 @@ from pytest_rocm_attn.conformance.baseline.baseline import Baseline
 from pytest_rocm_attn.conformance.isolation import Pool, probing
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid.outcomes import OutcomeCodes, Table
-from pytest_rocm_attn.conformance.report.json_file import selector_record, tool_version
+from pytest_rocm_attn.conformance.report import origin
+from pytest_rocm_attn.conformance.report.json_file import tool_version
 from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator
 from pytest_rocm_attn.errors import BaselineError
 
@@ -65,7 +66,7 @@ def record(
             evaluator.close(kill=pool.close)
     finally:
         pool.close()
-    selector = selector_record(subject.selector)
+    selector = origin.of(subject.selector)
     return Baseline(
         id=baseline_id,
         selector=_without_folder(subject.selector),

@@ -1,4 +1,4 @@
-"""A deviations file to be filled in: one entry for each way in which items failed."""
+"""A deviations file to be filled in: one entry for each cause of failing items."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.promise.got import CRASH, Got
+from pytest_rocm_attn.conformance.promise.got import CRASH
 from pytest_rocm_attn.conformance.promise.grid.outcomes import normalised_text
 from pytest_rocm_attn.conformance.promise.mentions import missing
-from pytest_rocm_attn.conformance.report.schema import sort_key
+from pytest_rocm_attn.conformance.report.explained import causes_of
+from pytest_rocm_attn.conformance.report.schema import completed, name_of
 from pytest_rocm_attn.flags import VARIABLES
 from pytest_rocm_attn.registry import CLASS_PATHS
 from pytest_rocm_attn.request import Request
@@ -28,58 +29,53 @@ _HEAD = """\
 # or a URL), and delete the others: the file is refused while a reason or a link is empty.
 """
 _WIDTH = 300  # characters of a comment
-_Cause = tuple[str, str, str, str, tuple[str, ...]]  # tier, expected, backend, answer, mentions
 
 
 def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     """Return the text of a deviations file with empty reasons and links; "" if nothing failed.
 
-    An entry is made for each pair of what was expected and what was got. Its patterns match the items
-    that failed so, and no other item.
+    An entry is made for each cause, and each answer if a cause has several. Its patterns match the
+    items that failed so, and no other item. It mentions what all messages about them mention.
 
     Args:
         records: the rows of a run.
         every_item: all items of all tiers, whichever the run selected.
     """
-    causes: dict[_Cause, set[Item]] = defaultdict(set)
-    samples: dict[_Cause, str] = {}
-    for record in sorted(records, key=sort_key):
-        item = record["id"], record["gpu"]["gfx"] if record["gpu"] else "", record["tier"]
-        if record["verdict"] in ("fail", "crash"):
-            for cause, got in _causes(record):
-                causes[cause].add(item)
-                samples.setdefault(cause, str(got))
-    if not causes:
-        return ""
-    everything = {*every_item, *(item for items in causes.values() for item in items)}
+    rows = completed(list(records), "rows")
+    failing = {name_of(row): row for row in rows if row["verdict"] in ("fail", "crash")}
+    everything = {*every_item, *map(_item, failing.values())}
     entries = []
-    for cause, items in sorted(causes.items()):
-        tier, expected, _, answer, mentions = cause
-        of_tier = {item for item in everything if item[2] == tier}
-        names = [f"{tier}::{pattern}" for pattern in patterns(items, of_tier)]
-        count = f"{len(items)} item{'s' if len(items) > 1 else ''}"
-        lines = [_comment(f"# {count}: expected {expected}, got {samples[cause]}")]
-        lines += ["[[deviation]]", f"match  = {_strings(names)}", f"answer = {_quoted(answer)}"]
-        lines += [f"mentions = {_strings(mentions, always=True)}"] if mentions else []
-        lines += ['reason = ""', 'link   = ""']
-        entries.append("\n".join(lines))
+    for cause in causes_of(rows, ()):
+        members = [failing[name] for name in cause["items"] if name in failing]
+        for answer, (items, mentions) in sorted(_by_answer(members).items()):
+            of_tier = {item for item in everything if item[2] == cause["tier"]}
+            names = [f"{cause['tier']}::{pattern}" for pattern in patterns(items, of_tier)]
+            count = f"{len(items)} item{'s' if len(items) > 1 else ''}"
+            lines = [_comment(f"# {count}: {cause['what']}")]
+            lines += ["[[deviation]]", f"match  = {_strings(names)}", f"answer = {_quoted(answer)}"]
+            lines += [f"mentions = {_strings(mentions, always=True)}"] if mentions else []
+            lines += ['reason = ""', 'link   = ""']
+            entries.append("\n".join(lines))
+    if not entries:
+        return ""
     count = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
     return "\n\n".join([_HEAD.format(count=count).rstrip(), *entries]) + "\n"
 
 
-def _causes(record: Record) -> Iterator[tuple[_Cause, Got]]:
-    """Yield why an item failed, each answer once: with what all messages about it mention."""
-    common: dict[tuple[str, str], list[str]] = {}
-    samples: dict[tuple[str, str], Got] = {}
-    for short in record["fell_short"]:
-        key = record["expect"]["words"], short["answer"]
-        samples.setdefault(key, Got(short["answer"], short["message"]))
-        said = _reasons(short["answer"], short["message"])
-        common[key] = [word for word in common.get(key, said) if word in said]
-    backend = record["details"].get("backend", {}).get("name", "")
-    for (expected, answer), mentions in common.items():
-        cause = record["tier"], expected, backend, answer, tuple(mentions)
-        yield cause, samples[expected, answer]
+def _item(record: Record) -> Item:
+    return record["id"], record["gpu"]["gfx"] if record["gpu"] else "", record["tier"]
+
+
+def _by_answer(members: Iterable[Record]) -> dict[str, tuple[set[Item], list[str]]]:
+    """Return each answer that fell short, with its items and what all messages about it mention."""
+    found: dict[str, tuple[set[Item], list[str]]] = {}
+    for record in members:
+        for short in record["fell_short"]:
+            said = _reasons(short["answer"], short["message"])
+            items, mentions = found.get(short["answer"], (set(), said))
+            common = [word for word in mentions if word in said]
+            found[short["answer"]] = items | {_item(record)}, common
+    return found
 
 
 # --- what a message is about ----------------------------------------------------------------------

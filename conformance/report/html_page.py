@@ -11,27 +11,28 @@ import base64
 import functools
 import hashlib
 import json
+import re
 import string
 from collections import Counter
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import evidence, words
+from pytest_rocm_attn.conformance.report import evidence, explained, selected, words
 from pytest_rocm_attn.conformance.report.schema import column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Record
+    from pytest_rocm_attn.conformance.report.schema import Cause, Record
 
 LIMIT = 4_500_000  # bytes of the page
 _MOST_BACKENDS = 100  # of the table by evidence
-_MOST_CONDITIONS = 20  # of a summary; the grid's has ten
-_MOST_CAUSES, _MOST_NAMES = 30, 5  # of items without a verdict; of their names
+_MOST_CAUSES, _MOST_NAMES = 30, 5  # that are listed; of their names
+_MOST_ITEMS, _MOST_LINES = 400, 100  # of a cause; of the table of what is selected
 _CUTS = (20_000, 4_000, 1_000, 250)  # characters of one text, the first that fits
-_FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")
 _FIELDS = (
     *("tier", "id", "column", "verdict", "level", "gpu", "flags", "request", "family", "expected"),
     *("got", "message", "source", "evidence", "seconds", "written", "again", "tally", "untold"),
@@ -74,7 +75,8 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     # $-substitution never looks into what it puts in, so no text can break out of its place.
     template = string.Template(_asset("page.html"))
     page["evidence"] = _evidence(report)
-    page["summaries"] = "".join(map(_summary, words.summaries_of(report)))
+    page["causes"] = _causes(report)
+    page["selected"] = _selected(report)
     page["without"] = _without_verdict(report)
     fixed = template.substitute(page, notes="", data="")
     size = len(fixed.encode())
@@ -123,15 +125,102 @@ def _evidence(report: Mapping[str, Any]) -> str:
     )
 
 
-def _summary(summary: Mapping[str, Any]) -> str:
-    """Return a tier's summary, with its conditions, as a section."""
-    name = _escaped(summary["tier"])
-    told = "".join(f"<p>{_escaped(text)}</p>" for text in summary["told"][:_MOST_CONDITIONS])
-    conditions = "".join(map(_condition, summary["conditions"][:_MOST_CONDITIONS]))
+def _causes(report: Mapping[str, Any]) -> str:
+    """Return the causes as a section; each opens the list of its items, which lead to their story."""
+    causes = explained.of(report)
+    told = [text for summary in words.summaries_of(report) for text in summary["told"]]
+    if not causes and not told:
+        return ""
+    listed = "".join(map(_cause, causes[:_MOST_CAUSES]))
+    more = len(causes) - _MOST_CAUSES
+    listed += f"<li>and {more:,} more causes, in the JSON report</li>" if more > 0 else ""
     return (
-        f'<section class="summary" aria-label="{name}: what differs">'
-        f'<h2>{name}: what differs</h2>{told}<ol class="conditions">{conditions}</ol></section>'
+        '<section class="summary" aria-labelledby="causes-title"><h2 id="causes-title">Causes</h2>'
+        + "".join(f"<p>{_escaped(text)}</p>" for text in told[:_MOST_CAUSES])
+        + f'<ol class="conditions">{listed}</ol></section>'
     )
+
+
+def _cause(cause: Cause) -> str:
+    verdict = Verdict(cause["verdict"])
+    also = [("also", text) for text in cause["also"][:_MOST_NAMES]]
+    facts = "".join(
+        f"<dt>{label}</dt><dd>{_command(text) if label == 'show' else _linked(text)}</dd>"
+        for label, text in (*also, *words.cause_lines(cause))
+    )
+    return (
+        f'<li class="story is-{verdict}"><div class="bar">'
+        f'<span class="mark {verdict}">{verdict}</span>'
+        f"<strong>{_broken(_escaped(cause['what']))}</strong>"
+        f'<span class="count">{words.count_words(cause)}</span></div>'
+        f'<dl class="facts">{facts}</dl>{_items(cause)}</li>'
+    )
+
+
+def _items(cause: Cause) -> str:
+    """Return the list of a cause's items, closed; each is a link to its story below."""
+    if not cause["items"]:
+        return ""
+    shown = cause["items"][:_MOST_ITEMS]
+    links = "".join(
+        f'<li><a class="code" href="#{escape(quote(words.visible(words.cut(name, 2_000)), safe=""))}">'
+        f"{_broken(_escaped(name.partition('::')[2]))}</a></li>"
+        for name in shown
+    )
+    more = len(cause["items"]) - len(shown)
+    links += f"<li>and {more:,} more, below</li>" if more else ""
+    return (
+        f"<details><summary>{words.count_words(cause)}</summary>"
+        f'<ul class="members">{links}</ul></details>'
+    )
+
+
+def _command(text: str) -> str:
+    return f'<div class="command"><code>{_broken(_escaped(text))}</code></div>'
+
+
+def _linked(text: str) -> str:
+    """Return text in which an address is a link."""
+    parts = re.split(r"(https://[^\s,;)]+)", words.one_line(text))
+    return "".join(
+        f'<a href="{escape(part)}" target="_blank" rel="noopener noreferrer">{_broken(escape(part))}</a>'
+        if number % 2
+        else _broken(escape(part))
+        for number, part in enumerate(parts)
+    )
+
+
+def _broken(markup: str) -> str:
+    """Return escaped text that may be broken after a joint of a name, not within its words."""
+    return re.sub(r"(?<=\w)(::|[-_/.=,\]])(?=\w)", r"\1<wbr>", markup)
+
+
+def _selected(report: Mapping[str, Any]) -> str:
+    """Return the table of what is selected as a section; "" if no selection was asked."""
+    gpus, lines = selected.table(report["rows"])
+    if not lines:
+        return ""
+    heads = "".join(f'<th scope="col">{_escaped(gpu)}</th>' for gpu in gpus)
+    body = "".join(
+        f'<tr><th scope="row">{_broken(_escaped(line.flags))}<br><span class="count">'
+        f"{_escaped(line.family)}</span></th>{''.join(map(_square, line.squares))}</tr>"
+        for line in lines[:_MOST_LINES]
+    )
+    return (
+        '<section aria-labelledby="selected-title"><h2 id="selected-title">What is selected</h2>'
+        "<p>No backend is named, and aiter is present. The plainest request of each family; +1: other"
+        " requests get another answer; marked: some fall short.</p>"
+        '<div class="evidence selected" tabindex="0" role="region" aria-label="Backends">'
+        f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _square(square: selected.Square) -> str:
+    if not square.text:
+        return "<td></td>"
+    others = f" +{square.others}" if square.others else ""
+    wrong = "" if square.right else ' class="wrong"'
+    return f"<td{wrong}>{_broken(_escaped(square.text))}{others}</td>"
 
 
 def _without_verdict(report: Mapping[str, Any]) -> str:
@@ -149,25 +238,6 @@ def _without_verdict(report: Mapping[str, Any]) -> str:
         f'<section class="without"><h2>Without a verdict</h2><ul>{listed}</ul></section>'
         if found
         else ""
-    )
-
-
-def _condition(one: Mapping[str, Any]) -> str:
-    verdict = {"required": "fail", "declared": "deviation"}.get(one["level"], "advisory")
-    facts = [("smallest", f"<code>{_escaped(one['smallest'])}</code>")] if one["smallest"] else []
-    if one["again"]:
-        again = f'<div class="command"><code>{_escaped(one["again"])}</code></div>'
-        facts.append(("again", again))
-    return (
-        f'<li class="story is-{verdict}"><div class="bar">'
-        f'<span class="mark {verdict}">{verdict}</span>'
-        f'<strong class="code">{_escaped(one["where"])}</strong>'
-        f'<span class="count">{one["cells"]:,} cells</span></div>'
-        f"<p>expected <code>{_escaped(one['expected'])}</code>, got"
-        f" <code>{_escaped(one['got'])}</code>"
-        f' <span class="count">(by {_escaped(one["rule"])})</span></p><dl class="facts">'
-        + "".join(f"<dt>{label}</dt><dd>{text}</dd>" for label, text in facts)
-        + "</dl></li>"
     )
 
 
@@ -236,7 +306,10 @@ def _data(rows: Sequence[Record], cut: int) -> dict[str, Any]:
         "letters": {v: v.letter for v in Verdict} | {Verdict.PASS: "\N{MIDDLE DOT}"},
         "meanings": {v: v.meaning for v in Verdict},
         "columns": columns,
-        "families": [*(f for f in _FAMILIES if f in found), *sorted(found - set(_FAMILIES))],
+        "families": [
+            *(f for f in words.FAMILIES if f in found),
+            *sorted(found - set(words.FAMILIES)),
+        ],
         "rows": drawn,
         "strings": list(numbers),
     }
@@ -286,7 +359,7 @@ def _json(data: Mapping[str, Any]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return escape(words.visible(words.cut(text, 2_000)).replace("\n", " / "))
+    return escape(words.one_line(text))
 
 
 @functools.cache

@@ -8,11 +8,16 @@ from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.report import host
-from pytest_rocm_attn.conformance.report.schema import sort_key
+import msgspec
+
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
+from pytest_rocm_attn.conformance.report import explained, host
+from pytest_rocm_attn.conformance.report.schema import Report, completed, sort_key
+from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pytest_rocm_attn.conformance.report.results import Results
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
@@ -25,13 +30,55 @@ def render(report: Mapping[str, Any]) -> str:
     return json.dumps(report, indent=1, ensure_ascii=True) + "\n"
 
 
+def load(path: Path) -> dict[str, Any]:
+    """Return the report that a JSON file holds, as plain data.
+
+    Raises:
+        ReportError: it cannot be read, is not such a report, or is of a newer schema; in one line.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ReportError(
+            f"report {path} cannot be read: {error.strerror or error}; check the path"
+        ) from None
+    try:
+        # Not msgspec's, which refuses the lone surrogates that a message may hold.
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(
+            f"report {path} is not whole JSON ({error}); make it again with"
+            " python -m pytest --rocm-attn-conformance --rocm-attn-report=FILE.json"
+        ) from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or "rows" not in data:
+        raise ReportError(
+            f"report {path} is not a report of this tool: it has no 'schema' and 'rows'; give the"
+            " file that --rocm-attn-report=FILE.json wrote"
+        )
+    if schema != SCHEMA:
+        raise ReportError(
+            f"report {path} has schema {schema}, and this version reads schema {SCHEMA};"
+            " update pytest-rocm-attn, or make the report again"
+        )
+    if "selected" not in data:  # an older name, if any
+        known = len(data["rows"]) + len(data.get("declined") or ())
+        data["selected"] = max(data.get("cells_selected") or 0, known)
+    try:
+        report: dict[str, Any] = msgspec.convert(completed(data), Report)
+        totals = Counter(Verdict(row["verdict"]).value for row in report["rows"])
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise ReportError(f"report {path}: {error}; make the report again") from None
+    return report | {"totals": dict(sorted(totals.items())), "causes": explained.of(report)}
+
+
 def of_results(
     results: Results,
     *,
     kind: str,
     machine: str | None,
     notes: Iterable[str] = (),
-    summaries: Iterable[Summary] = (),
+    summaries: Sequence[Summary] = (),
     **head: Any,
 ) -> dict[str, Any]:
     """Return a report of a run's items.
@@ -69,7 +116,8 @@ def of_results(
         "declined": sorted(results.declined, key=lambda entry: sorted(entry.items())),
         "not_run": sorted(results.not_run),
         "notes": sorted(notes),
-        "summaries": list(summaries),
+        "summaries": summaries,
+        "causes": explained.causes_of(rows, summaries),
     }
 
 
@@ -77,24 +125,6 @@ def _without_device(row: Record) -> Record:
     """Return a row without the device, which stands once, in the head."""
     details = {name: value for name, value in row["details"].items() if name != "device"}
     return {**row, "details": details}
-
-
-def selector_record(spec: str, *, look_up: bool = True) -> dict[str, Any]:
-    """Return what is under test: its name, and the distribution and version that it comes from.
-
-    Args:
-        spec: the name.
-        look_up: find the distribution, which reads the list of files of each one installed.
-    """
-    top = spec.partition(":")[0].partition(".")[0]
-    look_up = look_up and "/" not in spec
-    owners = metadata.packages_distributions().get(top, []) if look_up else []
-    distribution = owners[0] if owners else None
-    return {
-        "name": spec,
-        "distribution": distribution,
-        "version": _version(distribution) if distribution else None,
-    }
 
 
 def tool_version() -> str:

@@ -1,7 +1,6 @@
 """The report as Markdown, made for a CI job's summary. A pure function of the JSON report's data.
 
-GitHub takes 1 MiB a step and shows none of a summary that is longer, so the document is bounded, and
-says what it leaves out. Whatever came from outside (names, messages, values) is shown in code spans
+It starts from causes, is short enough to be read, and says what it leaves out. Whatever came from outside (names, messages, values) is shown in code spans
 whose fence is longer than any run of backticks within, so that no markup in it takes effect.
 """
 
@@ -13,15 +12,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.report.schema import column
+from pytest_rocm_attn.conformance.report import evidence, explained, selected, words
+from pytest_rocm_attn.conformance.report.schema import column, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Record
+    from pytest_rocm_attn.conformance.report.schema import Cause, Record
 
-LIMIT = 1_000_000  # bytes; GitHub's own is 1,048,576 a step, and other steps may write too
+LIMIT = 10_000  # bytes: what is read of a job's summary; the HTML and JSON reports hold the rest
 _MOST_NAMES = 5  # of items that share a cause
 _CUT = 600  # characters of one value
 _TAIL = 2_000  # bytes kept free for what must be said at the end
@@ -38,8 +37,14 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     rows = words.in_order(report["rows"])
     page = _Page(limit - _TAIL)
     page.add(_head(report, rows))
-    short = [row for row in rows if row["verdict"] != "pass"]
-    columns = words.columns_of(short)
+    causes = explained.of(report)
+    if causes:
+        page.add("## Causes\n\n")
+    for number, cause in enumerate(causes, start=1):
+        page.add(_cause(number, cause), "causes")
+    for summary in words.summaries_of(report):
+        page.add(_told(summary))
+    _add_selected(page, rows)
     if table := evidence.table(rows, report.get("declined") or ()):
         page.add(_evidence(table))
     for device in words.device_words(report):
@@ -47,18 +52,20 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     for line in words.compared_with_upstream(report):
         page.add(f"- {code(line)}\n")
     page.add("\n")
-    for summary in words.summaries_of(report):
-        page.add(_summary(summary))
+    short = [row for row in rows if row["verdict"] != "pass"]
     if short:
         page.add("## Shortfalls by GPU\n\n")
-        _add_matrix(page, short, columns)
+        _add_matrix(page, short, words.columns_of(short))
         page.add("\n" + _legend(short) + "\n\n")
-    red = [row for row in short if Verdict(row["verdict"]).fails]
-    _add_stories(page, "Failed", red)
-    _add_stories(page, "Not failing: advisory and declared", [r for r in short if r not in red])
     _add_without_verdict(page, report)
     for note in report.get("notes") or ():
         page.add(f"> note: {code(str(note))}\n")
+    for number, cause in enumerate(causes, start=1):
+        names = set(cause["items"])
+        members = [row for row in short if name_of(row) in names]
+        short = [row for row in short if row not in members]
+        _add_stories(page, f"Items of cause {number}", members)
+    _add_stories(page, "Other items", short)
     return page.text()
 
 
@@ -117,23 +124,49 @@ def _evidence(table: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n".join([*lines, "", f"{'; '.join(meanings)}.", "", ""])
 
 
-def _summary(summary: Mapping[str, Any]) -> str:
-    """Return a tier's summary, with its conditions, each with the command for its smallest cell."""
-    lines = [f"## {code(summary['tier'])}: what differs", ""]
-    lines += [f"{code(told)}\n" for told in summary["told"]]
-    for number, one in enumerate(summary["conditions"], start=1):
-        level = "**required**" if one["level"] == "required" else _label(one["level"])
-        lines += [
-            (
-                f"{number}. {level}: {code(one['where'])}: expected {code(one['expected'])}, got"
-                f" {code(one['got'])}; {one['cells']:,} cells ({code(one['rule'])}). The smallest is"
-                f" {code(one['smallest'])}:"
-            ),
-            "",
-            *(f"   {line}" for line in _fenced(one["again"], "sh")),
-            "",
-        ]
-    return "\n".join([*lines, ""])
+def _cause(number: int, cause: Cause) -> str:
+    """Return a cause: its sentence, and the example with its command if it makes the run fail."""
+    verdict = Verdict(cause["verdict"])
+    count = words.count_words(cause)
+    lines = [f"{number}. {_mark(verdict)}: {code(cause['what'])} ({count})"]
+    if cause["also"]:
+        lines.append(f"   - also: {'; '.join(map(code, cause['also'][:_MOST_NAMES]))}")
+    for label, text in words.cause_lines(cause):
+        if label == "show":
+            lines += ["", *(f"   {line}" for line in _fenced(text, "sh"))]
+        else:
+            lines.append(f"   - {label}: {code(text)}")
+    return "\n".join([*lines, "", ""])
+
+
+def _told(summary: Mapping[str, Any]) -> str:
+    return "".join(f"{code(summary['tier'])}: {code(told)}\n\n" for told in summary["told"])
+
+
+def _add_selected(page: _Page, rows: Sequence[Record]) -> None:
+    """Add the table of what is selected; a square in bold falls short."""
+    gpus, lines = selected.table(rows)
+    if not lines:
+        return
+    heads = " | ".join(map(cell, gpus))
+    page.add(
+        "## What is selected\n\nNo backend is named, and aiter is present; the plainest request of each"
+        " family; +1: other requests get another answer; bold: some fall short.\n\n"
+        f"| flags | family | {heads} |\n| --- | --- |" + " --- |" * len(gpus) + "\n"
+    )
+    for line in lines:
+        squares = " | ".join(map(_square, line.squares))
+        page.add(
+            f"| {cell(line.flags)} | {line.family} | {squares} |\n", "rows of what is selected"
+        )
+    page.add("\n")
+
+
+def _square(square: selected.Square) -> str:
+    if not square.text:
+        return ""
+    text = cell(square.text) + (f" +{square.others}" if square.others else "")
+    return text if square.right else f"**{text}**"
 
 
 def _host(report: Mapping[str, Any]) -> str:
@@ -235,15 +268,9 @@ def _story(members: Sequence[Record]) -> str:
 
 def _facts(record: Record, where: str) -> Iterator[tuple[str, str]]:
     yield "GPU", where
-    yield "flags", code(words.flags_words(record))
-    yield "request", code(words.request_words(record))
-    yield "expected", code(words.expected_words(record))
-    yield "got", code(words.got_words(record))
-    if not (words.expected_words(record) and words.got_words(record)):
-        yield "message", code(record["message"])
-    yield "wrote to the environment", code(", ".join(record["environment_written"]))
-    yield "source", code(record["source"])
-    yield "evidence", code("" if record["evidence"] in ("pure", "mock") else record["evidence"])
+    for label, text in words.facts_of(record):
+        if label not in ("GPU", "again"):
+            yield label, code(text)
     for label, text in words.details_words(record["details"]):
         yield _label(label), code(text)
 
@@ -264,7 +291,7 @@ def code(text: str) -> str:
 
     Control characters are made visible, newlines become slashes, a long text is cut.
     """
-    shown = words.cut(words.visible(re.sub(r"\s*\n\s*", " / ", str(text))), _CUT).strip()
+    shown = words.one_line(str(text), _CUT)
     if not shown:
         return ""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
@@ -279,7 +306,7 @@ def cell(text: str) -> str:
     """
     if "|" not in text:
         return code(text)
-    shown = words.cut(words.visible(re.sub(r"\s*\n\s*", " / ", text)), _CUT).strip()
+    shown = words.one_line(text, _CUT)
     escaped = re.sub(r"[!-/:-@[-`{-~]", lambda match: f"&#{ord(match[0])};", shown)
     return f"<code>{escaped}</code>"
 

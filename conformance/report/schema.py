@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import msgspec
@@ -75,39 +76,145 @@ class Declined(TypedDict):
     reason: str
 
 
+class Condition(TypedDict):
+    """Cells of a tier that fall short alike.
+
+    Attributes:
+        level: "required", "advisory" or "declared".
+        where: what the cells have in common, in words.
+        expected: what was expected, in words.
+        got: what came, in words.
+        cells: how many.
+        rule: by which rule, or compared with what.
+        smallest: the smallest cell, in words.
+        again: the command that asks it.
+    """
+
+    level: str
+    where: str
+    expected: str
+    got: str
+    cells: int
+    rule: str
+    smallest: str
+    again: str
+
+
+class Cause(TypedDict):
+    """One change of behaviour with one explanation, which items or cells share.
+
+    Attributes:
+        tier: name of the tier.
+        verdict: the worst of its items.
+        level: "required", "advisory" or "declared".
+        what: what falls short and where, in one sentence.
+        also: where else, in words.
+        promise: what was promised, in words.
+        source: where the promise comes from.
+        smallest: the plainest example, in words; "" if the sentence says it.
+        again: the command that shows the example.
+        count: how many items, or cells of the grid.
+        unit: "item" or "cell".
+        gpus: those on which it is met.
+        items: names of the items, ``tier::id[column]``; none for cells.
+    """
+
+    tier: str
+    verdict: str
+    level: str
+    what: str
+    also: list[str]
+    promise: str
+    source: str
+    smallest: str
+    again: str
+    count: int
+    unit: str
+    gpus: list[str]
+    items: list[str]
+
+
 class Summary(TypedDict):
     """The results of a tier's items together, if a line for each of them would say less.
 
     Attributes:
         tier: name of the tier.
         told: sentences.
-        conditions: under which the selector falls short, the most important first, as plain data:
-            level, rule, where, expected, got, cells, smallest, again. For the grid these are its
-            first causes.
+        conditions: under which the selector falls short, the most important first; for the grid
+            its first causes.
         causes: all causes, as causes/data.py describes them.
         exact: every condition, as causes/data.py describes it.
     """
 
     tier: str
     told: list[str]
-    conditions: list[dict[str, Any]]
+    conditions: list[Condition]
     causes: NotRequired[list[dict[str, Any]]]
     exact: NotRequired[list[dict[str, Any]]]
 
 
-def summary_lines(summary: Summary) -> list[str]:
-    """Return a summary as lines of text."""
-    lines = list(summary["told"])
-    for number, one in enumerate(summary["conditions"], start=1):
-        lines += [
-            (
-                f"{number}. {one['level']} {one['rule']}: {one['where']}: expected"
-                f" {one['expected']}, got {one['got']}; {one['cells']:,} cells; smallest:"
-                f" {one['smallest']}"
-            ),
-            f"   {one['again']}",
-        ]
-    return lines
+class Report(TypedDict):
+    """A whole report: docs/reports.md."""
+
+    schema: int
+    tool: dict[str, Any]
+    contract: dict[str, Any]
+    selector: dict[str, Any]
+    host: dict[str, Any]
+    selected: int
+    totals: dict[str, int]
+    rows: list[Record]
+    declined: list[Declined]
+    not_run: list[str]
+    notes: list[str]
+    summaries: list[Summary]
+    causes: list[Cause]
+
+
+# What a file may lack, of another version or written by hand. Names and verdicts have no default.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "rows": {
+        **dict.fromkeys(("level", "evidence", "message", "source", "again"), ""),
+        "gpu": None,
+        "env": None,
+        "request": None,
+        "expect": {},
+        "outcome": {},
+        "seconds": 0.0,
+        "environment_written": [],
+        "details": {},
+        "fell_short": [],
+    },
+    "declined": dict.fromkeys(("backend", "evidence", "gfx", "reason"), ""),
+    "causes": {
+        **dict.fromkeys(("promise", "source", "smallest", "again"), ""),
+        "unit": "item",
+        "gpus": [],
+        "items": [],
+    },
+    "conditions": dict.fromkeys(("rule", "smallest", "again"), ""),
+    "summaries": {"told": [], "conditions": []},
+    "report": {
+        **{name: {} for name in ("tool", "contract", "selector", "host", "totals")},
+        **{name: [] for name in ("declined", "not_run", "notes", "summaries", "causes")},
+    },
+}
+
+
+_NESTED = {
+    "report": ("rows", "declined", "summaries", "causes"),
+    "summaries": ("conditions",),
+}
+
+
+def completed(data: Any, kind: str = "report") -> Any:
+    """Return plain data of a report with what it may lack filled in; it is not checked."""
+    if isinstance(data, list):
+        return [completed(one, kind) for one in data]
+    if not isinstance(data, dict):
+        return data
+    inner = {name: completed(value, name) for name, value in data.items() if name in _DEFAULTS}
+    return copy.deepcopy(_DEFAULTS[kind]) | data | inner
 
 
 def outcome_fields(outcome: Outcome) -> dict[str, Any]:
@@ -117,6 +224,12 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
         "words": str(outcome),
         **msgspec.structs.asdict(outcome),
     }
+
+
+def name_of(record: Record) -> str:
+    """Return what an item is called in a report: ``tier::id[column]``."""
+    where = f"[{column(record)}]" if record["gpu"] or record["evidence"] else ""
+    return f"{record['tier']}::{record['id']}{where}"
 
 
 def column(record: Record) -> str:

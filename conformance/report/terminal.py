@@ -1,59 +1,53 @@
-"""The end of the terminal output: the matrix, what fell short, and the totals."""
+"""The end of the terminal output: one screen that starts from causes; more of it with -v and -vv."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import evidence, words
-from pytest_rocm_attn.conformance.report.schema import column, summary_lines
+from pytest_rocm_attn.conformance.report import evidence, explained, results, words
+from pytest_rocm_attn.conformance.report.schema import column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pytest
 
-    from pytest_rocm_attn.conformance.report.schema import Record
+    from pytest_rocm_attn.conformance.report.schema import Cause, Record
 
 _MOST_NAMES = 3  # of items that share a cause
-_MOST_ROWS = 40  # of a matrix; of a larger one only those that have something to say are shown
-_QUIET = (Verdict.PASS, Verdict.INHERITED, Verdict.DIFFERS, Verdict.ADVICE, Verdict.CAUGHT_UP)
+_MOST_CAUSES = 12
 _BY_GPU = ("documented",)  # tiers whose items differ by GPU alone if their ids do not
 
 
 def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
-    """Write a report: the matrix, a line for each item that fell short, and the totals."""
+    """Write a report: the headline, then causes; if nothing falls short, a line for each family.
+
+    With -v, each item that falls short follows in a line; with -vv, also the matrix.
+    """
     rows: Sequence[Record] = report["rows"]
+    contract, selector = report["contract"]["id"], words.subject_words(report)
     out.section("ROCm attention conformance", sep="=")
-    if out.verbosity >= 0 and rows:
-        tiers = dict.fromkeys(row["tier"] for row in rows)
-        for tier in tiers:
-            if len(tiers) > 1:
-                out.section(f"tier {tier}", sep="-")
-            _write_matrix(
-                out, [row for row in rows if row["tier"] == tier], every=out.verbosity > 0
-            )
-        out.write_line("  ".join(f"{v.letter} {v}" for v in reversed(Verdict)))
-    short = [row for row in rows if row["verdict"] != Verdict.PASS]
+    head = f"{words.headline(report)} (contract {contract}, selector {selector})"
+    out.write_line(printable(head), bold=True, **{_colour(report): True})
+    for line in words.compared_with_upstream(report):
+        out.write_line(printable(line))
+    causes = explained.of(report)
+    _write_causes(out, causes)
+    if not causes and out.verbosity >= 0:
+        _write_families(out, rows)
     for summary in report["summaries"]:
-        out.section(f"{summary['tier']}: what differs", sep="-")
-        for line in summary_lines(summary):
+        for line in summary["told"]:
             out.write_line(printable(line))
-        # An item that could not be judged is in no summary.
-        short = [
-            row
-            for row in short
-            if row["tier"] != summary["tier"] or row["verdict"] == Verdict.ERROR
-        ]
-    if short:
-        out.section("what fell short", sep="-")
-    for alike in _alike(sorted(short, key=lambda row: Verdict(row["verdict"]).severity)):
-        verdict = Verdict(alike[0]["verdict"])
-        out.write(f"{verdict.upper():<9} ", **_markup(verdict))
-        out.write_line(printable(line_of(alike[0], alike[1:])))
     for kind, why, names in words.without_verdict(report):
         shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
         out.write_line(printable(f"{kind} [{len(names):,}] {why}: {shown}"), yellow=True)
+    if out.verbosity >= 2:
+        _write_matrices(out, rows)
+    if out.verbosity >= 1:
+        _write_items(out, rows)
     write_evidence(out, report)
     written = sorted({name for row in rows for name in row["environment_written"]})
     if written:
@@ -64,15 +58,92 @@ def write(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> None:
             yellow=True,
         )
     for note in report["notes"]:
-        out.write_line(f"note: {note}", yellow=True)
-    for line in words.compared_with_upstream(report):
-        out.write_line(printable(line))
-    contract, selector = report["contract"]["id"], report["selector"]["name"]
-    out.write_line(f"{words.headline(report)} (contract {contract}, selector {selector})")
+        out.write_line(printable(f"note: {note}"), yellow=True)
+
+
+@contextlib.contextmanager
+def untold(out: pytest.TerminalReporter) -> Iterator[None]:
+    """Keep our items out of pytest's FAILURES, ERRORS and short summary, unless they are asked for.
+
+    A style of traceback asks for the first two, -rf for the last.
+    """
+    if out.config.option.tbstyle != "auto":
+        yield
+        return
+    args = map(str, out.config.invocation_params.args)
+    listed = {char for arg in args if arg.startswith("-r") for char in arg[2:]}
+    before = dict(out.stats)
+    for category, char in (("failed", "f"), ("error", "E")):
+        for report in before.get(category, ()):
+            if results.row_of(report) is not None:
+                report._pdbshown = True  # pytest's word for what its sections need not show
+        if listed.isdisjoint((char, "a", "A")):
+            out.stats[category] = [
+                one for one in before.get(category, ()) if results.row_of(one) is None
+            ]
+    try:
+        yield
+    finally:
+        out.stats.update({name: before[name] for name in ("failed", "error") if name in before})
+
+
+def _colour(report: Mapping[str, Any]) -> str:
+    return "green" if words.is_good(report) else "red"
 
 
 def _markup(verdict: Verdict) -> dict[str, bool]:
     return {verdict.colour: True, "bold": verdict.fails}
+
+
+# --- causes ---------------------------------------------------------------------------------------
+
+
+def _write_causes(out: pytest.TerminalReporter, causes: Sequence[Cause]) -> None:
+    shown = causes if out.verbosity >= 1 else causes[:_MOST_CAUSES]
+    for cause in shown:
+        verdict = Verdict(cause["verdict"])
+        out.write(f"{verdict.upper():<9} ", **_markup(verdict))
+        out.write_line(printable(f"{cause['what']} [{words.count_words(cause)}]"))
+        for label, text in words.cause_lines(cause):
+            out.write_line(f"  {label:<7}" + printable(text))
+    if hidden := causes[len(shown) :]:
+        failing = sum(Verdict(cause["verdict"]).fails for cause in hidden)
+        items = ", ".join(
+            f"{count:,} {unit}s"
+            for unit, count in sorted(_counted(hidden).items(), key=lambda pair: pair[0])
+        )
+        out.write_line(
+            f"{len(hidden)} more causes of {items}, {failing} of them failing: -v or a report"
+            " (--rocm-attn-report=FILE.html) shows them"
+        )
+
+
+def _counted(causes: Sequence[Cause]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for cause in causes:
+        counts[cause["unit"]] += cause["count"]
+    return counts
+
+
+# --- items ----------------------------------------------------------------------------------------
+
+
+def _write_families(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
+    lines = words.families_of(rows)
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, counts in lines:
+        out.write_line(printable(f"{name:<{width}}  {words.tally(counts)}"))
+
+
+def _write_items(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
+    """Write a line for each item that fell short, the worst first."""
+    short = [row for row in rows if row["verdict"] != Verdict.PASS]
+    if short:
+        out.section("what fell short", sep="-")
+    for alike in _alike(sorted(short, key=lambda row: Verdict(row["verdict"]).severity)):
+        verdict = Verdict(alike[0]["verdict"])
+        out.write(f"{verdict.upper():<9} ", **_markup(verdict))
+        out.write_line(printable(line_of(alike[0], alike[1:])))
 
 
 def _alike(rows: Sequence[Record]) -> list[list[Record]]:
@@ -86,27 +157,41 @@ def _alike(rows: Sequence[Record]) -> list[list[Record]]:
     return list(groups.values())
 
 
-def _write_matrix(out: pytest.TerminalReporter, rows: Sequence[Record], *, every: bool) -> None:
-    """Write a tier's rows against its columns: GPUs, or the kinds of evidence.
+def line_of(row: Record, others: Sequence[Record] = ()) -> str:
+    """Return one line that says all about an item: flags, GPU, request, expected, got, source.
 
     Args:
-        out: where to.
-        rows: of one tier.
-        every: write the rows too that say nothing but what is as promised or listed below.
+        row: the item.
+        others: items that fall short alike, of which only the names are shown.
     """
+    names = words.names_of((row, *others))
+    shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    if defect := row["details"].get("defect"):
+        count = 1 + len(others)
+        items = f"{count} item" + ("s" if count > 1 else "")
+        return f"{defect} | {items}: {shown} | {row['again']}"
+    facts = words.facts_of(row)
+    parts = [f"{label} {text}" if label in ("expected", "got") else text for label, text in facts]
+    return " | ".join(part for part in (shown, *parts) if part)
+
+
+def _write_matrices(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
+    tiers = dict.fromkeys(row["tier"] for row in rows)
+    for tier in tiers:
+        if len(tiers) > 1:
+            out.section(f"tier {tier}", sep="-")
+        _write_matrix(out, [row for row in rows if row["tier"] == tier])
+    if tiers:
+        out.write_line("  ".join(f"{v.letter} {v}" for v in reversed(Verdict)))
+
+
+def _write_matrix(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
+    """Write a tier's rows against its columns: GPUs, or the kinds of evidence."""
     columns = words.columns_of(rows)
     squares: dict[tuple[str, str], list[str]] = {}
     for row in rows:  # the state of aiter tells some apart: the worst one is shown
         squares.setdefault((row["id"], column(row)), []).append(row["verdict"])
     names = list(dict.fromkeys(sorted((row["level"] != "required", row["id"]) for row in rows)))
-    if not every and len(names) > _MOST_ROWS:
-        speaking = {row["id"] for row in rows if row["verdict"] not in _QUIET}
-        shown = [(is_advisory, name) for is_advisory, name in names if name in speaking]
-        out.write_line(
-            f"{len(names) - len(shown)} of {len(names)} rows are not shown: as promised, or listed"
-            " below (-v shows them)"
-        )
-        names = shown
     level = None
     for is_advisory, name in names:
         if is_advisory != level:
@@ -138,43 +223,6 @@ def write_evidence(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> N
         out.write_line(printable(f"on {device}"))
 
 
-def line_of(row: Record, others: Sequence[Record] = ()) -> str:
-    """Return one line that says all about an item: flags, GPU, request, expected, got, source.
-
-    Args:
-        row: the item.
-        others: items that fall short alike, of which only the names are shown.
-    """
-    if defect := row["details"].get("defect"):
-        names = words.names_of((row, *others))
-        shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-        count = 1 + len(others)
-        items = f"{count} item" + ("s" if count > 1 else "")
-        return f"{defect} | {items}: {shown} | {row['again']}"
-    columns = ", ".join(dict.fromkeys(map(column, (row, *others))))
-    parts = [f"{row['id']}[{columns}]" if row["gpu"] or row["evidence"] else row["id"]]
-    if row["env"] is not None:
-        parts.append(" ".join(f"{n}={text!r}" for n, text in row["env"].items()) or "no flags")
-    if row["gpu"]:
-        parts.append(f"aiter {row['gpu']['aiter']}")
-    parts.append(words.request_words(row))
-    expected = words.expected_words(row)
-    parts.append(f"expected {expected}" if expected else "")
-    parts += [f"got {words.got_words(row)}", row["source"], row["again"]]
-    return " | ".join(part for part in parts if part)
-
-
 def printable(text: str) -> str:
     """Return text safe for one terminal line: control characters shown, length bounded."""
-    shown = "".join(_visible(text))
-    return shown if len(shown) <= 2000 else shown[:1990] + " [cut]"
-
-
-def _visible(text: str) -> Iterator[str]:
-    for character in text:
-        if character == "\n":
-            yield " / "
-        elif character.isprintable():
-            yield character
-        else:
-            yield character.encode("unicode_escape").decode()
+    return words.one_line(text)

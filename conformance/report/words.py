@@ -7,6 +7,7 @@ lack or add fields of the request, so those are not relied on.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Record
+    from pytest_rocm_attn.conformance.report.schema import Cause, Record
 
 
 def gpu_words(record: Record) -> str:
@@ -62,12 +63,23 @@ def request_words(record: Record) -> str:
     """Return what a record's request differs in from a plain one; "" if it is not about one."""
     if record["request"] is None:
         return ""
-    fields = record["request"]
-    try:
-        fields = Request(**fields).non_default()
-    except (TypeError, RequestError):
-        pass  # written by another version of this tool: its fields are shown as they are
+    fields = _departures(record["request"])
     return ", ".join(f"{name}={_value(value)}" for name, value in fields.items()) or "a plain layer"
+
+
+def departures(record: Record) -> int:
+    """Return in how many fields a record's request differs from a plain one."""
+    return len(_departures(record["request"] or {}))
+
+
+def _departures(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return Request(**request).non_default()
+    except (TypeError, RequestError):
+        return request  # written by another version of this tool: its fields are shown as they are
+
+
+FAMILIES = ("ordinary", "MLA", "sparse MLA", "sinks", "sliding window", "fp8 KV cache")  # in order
 
 
 def family(record: Record) -> str:
@@ -98,6 +110,64 @@ def expected_words(record: Record) -> str:
 def got_words(record: Record) -> str:
     """Return a record's outcome in words."""
     return str(record["outcome"].get("words", ""))
+
+
+def facts_of(record: Record) -> list[tuple[str, str]]:
+    """Return what a reader must know of an item, as (label, text), without what is peculiar to it."""
+    evidence = "" if record["evidence"] in ("pure", "mock") else record["evidence"]
+    expected, got = expected_words(record), got_words(record)
+    return [
+        (label, text)
+        for label, text in (
+            ("flags", flags_words(record)),
+            ("GPU", gpu_words(record)),
+            ("request", request_words(record)),
+            ("expected", expected),
+            ("got", got),
+            ("message", "" if expected and got else record["message"]),
+            ("wrote to the environment", ", ".join(record["environment_written"])),
+            ("source", record["source"]),
+            ("evidence", evidence),
+            ("again", record["again"]),
+        )
+        if text
+    ]
+
+
+def count_words(cause: Cause) -> str:
+    """Return how many items or cells a cause has, and on how many GPUs."""
+    unit = f"{cause['count']:,} {cause['unit']}{'' if cause['count'] == 1 else 's'}"
+    gpus = cause["gpus"]
+    return f"{unit}, {len(gpus)} GPUs" if len(gpus) > 1 else unit
+
+
+def cause_lines(cause: Cause) -> list[tuple[str, str]]:
+    """Return what follows a cause's sentence, as (label, text): three lines, one if it is shown only.
+
+    where: the plainest example. why: what was promised, and its source. show: the command.
+    """
+    why = f"{cause['promise']} ({cause['source']})" if cause["source"] else cause["promise"]
+    lines = [("where", cause["smallest"]), ("why", why), ("show", cause["again"])]
+    shown = lines if Verdict(cause["verdict"]).fails else lines[2:]
+    return [(label, text) for label, text in shown if text]
+
+
+def families_of(records: Iterable[Record]) -> list[tuple[str, Counter[str]]]:
+    """Return how many items have which verdict, by family of requests; by tier if there is none."""
+    tiers = {record["tier"] for record in records}
+    found: dict[str, Counter[str]] = {}
+    for record in in_order(records):
+        kind = family(record)
+        several = len(tiers) > 1 or not kind
+        name = ", ".join(filter(None, (record["tier"] if several else "", kind)))
+        found.setdefault(name, Counter())[record["verdict"]] += 1
+    return list(found.items())
+
+
+def tally(counts: Counter[str]) -> str:
+    """Return how many have which verdict, in words: those that pass first."""
+    verdicts = (Verdict.PASS, *(verdict for verdict in Verdict if verdict is not Verdict.PASS))
+    return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in verdicts if counts[verdict])
 
 
 def details_words(details: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -180,8 +250,10 @@ def subject_words(report: Mapping[str, Any]) -> str:
     """Return what was tested: the selector, and the distribution it comes from."""
     selector = report.get("selector") or {}
     name = str(selector.get("name") or "unknown selector")
-    package = [str(p) for p in (selector.get("distribution"), selector.get("version")) if p]
-    return f"{name} ({' '.join(package)})" if package else name
+    package = " ".join(str(selector[k]) for k in ("distribution", "version") if selector.get(k))
+    commit = f"commit {str(selector['commit'])[:12]}" if selector.get("commit") else ""
+    origin = [part for part in (package, commit, str(selector.get("date") or "")) if part]
+    return f"{name} ({', '.join(origin)})" if origin else name
 
 
 # What kernels' results rest on: docs/numerics.md.
@@ -237,8 +309,7 @@ def headline(report: Mapping[str, Any]) -> str:
     """Return the result in one line: how many items were selected, and how many had each result."""
     selected = int(report["selected"])
     counts = Counter(row["verdict"] for row in report["rows"])
-    verdicts = (Verdict.PASS, *(verdict for verdict in Verdict if verdict is not Verdict.PASS))
-    parts = [f"{counts[verdict]:,} {verdict}" for verdict in verdicts if counts[verdict]]
+    parts = [tally(counts)] if counts else []
     others = Counter(_kind(entry) for entry in report.get("declined") or ())
     others["not run"] = _not_run(report)
     kinds = ("declined", "skipped", "not run")
@@ -294,6 +365,11 @@ def visible(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: str, limit: int = 2_000) -> str:
+    """Return text on one line, of at most about limit characters, with every character visible."""
+    return re.sub(r"\s*\n\s*", " / ", visible(cut(text, limit))).strip()
 
 
 def cut(text: str, limit: int) -> str:

@@ -15,7 +15,15 @@ from pytest_rocm_attn import options
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import draft, fork, json_file, output, results, terminal
+from pytest_rocm_attn.conformance.report import (
+    draft,
+    fork,
+    json_file,
+    origin,
+    output,
+    results,
+    terminal,
+)
 from pytest_rocm_attn.conformance.report.notes import Notes
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import header
@@ -346,7 +354,6 @@ class ConformancePlugin:
         """Return the report as plain data."""
         subject, contract = self.settings.subject, self.settings.contract
         machine = self.settings.machine
-        look_up = bool(self.settings.reports)
         return json_file.of_results(
             self.results,
             kind=subject.evidence,
@@ -359,7 +366,7 @@ class ConformancePlugin:
                 "source": linked(contract.source),
                 **self._compared_with_upstream(),
             },
-            selector=json_file.selector_record(subject.selector, look_up=look_up),
+            selector=origin.of(subject.selector),
             settings=options.reported(self.config),
         )
 
@@ -380,10 +387,16 @@ class ConformancePlugin:
             text = draft.render(rows, every_item(self.settings))
             output.write_draft(self.settings.draft, text)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, None, None]:
+        """End with the report's screen, which pytest's own sections do not repeat."""
         if self._reports.content is None:
-            return
+            return (yield)
+        alone = len(self.results.selected) == 1  # then its whole story is what was asked for
+        with contextlib.nullcontext() if alone else terminal.untold(terminalreporter):
+            yield
         terminal.write(terminalreporter, self._reports.content)
         written = self._reports.name_them(terminalreporter, "report")
         if written and self.settings.draft is not None:

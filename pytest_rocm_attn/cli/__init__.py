@@ -54,11 +54,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pytest_rocm_attn.conformance.report import output, saved
+    from pytest_rocm_attn.conformance.report import json_file, output
 
     for target in arguments.targets:
         output.check(Path(target), target)
-    output.write(map(Path, arguments.targets), saved.load(arguments.source))
+    output.write(map(Path, arguments.targets), json_file.load(arguments.source))
     return OK
 
 

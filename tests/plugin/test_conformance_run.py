@@ -68,19 +68,43 @@ def run(pytester: pytest.Pytester) -> Run:
     return run
 
 
-def test_the_matrix_ends_with_rows_shortfalls_and_totals(run: Run) -> None:
-    result = run()
+def test_a_run_ends_in_one_screen_that_pytests_sections_do_not_repeat(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_own="def test_of_the_suite():\n    assert 'the suite' == ''\n")
+    suite = ["test_own.py", "rocm-attn"]
+    result = run(*suite)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "gfx942  gfx1201  required rows",
-            "*F*aiter-is-ignored",
-            "FAIL *aiter-is-ignored?gfx942?*VLLM_ROCM_USE_AITER='1'*got ROCM_AITER_FA*python -m pytest --rocm*",
-            "ADVISORY *fp16-is-flex*",
+            "*= FAILURES =*",
+            "FAILED test_own.py::test_of_the_suite*",
+            "*= ROCm attention conformance =*",
             "4 items: 2 pass, 1 fail, 1 advisory (contract mini*",
-            "*1 failed, 2 passed, 1 advisory*",
+            "FAIL *AITER=1*TRITON_ATTN -> ROCM_AITER_FA* [[]1 item[]]",
+            "  where  VLLM_ROCM_USE_AITER=1; gfx942, aiter present; a plain layer",
+            "  why    aiter-is-ignored: expected TRITON_ATTN (*)",
+            "  show   python -m pytest --rocm*aiter-is-ignored?gfx942?'",
+            "ADVISORY *",
+            "  show   python -m pytest *fp16-is-flex*",
+            "*2 failed, 2 passed, 1 advisory*",
         ]
     )
+    for line in ("FAILED rocm-attn*", "*aiter-is-ignored* | *", "gfx942  gfx1201*"):
+        result.stdout.no_fnmatch_line(line)
+    assert "FAILED rocm-attn" in str(run("-rf").stdout)
+    told = run("-vv").stdout
+    told.fnmatch_lines(
+        [
+            "gfx942  gfx1201  required rows",
+            "*F*aiter-is-ignored",
+            "FAIL *aiter-is-ignored?gfx942? | VLLM_ROCM_USE_AITER=1 |*got ROCM_AITER_FA*python*",
+        ]
+    )
+    told.no_fnmatch_line("FAILED rocm-attn*-*")
+    # What is asked for alone, or with a style of traceback, is pytest's to show.
+    for options in ((FAILING,), ("--tb=short",)):
+        run(*options).stdout.fnmatch_lines(["*FAILURES*", "  verdict  fail"])
 
 
 def test_a_row_is_selected_by_its_node_id_and_by_keyword(run: Run) -> None:
@@ -164,7 +188,7 @@ def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
     drafted.stdout.fnmatch_lines(["4 items: 2 pass, 1 fail, 1 advisory (contract mini*"])
     text = draft.read_text()
     assert 'match  = "documented::aiter-is-ignored"' in text
-    assert "# 1 item: expected TRITON_ATTN, got ROCM_AITER_FA" in text
+    assert "# 1 item: AITER=1: TRITON_ATTN -> ROCM_AITER_FA, on gfx942." in text
     assert 'answer = "ROCM_AITER_FA"' in text
     assert text.count("[[deviation]]") == 1  # neither what passed nor what is advisory
 

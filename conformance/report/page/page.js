@@ -42,9 +42,13 @@
       else if (value === true) node.setAttribute(name, "");
       else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
     }
-    node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== ""));
+    node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== "")
+      .flatMap((child) => (typeof child === "string" && tag !== "pre" ? jointed(child) : child)));
     return node;
   };
+  // A name may be broken after a joint, not within its words.
+  const jointed = (text) => text.replace(/(\w(?:::|[-_/.=,\]]))(?=\w)/g, "$1\0").split("\0")
+    .flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
   const find = (id) => document.getElementById(id);
   const mark = (verdict) => el("span", { class: `mark ${verdict}`, "aria-hidden": "true" }, LETTERS[verdict]);
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;

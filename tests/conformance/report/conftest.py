@@ -41,6 +41,7 @@ def build_record(**fields: Any) -> dict[str, Any]:
         "environment_written": [],
         "again": "python -m pytest --rocm-attn-conformance 'rocm-attn::documented::x[gfx942]'",
         "details": {},
+        "fell_short": [],
     } | fields
 
 

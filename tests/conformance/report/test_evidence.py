@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_rocm_attn.conformance.report import evidence, html_page, markdown, saved, terminal
+from pytest_rocm_attn.conformance.report import evidence, html_page, json_file, markdown, terminal
 
 H100 = {"name": "NVIDIA H100", "arch": "sm_90", "torch": "2.11.0", "cuda": "13.0"}
 
@@ -108,9 +108,8 @@ def test_the_terminal_shows_the_table_and_the_device(record: Any, report: Any) -
 
 
 def test_a_saved_report_keeps_what_was_declined(record: Any, report: Any, tmp_path: Any) -> None:
-    from pytest_rocm_attn.conformance.report import json_file
 
     file = tmp_path / "r.json"
     file.write_text(json_file.render(report(*rows(record), declined=DECLINED)))
-    loaded = saved.load(file)
+    loaded = json_file.load(file)
     assert evidence.table(loaded["rows"], loaded["declined"]) == WANTED

@@ -88,7 +88,12 @@ def sample(record: Any, report: Any, summary: dict[str, Any]) -> dict[str, Any]:
             gpu={"gfx": gfx, "aiter": "present"},
             env=env,
             request=request,
-            outcome={"kind": "selected", "words": got, "trace": [["rule", "yes", "why", "where"]]},
+            outcome={
+                "kind": "selected",
+                "words": got,
+                "backend": got,
+                "trace": [["rule", "yes", "why", "where"]],
+            },
             verdict="pass" if got == "TRITON_ATTN" else verdict,
             again=f"pytest again {name} {gfx}",
         )
@@ -128,20 +133,95 @@ def sample(record: Any, report: Any, summary: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def test_each_condition_of_a_summary_has_its_command_to_copy(
+def test_each_cause_of_a_summary_has_its_command_to_copy(
     show: Open, sample: dict[str, Any], summary: dict[str, Any]
 ) -> None:
     page = show(sample)
-    conditions = page.locator(".conditions > li")
-    assert conditions.count() == 2
-    for one, shown in zip(summary["conditions"], conditions.all(), strict=True):
-        assert shown.locator("strong").inner_text() == one["where"]
+    for one in summary["conditions"]:
+        shown = page.locator(".conditions > li", has_text=f"{one['where']}: ")
         button = shown.get_by_role("button", name="Copy the command")
         button.click()
         # The clipboard answers when it does.
         button.filter(has_text=re.compile("^(Copied|Selected)$")).wait_for()
         if button.inner_text() == "Selected":
             assert page.evaluate("getSelection().toString()") == one["again"]
+
+
+def test_a_cause_opens_the_list_of_its_items_which_lead_to_their_stories(
+    show: Open, sample: dict[str, Any]
+) -> None:
+    page = show(sample)
+    cause = page.locator(".conditions > li", has_text="aiter-is-ignored: expected TRITON_ATTN")
+    links = cause.locator("details a")
+    assert not links.first.is_visible()
+    cause.locator("summary").click()
+    assert links.count() == len(GPUS)
+    links.filter(has_text="gfx942").click()
+    page.wait_for_selector("#detail-title")
+    assert page.locator("#detail h2").inner_text() == "aiter-is-ignored[gfx942]"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_no_name_breaks_inside_a_word_and_no_scroller_lies_in_a_scroller(
+    show: Open, sample: dict[str, Any], scheme: str
+) -> None:
+    sample["rows"] += [
+        row
+        | {
+            "id": "with-aiter-and-unified-attention-switched-on-the-unified-backend-is-selected",
+            "env": {
+                "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1",
+                "VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "1",
+            },
+        }
+        for row in sample["rows"][5:10]
+    ]
+    window = {"width": 360, "height": 800}
+    page = show(sample, "#aiter-is-ignored[gfx942]", viewport=window, color_scheme=scheme)
+    assert page.locator("#detail").is_visible()
+    for summary in page.locator(".conditions summary").all():
+        summary.evaluate("node => { node.parentNode.open = true; }")
+    assert page.evaluate(BROKEN_WORDS) == []
+    assert page.evaluate(NESTED_SCROLLERS) == []
+    page.get_by_role("button", name="Close").click()
+    assert page.evaluate(BROKEN_WORDS) == []
+    assert page.evaluate(NESTED_SCROLLERS) == []
+    page.get_by_role("button", name="By row").first.click()
+    assert page.evaluate(BROKEN_WORDS) == []
+    assert page.evaluate(NESTED_SCROLLERS) == []
+
+
+# A word that stands on two lines has two boxes. Words of more letters than a line has are left out.
+BROKEN_WORDS = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest("script, pre")) continue;
+    for (const match of node.data.matchAll(/[A-Za-z0-9]{2,30}/g)) {
+      const range = document.createRange();
+      range.setStart(node, match.index);
+      range.setEnd(node, match.index + match[0].length);
+      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (tops.size > 1) found.push(`${match[0]} of ${node.data.slice(0, 60)}`);
+    }
+  }
+  return found;
+}"""
+# The window scrolls down; what scrolls down within it, or in another scroller, catches the finger.
+NESTED_SCROLLERS = """() => {
+  const scrolls = (node, down) => {
+    const style = getComputedStyle(node);
+    const auto = /auto|scroll/.test(down ? style.overflowY : style.overflowX);
+    return auto && (down ? node.scrollHeight > node.clientHeight + 1 : node.scrollWidth > node.clientWidth + 1);
+  };
+  const all = [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility());
+  const scrollers = all.filter((node) => scrolls(node, true) || scrolls(node, false));
+  return scrollers
+    .filter((node) => scrollers.some((outer) => outer !== node && outer.contains(node))
+      || (scrolls(node, true) && getComputedStyle(node).position !== "fixed"))
+    .map((node) => node.id || node.className);
+}"""
 
 
 def test_a_square_opens_its_story_and_escape_leads_back(show: Open, sample: dict[str, Any]) -> None:
@@ -282,7 +362,7 @@ def test_hostile_text_does_nothing(show: Open, hostile: dict[str, Any]) -> None:
         button.click()
         assert page.locator("#detail").is_visible()
     assert page.evaluate("window.hacked") is None
-    assert page.locator("main img, main a, aside a, main script").count() == 0
+    assert page.locator("main img, main a:not([href^='#']), aside a, main script").count() == 0
     assert "<script>window.hacked = 1</script>" in page.locator("#stories").inner_text()
 
 

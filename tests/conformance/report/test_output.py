@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.report import json_file, output, saved
+from pytest_rocm_attn.conformance.report import json_file, output
 from pytest_rocm_attn.errors import ReportError
 
 
@@ -86,7 +86,7 @@ def test_hostile_text_survives_being_saved_and_read_back(
 ) -> None:
     path = tmp_path / "r.json"
     path.write_text(json_file.render(hostile))
-    messages = [row["message"] for row in saved.load(path)["rows"]]
+    messages = [row["message"] for row in json_file.load(path)["rows"]]
     assert messages == [row["message"] for row in hostile["rows"]]
 
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(
     path = tmp_path / "r.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ReportError, match=re.escape(words)) as caught:
-        saved.load(path)
+        json_file.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -118,5 +118,5 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(
 def test_what_an_older_version_left_out_is_filled_in(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text('{"schema": 1, "rows": [{"id": "a", "tier": "b", "verdict": "fail"}]}')
-    output.write([tmp_path / "r.md"], saved.load(path))
+    output.write([tmp_path / "r.md"], json_file.load(path))
     assert "### fail: `a`" in (tmp_path / "r.md").read_text()

@@ -10,11 +10,10 @@ import pytest
 
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import (
+    explained,
     html_page,
     json_file,
     markdown,
-    saved,
-    terminal,
     words,
 )
 
@@ -110,7 +109,7 @@ def test_an_older_report_that_names_no_items_that_were_not_run_still_counts_them
     del older["selected"], older["totals"]
     file = tmp_path / "r.json"
     file.write_text(json_file.render(older))
-    loaded = saved.load(file)
+    loaded = json_file.load(file)
     assert words.headline(loaded) == "5 items: 1 pass, 4 not run"
     assert loaded["totals"] == {"pass": 1}
     assert "cells_selected" not in loaded
@@ -129,9 +128,10 @@ def test_a_report_survives_being_saved_and_read_back(
         totals=dict.fromkeys(sorted(Verdict), 1),
         summaries=[],
     )
+    done["causes"] = explained.causes_of(done["rows"], [])
     file = tmp_path / "r.json"
     file.write_text(json_file.render(done))
-    assert saved.load(file) == done
+    assert json_file.load(file) == done
 
 
 @pytest.mark.parametrize("verdict", Verdict)
@@ -157,46 +157,3 @@ def test_verdicts_differ_in_letter_and_are_in_order() -> None:
     )
     assert Verdict.worst(["pass", "advisory", "error", "crash"]) is Verdict.ERROR
     assert Verdict.worst(["pass", "advisory"]) is Verdict.ADVISORY
-
-
-class Terminal:
-    """As much of pytest's reporter as the end of the output uses."""
-
-    verbosity = 0
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def section(self, title: str, **_: Any) -> None:
-        self.text += f"== {title}\n"
-
-    def write(self, text: str, **_: Any) -> None:
-        self.text += text
-
-    def write_line(self, text: str, **_: Any) -> None:
-        self.text += f"{text}\n"
-
-
-def test_the_terminal_lists_the_worst_first_and_errors_of_a_tier_with_a_summary(
-    record: Any, report: Any, summary: dict[str, Any]
-) -> None:
-    rows = [
-        record(id="b", verdict="fail"),
-        record(id="a", verdict="advisory"),
-        record(id="c", verdict="crash"),
-        record(id="slice", tier="grid", verdict="fail"),
-        record(id="other-slice", tier="grid", verdict="error", outcome={"words": "no worker"}),
-    ]
-    out = Terminal()
-    done = report(*rows, summaries=[summary], declined=[], not_run=[])
-    terminal.write(out, done)  # type: ignore[arg-type]  # as much of it as is used
-    lines = out.text.splitlines()
-    listed = lines[lines.index("== what fell short") + 1 :]
-    assert [line.split("[")[0].split() for line in listed[:4]] == [
-        ["ERROR", "other-slice"],
-        ["CRASH", "c"],
-        ["FAIL", "b"],
-        ["ADVISORY", "a"],
-    ]
-    assert "got no worker" in listed[0]
-    assert lines[-1].startswith("5 items: 1 error, 1 crash, 2 fail, 1 advisory (contract ours,")

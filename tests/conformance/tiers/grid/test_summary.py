@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.causes.causes import Change
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
-from pytest_rocm_attn.conformance.report.schema import summary_lines
 from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, MOST, summary, table
 from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, with_named
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
@@ -69,13 +68,13 @@ def test_what_several_slices_and_families_say_is_one_cause() -> None:
 
 def test_a_smallest_cell_is_told_with_the_command_that_asks_it() -> None:
     found = summary([record("attention-types[gfx942]", with_aiter)])
-    lines = summary_lines(found)
-    assert lines[1].startswith("1. required r: AITER=1")
+    (one,) = found["conditions"]
+    assert (one["level"], one["rule"], one["where"][:7]) == ("required", "r", "AITER=1")
     of = standard().slice("attention-types[gfx942]")
-    number = int(lines[2].rpartition("=")[2])
-    assert lines[2].endswith(f"'rocm-attn::grid::{of.id}' --rocm-attn-cell={number}")
+    number = int(one["again"].rpartition("=")[2])
+    assert one["again"].endswith(f"'rocm-attn::grid::{of.id}' --rocm-attn-cell={number}")
     assert of.cell(number).environ == {USE_AITER: "1"}
-    assert f"smallest: {USE_AITER}=1; gfx942, aiter present; " in lines[1]
+    assert one["smallest"].startswith(f"{USE_AITER}=1; gfx942, aiter present; ")
 
 
 def test_every_condition_is_there_exactly() -> None:
@@ -112,7 +111,7 @@ def test_there_are_at_most_ten_and_no_cell_is_lost() -> None:
 def test_what_was_not_reached_is_said() -> None:
     counts = {"unanswered": 4, "unanswerable": 1, "uncompared": 3}
     found = summary([record("attention-types[gfx942]", lambda cell: None, **counts)])
-    told = summary_lines(found)
+    told = found["told"]
     assert told[0].startswith("2,683 of 2,688 cells answered in 1 slices")
     assert "4 cells were not reached" in told[1]
     assert "3 cells have no answer to be compared with" in told[2]

@@ -167,7 +167,7 @@ def _truth(text: str) -> bool:
 
 
 # The tiers, the default one first. conformance/tiers/__init__.py says where each is.
-TIERS = ("documented", "invariants", "grid", "numerics", "launch", "capabilities")
+TIERS = ("documented", "invariants", "grid", "numerics", "launch", "capabilities", "server")
 _SECONDS = "a positive number of seconds"
 _OBJECT = "MODULE:OBJECT or FILE.py:OBJECT"
 _TRUTH = "true or false"
@@ -232,7 +232,7 @@ OPTIONS = (
     Option(
         "tier",
         "TIER,...",
-        "tiers to run: documented (default), invariants, grid, numerics, launch, capabilities",
+        "tiers to run: documented (default), invariants, grid, numerics, launch, capabilities, server",
         "a comma-separated list of " + ", ".join(TIERS),
         _tiers,
         "item",

@@ -21,7 +21,9 @@ from pytest_rocm_attn.registry import CLASS_PATHS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_rocm_attn.conformance.adapters.vllm_start import Started
     from pytest_rocm_attn.conformance.promise.naming import Named
+    from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
@@ -133,6 +135,14 @@ class Serves(Protocol):
 
     def vision(self, request: Request, override: str) -> dict[str, Any]:
         """Return what vision attention is given: "backend", and "supported" backends or None."""
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """An adapter that can start its fork's server, as far as that goes without a device."""
+
+    def start(self, server: Server, environ: Mapping[str, str]) -> Started:
+        """Return how far a server came. What the fork raises on the way is a part of that."""
 
 
 class CallableAdapter:

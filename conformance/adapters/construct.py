@@ -80,7 +80,7 @@ def build(
     request: Request,
     *,
     none_for_sinks: bool,
-) -> None:
+) -> Any:
     """Import a backend, build its implementation for a request, and ask it what the runner asks.
 
     Args:
@@ -88,6 +88,8 @@ def build(
         names: the registry's names, in which a dense layer looks up the backend's own.
         request: what the layer needs.
         none_for_sinks: the layer passes ``sinks=None``, as models do whose sinks are optional.
+
+    Returns: the implementation.
 
     Raises:
         SelectorError: the constructor wants something that no layer of vLLM is known to pass.
@@ -99,7 +101,7 @@ def build(
         impl = cls.get_impl_cls()
     arguments = _arguments(cls, impl, request, none_for_sinks=none_for_sinks)
     with step(Stage.CONSTRUCT, f"building {impl.__name__}"):
-        impl(**arguments)
+        built = impl(**arguments)
     with step(Stage.USE, "calling get_name()"):
         name = cls.get_name()
         # vLLM's dense layer then looks its backend up by that name.
@@ -111,6 +113,7 @@ def build(
         cls.get_builder_cls()
     if request.attn_type in ("decoder", "encoder_decoder"):  # encoder layers have no cache
         _ask_for_cache(cls, request)
+    return built
 
 
 def _ask_for_cache(cls: Any, request: Request) -> None:

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import LacksError, names, predicates
+from pytest_rocm_attn.conformance.adapters import LacksError, names, predicates, vllm_start
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_rocm_attn.conformance.adapters.vllm import Fork
+    from pytest_rocm_attn.conformance.promise.servers_file import Server as Description
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
@@ -69,6 +70,10 @@ class Server(Backends):
                 return block_size
         finally:
             self.fork.server_config = kept
+
+    def start(self, server: Description, environ: Mapping[str, str]) -> vllm_start.Started:
+        """Start a server, as far as it goes without weights and without a device."""
+        return vllm_start.Start(self, server, environ).run()
 
     def unresolved(
         self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu

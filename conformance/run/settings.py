@@ -39,7 +39,12 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
     from pytest_rocm_attn.conformance.promise.upstream import Upstream
 
-OF_THE_CONTRACT = ("documented", "invariants", "capabilities")  # tiers that run on its GPUs
+OF_THE_CONTRACT = (
+    "documented",
+    "invariants",
+    "capabilities",
+    "server",
+)  # tiers that run on its GPUs
 # Options that replace what a tier does, and would be passed over in silence without it.
 _OF_TIERS = {"example": ("invariants", "numerics"), "cell": ("grid",)}
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named

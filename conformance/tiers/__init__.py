@@ -20,6 +20,7 @@ TIERS: dict[str, str] = {
     "launch": "pytest_rocm_attn.conformance.tiers.launch.tier:LaunchTier",
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics.tier:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities.tier:CapabilitiesTier",
+    "server": "pytest_rocm_attn.conformance.tiers.server.tier:ServerTier",
 }
 
 

@@ -9,6 +9,7 @@
     names       select and build; then look up the names that the backend's code refers to
     predicates  what the predicates that decide between kernels do not look at
     vision      choose for a vision layer
+    server      start a server that is described
 
 Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
 is an answer; what we ourselves cannot do is marked "ours", and is never the fork's fault.
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_rocm_attn.conformance.adapters import Constructs, Declares, LacksError, Serves
+from pytest_rocm_attn.conformance.adapters import Constructs, Declares, LacksError, Serves, Starts
 from pytest_rocm_attn.conformance.adapters.construct import step_of
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
 from pytest_rocm_attn.conformance.isolation.inside.refusal import is_refusal
+from pytest_rocm_attn.conformance.promise.servers_file import Server
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Aiter
@@ -154,6 +156,28 @@ def _names(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
     return {"missing": names}
 
 
+def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
+    """Return how far a server came: "backends", "asked", "left_out", "unasked", "not_filled", and "faults"."""
+    server = msgspec.json.decode(asked.detail, type=Server)
+    started = adapter.start(server, dict(asked.environ))
+    faults = []
+    for fault in started.faults:
+        said: dict[str, Any] = {"layers": list(fault.layers), "doing": fault.doing}
+        if fault.error is not None:
+            said |= raised(fault.error, asked.gpu)
+        else:
+            said["words"] = _lasting(fault.words)
+        faults.append(said)
+    return {
+        "backends": started.backends,
+        "asked": started.asked,
+        "left_out": started.left_out,
+        "unasked": started.unasked,
+        "not_filled": started.not_filled,
+        "faults": faults,
+    }
+
+
 _NO_CLASSES = "the selector's adapter does not know backend classes"
 _NO_SERVER = "the selector's adapter does not know a server"
 _KINDS = {
@@ -167,6 +191,7 @@ _KINDS = {
     "cache-block": _Kind(_cache_block, Serves, _NO_SERVER, selects=True),
     "names": _Kind(_names, Serves, _NO_SERVER, selects=True),
     "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
+    "server": _Kind(_server, Starts, _NO_SERVER),
     "vision": _Kind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
     ),

@@ -1,0 +1,151 @@
+"""Checks of servers that are described: whether each can be started, as far as that shows without a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pytest_rocm_attn.conformance.adapters.vllm_start import NEEDS
+from pytest_rocm_attn.conformance.isolation import Question, WorkerError
+from pytest_rocm_attn.conformance.promise import servers_file
+from pytest_rocm_attn.conformance.tiers.capabilities import cases
+from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
+from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
+from pytest_rocm_attn.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_rocm_attn.conformance.promise.servers_file import Server
+    from pytest_rocm_attn.conformance.tiers.capabilities.check import CheckItem
+    from pytest_rocm_attn.gpu import Gpu
+
+FLAGS: dict[str, Mapping[str, str]] = {
+    "by-default": {},
+    "with-aiter-on": {cases.AITER: "1"},
+    "with-aiter-on-and-a-shuffled-cache": {
+        cases.AITER: "1",
+        "VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT": "1",
+    },
+}
+_SELECTING = "selecting a backend"
+
+
+@cache
+def _shipped() -> tuple[Server, ...]:
+    return tuple(servers_file.shipped())
+
+
+def _environ(server: Server, flags: str) -> dict[str, str]:
+    return {**FLAGS[flags], **server.environ}
+
+
+def question_of(gpu: Gpu, server: Server, flags: str) -> Question:
+    """Return the question how far a server comes with one of FLAGS."""
+    detail = msgspec.json.encode(server).decode()
+    return Question.of(gpu, _environ(server, flags), Request(), "server", detail)
+
+
+def _on(gpu: Gpu) -> Iterator[Server]:
+    return (server for server in _shipped() if not server.gpus or gpu.gfx in server.gpus)
+
+
+def _told(item: CheckItem, question: Question) -> Answer:
+    """Ask how far a server comes.
+
+    Raises:
+        WorkerError: the fork reads something that our stand-ins lack.
+    """
+    answer = item.ask(question)
+    for fault in answer.data.get("faults", ()):
+        if "ours" in fault:
+            raise WorkerError(f"cannot tell: {fault['doing']}: {fault['message']}")
+    return answer
+
+
+@check(
+    "{server.id}-starts-{flags}",
+    "every layer is given a backend that can be built, and all layers can share one cache",
+    "{server.source}",
+    over=lambda gpu: [{"server": server, "flags": flags} for server in _on(gpu) for flags in FLAGS],
+    asks=lambda gpu, server, flags: [question_of(gpu, server, flags)],
+    level="advisory",
+    environ=_environ,
+)
+def starts(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
+    answer = _told(item, question_of(item.gpu, server, flags))
+    environ = _environ(server, flags)
+    if answer.trouble:
+        yield Defect(answer.trouble, environ=environ, deliberate=answer.deliberate)
+        return
+    item.counts["selected"] = len(answer.data["backends"])
+    for fault in answer.data["faults"]:
+        refused = fault["doing"] == _SELECTING and fault.get("deliberate", False)
+        if refused:  # what a GPU or a release does not serve, it may refuse
+            item.counts["refused"] = item.counts.get("refused", 0) + 1
+            continue
+        yield Defect(
+            _words(fault, answer.data["backends"]),
+            environ=environ,
+            deliberate=fault.get("deliberate", True),
+            traceback=fault.get("traceback", ""),
+        )
+
+
+def _words(fault: Mapping[str, Any], backends: Mapping[str, str]) -> str:
+    """Return a fault in words, with each layer that it is about and what that was given."""
+    about = [f"{name} ({backends[name]})" if name in backends else name for name in fault["layers"]]
+    wrong = fault.get("words") or f"{fault['error']}: {fault['message']}".partition("\n")[0]
+    return ": ".join(part for part in (" and ".join(about), fault["doing"], wrong) if part)
+
+
+@check(
+    "{need}-reaches-the-selector",
+    "whether a backend can do what the server needs is asked before it is chosen",
+    "vllm/v1/attention/selector.py (v0.33.0), AttentionSelectorConfig; vllm-project/vllm#40173",
+    over=lambda gpu: [{"need": need} for need in NEEDS],
+    level="advisory",
+)
+def reaches_the_selector(item: CheckItem, need: str) -> Iterator[Defect]:
+    needing = [
+        server
+        for server in _on(item.gpu)
+        if any(getattr(layer.request, need) for layer in server.layers)
+    ]
+    asked = 0
+    for server in needing:
+        try:
+            answer = _told(item, question_of(item.gpu, server, "by-default"))
+        except Inapplicable:
+            continue
+        if answer.trouble or not answer.data["backends"]:
+            continue
+        asked += 1
+        if need in answer.data["unasked"]:
+            yield Defect(
+                f"the selector chooses without being asked about {need}",
+                environ=server.environ,
+                value=server.id,
+            )
+    if not asked:
+        raise Inapplicable(f"no server that needs {need} is given a backend")
+
+
+@check(
+    "the-short-way-fills-every-field",
+    "a request says every field that the selector asks for",
+    "vllm/v1/attention/selector.py (v0.33.0), AttentionSelectorConfig",
+    asks=lambda gpu: [question_of(gpu, _shipped()[0], "by-default")],
+    level="advisory",
+)
+def fills_every_field(item: CheckItem) -> Iterator[Defect]:
+    """Rows ask the platform directly: what a request cannot say stays at its default there."""
+    server = next(_on(item.gpu))
+    answer = _told(item, question_of(item.gpu, server, "by-default"))
+    for name in answer.data.get("not_filled", ()):
+        yield Defect("rows that ask the platform leave a field at its default", value=name)
+
+
+CHECKS = (starts, reaches_the_selector, fills_every_field)

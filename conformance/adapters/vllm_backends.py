@@ -128,10 +128,10 @@ class Backends:
         (vllm/model_executor/layers/attention/sparse_mla_attention.py, v0.33.0).
         """
         state = self.fork.module("distributed.parallel_state")
-        made = [name for name in _GROUPS if getattr(state, name, _GroupOfOne) is None]
+        made = [name for name in _GROUPS if getattr(state, name, GroupOfOne) is None]
         try:
             for name in made:
-                setattr(state, name, _GroupOfOne())
+                setattr(state, name, GroupOfOne())
             yield
         finally:
             for name in made:
@@ -153,10 +153,10 @@ class Backends:
 _GROUPS = ("_TP", "_PP", "_DP", "_DCP", "_PCP")
 
 
-class _GroupOfOne:
+class GroupOfOne:
     """A group of one rank; what it is asked besides its size and place is a loud error."""
 
     world_size = 1
     rank = rank_in_group = local_rank = 0
-    ranks = (0,)
+    ranks: tuple[int, ...] = (0,)
     is_first_rank = is_last_rank = True

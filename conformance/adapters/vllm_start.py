@@ -21,6 +21,7 @@ from types import FunctionType, MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_rocm_attn.conformance.adapters import LacksError, construct, declarations
+from pytest_rocm_attn.conformance.adapters.vllm_backends import GroupOfOne
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
@@ -210,7 +211,6 @@ class Start:
         """Have the groups of ranks, of which implementations ask how many divide a context."""
         state: Any = self.fork.module("distributed.parallel_state")
         sizes = {
-            "_TP": 1,
             "_DCP": self.server.decode_context_parallel,
             "_PCP": self.server.prefill_context_parallel,
         }
@@ -218,7 +218,8 @@ class Start:
         for name in kept:
             setattr(state, name, _Ranks(sizes[name]))
         try:
-            yield
+            with self.adapter._grouped():
+                yield
         finally:
             for name, group in kept.items():
                 setattr(state, name, group)
@@ -665,13 +666,13 @@ def vllm_values(request: Request) -> Mapping[str, Any]:
 _WITHOUT_CACHE = ("encoder", "encoder_only")
 
 
-class _Ranks:
+class _Ranks(GroupOfOne):
     """A group of ranks, seen from its first."""
-
-    rank = local_rank = rank_in_group = 0
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
+        self.ranks = tuple(range(world_size))
+        self.is_last_rank = world_size == 1
 
 
 class _Runner:

@@ -72,7 +72,7 @@ class Started:
         asked: layer -> the fields that the platform was asked with, as text.
         faults: what went wrong, in order.
         left_out: what this release has no function for.
-        unasked: the server's needs that are no field of the selector's question.
+        unasked: the server's needs that are not among the fields of the selector's question.
         not_filled: fields of the selector's question that a request says nothing about: who asks
             the platform without a server leaves them at their defaults.
     """

@@ -217,7 +217,11 @@ def _layer(entry: _Server, table: Mapping[str, Any], place: Place, inside: str) 
     read = convert(table, _Layer, _LAYER_FIELDS, place)
     for name in _SAID_BY_SERVER:
         if name in read.request:
-            place.fail(f"{inside}.request.{name}", "is said by the server", "remove it here")
+            place.fail(
+                f"{inside}.request.{name}",
+                "holds for the whole server",
+                "give it there and remove it here",
+            )
     own = {"kv_cache_dtype": entry.kv_cache_dtype, **read.request}
     request = request_from(own, place, f"{inside}.request")
     differs = request.kv_cache_dtype != entry.kv_cache_dtype

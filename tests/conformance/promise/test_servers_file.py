@@ -59,7 +59,10 @@ def test_what_the_server_says_holds_for_its_layers(tmp_path: Path) -> None:
         (HEAD + "layer = []\n", "layer: is empty"),
         (HEAD + LAYER + LAYER, "layer 2.name: 'attention' is taken"),
         (HEAD + LAYER.replace("head_size", "headsize"), "headsize: unknown key"),
-        (HEAD + LAYER.replace("64 }", "64, use_dcp = true }"), "use_dcp: is said by the server"),
+        (
+            HEAD + LAYER.replace("64 }", "64, use_dcp = true }"),
+            "use_dcp: holds for the whole server",
+        ),
         (HEAD + "block_size = 0\n" + LAYER, "block_size: is 0"),
         (HEAD + 'gpus = ["gfx1"]\n' + LAYER, "gpus: "),
         (HEAD + LAYER + 'role = "drafter"\n', "speculation: missing, and a layer is a drafter"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.baseline import known_changes
 from pytest_rocm_attn.conformance.causes import data as plain
 from pytest_rocm_attn.conformance.causes import words
-from pytest_rocm_attn.conformance.causes.causes import Change, Explained
+from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, answer_of
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, REQUEST
 from pytest_rocm_attn.conformance.tiers.grid.tables import (
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
     from pytest_rocm_attn.conformance.baseline.known_changes import KnownChange
-    from pytest_rocm_attn.conformance.causes.causes import Cause, Condition
+    from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
     from pytest_rocm_attn.conformance.causes.cells import Origin
+    from pytest_rocm_attn.conformance.causes.conditions import Condition
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
     from pytest_rocm_attn.conformance.promise.grid.space import Cell, Family, Grid
 

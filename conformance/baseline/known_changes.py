@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
-    from pytest_rocm_attn.conformance.causes.causes import Cause, Change, Condition, Explained
+    from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
+    from pytest_rocm_attn.conformance.causes.conditions import Change, Condition
     from pytest_rocm_attn.conformance.promise.grid.space import Cell
 
 FILE = "known-changes.toml"

@@ -25,7 +25,7 @@ Label = TypeVar("Label", bound="Hashable")
 Box = tuple[int, ...]  # per attribute, classes as bits
 
 _WORK = 60_000_000  # bytes of bitsets that one seed may touch: keeps large grids affordable
-_FEWEST, _MOST = 12, 160  # orders of the attributes that growing is tried in
+_FEWEST, _MOST = 12, 40  # orders of the attributes that growing is tried in
 _POOL = 64_000_000  # bytes of boxes kept for later steps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,11 @@ class Cells:
         The place of a cell is its position.
         """
         names = sorted({name: None for row in rows for name in row}, key=rank)
-        attributes, constant = [], {}
+        attributes: list[Attribute] = []
+        constant: dict[str, tuple[Any, ...]] = {}
         for name in names:
             seen = dict.fromkeys(row.get(name) for row in rows)
-            values = tuple(sorted(seen, key=lambda value, name=name: value != usual(name)[0]))
+            values = first_come(usual(name)[0], seen)
             if len(values) > 1:
                 classes = tuple((position,) for position in range(len(values)))
                 attributes.append(Attribute(name, values, classes))
@@ -124,8 +126,8 @@ class Cells:
             Origin(1, sum(far(name, value) for name, value in row.items()), (number,))
             for number, row in enumerate(rows)
         ]
-        seen = {one.name: one.values for one in attributes}
-        return cls(attributes, coded, origins, [(1 << len(rows)) - 1], constant, [seen])
+        occurring = {one.name: one.values for one in attributes}
+        return cls(attributes, coded, origins, [(1 << len(rows)) - 1], constant, [occurring])
 
     def count(self, cells: Bits) -> int:
         """Return how many cells these stand for."""
@@ -161,12 +163,28 @@ def ones(bits: Bits) -> Iterator[int]:
     return (number for number, digit in enumerate(reversed(f"{bits:b}")) if digit == "1")
 
 
+def first_come(first: Any, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return values with one of them first, if it is among them."""
+    return tuple(sorted(values, key=lambda value: bool(value != first)))
+
+
 def bits_of(column: Sequence[int], size: int) -> list[Bits]:
     """Return for each number below size the positions in a column that have it."""
+    if not column:
+        return [0] * size
+    if size <= 256:
+        backwards = bytes(column)[::-1]
+        return [int(backwards.translate(_digit(number)), 2) for number in range(size)]
     digits = [bytearray(b"0") * len(column) for _ in range(size)]
     for position, number in enumerate(reversed(column)):
         digits[number][position] = ord("1")
-    return [int(of_number, 2) if of_number else 0 for of_number in digits]
+    return [int(of_number, 2) for of_number in digits]
+
+
+@functools.cache
+def _digit(number: int) -> bytes:
+    """Return a translation of one byte to the digit 1, and of all others to 0."""
+    return bytes(ord("1") if one == number else ord("0") for one in range(256))
 
 
 # --- what is known of attributes ------------------------------------------------------------------

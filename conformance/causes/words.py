@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.causes.causes import (
     A_BACKEND,
     ANOTHER_ONE,
+    OTHER_VARIABLES,
     PLAIN,
-    THE_NAMED_ONE,
     VARIOUS,
 )
 from pytest_rocm_attn.conformance.causes.cells import KIND, is_field, is_variable
+from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
 from pytest_rocm_attn.errors import FlagError
 from pytest_rocm_attn.flags import EXPLICIT, VARIABLES
@@ -19,10 +20,12 @@ from pytest_rocm_attn.flags import EXPLICIT, VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.causes.causes import Cause, Change, Condition, Given
+    from pytest_rocm_attn.conformance.causes.causes import Cause
+    from pytest_rocm_attn.conformance.causes.conditions import Change, Condition, Given
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 
 LONGEST = 159  # characters of a cause's sentence
+_ROOMY = -2  # how much to leave out of a text that may be longer than LONGEST
 _MANY = 4  # values that are listed; of more, the ones left out are listed if these are fewer
 
 
@@ -146,13 +149,13 @@ def sentence(cause: Cause, most: int = LONGEST) -> str:
 
 def where_of(cause: Cause) -> str:
     """Return where a cause is met, in words."""
-    said = _Said(cause, 0)
+    said = _Said(cause, _ROOMY)
     return ", ".join((said.lead, *said.rest))
 
 
 def answers_of(cause: Cause) -> tuple[str, str]:
     """Return what was expected and what came, in words."""
-    said = _Said(cause, 0)
+    said = _Said(cause, _ROOMY)
     return said.expected, said.got
 
 
@@ -161,7 +164,7 @@ class _Said:
 
     Args:
         cause: what to say.
-        few: how much to leave out, 0 to _MANY.
+        few: how much to leave out, _ROOMY to _MANY.
     """
 
     def __init__(self, cause: Cause, few: int) -> None:
@@ -212,6 +215,8 @@ class _Said:
             for name, given in self._given.items()
             if is_variable(name) and name != EXPLICIT
         ]
+        if self._cause.theme == OTHER_VARIABLES and not found:
+            found.append("another variable set")
         choice = self._given.get(EXPLICIT)
         if choice is not None and None not in choice.values:
             few = len(choice.values) <= min(2, self._most)

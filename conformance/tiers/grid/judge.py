@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.causes.causes import THE_NAMED_ONE, Change
+from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid import rules as rules_module
 from pytest_rocm_attn.conformance.promise.grid.outcomes import ANSWERS, Behaviour, Table, answer_of

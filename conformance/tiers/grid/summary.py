@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_rocm_attn.conformance.causes import data, words
-from pytest_rocm_attn.conformance.causes.causes import Change
+from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid import diagram
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import GFX, Axis

@@ -15,7 +15,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.causes.causes import THE_NAMED_ONE, Change, Explained, explain
+from pytest_rocm_attn.conformance.causes.causes import Explained, explain
 from pytest_rocm_attn.conformance.causes.cells import (
     FAMILY,
     Attribute,
@@ -23,12 +23,14 @@ from pytest_rocm_attn.conformance.causes.cells import (
     Origin,
     bits_of,
     far,
+    first_come,
     is_field,
     rank,
     usual,
 )
+from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
-from pytest_rocm_attn.conformance.promise.grid.space import ALSO, REQUEST
+from pytest_rocm_attn.conformance.promise.grid.space import REQUEST
 from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.request import Request
 
@@ -94,11 +96,7 @@ class Labeller(dict[tuple[int, ...], int]):
 
 def with_named(change: Change, name: str | None) -> Change:
     """Return a change of a cell that names this backend, with the backend as the named one."""
-    if name is None:
-        return change
-    named = Behaviour("Selected", name)
-    sides = {side: THE_NAMED_ONE for side in ("expected", "got") if getattr(change, side) == named}
-    return replace(change, **sides) if sides else change
+    return change if name is None else change.exchanged(Behaviour("Selected", name), THE_NAMED_ONE)
 
 
 def _choices(axes: Sequence[Axis]) -> tuple[Sequence[Any], Iterable[int]]:
@@ -216,8 +214,7 @@ def _values(name: str, of_families: Sequence[Columns]) -> tuple[Any, ...]:
     if not present and not is_field(name):
         # A variable that some family does not have is unset there.
         seen = dict.fromkeys((None, *seen))
-    first = usual(name)[0] if is_field(name) else None
-    return tuple(sorted(seen, key=lambda value: value != first))
+    return first_come(usual(name)[0] if is_field(name) else None, seen)
 
 
 def _classes(
@@ -359,11 +356,15 @@ def _origins(number: int, axes: Sequence[Axis], groups: Sequence[Groups]) -> Ite
 
 def distances(axis: Axis) -> list[int]:
     """Return how far each value of an axis is from the default."""
-    if axis.name == REQUEST:
-        return [sum(far(n, v) for n, v in value.non_default().items()) for value in axis.values]  # type: ignore[union-attr]
-    if axis.name == ALSO:
-        return [sum(far(n, v) for n, v in value or ()) for value in axis.values]  # type: ignore[misc]
-    return [far(axis.name, value) for value in axis.values]
+    found = []
+    for value in axis.values:
+        parts: Iterable[tuple[str, Any]] = [(axis.name, value)]
+        if isinstance(value, Request):
+            parts = value.non_default().items()
+        elif isinstance(value, tuple):
+            parts = value
+        found.append(sum(far(name, part) for name, part in parts))
+    return found
 
 
 # --- values that nothing tells apart --------------------------------------------------------------

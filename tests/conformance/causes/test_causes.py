@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.causes.causes import Change, Explained, explain
+from pytest_rocm_attn.conformance.causes.causes import Explained, explain
 from pytest_rocm_attn.conformance.causes.cells import Cells
+from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.causes.words import LONGEST, sentence
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 
@@ -43,7 +44,8 @@ def selected(name: str) -> Behaviour:
 def found_by(
     differs: Callable[[Facts], tuple[Behaviour, Behaviour] | None],
     rows: Sequence[Facts] = ROWS,
-    **judged: str,
+    level: str = "",
+    rule: str = "",
 ) -> Explained:
     """Explain rows that differ as a rule says."""
     labels: dict[Change, int] = {}
@@ -55,7 +57,7 @@ def found_by(
                 Behaviour("Selected", "the explicit one") if answer == named else answer
                 for answer in pair
             )
-            change = Change(one, other, **judged)
+            change = Change(one, other, level, rule)
             labels[change] = labels.get(change, 0) | 1 << number
     return explain(Cells.of_rows(rows), labels)
 

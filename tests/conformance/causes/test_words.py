@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.causes.causes import Given
+from pytest_rocm_attn.conformance.causes.conditions import Given
 from pytest_rocm_attn.conformance.causes.words import given_words
 
 A, B = "TRITON_ATTN", "ROCM_ATTN"

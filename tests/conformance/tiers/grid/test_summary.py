@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.causes.causes import Change
+from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, MOST, summary, table
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Cell
 
 A, B = Behaviour("Selected", "TRITON_ATTN"), Behaviour("Selected", "ROCM_ATTN")
-Rule = "Callable[[Cell], Change | None]"
 
 
-def record(slice_id: str, rule: Rule, **counts: int) -> Any:
+def record(slice_id: str, rule: Callable[[Cell], Change | None], **counts: int) -> Any:
     """Return the record of a slice, as a report has it after JSON."""
     of = standard().slice(slice_id)
     changes: list[Change | None] = [None]

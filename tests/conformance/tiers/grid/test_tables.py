@@ -15,14 +15,14 @@ import pytest
 from hypothesis import strategies as st
 
 from pytest_rocm_attn import Request
-from pytest_rocm_attn.conformance.causes.causes import (
+from pytest_rocm_attn.conformance.causes.causes import Explained
+from pytest_rocm_attn.conformance.causes.cells import Cells
+from pytest_rocm_attn.conformance.causes.conditions import (
     THE_NAMED_ONE,
     Change,
     Condition,
-    Explained,
     Given,
 )
-from pytest_rocm_attn.conformance.causes.cells import Cells
 from pytest_rocm_attn.conformance.causes.words import condition_words
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import Axis

@@ -13,6 +13,8 @@ from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, with_named
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_rocm_attn.conformance.promise.grid.space import Cell
 
 A, B = Behaviour("Selected", "TRITON_ATTN"), Behaviour("Selected", "ROCM_ATTN")

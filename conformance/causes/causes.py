@@ -50,7 +50,7 @@ class Cause:
         cells: how many they are.
         smallest: the one of those that clauses and exceptions describe that is nearest to the
             defaults.
-        gpus: where it is met.
+        gpus: those on which users meet it.
         everywhere: that is every GPU.
         backends: those that are named, expected or got in most of its cells, most cells first.
         families: numbers of the groups of cells in which it is met.

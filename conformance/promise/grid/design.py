@@ -280,3 +280,5 @@ def _texts(variable: Variable) -> tuple[str, ...]:
             return (*variable.choices, "1")
         case Kind.CHOICE | Kind.CHOICE_ANY_CASE:
             return (*variable.choices, "NOT_ONE_OF_THEM")
+        case Kind.BACKEND:  # an option's, which no environment has
+            return (*CLASS_PATHS, "auto")

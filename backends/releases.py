@@ -205,7 +205,10 @@ _IGNORED = {NAMED: f"removed by PR #32812; use {ATTENTION_BACKEND}"}
 def _named_first(release: str, version: Version) -> Policy:
     source = f"{ROCM}, get_attn_backend_cls (v{release}); PR #26980"
     # PR #26315 brought the option in 0.13, PR #32812 removed the variable after 0.14.
-    named_by = {(0, 12): (NAMED,), (0, 13): (NAMED, ATTENTION_BACKEND)}
+    named_by: dict[Version, tuple[str, ...]] = {
+        (0, 12): (NAMED,),
+        (0, 13): (NAMED, ATTENTION_BACKEND),
+    }
     named_by[(0, 14)] = named_by[(0, 13)]
     naming = {
         "named_by": named_by.get(version, (ATTENTION_BACKEND,)),

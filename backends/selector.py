@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from pytest_rocm_attn.backends.capabilities import Limit, Limits
 from pytest_rocm_attn.backends.policy import PR_26980, Branch, Policy, Rule
@@ -45,7 +46,8 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
     for variable, name in policy.sets:
         if flags[variable] and not getattr(request, name):
             trace.append(Step(variable, "yes", f"{variable} is on, which sets {name}", policy.name))
-            request = replace(request, **{name: True})
+            changed: dict[str, Any] = {name: True}
+            request = replace(request, **changed)
     branch = _branch(policy, request, trace)
     by = named = None
     for by in branch.named_by:
@@ -194,6 +196,7 @@ def unreachable(
         trace: of that refusal.
     """
     branch = branch_of(policy, request)
+    remedies: list[str]
     if branch.refuses:
         problem, remedies, sources = branch.refuses, [], [branch.source]
     elif backend not in branch.named:

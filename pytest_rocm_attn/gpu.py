@@ -146,8 +146,12 @@ def product_of(name: str) -> str:
     return next((str(one["name"]) for one in listed if _folded(name) in _names(one["name"])), "")
 
 
-def _target_of(name: str) -> str:
-    """Return the gfx target that is meant by its own name or by a product's."""
+def target_of(name: str) -> str:
+    """Return the gfx target that is meant by its own name or by a product's.
+
+    Raises:
+        UnknownGpuError: as Gpu.
+    """
     if name in known_gpus():
         return name
     folded = _folded(name)
@@ -190,7 +194,7 @@ class Gpu:
     is_gfx9: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gfx", _target_of(self.gfx))
+        object.__setattr__(self, "gfx", target_of(self.gfx))
         object.__setattr__(self, "aiter", Aiter(self.aiter))
         object.__setattr__(self, "amdsmi", Amdsmi(self.amdsmi))
         gfx9 = hardware()["rules"]["on_gfx9_0_12"]["v"]

@@ -16,9 +16,9 @@ from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, GFX, REQUEST
 from pytest_rocm_attn.conformance.promise.toml_file import Place, entries, read_toml
 from pytest_rocm_attn.conformance.promise.toml_request import region_from
-from pytest_rocm_attn.errors import ContractError, FlagError, nearest
+from pytest_rocm_attn.errors import ContractError, FlagError, UnknownGpuError, nearest
 from pytest_rocm_attn.flags import EXPLICIT, VARIABLES, Flags, Kind
-from pytest_rocm_attn.gpu import Aiter, known_gpus
+from pytest_rocm_attn.gpu import Aiter, known_gpus, target_of
 from pytest_rocm_attn.registry import CLASS_PATHS
 
 if TYPE_CHECKING:
@@ -146,9 +146,10 @@ def _rule(entry: _Rule, shared: Mapping[str, Any], place: Place) -> Rule:
         place.check_keys({name: None}, VARIABLES, "flags")
         if VARIABLES[name].kind not in _SWITCHES:
             place.fail(f"flags.{name}", "is not a switch", "remove it, or name backends in `named`")
+    gpus = None if entry.gpu is None else [_target(name) for name in entry.gpu]
     for field, values, known in (
         ("named", entry.named, CLASS_PATHS),
-        ("gpu", entry.gpu, known_gpus()),
+        ("gpu", gpus, known_gpus()),
         ("aiter", entry.aiter, [state.value for state in Aiter]),
     ):
         if values is not None:
@@ -169,10 +170,18 @@ def _rule(entry: _Rule, shared: Mapping[str, Any], place: Place) -> Rule:
         entry.expect,
         None if entry.named is None else tuple(entry.named),
         entry.flags,
-        tuple(entry.gpu or ()),
+        tuple(gpus or ()),
         tuple(entry.aiter or ()),
         region_from(given, place) | region_from(entry.where, place, "where"),
     )
+
+
+def _target(name: str) -> str:
+    """Return the target that a product's name means; any other name as it is."""
+    try:
+        return target_of(name)
+    except UnknownGpuError:
+        return name
 
 
 def _check_names(field: str, values: Sequence[str], known: Iterable[str], place: Place) -> None:

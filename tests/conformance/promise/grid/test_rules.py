@@ -222,3 +222,13 @@ def test_a_rule_that_decides_no_cell_is_refused_by_its_id(tmp_path: Path) -> Non
 def test_every_shipped_rule_decides_some_cell_of_the_standard_grid() -> None:
     rules.check_each_decides(shipped(), standard().slices, Path("grid.toml"))
     assert len(shipped()) > 1
+
+
+def test_a_product_stands_for_its_target(tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(RULE + REJECTS + "gpu = ['MI355X', 'gfx942']")
+    (rule,) = rules.load(path)
+    assert rule.gpus == ("gfx950", "gfx942")
+    assert "lists 'gfx950' twice" in refusal(
+        tmp_path, RULE + REJECTS + "gpu = ['gfx950', 'MI350X']"
+    )

@@ -6,18 +6,13 @@ Three calling conventions exist so far (docs/reference/contract.md#q25 and #late
 arguments, loose arguments with ``use_v1``, and one ``attn_selector_config``. Arguments are matched
 by name, so a convention that only adds known names needs nothing here, and one that asks for
 something unknown fails loudly.
-
-A fork may live under another top-level name (aphrodite does): everything is looked up below the
-package that the selector itself comes from.
 """
 
 from __future__ import annotations
 
 import abc
-import ast
 import contextlib
 import dataclasses
-import functools
 import importlib
 import inspect
 import sys
@@ -30,21 +25,23 @@ from pytest_rocm_attn.conformance.adapters import (
     recognise,
     recognise_class_path,
 )
+from pytest_rocm_attn.conformance.adapters.vllm_fork import (
+    OF_THE_RUN,
+    Call,
+    Fork,
+    left_out,
+    request_values,
+    server_values,
+)
 from pytest_rocm_attn.conformance.adapters.vllm_server import Server
-from pytest_rocm_attn.errors import SelectorError
-from pytest_rocm_attn.flags import EXPLICIT, PREFILL_DECODE, variable
 from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
-    from types import ModuleType
+    from collections.abc import Mapping
 
     from pytest_rocm_attn.conformance.promise.naming import Named
     from pytest_rocm_attn.gpu import Gpu
-
-BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-
 
 _PREFILL = "v1.attention.backends.mla.prefill.selector"
 _LAYOUTS = ("v1.attention.backends.utils", "get_supported_kv_cache_layouts")
@@ -55,192 +52,6 @@ def is_full_chain(found: object) -> bool:
     if not callable(found) or getattr(found, "__name__", "") != "get_attn_backend":
         return False
     return {"head_size", "dtype", "kv_cache_dtype"} <= set(inspect.signature(found).parameters)
-
-
-class Fork:
-    """The parts of a vLLM-like package that the adapters need, each looked up once."""
-
-    def __init__(self, found: Any) -> None:
-        self.top = found.__module__.partition(".")[0]
-
-    def module(self, *names: str) -> ModuleType | None:
-        """Import the first of the modules below the fork's package that exists."""
-        for path in (f"{self.top}.{name}" for name in names):
-            try:
-                return importlib.import_module(path)
-            except ModuleNotFoundError as error:
-                if not f"{path}.".startswith(f"{error.name}."):
-                    raise  # the module is there, something that it imports is not
-        return None
-
-    @functools.cached_property
-    def registry(self) -> Any:
-        """The enum of backends."""
-        module = self.module("v1.attention.backends.registry", "attention.backends.registry")
-        if module is None:
-            raise SelectorError(
-                f"{self.top} has no attention backend registry where vLLM keeps it"
-                " (attention/backends/registry.py or v1/attention/backends/registry.py); write an"
-                " adapter class, see docs/adapters.md"
-            )
-        return module.AttentionBackendEnum
-
-    @functools.cached_property
-    def class_paths(self) -> dict[str, str]:
-        """Backend name -> class path, as the fork's own registry resolves it."""
-        paths = {}
-        for name, member in self.registry.__members__.items():
-            with contextlib.suppress(ValueError):  # an empty path, to be registered by the user
-                paths[name] = member.get_path()
-        return paths
-
-    @functools.cached_property
-    def selector_config(self) -> Any:
-        """The class that bundles the selector's arguments in later releases, else None."""
-        module = self.module("v1.attention.selector", "attention.selector")
-        return getattr(module, "AttentionSelectorConfig", None)
-
-    @functools.cached_property
-    def new_selector_config(self) -> _Call:
-        """What makes one of them from the values that its fields ask for."""
-        return _Call(self.selector_config)
-
-    @functools.cached_property
-    def server_config(self) -> Any:
-        """A default server configuration; later releases read it during selection."""
-        return importlib.import_module(f"{self.top}.config").VllmConfig()
-
-    @functools.cached_property
-    def set_current_config(self) -> Any:
-        """The context manager that makes a server configuration the current one."""
-        return importlib.import_module(f"{self.top}.config").set_current_vllm_config
-
-    @functools.cached_property
-    def envs(self) -> Any:
-        """The module that reads the environment, or None."""
-        return self.module("envs")
-
-    def explicit(self, environ: Mapping[str, str]) -> Any:
-        """Return the enum member that the environment names, by the fork's own rule, or None."""
-        if EXPLICIT not in environ:
-            return None
-        if EXPLICIT in getattr(self.envs, "environment_variables", ()):
-            return self.registry[getattr(self.envs, EXPLICIT)]
-        # The variable is gone (vLLM 0.16.0 on). What it held is an option of the server now, which
-        # a row's environment stands for: a name in any case, or "auto", as the fork parses it.
-        if (attention := getattr(self.server_config, "attention_config", None)) is not None:
-            return type(attention)(backend=environ[EXPLICIT]).backend
-        return self.registry[environ[EXPLICIT]]
-
-    @functools.cached_property
-    def attention_config(self) -> Any:
-        """The class that ``--attention-backend`` and ``--attention-config`` fill, else None."""
-        found = getattr(self.module("config.attention"), "AttentionConfig", None)
-        return found if hasattr(found, "backend") else None
-
-    def attention(self, named: Named) -> Any:
-        """Return an attention configuration in which the fork itself reads what is named."""
-        given: dict[str, Any] = {}
-        if named.backend is not None:
-            key = "mla_prefill_backend" if named.asks == "mla-prefill" else "backend"
-            given[key] = named.backend
-        if named.per_kind:
-            given["backend_per_kind"] = dict(named.per_kind)
-        return self.attention_config(**given)
-
-    def of_layer(self, attention: Any, request: Request) -> Any:
-        """Return the backend that a configuration names for a layer, by its kind or for all."""
-        per_kind = getattr(attention, "backend_per_kind", None)
-        if per_kind:
-            module: Any = self.module("v1.attention.selector")
-            kind = module.get_attn_spec_kind(
-                use_mla=request.use_mla,
-                has_sliding_window=request.sliding_window is not None,
-                attn_type=request.attn_type,
-            )
-            return per_kind.get(kind.value, attention.backend)
-        return attention.backend
-
-    @contextlib.contextmanager
-    def configured(
-        self,
-        environ: Mapping[str, str],
-        explicit: Any,
-        block_size: int | None,
-        request: Request | None = None,
-        attention: Any = None,
-    ) -> Iterator[None]:
-        """Make a server configuration current that says what the row's environment says.
-
-        Args:
-            environ: the row's environment.
-            explicit: the backend that it names.
-            block_size: the cache block, if the user gave one.
-            request: the layer, for what selectors read of the run that it is part of.
-            attention: an attention configuration in which the fork read what is named, in place of
-                one that names `explicit`.
-        """
-        config, set_current = self.server_config, self.set_current_config
-        if hasattr(config, "attention_config"):
-            if attention is None:
-                attention = type(config.attention_config)()
-                attention.backend = explicit
-            if hasattr(attention, "use_prefill_decode_attention") and PREFILL_DECODE in environ:
-                meant = variable(PREFILL_DECODE).parse(environ[PREFILL_DECODE])
-                attention.use_prefill_decode_attention = meant
-            config.attention_config = attention
-        config.cache_config.block_size = block_size
-        if hasattr(config.cache_config, "user_specified_block_size"):
-            config.cache_config.user_specified_block_size = block_size is not None
-        with contextlib.ExitStack() as stack:
-            if request is not None:
-                for _, owner, name, value in _server_values(config, request):
-                    stack.callback(setattr, owner, name, getattr(owner, name))
-                    setattr(owner, name, value)
-            stack.enter_context(set_current(config))
-            yield
-
-    def batch_invariant(self, request: Request) -> bool:
-        """Whether the layer is asked for as batch invariant, as the fork's own caller decides it."""
-        return request.use_batch_invariant or bool(getattr(self.envs, BATCH_INVARIANT, False))
-
-    def refresh(self) -> bool:
-        """Bring what the fork froze at import up to the present environment.
-
-        Known to freeze: class attributes of ``rocm_aiter_ops``
-        (docs/reference/mock-surface.md#frozen-by-release); the environment rules themselves are
-        live until a server enables their cache. The worker checks the result against a fresh import
-        before it relies on it.
-        """
-        if hasattr(self.envs, "disable_envs_cache"):
-            self.envs.disable_envs_cache()
-        # Not imported for this: it may fail if aiter is broken, and a later import is a fresh one.
-        ops = sys.modules.get(f"{self.top}._aiter_ops")
-        frozen = getattr(ops, "rocm_aiter_ops", None)
-        if frozen is None:
-            return ops is None  # not imported, or no such module: nothing is frozen
-        if hasattr(frozen, "refresh_env_variables"):
-            frozen.refresh_env_variables()
-        else:
-            for attribute, name in _frozen_attributes(frozen):
-                setattr(frozen, attribute, getattr(self.envs, name))
-        return True
-
-
-@functools.cache
-def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
-    """Return (attribute, variable) for each class-level ``attribute = envs.VARIABLE``."""
-    (definition,) = ast.parse(inspect.getsource(cls)).body
-    return tuple(
-        (target.id, node.value.attr)
-        for node in getattr(definition, "body", ())
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Attribute)
-        and isinstance(node.value.value, ast.Name)
-        and node.value.value.id == "envs"
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    )
 
 
 class Naming(Server, abc.ABC):
@@ -328,7 +139,7 @@ class PlatformAdapter(Naming):
 
     def __init__(self, platform: Any) -> None:
         super().__init__(Fork(platform), platform)
-        self._ask = _Call(
+        self._ask = Call(
             platform.get_attn_backend_cls, "selected_backend", "use_v1", "attn_selector_config"
         )
 
@@ -336,7 +147,7 @@ class PlatformAdapter(Naming):
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
         explicit = self.fork.explicit(environ)
-        values = {**_request_values(request), "selected_backend": explicit, "use_v1": True}
+        values = {**request_values(request), "selected_backend": explicit, "use_v1": True}
         if "attn_selector_config" in self._ask.parameters:
             values["use_batch_invariant"] = self.fork.batch_invariant(request)
             values["attn_selector_config"] = self.fork.new_selector_config(values)
@@ -348,7 +159,7 @@ class PlatformAdapter(Naming):
 
     def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         values = {
-            **_request_values(request),
+            **request_values(request),
             "selected_backend": self.fork.of_layer(attention, request),
             "use_v1": True,
             "use_batch_invariant": self.fork.batch_invariant(request),
@@ -359,10 +170,10 @@ class PlatformAdapter(Naming):
     def not_asked(self, request: Request) -> tuple[str, ...]:
         """Return the fields in which a request is special and which the fork cannot be asked."""
         if "attn_selector_config" not in self._ask.parameters:
-            return _left_out(request, self._ask.parameters, ())
-        said = {field for field, owner, name, _ in _server_values(self.fork.server_config, request)}
+            return left_out(request, self._ask.parameters, ())
+        said = {field for field, owner, name, _ in server_values(self.fork.server_config, request)}
         # What is a field of the bundle is asked there; the configuration has the rest.
-        return _left_out(request, self.fork.new_selector_config.parameters, said & _OF_THE_RUN)
+        return left_out(request, self.fork.new_selector_config.parameters, said & OF_THE_RUN)
 
     def unfilled(self) -> tuple[str, ...]:
         """Return the parameters, and fields of the bundle, that nothing fills."""
@@ -382,13 +193,13 @@ class ChainAdapter(Naming):
 
     def __init__(self, function: Any) -> None:
         super().__init__(Fork(function), None)
-        self._ask = _Call(function)
+        self._ask = Call(function)
         self._module = function.__module__
 
     def select(
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
-        values = _request_values(request)
+        values = request_values(request)
         # Since that class exists, backend (and later block size) come from the server's config.
         if self.fork.selector_config is not None:
             explicit = self.fork.explicit(environ)
@@ -401,12 +212,12 @@ class ChainAdapter(Naming):
     def not_asked(self, request: Request) -> tuple[str, ...]:
         """Return the fields in which a request is special and which the fork cannot be asked."""
         if self.fork.selector_config is None:
-            return _left_out(request, self._ask.parameters, ())
-        said = {field for field, owner, name, _ in _server_values(self.fork.server_config, request)}
+            return left_out(request, self._ask.parameters, ())
+        said = {field for field, owner, name, _ in server_values(self.fork.server_config, request)}
         # The chain bundles what it reads of the configuration, as far as the bundle has a field for it.
         bundled = self.fork.new_selector_config.parameters
-        said = {field for field in said if field in bundled or field in _OF_THE_RUN}
-        return _left_out(request, self._ask.parameters, said)
+        said = {field for field in said if field in bundled or field in OF_THE_RUN}
+        return left_out(request, self._ask.parameters, said)
 
     def unfilled(self) -> tuple[str, ...]:
         """Return the parameters that nothing fills."""
@@ -414,7 +225,7 @@ class ChainAdapter(Naming):
 
     def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         self.refresh()  # forgets what was selected for another name
-        return recognise(self._ask(_request_values(request)), self.fork.class_paths)
+        return recognise(self._ask(request_values(request)), self.fork.class_paths)
 
     def prepare(self, gpu: Gpu) -> None:
         _ask_plainly(self, gpu)
@@ -433,145 +244,3 @@ def _ask_plainly(adapter: PlatformAdapter | ChainAdapter, gpu: Gpu) -> None:
         # Whatever is wrong here is wrong again, and judged, when a row asks.
         with contextlib.suppress(Exception):
             adapter.select(request, {}, gpu)
-
-
-@functools.lru_cache(maxsize=1024)  # a grid asks the same few hundred requests a million times
-def _request_values(request: Request) -> Mapping[str, Any]:
-    """Return every value that a selector's parameter or configuration field may ask a request for."""
-    import torch
-
-    return {
-        "head_size": request.head_size,
-        "dtype": getattr(torch, request.dtype),
-        "kv_cache_dtype": request.kv_cache_dtype,
-        "block_size": request.block_size,
-        "use_mla": request.use_mla,
-        "has_sink": request.has_sink,
-        "use_sparse": request.use_sparse,
-        "use_mm_prefix": request.use_mm_prefix,
-        "attn_type": request.attn_type,
-        "has_sliding_window": request.sliding_window is not None,
-        "num_heads": request.num_heads,
-        **{name: getattr(request, name) for name in _LATER_VALUES},
-    }
-
-
-class _Model:
-    """What a selector reads of the model's configuration."""
-
-    def __init__(self, request: Request) -> None:
-        self.attn_type = "encoder_decoder" if request.encoder_decoder_model else request.attn_type
-        self.rswa_window = request.sliding_window or 1 if request.use_rswa else None
-
-
-def _server_values(config: Any, request: Request) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield (field, object, attribute, value) that say in a server's configuration what a field says.
-
-    The chain's get_attn_backend reads them there (vllm/v1/attention/selector.py, v0.33.0); a
-    platform reads the run's cache dtype and whether the model is an encoder-decoder.
-    """
-    parallel = getattr(config, "parallel_config", None)
-    attention = getattr(config, "attention_config", None)
-    cache = request.run_cache != "auto"
-    wanted = [
-        ("run_kv_cache_dtype", cache, config.cache_config, "cache_dtype", request.run_cache),
-        ("encoder_decoder_model", request.encoder_decoder_model, config, "model_config", None),
-        ("use_rswa", request.use_rswa, config, "model_config", None),
-        ("use_dcp", request.use_dcp, parallel, "decode_context_parallel_size", 2),
-        ("use_pcp", request.use_pcp, parallel, "prefill_context_parallel_size", 2),
-        ("use_non_causal", request.use_non_causal, attention, "use_non_causal", True),
-        ("use_kv_connector", request.use_kv_connector, config, "kv_transfer_config", _Transfer()),
-        (
-            "use_adaptive_verification",
-            request.use_adaptive_verification,
-            config,
-            "speculative_config",
-            _Speculation(),
-        ),
-    ]
-    for field, says, owner, name, value in wanted:
-        if says and hasattr(owner, name):
-            yield field, owner, name, _Model(request) if name == "model_config" else value
-
-
-def _left_out(request: Request, asked: Collection[str], said: Collection[str]) -> tuple[str, ...]:
-    """Return the fields in which a request is special, and which are neither asked nor said."""
-    return tuple(
-        field
-        for field in request.non_default()
-        if field in _ASKED_AS and _ASKED_AS[field] not in asked and field not in said
-    )
-
-
-class _Transfer:
-    is_kv_transfer_instance = True
-
-
-class _Speculation:
-    enable_adaptive_verification = True
-
-
-# Values that are asked for by the name of the request's own field.
-_LATER_VALUES = (
-    *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_per_head_quant_scales"),
-    *("use_rswa", "use_adaptive_verification", "use_batch_invariant"),
-)
-# Fields that a selector is asked by a parameter or a field of its bundle, by that name; other
-# fields of a request do not bear on a selection.
-_ASKED_AS = {name: name for name in (*_LATER_VALUES, "use_sparse", "has_sink", "use_mm_prefix")} | {
-    "attn_type": "attn_type",
-    "sliding_window": "has_sliding_window",
-    "encoder_decoder_model": "",
-    "run_kv_cache_dtype": "",
-}
-_OF_THE_RUN = {"encoder_decoder_model", "run_kv_cache_dtype"}  # read of the configuration only
-# The names of those values, known without torch.
-_REQUEST_VALUES = (
-    *_LATER_VALUES,
-    *("head_size", "dtype", "kv_cache_dtype", "block_size", "use_mla", "has_sink", "use_sparse"),
-    *("use_mm_prefix", "attn_type", "has_sliding_window", "num_heads"),
-)
-
-
-class _Call:
-    """A function, and which of its parameters can be filled: looked up once, not per call.
-
-    Args:
-        function: what is called.
-        more: names of values that the caller gives besides those of a request.
-    """
-
-    def __init__(self, function: Callable[..., Any], *more: str) -> None:
-        self._function = function
-        parameters = inspect.signature(function).parameters
-        self.parameters = frozenset(parameters)
-        filled = {*_REQUEST_VALUES, *more}
-        self._names = tuple(name for name in parameters if name in filled)
-        self.unfilled = tuple(
-            name
-            for name, parameter in parameters.items()
-            if name not in filled
-            and parameter.default is not parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        )
-        self._unknown = tuple(
-            name
-            for name, parameter in parameters.items()
-            if name not in filled
-            and parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        )
-
-    def __call__(self, values: Mapping[str, Any]) -> Any:
-        """Call the function with the values that its parameters ask for, by name.
-
-        Raises:
-            SelectorError: a parameter without default cannot be filled.
-        """
-        if self._unknown:
-            raise SelectorError(
-                f"{getattr(self._function, '__qualname__', self._function)} requires"
-                f" {', '.join(self._unknown)}, which no known calling convention of vLLM has;"
-                " write an adapter class, see docs/adapters.md"
-            )
-        return self._function(**{name: values[name] for name in self._names})

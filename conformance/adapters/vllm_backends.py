@@ -11,7 +11,7 @@ from pytest_rocm_attn.conformance.adapters import LacksError, construct, declara
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.adapters.vllm import Fork
+    from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 

@@ -15,7 +15,7 @@ from pytest_rocm_attn.registry import ROCM_BACKENDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_rocm_attn.conformance.adapters.vllm import Fork
+    from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.conformance.promise.servers_file import Server as Description
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request

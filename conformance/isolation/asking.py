@@ -96,7 +96,9 @@ def _put(
             resolve(pairs[answered][1], reply)
             answered += 1
 
-    failure = _converse(process, wire.Ask(groups, refresh, more), heard, timeout, keep=keep)
+    failure = _converse(
+        process, wire.AskQuestions(groups, refresh, more), heard, timeout, keep=keep
+    )
     return answered, failure if answered < len(pairs) else None
 
 

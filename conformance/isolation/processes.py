@@ -159,7 +159,7 @@ class Process(abc.ABC):
         """
         ours, theirs = socket.socketpair()
         with theirs, self._forking:
-            self._request(wire.Fork(), theirs.fileno())
+            self._request(wire.ForkChild(), theirs.fileno())
             try:
                 return ForkedProcess(ours, self._reply().pid, self)
             except WorkerError:

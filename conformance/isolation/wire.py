@@ -52,7 +52,7 @@ class Preload(Message, frozen=True):
     names: list[str]
 
 
-class Fork(Message, frozen=True):
+class ForkChild(Message, frozen=True):
     """Fork; the child talks over the descriptor that comes along."""
 
 
@@ -63,7 +63,7 @@ class Reap(Message, frozen=True):
 
 
 class Forked(Message, frozen=True):
-    """The answer to Fork."""
+    """The answer to ForkChild."""
 
     pid: int
 
@@ -126,7 +126,7 @@ class Unusable(Message, frozen=True):
 # --- to a process that answers -----------------------------------------------------------------------
 
 
-class Ask(Message, frozen=True):
+class AskQuestions(Message, frozen=True):
     """Questions; each is answered with an Observation, in order. Then comes Done.
 
     Attributes:
@@ -196,8 +196,8 @@ class Ours(Message, frozen=True):
     words: str
 
 
-ToFork = Preload | Fork | Reap
-ToAnswer = Ask | AskCells | Recall
+ToFork = Preload | ForkChild | Reap
+ToAnswer = AskQuestions | AskCells | Recall
 Reply = (
     Forked
     | Reaped

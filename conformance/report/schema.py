@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import msgspec
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.promise.verdict import Verdict
+    from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.outcome import Outcome
 
 
@@ -54,6 +56,32 @@ class Record(TypedDict):
     again: str
     details: dict[str, Any]
     fell_short: list[dict[str, str]]
+
+
+def record(*, gpu: Gpu | None, verdict: Verdict, **fields: Any) -> Record:
+    """Return a row of the report; a field that is not given is empty.
+
+    Args:
+        gpu: what the item is about, or None.
+        verdict: on the item.
+        fields: of Record; `id`, `tier`, `level`, `source` and `again` at least.
+    """
+    row: Any = {
+        "gpu": {"gfx": gpu.gfx, "aiter": gpu.aiter.value} if gpu else None,
+        "evidence": "",
+        "env": None,
+        "request": None,
+        "expect": {"words": ""},
+        "outcome": {},
+        "verdict": verdict.value,
+        "message": "",
+        "seconds": 0.0,
+        "environment_written": [],
+        "details": {},
+        "fell_short": [],
+    }
+    found: Record = row | fields
+    return found
 
 
 class Declined(TypedDict):

@@ -21,6 +21,7 @@ from pytest_rocm_attn.conformance.isolation.machine import Machine, first_gpu
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import json_file, results, terminal, words
 from pytest_rocm_attn.conformance.report.results import Results
+from pytest_rocm_attn.conformance.report.schema import record
 from pytest_rocm_attn.conformance.run.reports import Reports
 from pytest_rocm_attn.conformance.run.settings import reports_of
 from pytest_rocm_attn.conformance.tiers.items import cause_of
@@ -145,7 +146,7 @@ class HardwareReport:
             item.nodeid,
             verdict,
             message,
-            promise=promise,
+            expect={"words": promise},
             source=item.location[0],
             again=self._again(
                 item.nodeid, *filter(None, (self._emulate,)), "-m", str(self.marker(item))
@@ -153,9 +154,8 @@ class HardwareReport:
             traceback=report.longreprtext if report.failed else "",
             seconds=round(call.duration, 6),
             details=details,
+            **({"evidence": str(told["evidence"])} if "evidence" in told else {}),
         )
-        if "evidence" in told:
-            row["evidence"] = str(told["evidence"])
         item.stash[_ROW] = row
         return row
 
@@ -177,37 +177,25 @@ class HardwareReport:
         verdict: Verdict,
         message: str,
         *,
-        source: str,
-        again: str,
-        promise: str = "",
         traceback: str = "",
-        seconds: float = 0.0,
-        details: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> Record:
-        gpu = self._machine
-        return {
-            "id": nodeid,
-            "tier": TIER,
-            "level": "advisory" if verdict is Verdict.ADVISORY else "required",
-            "gpu": {"gfx": gpu.gfx, "aiter": gpu.aiter.value} if gpu else None,
-            "evidence": "real" if gpu else "emulated" if self._emulate else "",
-            "env": None,
-            "request": None,
-            "expect": {"words": promise},
-            "outcome": {
+        machine = self._machine
+        fields.setdefault("evidence", "real" if machine else "emulated" if self._emulate else "")
+        return record(
+            gpu=machine.gpu if machine else None,
+            verdict=verdict,
+            id=nodeid,
+            tier=TIER,
+            level="advisory" if verdict is Verdict.ADVISORY else "required",
+            message=message,
+            outcome={
                 "kind": verdict.value,
                 "words": message.partition("\n")[0] or _WORDS[verdict],
                 "traceback": traceback,
             },
-            "verdict": verdict.value,
-            "message": message,
-            "fell_short": [],
-            "source": source,
-            "seconds": seconds,
-            "environment_written": [],
-            "again": again,
-            "details": details or {},
-        }
+            **fields,
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

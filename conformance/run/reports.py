@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +50,8 @@ class Reports:
         session.exitstatus = results.exit_status(session.exitstatus)
         self.content = content
         errors = []
-        for write in (*others, lambda: output.write(self.paths, content)):
+        own: Callable[[], None] = functools.partial(output.write, self.paths, content)
+        for write in (*others, own):
             try:
                 write()
             except ReportError as error:

@@ -14,6 +14,7 @@ from pytest_rocm_attn import options
 from pytest_rocm_attn.citations import linked, pages_linked
 from pytest_rocm_attn.conformance.promise.verdict import NOTHING, Judgement, Verdict, verdict_on
 from pytest_rocm_attn.conformance.report import results
+from pytest_rocm_attn.conformance.report.schema import record
 from pytest_rocm_attn.conformance.tiers import TIERS
 from pytest_rocm_attn.errors import RocmAttnError
 
@@ -179,7 +180,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         ]
         return story
 
-    def judged(self, shortfall: str, got: Sequence[Got] = ()) -> Judgement:
+    def judgement_on(self, shortfall: str, got: Sequence[Got] = ()) -> Judgement:
         """Return the judgement on a shortfall, or on that there is none; see verdict_on()."""
         strict = self.plugin.settings.strict
         return verdict_on(shortfall, self.level, got, self.claims(), strict=strict)
@@ -250,26 +251,20 @@ class ConformanceItem(pytest.Item, abc.ABC):
     def _record(self, judgement: Judgement) -> Record:
         """Return the row of the report except the fields that only judging gives."""
         known = self.known()
-        return {
+        fields: dict[str, Any] = {
             "id": self.row_id,
             "tier": self.parent.name,
             "level": self.level,
-            "gpu": {"gfx": self.gpu.gfx, "aiter": self.gpu.aiter.value} if self.gpu else None,
             "evidence": self.evidence,
-            "env": None,
-            "request": None,
-            "expect": {"words": ""},
-            "outcome": {},
-            "verdict": judgement.verdict.value,
             "message": pages_linked(judgement.message),
-            "seconds": 0.0,
-            "environment_written": [],
             "again": self.reproduce(),
-            "details": {},
             "fell_short": [{"answer": got.answer, "message": got.message} for got in judgement.got],
-            **known,  # type: ignore[typeddict-item]  # a dict of some of the fields
+            **known,
             "source": linked(known["source"]),
         }
+        gpu = fields.pop("gpu", None)
+        row = record(gpu=self.gpu, verdict=judgement.verdict, **fields)
+        return row if gpu is None else {**row, "gpu": gpu}
 
 
 def cause_of(error: BaseException) -> str:

@@ -41,7 +41,7 @@ def serve_forks(connection: socket.socket, handle: Callable[[socket.socket], Non
             case wire.Reap(pid):
                 _, status = os.waitpid(pid, 0)
                 reply = wire.Reaped(ended_with(os.waitstatus_to_exitcode(status)))
-            case wire.Fork():
+            case wire.ForkChild():
                 child = os.fork()
                 if child == 0:
                     connection.close()

@@ -42,13 +42,15 @@ def serve_questions(
                 channel.send(_remembered(asked))
             case wire.AskCells():
                 answer_cells(channel, adapter, message, base)
-            case wire.Ask():
+            case wire.AskQuestions():
                 _answer(channel, adapter, message, base)
-        more = isinstance(message, wire.Ask | wire.Recall) and message.more
+        more = isinstance(message, wire.AskQuestions | wire.Recall) and message.more
         message = channel.receive(wire.ToAnswer) if more else None
 
 
-def _answer(channel: Channel, adapter: Adapter, asked: wire.Ask, base: Mapping[str, str]) -> None:
+def _answer(
+    channel: Channel, adapter: Adapter, asked: wire.AskQuestions, base: Mapping[str, str]
+) -> None:
     """For each environment: set it, ask each question, send each observation.
 
     There is more than one only for a selector whose refreshing was checked, for a pure function,

@@ -163,7 +163,7 @@ class CheckItem(ConformanceItem):
             self.defects = list(self.check.find(self, **self.arguments))
         except answers.Inapplicable as reason:
             pytest.skip(f"not applicable: {reason}")
-        return self.judged(summary(self.defects), [defect.got for defect in self.defects])
+        return self.judgement_on(summary(self.defects), [defect.got for defect in self.defects])
 
     @property
     def environ(self) -> Mapping[str, str]:

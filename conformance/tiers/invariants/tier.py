@@ -118,7 +118,7 @@ class _Item(ConformanceItem):
             # Nothing was selected and nothing refused, so the law was not tried at all.
             shortfall = f"no question was answered: {self.asker.only_failures}"
             got = Got(CRASH, self.asker.only_failures)
-        return self.judged(shortfall, [got])
+        return self.judgement_on(shortfall, [got])
 
     def look(self) -> tuple[str, Got]:
         """Return the shortfall, and the result as a deviation pins it.

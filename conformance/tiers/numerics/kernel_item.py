@@ -67,7 +67,7 @@ class KernelItem(ConformanceItem, abc.ABC):
         if result.kind == "declined":
             self.decline(self.backend.name, self.evidence, result.words)
         wrong = result.kind != "right"
-        return self.judged(
+        return self.judgement_on(
             f"{self.shortfall(result, case)}: {result.words}" if wrong else "", [result.got]
         )
 

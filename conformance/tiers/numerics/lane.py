@@ -94,7 +94,7 @@ class Lane:
     def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Result:
         """Return the worker's next message, or what happened instead, with the worker ended."""
         try:
-            message = process.receive(timeout)
+            message: dict[str, Any] | None = process.receive(timeout)
             if message is not None:
                 return message
             words = str(process.end(kill=False) or Died(None, 0)) + self._last_words()

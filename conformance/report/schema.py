@@ -58,16 +58,16 @@ class Record(TypedDict):
     fell_short: list[dict[str, str]]
 
 
-def record(*, gpu: Gpu | None, verdict: Verdict, **fields: Any) -> Record:
+def record(on: Gpu | None, verdict: Verdict, **fields: Any) -> Record:
     """Return a row of the report; a field that is not given is empty.
 
     Args:
-        gpu: what the item is about, or None.
+        on: the GPU that the item is about, or None.
         verdict: on the item.
         fields: of Record; `id`, `tier`, `level`, `source` and `again` at least.
     """
     row: Any = {
-        "gpu": {"gfx": gpu.gfx, "aiter": gpu.aiter.value} if gpu else None,
+        "gpu": {"gfx": on.gfx, "aiter": on.aiter.value} if on else None,
         "evidence": "",
         "env": None,
         "request": None,

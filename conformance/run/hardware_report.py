@@ -183,8 +183,8 @@ class HardwareReport:
         machine = self._machine
         fields.setdefault("evidence", "real" if machine else "emulated" if self._emulate else "")
         return record(
-            gpu=machine.gpu if machine else None,
-            verdict=verdict,
+            machine.gpu if machine else None,
+            verdict,
             id=nodeid,
             tier=TIER,
             level="advisory" if verdict is Verdict.ADVISORY else "required",

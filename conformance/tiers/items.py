@@ -251,7 +251,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
     def _record(self, judgement: Judgement) -> Record:
         """Return the row of the report except the fields that only judging gives."""
         known = self.known()
-        fields: dict[str, Any] = {
+        fields = {
             "id": self.row_id,
             "tier": self.parent.name,
             "level": self.level,
@@ -262,9 +262,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
             **known,
             "source": linked(known["source"]),
         }
-        gpu = fields.pop("gpu", None)
-        row = record(gpu=self.gpu, verdict=judgement.verdict, **fields)
-        return row if gpu is None else {**row, "gpu": gpu}
+        return record(self.gpu, judgement.verdict, **fields)
 
 
 def cause_of(error: BaseException) -> str:

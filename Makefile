@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Triton interprets or compiles in a process, never both: these tests have a run of their own.
 INTERPRETED := tests/backends/interpreted
+# Hundreds of processes start in a run of the tests: each would compile this package again.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help conformance test test-slow test-floor test-latest lint docs build clean
 
@@ -9,7 +11,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 conformance: .venv-core/installed ## run the matrix on the reference selector; needs no torch
-	PYTHONDONTWRITEBYTECODE= .venv-core/bin/python -m pytest --rocm-attn-conformance
+	.venv-core/bin/python -m pytest --rocm-attn-conformance
 
 test: .venv/installed ## run the tests
 	.venv/bin/python -m pytest -n 2

@@ -122,7 +122,6 @@ SAMPLE = [
     ("TRITON_ATTN", "decode-head-size-128", "gfx950"),
     ("ROCM_ATTN", "decode-over-a-small-cache-head-size-128", "gfx90a"),
     ("TRITON_MLA", "mla-decode-num-heads-16", "gfx1201"),
-    ("TRITON_ATTN", "prefill-with-alibi", "gfx942"),
     ("ROCM_ATTN", "prefill-with-a-sliding-window-and-sinks", "gfx950"),
 ]
 EVERY = [

@@ -192,12 +192,14 @@ def _write_matrix(out: pytest.TerminalReporter, rows: Sequence[Record]) -> None:
     for row in rows:  # the state of aiter tells some apart: the worst one is shown
         squares.setdefault((row["id"], column(row)), []).append(row["verdict"])
     names = list(dict.fromkeys(sorted((row["level"] != "required", row["id"]) for row in rows)))
+    levels = {row["level"] for row in rows}
+    others = "advisory" if levels <= {"required", "advisory"} else "other"
     level = None
     for is_advisory, name in names:
         if is_advisory != level:
             level = is_advisory
             out.write_line(
-                "  ".join(columns) + ("  advisory rows" if is_advisory else "  required rows")
+                "  ".join(columns) + (f"  {others} rows" if is_advisory else "  required rows")
             )
         for head in columns:
             if found := squares.get((name, head)):

@@ -54,7 +54,8 @@ def _upstream_words(settings: Settings) -> list[str]:
     if ended:
         causes = ", ".join(f"{count} by {by}" for by, count in ended.most_common())
         lines.append(
-            f"rocm-attn: upstream changed {ended.total()} promises of earlier releases on purpose"
+            f"rocm-attn: upstream changed {ended.total()} promise{'s' * (ended.total() != 1)} of"
+            " earlier releases on purpose"
             f" ({causes})"
         )
     return lines

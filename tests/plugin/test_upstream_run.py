@@ -1,0 +1,157 @@
+"""A run that judges by one release of a contract by age."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+# Imported here so that the runs in this process share one copy, as test_conformance_run.py says.
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
+
+pytestmark = pytest.mark.usefixtures("without_torch")
+_KEPT = (contract, deviations, session)
+
+CONTRACT = """
+id = "aged"
+title = "two releases"
+source = "this test"
+by_age = true
+
+[[case]]
+id = "plain"
+source = "PR 1"
+grade = "P"
+level = "required"
+until = "0.19.0"
+by = "vllm-project/vllm#2"
+platform = { gfx = ["gfx942", "gfx1201"] }
+expect = { backend = "ROCM_ATTN" }
+
+[[case]]
+id = "plain"
+source = "PR 2"
+grade = "P"
+level = "required"
+since = "0.19.0"
+platform = { gfx = ["gfx942", "gfx1201"] }
+expect = { backend = "TRITON_ATTN" }
+
+[[case]]
+id = "named"
+source = "the page on names"
+grade = "D"
+level = "required"
+platform = { gfx = "gfx942" }
+named = ["ROCM_ATTN", "FLEX_ATTENTION"]
+expect = { named = true }
+
+[[case]]
+id = "better"
+source = "a recipe"
+grade = "R"
+level = "advice"
+platform = { gfx = "gfx942" }
+expect = { backend = "ROCM_AITER_FA" }
+
+[[case]]
+id = "as-coded"
+source = "the code"
+grade = "W"
+level = "observed"
+platform = { gfx = "gfx942" }
+request = { has_sink = true }
+expect = { backend = "ROCM_AITER_UNIFIED_ATTN" }
+
+[[defect]]
+id = "flex-is-passed-over"
+what = "FLEX_ATTENTION is passed over when it is named"
+link = "vllm-project/vllm#3"
+since = "0.19.0"
+until = "0.34.0"
+match = ["named-flex-attention"]
+answers = ["TRITON_ATTN"]
+"""
+SELECTOR = """
+def select(request, environ, gpu):
+    named = environ.get("VLLM_ATTENTION_BACKEND", "TRITON_ATTN")
+    return "TRITON_ATTN" if named == "FLEX_ATTENTION" else named
+"""
+DEVIATIONS = """
+[[deviation]]
+match = "plain[gfx1201]"
+answer = "ROCM_ATTN"
+reason = "it is faster there"
+link = "#1"
+must_hold = true
+"""
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makefile(".toml", aged=CONTRACT)
+    pytester.makepyfile(mine=SELECTOR)
+    return pytester
+
+
+def run(folder: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return folder.runpytest_inprocess(
+        *("--rocm-attn-conformance", "--rocm-attn-contract=aged.toml", "-p", "no:randomly"),
+        *("--rocm-attn-selector=mine.py:select", "--rocm-attn-report=report.json", *options),
+    )
+
+
+def rows(folder: pytest.Pytester) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder.path / "report.json").read_text())["rows"]
+    return found
+
+
+def verdicts(folder: pytest.Pytester) -> dict[str, str]:
+    return {f"{row['id']}[{row['gpu']['gfx']}]": row["verdict"] for row in rows(folder)}
+
+
+def test_a_fork_inherits_what_its_release_has_and_nothing_of_it_fails(
+    folder: pytest.Pytester,
+) -> None:
+    result = run(folder, "--rocm-attn-upstream=0.33.0")
+    assert result.ret == pytest.ExitCode.OK
+    assert verdicts(folder) == {
+        "plain[gfx942]": "pass",
+        "plain[gfx1201]": "pass",
+        "named-rocm-attn[gfx942]": "pass",
+        "named-flex-attention[gfx942]": "inherited-defect",
+        "better[gfx942]": "advice",
+        "as-coded[gfx942]": "differs",
+    }
+    result.stdout.fnmatch_lines(
+        [
+            "rocm-attn: contract aged (3 required and 2 other rows)",
+            "rocm-attn: judged by vLLM 0.33.0 (as --rocm-attn-upstream says)",
+            "rocm-attn: upstream changed 1 promise of earlier releases on purpose (1 by #2)",
+            "Answers like unmodified vLLM 0.33.0 in all but 1 of 6 items:",
+            "Inherits 1 known defect of vLLM 0.33.0 (1 item).",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*FLEX_ATTENTION is passed over when it is named*"])
+
+
+def test_a_selector_that_descends_from_no_release_is_not_excused(folder: pytest.Pytester) -> None:
+    result = run(folder)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["rocm-attn: judged by vLLM 0.12.0 (*"])
+    found = verdicts(folder)
+    assert found["plain[gfx942]"] == found["named-flex-attention[gfx942]"] == "fail"
+
+
+def test_a_change_that_must_hold_is_lost_when_upstream_answers_again(
+    folder: pytest.Pytester,
+) -> None:
+    folder.makefile(".toml", dev=DEVIATIONS)
+    result = run(folder, "--rocm-attn-upstream=0.33", "--rocm-attn-deviations=dev.toml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert verdicts(folder)["plain[gfx1201]"] == "lost-delta"
+    (lost,) = [row for row in rows(folder) if row["verdict"] == "lost-delta"]
+    assert "says that ROCM_ATTN must hold (it is faster there, #1), but" in lost["message"]
+    result.stdout.fnmatch_lines(["Has lost changes of its own that must hold, in 1 item."])

@@ -51,7 +51,9 @@ def headline(
     causes: dict[tuple[str, str], list[Record]] = {}
     for row in changed:
         got = words.got_words(row) if row["outcome"].get("kind") == "selected" else _kind(row)
-        causes.setdefault((words.expected_words(row), got), []).append(row)
+        lost = row["verdict"] == Verdict.LOST
+        expected = row["details"]["must_hold"] if lost else words.expected_words(row)
+        causes.setdefault((expected, got), []).append(row)
     ordered = sorted(causes.items(), key=lambda cause: -len(cause[1]))
     for (expected, got), alike in ordered[:_MOST_CAUSES]:
         columns = ", ".join(words.columns_of(alike))
@@ -76,7 +78,7 @@ def headline(
             lines.append(f"Does not show a known defect of {release}: {defect.story}.")
     if lost := sum(row["verdict"] == Verdict.LOST for row in judged):
         lines.append(f"Has lost changes of its own that must hold, in {_items(lost)}.")
-    elif kept := sum(bool(row["details"].get("must_hold")) for row in judged):
+    elif kept := sum("must_hold" in row["details"] for row in judged):
         lines.append(f"Its own changes that must hold do, in {_items(kept)}.")
     return lines
 

@@ -103,8 +103,8 @@ class CellItem(ConformanceItem):
         judgement = self.judgement
         if judgement.defect:
             return {"defect": judgement.defect}
-        kept = any(entry.must_hold for entry in self.claims().entries)
-        return {"must_hold": True} if kept and not judgement.verdict.fails else {}
+        kept = next((entry for entry in self.claims().entries if entry.must_hold), None)
+        return {"must_hold": kept.accepted} if kept else {}
 
     def fields(self) -> dict[str, Any]:
         assert self.observation is not None

@@ -55,9 +55,10 @@ def test_a_defect_that_does_not_show_is_told_once_all_of_its_items_ran(record: A
 
 
 def test_own_changes_hold_or_are_lost(record: Any) -> None:
-    kept = record(id="plain", verdict="deviation", details={"must_hold": True})
-    lost = record(id="plain", verdict="lost-delta", details={})
+    kept = record(id="plain", verdict="deviation", details={"must_hold": "ROCM_ATTN"})
+    lost = record(id="plain", verdict="lost-delta", details={"must_hold": "ROCM_ATTN"})
     assert told(kept)[-1] == "Its own changes that must hold do, in 1 item."
+    assert " in place of ROCM_ATTN, on " in told(kept, lost)[2]
     assert told(kept, lost)[-1] == "Has lost changes of its own that must hold, in 1 item."
 
 

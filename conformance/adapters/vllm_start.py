@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_rocm_attn.conformance.adapters import LacksError, construct, declarations
 from pytest_rocm_attn.conformance.adapters.vllm_backends import GroupOfOne
+from pytest_rocm_attn.conformance.adapters.vllm_fork import Call, request_values
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.adapters.vllm import Fork
+    from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.conformance.adapters.vllm_server import Server as Adapter
     from pytest_rocm_attn.conformance.promise.servers_file import Layer, Server
     from pytest_rocm_attn.request import Request
@@ -180,7 +181,7 @@ class Start:
         """
         self._knows_its_dtypes()
         if (question := self.fork.selector_config) is not None:
-            known = vllm_values(self.server.layers[0].request)
+            known = request_values(self.server.layers[0].request)
             names = [name for name in inspect.signature(question).parameters if name not in known]
             self.started.not_filled = names
         kept = self.fork.server_config
@@ -336,18 +337,16 @@ class Start:
 
     def _chosen(self, config: Any, layer: Layer) -> tuple[Any, dict[str, Any]]:
         """Return the class that the chain chooses, and what the platform was asked with."""
-        from pytest_rocm_attn.conformance.adapters import vllm
-
         module: Any = self.fork.module("v1.attention.selector", "attention.selector")
         for value in list(vars(module).values()):
             if callable(clear := getattr(value, "cache_clear", None)):
                 clear()
         request = layer.request
         block = config.cache_config.block_size
-        values = dict(vllm_values(replace(request, block_size=block)))
+        values = dict(request_values(replace(request, block_size=block)))
         values["use_v1"] = True
         asked: dict[str, Any] = {}
-        call = vllm._Call(module.get_attn_backend, "use_v1")
+        call = Call(module.get_attn_backend, "use_v1")
         with self._layer_of(config, request), self._recorded(asked):
             chosen = call(values)
         return chosen, asked
@@ -654,13 +653,6 @@ class Start:
         view = views[name]
         backend = self.started.backends[name]
         return f"{name} ({backend}) has shape {tuple(view.shape)}, strides {tuple(view.stride())}"
-
-
-def vllm_values(request: Request) -> Mapping[str, Any]:
-    """Return every value that a selector's parameter or field may ask a request for, by name."""
-    from pytest_rocm_attn.conformance.adapters import vllm
-
-    return vllm._request_values(request)
 
 
 _WITHOUT_CACHE = ("encoder", "encoder_only")

@@ -10,9 +10,9 @@ import msgspec
 from pytest_rocm_attn.conformance.adapters.vllm_start import NEEDS
 from pytest_rocm_attn.conformance.isolation import Question, WorkerError
 from pytest_rocm_attn.conformance.promise import servers_file
-from pytest_rocm_attn.conformance.tiers.capabilities import cases
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
+from pytest_rocm_attn.flags import USE_AITER
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 FLAGS: dict[str, Mapping[str, str]] = {
     "by-default": {},
-    "with-aiter-on": {cases.AITER: "1"},
+    "with-aiter-on": {USE_AITER: "1"},
     "with-aiter-on-and-a-shuffled-cache": {
-        cases.AITER: "1",
+        USE_AITER: "1",
         "VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT": "1",
     },
 }

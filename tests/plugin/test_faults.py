@@ -328,7 +328,7 @@ ENDS_ITS_WORKER = """
 import os, signal
 
 def select(request, environ, gpu):
-    if request.head_size != 60:  # the first is asked before anything runs
+    if request.head_size in (61, 62, 63):  # not what is asked before anything runs
         print("about to end", flush=True)
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()

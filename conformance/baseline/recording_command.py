@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,12 @@ from pytest_rocm_attn.conformance.baseline.recording import checksum, record, so
 from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.report import whole_file
+from pytest_rocm_attn.conformance.report.progress import on_own_line
 from pytest_rocm_attn.errors import BaselineError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
-
-    from pytest_rocm_attn.conformance.tiers.grid.evaluate import Counts
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,17 +33,20 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(output, replace=arguments.force)
     sources = checksums(arguments.source) if arguments.source else source_of(arguments.selector)
     grid = standard()
-    show = _Progress()
-    try:
+    answered = [0]
+
+    def how_far() -> str:
+        share = 100 * answered[0] / grid.cells
+        return f"{answered[0]:,} of {grid.cells:,} cells ({share:.0f} %)"
+
+    with contextlib.closing(on_own_line(sys.stderr, how_far)):
         found = record(
             subject_of(arguments.selector, arguments.timeout),
             grid,
             baseline_id=output.stem,
             sources=sources,
-            progress=show,
+            progress=lambda counts: answered.__setitem__(0, counts.answered),
         )
-    finally:
-        show.end()
     write(output, baseline.render(found, grid))
     outcomes = {outcome for table in found.tables.values() for outcome in table.outcomes}
     crashes = sorted(str(o) for o in outcomes if type(o).__name__ not in ("Selected", "Rejected"))
@@ -105,25 +108,3 @@ def write(output: Path, content: bytes) -> None:
             f"--output {output}: cannot be written ({error.strerror}); free some space, or choose"
             " another place, and record again"
         ) from None
-
-
-class _Progress:
-    """Says how far a recording is, on a terminal only."""
-
-    def __init__(self) -> None:
-        self._shown = False
-
-    def __call__(self, counts: Counts) -> None:
-        if sys.stderr.isatty():
-            self._shown = True
-            share = 100 * counts.answered / counts.cells
-            print(
-                f"\r{counts.answered:,} of {counts.cells:,} cells ({share:.0f} %)",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def end(self) -> None:
-        if self._shown:
-            print(file=sys.stderr)

@@ -25,6 +25,7 @@ from pytest_rocm_attn.conformance.report import (
     terminal,
 )
 from pytest_rocm_attn.conformance.report.notes import Notes
+from pytest_rocm_attn.conformance.report.progress import Progress, beside_pytest
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import header
 from pytest_rocm_attn.conformance.run import settings as settings_module
@@ -60,6 +61,9 @@ class ConformancePlugin:
         self.notes = Notes()
         self._lost: set[str] = set()  # node ids of items whose xdist worker was lost
         self._pool: Pool | None = None
+        self._progress: Progress | None = None
+        self._described: list[Callable[[], str]] = []
+        self._current = ""  # the item that is run
         self._shared: dict[type, Closing] = {}
         self._session: pytest.Session | None = None
         self._reports = Reports(self.settings.reports)
@@ -232,7 +236,11 @@ class ConformancePlugin:
 
         An xdist worker learns only one by one what it is to run.
         """
-        if self._is_worker or self._is_controller or self.config.getoption("collectonly"):
+        if self._is_worker or self.config.getoption("collectonly"):
+            return
+        if self._is_controller or self.results.selected:
+            self._progress = beside_pytest(self.config, self._how_far)
+        if self._is_controller:
             return
         if not (items := [item for item in session.items if isinstance(item, ConformanceItem)]):
             return
@@ -246,6 +254,22 @@ class ConformancePlugin:
             for item in items:
                 with item.asking_ahead():
                     item.ahead()
+
+    def show(self, describe: Callable[[], str]) -> None:
+        """Add to what is shown of the run's progress; called from another thread."""
+        if describe not in self._described:
+            self._described.append(describe)
+
+    def _how_far(self) -> str:
+        done = len(self.results.rows) + len(self.results.declined)
+        parts = [f"{done:,} of {len(self.results.selected):,} items"]
+        parts += [one() for one in self._described]
+        parts += [f"at {self._current}"] if self._current else []
+        return f"rocm-attn: {', '.join(parts)}"
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note what is run, for the progress."""
+        self._current = nodeid.removeprefix(f"{ROOT}::")
 
     def observe(self, question: Question) -> Observation:
         """Return the result of a question; waits for it."""
@@ -410,6 +434,8 @@ class ConformancePlugin:
     def _close(self) -> None:
         with contextlib.ExitStack() as closing:  # all of it, whatever fails
             closing.callback(self._end_pool)
+            if self._progress is not None:
+                closing.callback(self._progress.close)
             for shared in self._shared.values():
                 closing.callback(shared.close, kill=self._end_pool)
             self._shared.clear()

@@ -52,6 +52,9 @@ class Plugin(Protocol):
     def observe(self, question: Question) -> Observation:
         """Return the answer to a question; waits for it."""
 
+    def show(self, describe: Callable[[], str]) -> None:
+        """Add to what is shown of the run's progress; called from another thread."""
+
     def started_pool(self) -> Pool:
         """Return the workers that ask the selector under test."""
 

@@ -130,9 +130,9 @@ def test_a_fork_that_falls_short_is_red_and_still_has_its_summary(
     runner.environ["SELECTOR"] = "ours:select"
     codes = runner.run(workflow["jobs"]["mock"])
     assert codes == {"Install": 0, "Run the matrix": 1, "Show the summary": 0}
-    assert "cells failed" in runner.summary.read_text()
+    assert "## Causes" in runner.summary.read_text()
     assert "deviation" in runner.summary.read_text()  # the file was found
-    assert len(runner.summary.read_bytes()) < 1_000_000
+    assert len(runner.summary.read_bytes()) < 10_000
 
 
 @pytest.mark.slow
@@ -146,8 +146,8 @@ def test_a_fork_is_compared_with_the_release_that_the_workflow_names(
     report = json.loads((tmp_path / "rocm-attn" / "report.json").read_text())
     assert {row["tier"] for row in report["rows"]} == {"documented", "grid"}
     assert {row["source"] for row in report["rows"] if row["tier"] == "grid"} == {"vllm-0.12.0"}
-    assert "`grid`: what differs" in runner.summary.read_text()
-    assert len(runner.summary.read_bytes()) < 1_000_000
+    assert "## Causes" in runner.summary.read_text()
+    assert len(runner.summary.read_bytes()) < 10_000
 
 
 @pytest.mark.slow

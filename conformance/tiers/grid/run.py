@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
+import time
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +17,6 @@ from pytest_rocm_attn.conformance.tiers.grid.judge import Judged, Standard, judg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    import pytest
-
     from pytest_rocm_attn.conformance.isolation import Subject
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
 
     # Whether a deviation accepts an answer that breaks a rule, by its id.
     Declares = Callable[[str, Behaviour], bool]
-
-_REFRESH_SECONDS = 0.5
 
 
 def slices(settings: Settings) -> list[Slice]:
@@ -67,7 +61,7 @@ class Run:
         elif compared_with != settings.subject:
             self._other = _Side(plugin, compared_with, None, self._selected, keep=True)
         self._left: set[Slice] = set()  # submitted, and not judged
-        self._progress: _Progress | None = None
+        self._seen = time.monotonic(), 0  # when it was last said how far it is, and the cells then
 
     @property
     def _sides(self) -> list[_Side]:
@@ -79,8 +73,17 @@ class Run:
         self._left.update(wanted)
         for side in self._sides:
             side.evaluator.submit(wanted)
-        if self._progress is None:
-            self._progress = _Progress(self._plugin.config, self._subject.evaluator)
+        self._plugin.show(self._how_far)
+
+    def _how_far(self) -> str:
+        counts, now = self._subject.evaluator.counts, time.monotonic()
+        then, before = self._seen
+        self._seen = now, counts.answered
+        rate = (counts.answered - before) / max(now - then, 1e-3)
+        return (
+            f"{counts.answered:,} of {counts.cells:,} cells, {counts.parts_done} of {counts.parts}"
+            f" parts, {rate:,.0f} cells/s"
+        )
 
     def judge(self, of: Slice, declares: Declares) -> tuple[Judged, Table, Table | None]:
         """Wait for a slice, and judge it."""
@@ -110,8 +113,6 @@ class Run:
         Args:
             kill: ends the processes of the selector under test, in case one is stuck.
         """
-        if self._progress is not None:
-            self._progress.close()
         counts = self._subject.evaluator.counts
         for side in self._sides:
             side.close(kill)
@@ -231,56 +232,3 @@ def _cache(plugin: Plugin, subject: Subject) -> cache.Cache | None:
         apart.append(settings.draft)
     key = cache.fingerprint(subject, standard().digest, apart)
     return cache.Cache(Path(kept.mkdir("rocm-attn-grid")), key) if key else None
-
-
-class _Progress:
-    """How far it is, to the right of what pytest writes; on a terminal only, and not under -q.
-
-    Made before an item runs: while one does, pytest catches what is written to its own stdout, so
-    the terminal is held by another descriptor.
-    """
-
-    def __init__(self, config: pytest.Config, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
-        self._closed = threading.Event()
-        self._writer = config.get_terminal_writer()
-        self._terminal: int | None = None
-        self._thread: threading.Thread | None = None
-        if self._writer.hasmarkup and config.get_verbosity() >= 0 and not is_worker(config):
-            with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
-                self._terminal = os.dup(self._writer._file.fileno())
-        if self._terminal is not None:
-            self._thread = threading.Thread(target=self._show, daemon=True)
-            self._thread.start()
-
-    def _show(self) -> None:
-        before = self._evaluator.counts.answered
-        while not self._closed.wait(_REFRESH_SECONDS):
-            counts = self._evaluator.counts
-            rate = (counts.answered - before) / _REFRESH_SECONDS
-            before = counts.answered
-            self._write(
-                f"  {counts.answered:,} of {counts.cells:,} cells, {counts.parts_done} of"
-                f" {counts.parts} parts, {rate:,.0f} cells/s"
-            )
-        self._write("")
-
-    def _write(self, text: str) -> None:
-        """Write after the cursor and take it back, so that pytest goes on where it was."""
-        assert self._terminal is not None
-        room = self._writer.fullwidth - self._writer.width_of_current_line - 1
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(self._terminal, f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8".encode())
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._terminal is not None:
-            os.close(self._terminal)
-            self._terminal = None
-
-
-def is_worker(config: pytest.Config) -> bool:
-    """Whether this is one of xdist's processes."""
-    return hasattr(config, "workerinput")

@@ -1,0 +1,85 @@
+"""How far a piece of work is, while it lasts: on a terminal in place, in a file a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+PATIENCE = 2.0  # seconds in which nothing is shown: most work is done by then
+REFRESH, EVERY = 0.5, 10.0  # seconds between two texts: on a terminal, in a file
+
+
+class Progress:
+    """Shows a text again and again, until it is closed.
+
+    Args:
+        file: where to; a stream without a descriptor gets nothing.
+        describe: returns the text. It is called from another thread.
+        in_place: returns what shows a text, or "" to clear it, at the terminal's cursor; None for a
+            file.
+    """
+
+    def __init__(
+        self, file: IO[Any], describe: Callable[[], str], in_place: Callable[[str], str] | None
+    ) -> None:
+        self._describe = describe
+        self._in_place = in_place
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        # A descriptor of its own: while an item runs, pytest catches what is written to its stdout.
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._descriptor = os.dup(file.fileno())
+        if self._descriptor is not None:
+            self._thread = threading.Thread(target=self._show, daemon=True)
+            self._thread.start()
+
+    def _show(self) -> None:
+        pause = EVERY if self._in_place is None else REFRESH
+        wait, shown = (pause if self._in_place is None else PATIENCE), False
+        while not self._over.wait(wait):
+            wait, shown = pause, True
+            text = self._describe()
+            self._write(f"\n{text}\n" if self._in_place is None else self._in_place(text))
+        if self._in_place is not None and shown:
+            self._write(self._in_place(""))
+
+    def _write(self, text: str) -> None:
+        assert self._descriptor is not None
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(self._descriptor, text.encode(errors="replace"))
+
+    def close(self) -> None:
+        """End it, and clear what stands on the terminal."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def beside_pytest(config: pytest.Config, describe: Callable[[], str]) -> Progress | None:
+    """Show progress to the right of what pytest writes, or in its file; None under -q."""
+    writer = config.get_terminal_writer()
+    if config.get_verbosity() < 0:
+        return None
+
+    def at_cursor(text: str) -> str:
+        # After the cursor, which is taken back, so that pytest goes on where it was.
+        room = writer.fullwidth - writer.width_of_current_line - 1
+        return f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8"
+
+    return Progress(writer._file, describe, at_cursor if writer.hasmarkup else None)
+
+
+def on_own_line(file: IO[str], describe: Callable[[], str]) -> Progress:
+    """Show progress on a line of its own of a terminal, or in a file."""
+    return Progress(file, describe, (lambda text: f"\r{text}\x1b[K") if file.isatty() else None)

@@ -1,0 +1,60 @@
+"""Progress: nothing of quick work, a text in place on a terminal, a line now and then in a file."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_rocm_attn.conformance.report import progress
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    monkeypatch.setattr(progress, "REFRESH", 0.01)
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_file_gets_lines(tmp_path: Path) -> None:
+    called: list[int] = []
+    with (tmp_path / "out").open("w") as file:
+        shown = progress.on_own_line(file, lambda: f"step {called.append(1) or len(called)}")
+        end = time.monotonic() + 30
+        while len(called) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        shown.close()
+        count = len(called)
+    lines = (tmp_path / "out").read_text().split("\n\n")
+    assert [line.strip() for line in lines] == [f"step {n}" for n in range(1, count + 1)]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_terminal_gets_a_text_in_place_that_is_cleared_at_the_end() -> None:
+    ours, theirs = pty.openpty()
+    called: list[int] = []
+    with os.fdopen(theirs, "w") as terminal:
+        shown = progress.on_own_line(terminal, lambda: f"step {called.append(1) or len(called)}")
+        end = time.monotonic() + 30
+        while len(called) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        shown.close()
+        output = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert output.startswith("\rstep 1\x1b[K\rstep 2\x1b[K")
+    assert output.endswith("\r\x1b[K")
+
+
+def test_quick_work_shows_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as file:
+        progress.on_own_line(file, lambda: "too soon").close()
+    assert (tmp_path / "out").read_text() == ""
+
+
+def test_a_stream_without_a_descriptor_gets_nothing() -> None:
+    progress.on_own_line(io.StringIO(), lambda: "x").close()

@@ -7,13 +7,15 @@ if the same thing is wrong. A pure function of the report's plain data.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.causes import words as cause_words
 from pytest_rocm_attn.conformance.causes.causes import (
+    A_BACKEND,
     A_REFUSAL,
+    ANOTHER_ONE,
     THE_NAMED_ONE,
     VARIOUS,
     Change,
@@ -129,31 +131,65 @@ def _of_questions(rows: Sequence[Record]) -> Iterator[tuple[tuple[Any, ...], Cau
     facts = [_facts(row) for row in rows]
     several = len({one[GFX] for one in facts}) > 1
     alike: dict[Change, list[Explanation]] = defaultdict(list)
-    unexplained: dict[Change, list[int]] = defaultdict(list)  # questions that are asked twice
-    for one in explain(Cells.of_rows(facts), labels).causes:
-        if one.change.expected == VARIOUS:
-            for change, inside in labels.items():
-                unexplained[change] += ones(inside & one.inside)
-            continue
-        # Rows are examples: a question that no row asks is not an exception.
-        plain = replace(one, exceptions=(), precision=1.0, everywhere=one.everywhere and several)
-        alike[one.change].append(plain)
-    for change, (first, *others) in alike.items():
-        inside = [number for one in (first, *others) for number in ones(one.inside)]
-        inside += unexplained.pop(change, [])
-        cause = _cause(
-            [rows[number] for number in sorted(inside)],
-            cause_words.sentence(first),
-            rows[first.smallest.place[0]],
-            also=[cause_words.where_of(one) for one in others],
-        )
-        yield _order(cause, first.met), cause
-    for change, numbers in unexplained.items():
-        if numbers:
-            members = [rows[number] for number in sorted(numbers)]
-            what = f"{cause_words.expected_words(change)} -> {change.got}."
-            cause = _cause(members, what, members[0])
-            yield _order(cause, 3), cause
+    for one in sorted(explain(Cells.of_rows(facts), labels).causes, key=_mildness):
+        if one.change.expected != VARIOUS:
+            # Rows are examples: a question that no row asks is not an exception.
+            everywhere = one.everywhere and several
+            plain = replace(one, exceptions=(), precision=1.0, everywhere=everywhere)
+            alike[_behaviour_of(one.change)].append(plain)
+    open_ones = {number for number, row in enumerate(rows) if row["verdict"] != Verdict.PASS}
+    for first, *others in alike.values():
+        inside = {
+            number
+            for one in (first, *others)
+            for number in ones(one.inside)
+            if number in open_ones and _came_so(rows[number], one.change)
+        }
+        open_ones -= inside
+        if inside:
+            plainest = first.smallest.place[0]
+            cause = _cause(
+                [rows[number] for number in sorted(inside)],
+                cause_words.sentence(first),
+                rows[plainest if plainest in inside else min(inside)],
+                also=[cause_words.where_of(one) for one in others],
+            )
+            yield _order(cause, first.met), cause
+    left: dict[Change, list[Record]] = defaultdict(list)
+    for number in sorted(open_ones):
+        change = _change(rows[number])
+        assert change is not None
+        left[_behaviour_of(change)].append(rows[number])
+    for change, members in left.items():
+        what = f"{cause_words.expected_words(change)} -> {change.got}."
+        cause = _cause(members, what, members[0])
+        yield _order(cause, 3), cause
+
+
+def _came_so(row: Record, change: Change) -> bool:
+    """Say whether a row's answer is that of a cause: no attribute tells two rows of one question apart."""
+    own = _change(row)
+    if own is None or own.got.kind != change.got.kind:
+        return False
+    return change.got in (A_BACKEND, ANOTHER_ONE, THE_NAMED_ONE) or own.got in (
+        change.got,
+        THE_NAMED_ONE,
+    )
+
+
+def _mildness(one: Explanation) -> bool:
+    return not (one.change.rule and Verdict(one.change.rule).fails)
+
+
+def _behaviour_of(change: Change) -> Change:
+    """Return a change without what it means for the run: one change of behaviour is one cause.
+
+    What should be refused is selected: by which backend, its items say.
+    """
+    got = change.got
+    if change.expected == A_REFUSAL and got.kind == "Selected" and got != THE_NAMED_ONE:
+        got = A_BACKEND
+    return replace(change, got=got, level="", rule="")
 
 
 def _facts(row: Record) -> dict[str, Any]:
@@ -182,6 +218,7 @@ def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], C
             "smallest": one["smallest"],
             "again": one["again"],
             "count": one["cells"],
+            "totals": {},
             "unit": "cell",
             "gpus": list(one.get("gpus") or ()),
             "items": [],
@@ -245,6 +282,7 @@ def _cause(
         "smallest": "; ".join(part for part in parts if part),
         "again": smallest["again"],
         "count": len(members),
+        "totals": dict(Counter(row["verdict"] for row in members)),
         "unit": "item",
         "gpus": list(gpus),
         "items": [name_of(row) for row in members],

@@ -142,6 +142,7 @@ class Cause(TypedDict):
         smallest: the plainest example, in words; "" if the sentence says it.
         again: the command that shows the example.
         count: how many items, or cells of the grid.
+        totals: how many items have which verdict; empty for cells.
         unit: "item" or "cell".
         gpus: those on which it is met.
         items: names of the items, ``tier::id[column]``; none for cells.
@@ -157,6 +158,7 @@ class Cause(TypedDict):
     smallest: str
     again: str
     count: int
+    totals: dict[str, int]
     unit: str
     gpus: list[str]
     items: list[str]
@@ -217,6 +219,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "causes": {
         **dict.fromkeys(("promise", "source", "smallest", "again"), ""),
         "unit": "item",
+        "totals": {},
+        "also": [],
         "gpus": [],
         "items": [],
     },

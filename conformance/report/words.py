@@ -137,6 +137,8 @@ def facts_of(record: Record) -> list[tuple[str, str]]:
 def count_words(cause: Cause) -> str:
     """Return how many items or cells a cause has, and on how many GPUs."""
     unit = f"{cause['count']:,} {cause['unit']}{'' if cause['count'] == 1 else 's'}"
+    if len(cause["totals"]) > 1:
+        unit += f": {tally(Counter(cause['totals']))}"
     gpus = cause["gpus"]
     return f"{unit}, {len(gpus)} GPUs" if len(gpus) > 1 else unit
 

@@ -144,6 +144,9 @@ class Starts(Protocol):
     def start(self, server: Server, environ: Mapping[str, str]) -> Started:
         """Return how far a server came. What the fork raises on the way is a part of that."""
 
+    def read_code(self) -> dict[str, Any]:
+        """Return the "predicates" and the "twins" of the code that chooses and of what it chooses."""
+
 
 class CallableAdapter:
     """Any callable that takes, by name, some of: request, flags, environ, gpu.

@@ -90,7 +90,7 @@ def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def _values() -> dict[str, tuple[Any, ...]]:
+def plain_values() -> dict[str, tuple[Any, ...]]:
     """Return plain values of the parameters that such predicates have; several where it matters."""
     import torch
 
@@ -112,7 +112,7 @@ def _values() -> dict[str, tuple[Any, ...]]:
 
 def _true_for(predicate: Callable[..., bool], parameters: list[str]) -> dict[str, Any] | None:
     """Return plain arguments that a predicate is true for; None if there are none, or unknown."""
-    values = _values()
+    values = plain_values()
     known = inspect.signature(predicate).parameters
     if any(known[name].default is inspect.Parameter.empty for name in known.keys() - values.keys()):
         return None

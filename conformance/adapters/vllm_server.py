@@ -5,9 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import LacksError, names, predicates, vllm_start
+from pytest_rocm_attn.conformance.adapters import (
+    LacksError,
+    names,
+    predicate_table,
+    predicates,
+    twin_calls,
+    vllm_start,
+)
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -74,6 +83,39 @@ class Server(Backends):
     def start(self, server: Description, environ: Mapping[str, str]) -> vllm_start.Started:
         """Start a server, as far as it goes without weights and without a device."""
         return vllm_start.Start(self, server, environ).run()
+
+    def read_code(self) -> dict[str, Any]:
+        """Return what can be read off the code of the platform and of the backends it may choose.
+
+        Returns: "predicates": predicate -> arguments -> answer (predicate_table.py); "twins": for each
+            call that forgets what a twin heeds, "module", "callee", "line", "other" and "words".
+        """
+        modules = self._own_modules()
+        forgetful = []
+        for name in modules:
+            with contextlib.suppress(OSError, TypeError):  # a module without source
+                for twin in twin_calls.twins(inspect.getsource(sys.modules[name])):
+                    found = {"module": name, "callee": twin.callee, "line": twin.line}
+                    forgetful.append(found | {"other": twin.other, "words": twin.words})
+        return {"predicates": predicate_table.table(modules), "twins": forgetful}
+
+    def _own_modules(self) -> list[str]:
+        """Return the modules of the platform, of AITER's operations, and of the platform's backends.
+
+        The platform's are those that its source names.
+        """
+        platform = importlib.import_module(self._platform())
+        found = [platform.__name__]
+        operations = self.fork.module("_aiter_ops")
+        if operations is not None:
+            found.append(operations.__name__)
+        source = inspect.getsource(platform)
+        for backend in self.fork.registry.__members__:
+            # One that cannot be imported is another item's finding.
+            with contextlib.suppress(Exception):
+                if re.search(rf"\b{re.escape(backend)}\b", source):
+                    found.append(self._backend_class(backend).__module__)
+        return list(dict.fromkeys(found))
 
     def unresolved(
         self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu

@@ -20,7 +20,13 @@ from dataclasses import dataclass, field, replace
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_rocm_attn.conformance.adapters import LacksError, construct, declarations
+from pytest_rocm_attn.conformance.adapters import (
+    LacksError,
+    allow_lists,
+    construct,
+    declarations,
+    kernel_needs,
+)
 from pytest_rocm_attn.conformance.adapters.vllm_backends import GroupOfOne
 from pytest_rocm_attn.conformance.adapters.vllm_fork import Call, request_values
 from pytest_rocm_attn.errors import SelectorError
@@ -421,6 +427,7 @@ class Start:
         for layer in layers:
             self._build(config, layer, block)
         self._checks(config)
+        self._drafts()
         if not self.started.faults:
             self._cache(config)
 
@@ -499,6 +506,25 @@ class Start:
             os.environ.clear()
             os.environ.update(before)
 
+    def _drafts(self) -> None:
+        """Hold the metadata of the drafters' backends against the classes that the server takes."""
+        drafters = [layer.name for layer in self.server.layers if layer.role == "drafter"]
+        package = self.fork.module("v1.spec_decode")
+        # With one token there is no second step, whose metadata would be looked at.
+        if not drafters or self.server.speculative_tokens < 2 or package is None:
+            return
+        lists = allow_lists.of(package)
+        for name in drafters:
+            with self._fault((name,), "reading which metadata its backend makes"):
+                metadata = allow_lists.metadata_of(self.classes[name])
+                for one in lists:
+                    if metadata is None or one.takes(metadata):
+                        continue
+                    listed = ", ".join(cls.__name__ for cls in one.classes)
+                    words = f"{one.place} takes {listed}, and not its {metadata.__name__}"
+                    doing = f"drafting {self.server.speculative_tokens} tokens"
+                    self.started.faults.append(Fault((name,), doing, words))
+
     # --- the cache --------------------------------------------------------------------------------
 
     def _cache(self, config: Any) -> None:
@@ -510,9 +536,7 @@ class Start:
             return
         core: Any = self.fork.module("v1.core.kv_cache_planning", "v1.core.kv_cache_utils")
         worker: Any = self.fork.module("v1.worker.utils")
-        runner: Any = getattr(
-            self.fork.module("v1.worker.gpu_model_runner"), "GPUModelRunner", None
-        )
+        runner = self._runner(worker)
         every = tuple(cached)
         with self.fork.set_current_config(config):
             specs: dict[str, Any] = {}
@@ -535,8 +559,21 @@ class Start:
             sizes = None
             with self._fault(every, self._with_blocks("finding a common kernel block")):
                 sizes = self._kernel_blocks(worker, runner, config, shared, groups)
+            if sizes is not None:
+                self._kernels_take(groups, sizes)
             if sizes is not None and hasattr(runner, "_reshape_kv_cache_tensors"):
                 self._views(runner, config, shared, groups, sizes)
+
+    def _runner(self, worker: Any) -> Any:
+        """Return the class of the runner in releases whose runner views the cache, else None.
+
+        Where layouts are chosen for all layers at once, views follow from the layout; the module is
+        heavy, so that it is not imported for nothing.
+        """
+        utils: Any = self.fork.module("v1.attention.backends.utils")
+        if hasattr(utils, "get_supported_kv_cache_layouts"):
+            return None
+        return getattr(self.fork.module("v1.worker.gpu_model_runner"), "GPUModelRunner", None)
 
     def _with_layouts(self, doing: str) -> str:
         said = []
@@ -604,6 +641,20 @@ class Start:
             return found
         self.started.left_out.append("a common kernel block")
         return None
+
+    def _kernels_take(self, groups: list[list[Any]], sizes: list[int]) -> None:
+        """Hold the kernel blocks against what the kernels take that the backends call."""
+        for group in itertools.chain.from_iterable(groups):
+            if group.kv_cache_group_id >= len(sizes):
+                continue  # a group without a cache
+            size = sizes[group.kv_cache_group_id]
+            called = declarations.kernels_called(group.backend.__module__)
+            for need in kernel_needs.BLOCK_NEEDS:
+                if need.kernel in called and size not in need.sizes:
+                    takes = ", ".join(map(str, need.sizes))
+                    words = f"{need.kernel} is given blocks of {size} tokens, and takes {takes}"
+                    doing = f"choosing a kernel block ({need.source})"
+                    self.started.faults.append(Fault(tuple(group.layer_names), doing, words))
 
     def _views(
         self, runner: Any, config: Any, shared: Any, groups: list[list[Any]], sizes: list[int]

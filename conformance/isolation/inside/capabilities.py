@@ -10,6 +10,7 @@
     predicates  what the predicates that decide between kernels do not look at
     vision      choose for a vision layer
     server      start a server that is described
+    code        the predicates and the twin calls of the fork's code
 
 Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
 is an answer; what we ourselves cannot do is marked "ours", and is never the fork's fault.
@@ -192,6 +193,7 @@ _KINDS = {
     "names": _Kind(_names, Serves, _NO_SERVER, selects=True),
     "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
     "server": _Kind(_server, Starts, _NO_SERVER),
+    "code": _Kind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
     "vision": _Kind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.capabilities.check import plan_of
-from pytest_rocm_attn.conformance.tiers.server import servers
+from pytest_rocm_attn.conformance.tiers.server import code, servers
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ServerTier(Tier):
     def plan(cls, settings: Settings) -> Iterator[Planned]:
         targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
         for gfx in () if settings.subject.pure else targets:
-            yield from plan_of(servers.CHECKS, Gpu(gfx))
+            yield from plan_of((*servers.CHECKS, *code.CHECKS), Gpu(gfx))
 
     @classmethod
     def header(cls, settings: Settings) -> list[str]:

@@ -1,0 +1,96 @@
+"""Public reports about whole servers: seen on the release that had each, and not on the one that fixed it.
+
+Slow; needs the releases unpacked: see test_real_vllm.py. docs/server.md says what each item means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+_PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+
+WHISPER = "whisper-large-v3-starts-by-default"  # vllm-project/vllm#47035
+TURBOQUANT = "qwen3-8b-turboquant-starts-by-default"  # #54988
+INVARIANT = "llama-3-8b-batch-invariant-starts-by-default"  # #40173
+DFLASH = "kimi-k2-with-a-dflash-drafter-starts-by-default"  # #40632
+CONNECTOR = "use-kv-connector-reaches-the-selector"
+DCP = "qwen3-235b-over-the-context-starts-by-default"
+MTP = "deepseek-r1-speculating-in-blocks-of-one-starts-with-aiter-on"  # #28222
+HYBRID = "a-hybrid-model-with-blocks-of-544-starts-with-aiter-on"  # #32492
+PREDICATES = "predicates-know-what-the-gpu-has-with-aiter-on"  # #34641, #51964
+TWINS = "twin-calls-heed-the-same"  # #33123
+PLAIN = "llama-3-8b-starts-by-default"
+
+# Release -> item -> a part of what it finds; "" for nothing.
+FOUND: dict[str, dict[str, str]] = {
+    "0.12.0": {MTP: "and not its AiterMLAMetadata"},
+    "0.15.1": {
+        PREDICATES: "is_fp4bmm_enabled() is true, and the GPU lacks 4-bit floating point",
+        HYBRID: "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32",
+        TWINS: "kv_cache_layout='NHD', where the other call chooses by",
+    },
+    "0.19.1": {INVARIANT: "batch_invariant mode requires an attention backend in", MTP: ""},
+    "0.20.0": {
+        INVARIANT: "",
+        PREDICATES: "",
+        HYBRID: "",
+        DFLASH: "attention: selecting a backend: it is refused for what another layer",
+    },
+    "0.22.1": {DFLASH: "", CONNECTOR: "without being asked about use_kv_connector"},
+    "0.24.0": {WHISPER: "they share one allocation", CONNECTOR: ""},
+    "0.25.1": {WHISPER: "", PLAIN: ""},
+    "0.27.1": {
+        DCP: "RocmAttentionImpl does not",
+        PREDICATES: "is true, and the GPU lacks AITER's Gluon kernel for MLA",
+    },
+    "0.29.0": {DCP: "", TURBOQUANT: "No KV cache layout satisfies every supported set"},
+    "0.31.0": {PREDICATES: "", PLAIN: ""},
+    "0.33.0": {
+        TURBOQUANT: "",
+        PLAIN: "",
+        "qwen3-8b-ultraquant-starts-by-default": "No KV cache layout satisfies every supported set",
+        TWINS: "lacks is_ultraquant_run, which the other call passes",
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", FOUND)
+def test_a_release_has_what_was_reported_about_it_and_no_more(release: str, tmp_path: Path) -> None:
+    folder = RELEASES / release
+    if not folder.is_dir():
+        pytest.skip(
+            f"vLLM {release} is not unpacked in {folder}: pip download --no-deps vllm=={release} &&"
+            f" unzip -q vllm-{release}-*.whl -d {folder}"
+        )
+    report = tmp_path / "report.json"
+    expected = FOUND[release]
+    subprocess.run(
+        [
+            PYTHON,
+            *("-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:randomly"),
+            *("--rocm-attn-conformance", "--rocm-attn-tier=server"),
+            *("--rocm-attn-gpu=gfx942", "--rocm-attn-timeout=180", f"--rocm-attn-report={report}"),
+            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+            *(f"rocm-attn::server::{name}[gfx942]" for name in expected),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *_PATHS])},
+        check=False,
+        capture_output=True,
+        timeout=900,
+    )
+    rows = {row["id"]: row for row in json.loads(report.read_text())["rows"]}
+    assert rows.keys() == expected.keys()
+    for name, part in expected.items():
+        row = rows[name]
+        assert row["verdict"] == ("advisory" if part else "pass"), row["message"]
+        assert part in row["message"]

@@ -4,7 +4,7 @@ Two kinds are looked for, both in the source alone:
 
 - an argument is a choice by a switch in one call, and in the other always what the switch chooses when it
   is off (or on);
-- the calls are alike but for one argument by keyword, which one of them lacks, so that the default of a
+- the calls are alike except for one argument by keyword, which one of them lacks, so that the default of a
   function of this module holds there.
 
 Runs in the worker.

@@ -567,7 +567,7 @@ class Start:
     def _runner(self, worker: Any) -> Any:
         """Return the class of the runner in releases whose runner views the cache, else None.
 
-        Where layouts are chosen for all layers at once, views follow from the layout; the module is
+        If layouts are chosen for all layers at once, views follow from the layout; the module is
         heavy, so that it is not imported for nothing.
         """
         utils: Any = self.fork.module("v1.attention.backends.utils")

@@ -152,7 +152,7 @@ def test_what_the_time_limit_stopped_is_not_judged_whatever_its_level(
     pytester.makefile(".toml", ours=entry)
     nodes = (LAW, CRASH, SEQUENCE, SWITCH)
     files = ("--rocm-attn-deviations=ours.toml", "--rocm-attn-report=report.json")
-    result = run("--rocm-attn-budget=1e-9", *files, *nodes)
+    result = run("--rocm-attn-budget=1e-9", "--tb=short", *files, *nodes)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     report = json.loads((pytester.path / "report.json").read_text())
     assert report["totals"] == {"error": len(nodes)}

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from pytest_rocm_attn.conformance.report import html_page
+from pytest_rocm_attn.request import Request
 
 
 class Page(HTMLParser):
@@ -208,3 +210,35 @@ def test_what_the_grid_came_to_stands_in_the_page_before_the_matrix(
     assert text.index(">Causes<") < text.index(">Matrix<")
     assert "1 item: 1 fail" in "".join(page.texts["p"])
     assert ">Causes<" not in html_page.render(report(record()))
+
+
+def test_the_page_starts_from_causes_and_what_is_selected(record: Any, report: Any) -> None:
+    flex = {"kind": "selected", "words": "FLEX_ATTENTION", "backend": "FLEX_ATTENTION"}
+    row = record(id="the-default", verdict="fail", outcome=flex, again="pytest again")
+    mla = record(id="mla", request=asdict(Request(use_mla=True)))
+    selector = {"name": "v:R", "distribution": "vllm", "version": "0.33.0", "commit": "4ba787ec9"}
+    done = report(row, mla, selector=selector | {"date": "2026-11-01"})
+    page = html_page.render(done)
+    assert "<dd>v:R (vllm 0.33.0, commit 4ba787ec9, 2026-11-01)</dd>" in page
+    start, end = page.index('<section class="summary"'), page.index("<noscript>")
+    assert page[start:end].replace("<wbr>", "").replace("\n", "") == SNAPSHOT.replace("\n", "")
+
+
+SNAPSHOT = """\
+<section class="summary" aria-labelledby="causes-title"><h2 id="causes-title">Causes</h2>
+<ol class="conditions"><li class="story is-fail"><div class="bar"><span class="mark fail">fail</span>
+<strong>Default for ordinary layers: TRITON_ATTN -&gt; FLEX_ATTENTION, on gfx942.</strong>
+<span class="count">1 item</span></div><dl class="facts">
+<dt>where</dt><dd>none set; gfx942, aiter present; a plain layer</dd>
+<dt>why</dt><dd>the-default: expected TRITON_ATTN (the handbook, page 3)</dd>
+<dt>show</dt><dd><div class="command"><code>pytest again</code></div></dd></dl>
+<details><summary>1 item</summary><ul class="members">
+<li><a class="code" href="#documented%3A%3Athe-default%5Bgfx942%5D">the-default[gfx942]</a></li>
+</ul></details></li></ol></section>
+<section aria-labelledby="selected-title"><h2 id="selected-title">What is selected</h2>
+<p>No backend is named, and aiter is present. The plainest request of each family; +1: other requests get another answer; marked: some fall short.</p>
+<div class="evidence selected" tabindex="0" role="region" aria-label="Backends"><table>
+<thead><tr><td></td><th scope="col">gfx942</th></tr></thead><tbody>
+<tr><th scope="row">none set<br><span class="count">ordinary</span></th><td class="wrong">FLEX_ATTENTION</td></tr>
+<tr><th scope="row">none set<br><span class="count">MLA</span></th><td>TRITON_ATTN</td></tr>
+</tbody></table></div></section>"""

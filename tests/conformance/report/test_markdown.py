@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from pytest_rocm_attn.conformance.report import markdown
+from pytest_rocm_attn.request import Request
 
 cmarkgfm = pytest.importorskip("cmarkgfm", reason="cmarkgfm: pip install --group test")
 
@@ -219,3 +221,81 @@ def test_the_order_in_which_rows_ran_does_not_show(record: Any, report: Any) -> 
         for gfx in ("gfx942", "gfx90a")
     ]
     assert markdown.render(report(*rows)) == markdown.render(report(*reversed(rows)))
+
+
+SNAPSHOT = """\
+# ROCm attention conformance, 3 items: 1 pass, 2 fail
+
+Selector `ours.pick:select (ours 4.5)`, contract `ours` (on the CPU under a mocked ROCm platform; no AMD GPU was used; Python 3.11.7).
+
+| tier | items | fail | pass |
+| --- | ---: | ---: | ---: |
+| `documented` | 3 | 2 | 1 |
+
+## Causes
+
+1. **fail**: `Default for ordinary layers: TRITON_ATTN -> FLEX_ATTENTION, on every GPU.` (2 items, 2 GPUs)
+   - where: `none set; gfx942, aiter present; a plain layer`
+   - why: `the-default: expected TRITON_ATTN (the handbook, page 3)`
+
+   ```sh
+   python -m pytest the-default
+   ```
+
+## What is selected
+
+No backend is named, and aiter is present; the plainest request of each family; +1: other requests get another answer; bold: some fall short.
+
+| flags | family | `gfx942` | `gfx1201` |
+| --- | --- | --- | --- |
+| `none set` | ordinary | **`FLEX_ATTENTION`** | **`FLEX_ATTENTION`** |
+
+
+## Shortfalls by GPU
+
+| row | `gfx942` | `gfx1201` |
+| --- | :---: | :---: |
+| `the-default` | **fail** | **fail** |
+
+**fail**: a required promise is broken. An empty square passes or was not asked.
+
+## Items of cause 1
+
+### fail: `the-default`
+
+- GPU: `gfx942, aiter present`, `gfx1201, aiter present`
+- flags: `none set`
+- request: `a plain layer`
+- expected: `TRITON_ATTN`
+- got: `FLEX_ATTENTION`
+- source: `the handbook, page 3`
+
+```sh
+python -m pytest the-default
+```
+
+"""
+
+
+def test_the_whole_document_of_a_small_run(record: Any, report: Any) -> None:
+    flex = {"kind": "selected", "words": "FLEX_ATTENTION", "backend": "FLEX_ATTENTION"}
+    rows = [
+        record(
+            id="the-default",
+            gpu={"gfx": gfx, "aiter": "present"},
+            verdict="fail",
+            outcome=flex,
+            again="python -m pytest the-default",
+        )
+        for gfx in ("gfx942", "gfx1201")
+    ]
+    mla = record(id="mla", request=asdict(Request(use_mla=True)))
+    assert markdown.render(report(*rows, mla)) == SNAPSHOT
+
+
+def test_a_large_run_stays_a_summary(record: Any, report: Any) -> None:
+    rows = [
+        record(id=f"row-{number}", verdict="fail", tier="capabilities", message="x" * 500)
+        for number in range(500)
+    ]
+    assert len(markdown.render(report(*rows)).encode()) <= 10_000

@@ -330,11 +330,6 @@ def test_an_id_is_taken_once_in_a_folder_and_both_files_are_named(tmp_path: Path
 # --- mistakes in files ----------------------------------------------------------------------------
 
 
-def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match=r"nowhere\.toml: cannot be read \(No such file"):
-        contract.load(str(tmp_path / "nowhere.toml"))
-
-
 def test_a_name_that_is_neither_id_nor_path_gets_the_shipped_ids_and_the_nearest() -> None:
     with pytest.raises(ContractError) as caught:
         contract.load("pr-26890")
@@ -344,31 +339,6 @@ def test_a_name_that_is_neither_id_nor_path_gets_the_shipped_ids_and_the_nearest
         in message
     )
     assert "give the path" in message
-
-
-def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "[[case]]\nid = \n")
-    assert "mine.toml: is not TOML (" in message
-    assert "line 2" in message
-
-
-def test_what_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> None:
-    file = tmp_path / "latin.toml"
-    file.write_bytes(b"# \xe9\n")
-    with pytest.raises(ContractError, match=r"latin\.toml: is not UTF-8 \(byte 2\); save it as"):
-        contract.load(str(file))
-
-
-def test_an_unknown_key_beside_the_rows_is_refused(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL.replace("[[case]]", "[[cases]]"))
-    assert "mine.toml: cases: unknown key. Did you mean 'case'?" in message
-
-
-@pytest.mark.parametrize("text", ["case = 3\n", "case = [3]\n"])
-def test_rows_that_are_no_tables_are_refused(tmp_path: Path, text: str) -> None:
-    assert "case: is not a list of tables; write [[case]] above each entry" in refusal(
-        tmp_path, text
-    )
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:

@@ -426,28 +426,9 @@ def test_patterns_of_many_stars_are_compared_at_once(tmp_path: Path) -> None:
     assert len(load_text(tmp_path, text).entries) == 2
 
 
-def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
-    message = refusal(tmp_path, ENTRY.replace("[[deviation]]", "[[deviations]]"))
-    assert "mine.toml: deviations: unknown key. Did you mean 'deviation'?" in message
-
-
-@pytest.mark.parametrize("text", ["deviation = 3\n", "deviation = [3]\n"])
-def test_entries_that_are_no_tables_are_refused(tmp_path: Path, text: str) -> None:
-    assert "deviation: is not a list of tables; write [[deviation]]" in refusal(tmp_path, text)
-
-
 def test_an_inline_list_is_refused_because_its_entries_have_no_line(tmp_path: Path) -> None:
     text = 'deviation = [{ match = "one", reason = "why", link = "#1" }]\n'
     assert "deviation: is an inline list; write [[deviation]] above" in refusal(tmp_path, text)
-
-
-def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path) -> None:
-    assert "mine.toml: is not TOML (" in refusal(tmp_path, "[[deviation]\n")
-
-
-def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DeviationsError, match=r"nowhere\.toml: cannot be read \(No such file"):
-        deviations.load(tmp_path / "nowhere.toml")
 
 
 def documented(tmp_path: Path) -> Deviations:

@@ -125,12 +125,6 @@ def test_an_id_that_is_no_sentence_is_refused(tmp_path: Path) -> None:
         read(tmp_path, ROW.format(more="").replace("a-case", "A case"))
 
 
-@pytest.mark.parametrize("text", ["case = 3", "case = [3]", "[case]\nid = 'a-case'"])
-def test_cases_of_another_shape_are_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(CaseError, match="case: is not a list of tables; write"):
-        read(tmp_path, text)
-
-
 def test_a_blank_reason_and_a_batch_of_nothing_are_refused(tmp_path: Path) -> None:
     text = ROW.format(more="")
     with pytest.raises(CaseError, match="lengths: lists no request"):

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation.asking import Bulk, Interview, ask
-from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.launcher import Launcher
 from pytest_rocm_attn.conformance.isolation.platforms import Platform, Platforms
 from pytest_rocm_attn.conformance.isolation.processes import WorkerError
@@ -21,6 +20,7 @@ from pytest_rocm_attn.conformance.isolation.question import (
     by_environment,
 )
 from pytest_rocm_attn.conformance.isolation.refreshing import Refreshing, Trust
+from pytest_rocm_attn.conformance.isolation.scheduler import Scheduler
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.outcome import Crashed
 from pytest_rocm_attn.request import Request
@@ -56,7 +56,7 @@ class Pool:
         self._changed = self._platforms.changed
         self._futures: dict[Question, Future[Observation]] = {}
         self._only_gpu: Gpu | None = None  # stands for all, where the selector is pure
-        self._lanes: Lanes[Question] = Lanes(
+        self._lanes: Scheduler[Question] = Scheduler(
             lanes or min(4, os.cpu_count() or 1),
             self._answer,
             self._fail,

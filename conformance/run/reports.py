@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.report import output
+from pytest_rocm_attn.citations import linked
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
+from pytest_rocm_attn.conformance.report import fork, json_file, origin, output
+from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_rocm_attn.conformance.report.notes import Notes
     from pytest_rocm_attn.conformance.report.results import Results
+    from pytest_rocm_attn.conformance.report.schema import Summary
+    from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
 class Reports:
@@ -68,3 +74,59 @@ class Reports:
         for path in self.paths:
             terminalreporter.write_line(f"{what}: {path}")
         return True
+
+
+def content_of(
+    settings: Settings, reported: dict[str, Any], results: Results, notes: Notes
+) -> dict[str, Any]:
+    """Return the report of a run of the matrix, as plain data.
+
+    Args:
+        settings: of the run.
+        reported: the options that a report lists.
+        results: of its items.
+        notes: for the reader.
+    """
+    subject, contract = settings.subject, settings.contract
+    machine = settings.machine
+    return json_file.of_results(
+        results,
+        kind=subject.evidence,
+        machine=str(machine) if machine else None,
+        notes=notes.texts(),
+        summaries=_summaries(settings, results),
+        contract={
+            "id": contract.id,
+            "title": contract.title,
+            "source": linked(contract.source),
+            **_compared_with_upstream(settings, results),
+        },
+        selector=origin.of(subject.selector),
+        settings=reported,
+    )
+
+
+def _compared_with_upstream(settings: Settings, results: Results) -> dict[str, Any]:
+    """Return the release that the selector is judged by, and how it differs from that one."""
+    contract = settings.contract
+    if contract.upstream is None:
+        return {}
+    told: list[str] = []
+    if contract.upstream.inherited:
+        cells = ((cell.row.id, cell.gpu.gfx) for cell in settings.cells)
+        told = fork.headline(results.rows, str(contract.upstream), contract.defects, cells)
+    return {"upstream": {"release": str(contract.upstream), "told": told}}
+
+
+def _summaries(settings: Settings, results: Results) -> list[Summary]:
+    """Return the result of each tier that reports better as a whole, of what it has looked at."""
+    found = []
+    # An item that failed before it looked at anything has no details.
+    rows = results.rows
+    judged = [row for row in rows if row["verdict"] != Verdict.ERROR or row["details"]]
+    for tier in settings.tiers:
+        of_tier = [row for row in judged if row["tier"] == tier]
+        told = tier_class(tier).summary(of_tier) if of_tier else None
+        if told is not None:
+            found.append(told)
+    return found

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn import options
-from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import (
     draft,
-    fork,
-    json_file,
-    origin,
     output,
     results,
     terminal,
@@ -29,7 +25,7 @@ from pytest_rocm_attn.conformance.report.progress import Progress, beside_pytest
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import header
 from pytest_rocm_attn.conformance.run import settings as settings_module
-from pytest_rocm_attn.conformance.run.reports import Reports
+from pytest_rocm_attn.conformance.run.reports import Reports, content_of
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.conformance.tiers.base import (
     DEVIATIONS,
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from pytest_rocm_attn.conformance.isolation import Observation, Question
-    from pytest_rocm_attn.conformance.report.schema import Summary
     from pytest_rocm_attn.conformance.tiers.base import Closing, T
 
 
@@ -139,8 +134,6 @@ class ConformancePlugin:
     def pytest_testnodedown(self, node: Any) -> None:
         self.notes.take(getattr(node, "workeroutput", {}))
 
-    # --- collection ------------------------------------------------------------------------------
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: list[pytest.Item]
@@ -186,8 +179,6 @@ class ConformancePlugin:
 
     def pytest_report_header(self) -> list[str]:
         return header.lines(self.settings)
-
-    # --- running ---------------------------------------------------------------------------------
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -334,21 +325,6 @@ class ConformancePlugin:
             # --junitxml writes an item's properties when its teardown is reported.
             results.report_teardown(self.config, report)
 
-    def summaries(self) -> list[Summary]:
-        """Return the result of each tier that reports better as a whole, of what it has looked at."""
-        found = []
-        # An item that failed before it looked at anything has no details.
-        rows = self.results.rows
-        judged = [row for row in rows if row["verdict"] != Verdict.ERROR or row["details"]]
-        for tier in self.settings.tiers:
-            of_tier = [row for row in judged if row["tier"] == tier]
-            told = tier_class(tier).summary(of_tier) if of_tier else None
-            if told is not None:
-                found.append(told)
-        return found
-
-    # --- reporting -------------------------------------------------------------------------------
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         try:
@@ -372,38 +348,12 @@ class ConformancePlugin:
             # What its workers have to say of it does not come any more.
             for tier in self.settings.tiers:
                 self.notes.lines += tier_class(tier).when_interrupted(self.settings)
-        self._reports.finish(session, self.results, self._content(), self._write_draft)
-
-    def _content(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        subject, contract = self.settings.subject, self.settings.contract
-        machine = self.settings.machine
-        return json_file.of_results(
+        self._reports.finish(
+            session,
             self.results,
-            kind=subject.evidence,
-            machine=str(machine) if machine else None,
-            notes=self.notes.texts(),
-            summaries=self.summaries(),
-            contract={
-                "id": contract.id,
-                "title": contract.title,
-                "source": linked(contract.source),
-                **self._compared_with_upstream(),
-            },
-            selector=origin.of(subject.selector),
-            settings=options.reported(self.config),
+            content_of(self.settings, options.reported(self.config), self.results, self.notes),
+            self._write_draft,
         )
-
-    def _compared_with_upstream(self) -> dict[str, Any]:
-        """Return the release that the selector is judged by, and how it differs from that one."""
-        contract = self.settings.contract
-        if contract.upstream is None:
-            return {}
-        told: list[str] = []
-        if contract.upstream.inherited:
-            cells = ((cell.row.id, cell.gpu.gfx) for cell in self.settings.cells)
-            told = fork.headline(self.results.rows, str(contract.upstream), contract.defects, cells)
-        return {"upstream": {"release": str(contract.upstream), "told": told}}
 
     def _write_draft(self) -> None:
         if self.settings.draft is not None:

@@ -26,9 +26,9 @@ from pytest_rocm_attn.conformance.isolation.inside.cells import (
     SharedCodes,
     scattered,
 )
-from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.patience import Patience
 from pytest_rocm_attn.conformance.isolation.processes import UnreadableError
+from pytest_rocm_attn.conformance.isolation.scheduler import Scheduler
 from pytest_rocm_attn.conformance.promise.grid.outcomes import (
     UNANSWERABLE,
     OutcomeCodes,
@@ -164,7 +164,7 @@ class Evaluator:
         self._futures: dict[Part, Future[PartTable]] = {}
         self._changed = threading.Condition()
         self._folder = Path(tempfile.mkdtemp(prefix="rocm-attn-grid-"))
-        self._lanes: Lanes[Part] = Lanes(
+        self._lanes: Scheduler[Part] = Scheduler(
             lanes, self._answer, self._fail, changed=self._changed, busy=set()
         )
 

@@ -16,10 +16,10 @@ import pytest
 
 from pytest_rocm_attn import Crashed, Died, Gpu, Rejected, Request, Selected, TimedOut, Unrecognised
 from pytest_rocm_attn.conformance.isolation import Interview, Pool, Question, Subject, WorkerError
-from pytest_rocm_attn.conformance.isolation.lanes import Lanes
 from pytest_rocm_attn.conformance.isolation.launcher import Launcher
 from pytest_rocm_attn.conformance.isolation.platforms import Platforms
 from pytest_rocm_attn.conformance.isolation.processes import Process, SpawnedProcess
+from pytest_rocm_attn.conformance.isolation.scheduler import Scheduler
 from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ def test_a_fault_of_ours_is_raised_where_an_answer_is_waited_for_and_leaves_no_p
 
 @pytest.mark.parametrize(
     ("of", "step"),
-    [(Interview, "close"), (Lanes, "join"), (Platforms, "close"), (Launcher, "close")],
+    [(Interview, "close"), (Scheduler, "join"), (Platforms, "close"), (Launcher, "close")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_close_finishes_what_it_began_and_then_reports_what_went_wrong(

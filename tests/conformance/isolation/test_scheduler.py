@@ -1,4 +1,4 @@
-"""Lanes: whatever goes wrong in a thread reaches whoever waits for its work."""
+"""The scheduler: whatever goes wrong in a thread reaches whoever waits for its work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from pytest_rocm_attn import Gpu
 from pytest_rocm_attn.conformance.isolation import WorkerError
-from pytest_rocm_attn.conformance.isolation.lanes import Lanes
+from pytest_rocm_attn.conformance.isolation.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ FAULTS = [KeyError("x"), MemoryError(), SystemExit(3), KeyboardInterrupt(), Unsp
 
 
 class Working:
-    """Lanes over futures; a platform's work fails as `faults` says."""
+    """A scheduler of futures; a platform's work fails as `faults` says."""
 
     def __init__(self) -> None:
         self.faults: dict[Gpu, BaseException] = {}
         self.rank: Callable[[Gpu], bool] = lambda gpu: False
-        self.lanes: Lanes[Future[str]] = Lanes(
+        self.lanes: Scheduler[Future[str]] = Scheduler(
             1,
             self._run,
             self._failed,
@@ -59,7 +59,7 @@ class Working:
 
 @pytest.fixture
 def working() -> Iterator[Working]:
-    """Lanes, closed when the test is over."""
+    """Scheduler, closed when the test is over."""
     made = Working()
     yield made
     made.lanes.close()

@@ -1,4 +1,4 @@
-"""Lanes: threads that work through what waits, each on one platform at a time."""
+"""The scheduler: threads, called lanes, that work through what waits, each on one platform at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Work = TypeVar("Work")
 
 
-class Lanes(Generic[Work]):
+class Scheduler(Generic[Work]):
     """Threads that take one platform at a time, with all the work that waits for it.
 
     A selector is imported once per platform that way. Whatever ends the work on a platform, a bug

@@ -5,6 +5,7 @@ No page is opened over the network. `make docs` checks the links between pages.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import cache
@@ -192,3 +193,25 @@ def test_every_error_gives_the_address() -> None:
     cited = "docs/reference/backends.md#triton-mla"
     for error in (RocmAttnError(cited), BackendLimitError(cited), SelectionError(cited)):
         assert str(error) == f"{SITE}reference/backends/#triton-mla"
+
+
+def test_a_run_gives_addresses_in_the_terminal_and_in_the_report(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        selector="def select(request, environ, gpu):\n    return 'FLEX_ATTENTION'\n"
+    )
+    report = pytester.path / "run.json"
+    ran = pytester.runpytest_subprocess(
+        "--rocm-attn-conformance",
+        "--rocm-attn-contract=pr-26980",
+        "--rocm-attn-selector=selector.py:select",
+        "--rocm-attn-gpu=gfx942",
+        f"--rocm-attn-report={report}",
+        "-k",
+        "appendix or nothing-set or aiter-gives-aiter-fa",
+    )
+    ran.stdout.fnmatch_lines([f"*source  {SITE}reference/contract/#a10*"])
+    written = json.loads(report.read_text("utf-8"))
+    assert written["rows"]
+    assert all("https://" in row["source"] for row in written["rows"])
+    assert "https://" in written["contract"]["source"]
+    assert "docs/reference" not in ran.stdout.str() + report.read_text("utf-8")

@@ -534,10 +534,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def examples() -> list[tuple[str, str]]:
-    """Return the command lines of docs/cli.md that do not depend on the machine, with their output."""
-    blocks = re.findall(
-        r"```console\n\$ rocm-attn (.*?)\n(.*?)```", (DOCS / "cli.md").read_text(), re.DOTALL
-    )
+    """Return the guides' command lines that do not depend on the machine, with their output."""
+    text = "".join((DOCS / page).read_text() for page in ("cli.md", "start.md"))
+    blocks = re.findall(r"```console\n\$ rocm-attn (.*?)\n(.*?)```", text, re.DOTALL)
     return [(line, output) for line, output in blocks if not line.startswith("doctor")]
 
 
@@ -549,7 +548,7 @@ def test_the_examples_of_the_documentation_print_what_it_says(
 
 
 def test_the_documentation_has_examples() -> None:
-    assert len(examples()) == 3
+    assert len(examples()) == 4
 
 
 def test_the_python_example_of_the_documentation_answers_what_it_says() -> None:

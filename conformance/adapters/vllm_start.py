@@ -205,6 +205,19 @@ class Start:
             self.fork.server_config = kept
         return self.started
 
+    def _part(self, *names: str) -> Any:
+        """Return the first of the fork's modules that exists; None if it needs a package that is not there.
+
+        What such a module does is left out: the machine lacks it, and not the fork.
+        """
+        try:
+            return self.fork.module(*names)
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] == self.fork.top:
+                raise
+            self.started.left_out.append(f"what {names[0]} does: it needs {error.name}")
+            return None
+
     def _knows_its_dtypes(self) -> None:
         """Raise LacksError if the fork has no such cache dtype: its own list says so."""
         cache: Any = self.fork.module("config.cache")
@@ -491,11 +504,11 @@ class Start:
     def _checks(self, config: Any) -> None:
         """Make the server's own checks of what was selected, as far as the release has them."""
         every = tuple(self.started.backends)
-        parallel: Any = self.fork.module("v1.worker.cp_utils")
+        parallel: Any = self._part("v1.worker.cp_utils")
         if hasattr(parallel, "check_attention_cp_compatibility"):
             with self._fault(every, "checking the context parallelism"):
                 parallel.check_attention_cp_compatibility(config)
-        invariant: Any = self.fork.module("model_executor.layers.batch_invariant")
+        invariant: Any = self._part("model_executor.layers.batch_invariant")
         override = getattr(invariant, "override_envs_for_invariance", None)
         if self.environ.get("VLLM_BATCH_INVARIANT") == "1" and override is not None:
             takes = inspect.signature(override).parameters
@@ -509,7 +522,7 @@ class Start:
     def _drafts(self) -> None:
         """Hold the metadata of the drafters' backends against the classes that the server takes."""
         drafters = [layer.name for layer in self.server.layers if layer.role == "drafter"]
-        package = self.fork.module("v1.spec_decode")
+        package = self._part("v1.spec_decode")
         # With one token there is no second step, whose metadata would be looked at.
         if not drafters or self.server.speculative_tokens < 2 or package is None:
             return
@@ -534,9 +547,11 @@ class Start:
         }
         if not cached:
             return
-        core: Any = self.fork.module("v1.core.kv_cache_planning", "v1.core.kv_cache_utils")
-        worker: Any = self.fork.module("v1.worker.utils")
-        runner = self._runner(worker)
+        core: Any = self._part("v1.core.kv_cache_planning", "v1.core.kv_cache_utils")
+        worker: Any = self._part("v1.worker.utils")
+        if core is None or worker is None:
+            return
+        runner = self._runner()
         every = tuple(cached)
         with self.fork.set_current_config(config):
             specs: dict[str, Any] = {}
@@ -564,16 +579,16 @@ class Start:
             if sizes is not None and hasattr(runner, "_reshape_kv_cache_tensors"):
                 self._views(runner, config, shared, groups, sizes)
 
-    def _runner(self, worker: Any) -> Any:
+    def _runner(self) -> Any:
         """Return the class of the runner in releases whose runner views the cache, else None.
 
         If layouts are chosen for all layers at once, views follow from the layout; the module is
         heavy, so that it is not imported for nothing.
         """
-        utils: Any = self.fork.module("v1.attention.backends.utils")
+        utils: Any = self._part("v1.attention.backends.utils")
         if hasattr(utils, "get_supported_kv_cache_layouts"):
             return None
-        return getattr(self.fork.module("v1.worker.gpu_model_runner"), "GPUModelRunner", None)
+        return getattr(self._part("v1.worker.gpu_model_runner"), "GPUModelRunner", None)
 
     def _with_layouts(self, doing: str) -> str:
         said = []
@@ -595,7 +610,7 @@ class Start:
         return f"{doing} of {'; '.join(said)}"
 
     def _layout(self, config: Any, specs: Mapping[str, Any]) -> None:
-        utils: Any = self.fork.module("v1.attention.backends.utils")
+        utils: Any = self._part("v1.attention.backends.utils")
         if not hasattr(utils, "get_supported_kv_cache_layouts"):
             self.started.left_out.append("a choice among layouts of the cache")
             return
@@ -636,11 +651,16 @@ class Start:
             found: list[int] = worker.prepare_kernel_block_sizes(shared, groups)
             return found
         if hasattr(runner, "_prepare_kernel_block_sizes"):
-            own = _Runner(runner, kv_cache_config=shared, attn_groups=groups)
-            found = own._prepare_kernel_block_sizes(shared)
+            stand_in = _Runner(runner, kv_cache_config=shared, attn_groups=groups)
+            found = stand_in._prepare_kernel_block_sizes(shared)
             return found
-        self.started.left_out.append("a common kernel block")
-        return None
+        self.started.left_out.append("a kernel block that several backends have in common")
+        if any(len(group) > 1 for group in groups):
+            return None
+        # Of one backend it is what vLLM's select_common_block_size gives, wherever a release keeps that.
+        block = config.cache_config.block_size
+        own = [declarations.kernel_block_size(group[0].backend, block) for group in groups]
+        return None if None in own else [size for size in own if size is not None]
 
     def _kernels_take(self, groups: list[list[Any]], sizes: list[int]) -> None:
         """Hold the kernel blocks against what the kernels take that the backends call."""

@@ -87,6 +87,13 @@ def _matrix(arguments: list[str]) -> int:
     return int(pytest.main(["--rocm-attn-conformance", *arguments]))
 
 
+def _predicates(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.run import predicates_command
+
+    print_lines(predicates_command.run(arguments))
+    return OK
+
+
 _COMMANDS = {
     "explain": explain,
     "how-to-get": how_to_get,
@@ -94,4 +101,5 @@ _COMMANDS = {
     "report": _report,
     "record": _record,
     "diff": _diff,
+    "predicates": _predicates,
 }

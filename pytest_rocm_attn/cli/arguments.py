@@ -157,6 +157,34 @@ def _parser() -> argparse.ArgumentParser:
         "--full", action="store_true", help="print all causes, with the exact conditions of each"
     )
 
+    predicates = commands.add_parser(
+        "predicates",
+        help="print which predicates of a fork answer differently from GPU to GPU, or from release to release",
+        description="Ask the predicates of a fork's platform, of AITER's operations and of the backends with"
+        " plain values, under mocked GPUs, and print those that do not answer alike everywhere.",
+    )
+    predicates.add_argument("selector", metavar="SELECTOR", help="module:object or file.py:object")
+    predicates.add_argument(
+        "--gpu", metavar="GPU", nargs="+", default=["gfx942", "gfx950", "gfx1100", "gfx1201"]
+    )
+    predicates.add_argument(
+        "-e",
+        "--env",
+        dest="environ",
+        metavar="NAME=value",
+        type=_variable,
+        action="append",
+        default=[],
+    )
+    predicates.add_argument("--output", metavar="FILE.json", type=Path, help="write all answers")
+    predicates.add_argument(
+        "--against",
+        metavar="FILE.json",
+        type=Path,
+        help="print what changed since that was written",
+    )
+    predicates.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=180.0)
+
     commands.add_parser(
         "matrix",
         help="run the conformance matrix: python -m pytest --rocm-attn-conformance, with what follows",
@@ -215,6 +243,13 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
         add(option, dest=field, action="store_true", help=words)
     add("--encoder-decoder-model", action="store_true", help="the layer is part of such a model")
     add("--run-kv-cache-dtype", metavar="D", help="the server's, if the layer's own differs")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=value")
+    return name, value
 
 
 def _seconds(text: str) -> float:

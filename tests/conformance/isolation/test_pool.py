@@ -162,7 +162,7 @@ def test_answers_of_every_kind_are_recognised_or_said_to_be_none(
         ("json:no_such_name", "json has no 'no_such_name'"),
         ("json", "not of the form module:object"),
         ("json:dumps", "not a selector"),
-        ("math:pi", "no selector"),
+        ("math:pi", "not a selector"),
         ("nowhere.py:select", "does not exist"),
     ],
 )

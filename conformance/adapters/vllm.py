@@ -76,6 +76,8 @@ class Naming(Server, abc.ABC):
                 return self._boundary_layer(request, named)
             case "model":
                 return self._model(named)
+            case "environment":
+                return self._environment()
         return self._layer(request, named)
 
     @abc.abstractmethod
@@ -111,6 +113,20 @@ class Naming(Server, abc.ABC):
         if unheeded is None:
             raise LacksError(f"the fork has no {named.model}")
         return Unrecognised(unheeded) if unheeded else Selected(named.backend or "")
+
+    def _environment(self) -> Unrecognised:
+        """Have the fork validate its environment, as with --fail-on-environ-validation.
+
+        Raises:
+            ValueError: the fork's own, about a variable that it does not know.
+        """
+        places = (self._platform_class(), self.fork.envs)
+        found = (getattr(place, "validate_environ", None) for place in places)
+        validate = next(filter(None, found), None)
+        if validate is None:
+            raise LacksError("the fork does not validate its environment")
+        validate(True)
+        return Unrecognised("the environment is valid")
 
     def _mla_prefill(self, request: Request, named: Named) -> Selected | Unrecognised:
         module: Any = self.fork.module(_PREFILL)

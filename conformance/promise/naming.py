@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-Asked: TypeAlias = Literal["layer", "boundary-layer", "mla-prefill", "vision", "model"]
+Asked: TypeAlias = Literal[
+    "layer", "boundary-layer", "mla-prefill", "vision", "model", "environment"
+]
 ASKED: tuple[str, ...] = get_args(Asked)
 
 
@@ -23,7 +25,8 @@ class Named:
         per_kind: kind of layer -> backend, as pairs, as ``backend_per_kind`` has them.
         asks: "layer"; "boundary-layer": a layer that a run with a packed cache keeps at the model's
             own dtype, which has to share a cache layout with the others; "mla-prefill"; "vision";
-            "model": one that chooses for itself, which is asked whether it looks at what is named.
+            "model": one that chooses for itself, which is asked whether it looks at what is named;
+            "environment": whether the server refuses it (--fail-on-environ-validation).
         model: which, below the fork's package: "models/deepseek_v4/amd".
     """
 

@@ -490,3 +490,22 @@ def test_the_chain_is_asked_by_its_parameters_and_by_the_servers_configuration(f
     module = fork("v1.attention.selector", v1__attention__selector=chain, config=config)
     adapter = ChainAdapter(module.get_attn_backend)
     assert adapter.not_asked(SPECIAL) == ("sliding_window", "use_rswa")
+
+
+def test_a_variable_that_the_fork_does_not_know_is_refused_by_its_own_validation(
+    fork: Make,
+) -> None:
+    validates = """
+def validate_environ(hard_fail):
+    if hard_fail and "VLLM_GONE" in os.environ:
+        raise ValueError("Unknown vLLM environment variable detected: VLLM_GONE")
+"""
+    modules = {**CONFIGURED, "envs": CONFIGURED["envs"] + validates}
+    adapter = PlatformAdapter(fork("rocm", **modules).RocmPlatform)
+    asked = Named(asks="environment")
+    assert isinstance(name_it(adapter, asked), Unrecognised)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_GONE", "1")
+        refused = name_it(adapter, asked)
+    assert isinstance(refused, Rejected)
+    assert "VLLM_GONE" in refused.message

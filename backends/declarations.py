@@ -182,6 +182,8 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
     ]
     if of.entry.get("never"):
         found.append(_always("combination", f"refuses: {of.entry['never']}", source))
+    if words := of.entry.get("undeclared"):
+        found.append(_undeclared(of, words, source))
     if "except" in of.entry or "except_on" in of.entry:
         found.append(_except(of, source))
     if of.says("non_causal", Gpu("gfx950")) and "AiterMLABackend" in of.class_path:
@@ -300,6 +302,18 @@ def _feature(rule: str, of: Declared, source: str) -> Limit:
         lambda request, gpu: not needs(request) or of.says(feature, gpu),
         f"the layer has no need of {words}, or the class supports it",
         f"does not support {words} ({upstream})",
+        "",
+        source,
+        quiet=True,
+    )
+
+
+def _undeclared(of: Declared, words: str, source: str) -> Limit:
+    return Limit(
+        "combination",
+        lambda request, gpu: request.kv_cache_dtype in of.words("caches", gpu),
+        "the class takes the cache dtype",
+        f"refuses the kv_cache_dtype a second time: {words}",
         "",
         source,
         quiet=True,

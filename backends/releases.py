@@ -390,6 +390,8 @@ def _falls_back(version: Version) -> Callable[[Request, Sequence[Limit]], str] |
 
     def why(request: Request, beyond: Sequence[Limit]) -> str:
         rules = [limit.rule for limit in beyond]
+        # The layout is asked about only if nothing else is wrong (_get_invalid_reasons).
+        rules = [rule for rule in rules if rule != "layout"] or rules
         layer = request.kv_cache_dtype.startswith("turboquant")
         if version < (0, 31):
             return (

@@ -60,7 +60,8 @@ HEAD = """\
 # must be a multiple; `yes` is what the class supports besides. X_on gives other values of X on some
 # targets; yes_on what is supported there only. `gpus` are the targets that its
 # supports_compute_capability takes; all, if it is missing. `needs` is a package that its module
-# imports, `missing` one that no ROCm build has; `never` is a refusal of every request.
+# imports, `missing` one that no ROCm build has; `never` is a refusal of every request, `undeclared` the
+# second reason for which the class refuses a cache dtype that it does not declare.
 """
 
 
@@ -137,7 +138,8 @@ def ask_registry(gfx: str, capability: Any) -> dict[str, Any]:
             continue
         try:
             found[name] = {"class": path} | ask_class(member.get_class(), gfx, capability)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
+            # AttributeError: an operator of the compiled extension, which an unpacked wheel may lack.
             found[name] = {"class": path, "missing": str(error).split(". ")[0]}
     return found
 
@@ -163,6 +165,7 @@ def ask_class(cls: Any, gfx: str, capability: Any) -> dict[str, Any]:
         "takes": bool(cls.supports_compute_capability(capability)),
         "never": "",
         "except": "",
+        "undeclared": "",
     }
     combine(cls, said, capability)
     said["heads"] = compact(said["heads"])
@@ -208,6 +211,14 @@ def combine(cls: Any, said: dict[str, Any], capability: Any) -> None:
     if all(plain.values()):
         said["never"] = next(str(why) for why in plain.values()).split(", likely")[0]
         return
+    # Words for a cache dtype that the class does not declare anyway: then it refuses for two reasons.
+    undeclared = [name for name in KV_CACHE_DTYPES if name not in said["caches"]]
+    for cache in undeclared:
+        asked |= {"kv_cache_dtype": cache, "use_mm_prefix": False}
+        given = {name: value for name, value in asked.items() if name in parameters}
+        said["undeclared"] = (
+            said["undeclared"] or cls.supports_combination(**(given or asked)) or ""
+        )
     if all(why for key, why in refusals.items() if key[2]):
         said["yes"] = [word for word in said["yes"] if word != "mm_prefix"]
     for cache in list(said["caches"]):
@@ -250,6 +261,8 @@ def merged(answers: dict[str, Any], name: str, package: Path) -> dict[str, Any]:
         entry["gpus"] = " ".join(takes)
     if imports_aiter(package / (first["class"].rpartition(".")[0].replace(".", "/") + ".py")):
         entry["needs"] = "aiter"
+    if first["undeclared"]:
+        entry["undeclared"] = first["undeclared"]
     if first["layouts"]:
         entry["layouts"] = " ".join(first["layouts"])
     for field in ("heads", "dtypes", "caches", "blocks", "types", "yes", "except"):

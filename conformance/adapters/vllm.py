@@ -165,7 +165,6 @@ class PlatformAdapter(Naming):
         explicit = self.fork.explicit(environ)
         values = {**request_values(request), "selected_backend": explicit, "use_v1": True}
         if "attn_selector_config" in self._ask.parameters:
-            values["use_batch_invariant"] = self.fork.batch_invariant(request)
             values["attn_selector_config"] = self.fork.new_selector_config(values)
             with self.fork.configured(environ, explicit, request.block_size, request):
                 answer = self._ask(values)

@@ -14,6 +14,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.adapters.construct import ModelConfig
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import EXPLICIT, PREFILL_DECODE, variable
 
@@ -96,10 +97,8 @@ class Fork:
             return None
         if EXPLICIT in getattr(self.envs, "environment_variables", ()):
             return self.registry[getattr(self.envs, EXPLICIT)]
-        # The variable is gone (vLLM 0.16.0 on). What it held is an option of the server now, which
-        # a row's environment stands for: a name in any case, or "auto", as the fork parses it.
-        if (attention := getattr(self.server_config, "attention_config", None)) is not None:
-            return type(attention)(backend=environ[EXPLICIT]).backend
+        # The variable is gone (vLLM 0.15.0 on). What it held is an option of the server now, which
+        # a row's environment stands for; how the fork parses the option is asked by name (Named).
         return self.registry[environ[EXPLICIT]]
 
     @functools.cached_property
@@ -213,10 +212,13 @@ def _frozen_attributes(cls: type) -> tuple[tuple[str, str], ...]:
     )
 
 
-class _Model:
-    """What a selector reads of the model's configuration."""
+class _Model(ModelConfig):
+    """What selectors and backend classes read of the model's configuration."""
 
     def __init__(self, request: Request) -> None:
+        import torch
+
+        super().__init__(request, getattr(torch, request.dtype))
         self.attn_type = "encoder_decoder" if request.encoder_decoder_model else request.attn_type
         self.rswa_window = request.sliding_window or 1 if request.use_rswa else None
 

@@ -17,6 +17,9 @@ from pytest_rocm_attn.errors import (
 )
 from pytest_rocm_attn.flags import (
     ATTENTION_BACKEND,
+    EXPLICIT,
+    OPTIONS,
+    PREFILL_DECODE,
     USE_PREFILL_DECODE,
     VARIABLES,
     Flags,
@@ -93,13 +96,18 @@ def _asked(selector: str, environ: Mapping[str, str], gpu: Gpu, request: Request
     """
     from pytest_rocm_attn.conformance.baseline.recording_command import subject_of
     from pytest_rocm_attn.conformance.isolation import Pool, Question
+    from pytest_rocm_attn.conformance.promise.naming import Named
 
-    variables = dict(environ)
-    # The adapters take an option of the server by the variable that it took the place of.
-    for option, name in _AS_VARIABLE.items():
-        if option in variables:
-            variables[name] = variables.pop(option)
-    question = Question.of(gpu, variables, request)
+    variables = {name: text for name, text in environ.items() if name not in OPTIONS}
+    if USE_PREFILL_DECODE in environ:
+        # The adapters take this option by the variable that it took the place of, and a name with it.
+        variables[PREFILL_DECODE] = environ[USE_PREFILL_DECODE]
+        if ATTENTION_BACKEND in environ:
+            variables[EXPLICIT] = environ[ATTENTION_BACKEND]
+        question = Question.of(gpu, variables, request)
+    else:
+        named = Named(environ.get(ATTENTION_BACKEND))
+        question = Question.of(gpu, variables, request, "named", named.to_text())
     pool = Pool(subject_of(selector, _TIMEOUT), lanes=1)
     try:
         pool.probe([question])
@@ -110,10 +118,6 @@ def _asked(selector: str, environ: Mapping[str, str], gpu: Gpu, request: Request
 
 
 _TIMEOUT = 120.0  # seconds for one answer: it includes the import of whatever the selector needs
-_AS_VARIABLE = {
-    ATTENTION_BACKEND: "VLLM_ATTENTION_BACKEND",
-    USE_PREFILL_DECODE: "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
-}
 
 
 def _name(outcome: Outcome) -> str:

@@ -59,7 +59,7 @@ def known_difference(release: str, cell: Cell) -> bool:
     # AttentionConfig of these two parses the variable for CUDA's backends, and fails.
     if release in ("0.13.0", "0.14.1") and cell.environ.get("VLLM_FLASH_ATTN_VERSION") == "many":
         return True
-    # Recorded when the adapters gave names in their exact case only, and no batch invariance.
+    # The grid's names are given in their exact case, and its variable is not the request's field.
     return release >= "0.15" and (
         cell.environ.get(NAMED) == "triton_attn" or "VLLM_BATCH_INVARIANT" in cell.environ
     )
@@ -199,6 +199,8 @@ def test_a_turboquant_run_shares_one_layout() -> None:
     for named in ({}, {ATTENTION_BACKEND: "ROCM_ATTN"}, {ATTENTION_BACKEND: "TURBOQUANT"}):
         assert answer("0.33", layer, Gpu("gfx942"), named) == "TRITON_ATTN"
     assert answer("0.30", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
+    packed = Request(kv_cache_dtype="turboquant_k8v4")
+    assert answer("0.33", packed, Gpu("gfx942"), {ATTENTION_BACKEND: "ROCM_ATTN"}) == "TURBOQUANT"
     on_rdna = {ATTENTION_BACKEND: "ROCM_AITER_FA"}
     assert answer("0.33", layer, Gpu("gfx1201"), on_rdna) == REFUSED  # another reason as well
 

@@ -4,7 +4,7 @@
 
 Peer: counting the pairs of answers of all cells, in one pass over both tables, which every comparison
 must do at least. The ratio is taken in one run, in processor time, the least of a few rounds each.
-Budget: 30; exit status 1 above it.
+Budget: 15; exit status 1 above it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_rocm_attn.conformance.baseline.baseline import Baseline, load
 from pytest_rocm_attn.conformance.baseline.changelog import Changelog, render
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 
-BUDGET = 30.0
+BUDGET = 15.0
 ROUNDS = 3
 PAIR = ("vllm-0.11.2", "vllm-0.12.0")
 

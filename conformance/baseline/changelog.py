@@ -14,12 +14,7 @@ from pytest_rocm_attn.conformance.causes import words
 from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, answer_of
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, REQUEST
-from pytest_rocm_attn.conformance.tiers.grid.tables import (
-    Labelled,
-    Labeller,
-    explained,
-    with_named,
-)
+from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, Labeller, explained, with_named
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.request import Request
 

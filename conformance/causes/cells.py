@@ -160,7 +160,11 @@ class Cells:
 
 def ones(bits: Bits) -> Iterator[int]:
     """Yield the positions of the set bits, lowest first."""
-    return (number for number, digit in enumerate(reversed(f"{bits:b}")) if digit == "1")
+    digits = f"{bits:b}"[::-1]
+    at = digits.find("1")
+    while at >= 0:
+        yield at
+        at = digits.find("1", at + 1)
 
 
 def first_come(first: Any, values: Iterable[Any]) -> tuple[Any, ...]:

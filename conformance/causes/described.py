@@ -61,13 +61,16 @@ class Describer:
         cells = self._cells
         total, kept, region = cells.count(wanted), wanted, cells.every
         clauses: dict[int, tuple[int, ...]] = {}
+        fewest: dict[int, tuple[int, ...]] = {}  # per attribute, as long as kept is the same
         while len(clauses) < _MOST_CLAUSES:
             share = self._share(region, kept)
             found = []
             for number, attribute in enumerate(cells.attributes):
                 if number in clauses or attribute.name == FAMILY:
                     continue
-                used = self._fewest(number, kept, total)
+                if number not in fewest:
+                    fewest[number] = self._fewest(number, kept, total)
+                used = fewest[number]
                 if _says_what_is_asked(attribute, used):
                     allowed = union_of(cells.holding[number][one] for one in used)
                     after = self._share(region & allowed, kept & allowed)
@@ -79,6 +82,8 @@ class Describer:
             enough = max(found)[0] * (1 - _GAIN)
             _, number, allowed, used = next(one for one in reversed(found) if one[0] >= enough)
             clauses[number] = used
+            if kept & ~allowed:
+                fewest.clear()
             region, kept = region & allowed, kept & allowed
         exceptions: dict[int, tuple[int, ...]] = {}
         before = region

@@ -18,6 +18,9 @@ import pytest
 
 from pytest_rocm_attn.cli import main
 from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
+from pytest_rocm_attn.conformance.baseline.changelog import Changelog
+from pytest_rocm_attn.conformance.causes.boxes import union_of
+from pytest_rocm_attn.conformance.promise.grid.design import standard
 
 ROOT = Path(__file__).parent.parent.parent
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
@@ -64,6 +67,24 @@ def test_what_a_release_changed_is_read_in_a_minute(
     assert 1 <= len(told) <= 10
     assert all(len(sentence) < 160 for sentence in told)
     assert len(lines) <= 24
+    found = Changelog.between(load(before), load(after), standard()).found
+    assert found.cells is not None
+    shares = [cause.inside for cause in found.causes]
+    assert sum(map(found.cells.count, shares)) == found.differing  # each cell in one cause
+    assert union_of(shares) == union_of(condition.inside for condition in found.conditions)
+
+
+@pytest.mark.parametrize(
+    ("release", "number"),
+    [("0.12.0", "#26980"), ("0.18.1", "#35246"), ("0.22.1", "#39965"), ("0.29.0", "#56021")],
+)
+def test_the_known_pull_request_of_a_release_is_named(
+    release: str, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = f"vllm-{release}"
+    before = shipped()[shipped().index(after) - 1]
+    assert main(["diff", before, after]) == 0
+    assert f" ({number})." in capsys.readouterr().out
 
 
 def test_pr_26980_is_in_the_changelog_as_explicit_choices_that_were_overridden(

@@ -26,7 +26,7 @@ import msgspec
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.isolation.inside.environment import neutral_environment
 from pytest_rocm_attn.conformance.report import whole_file
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import PartTable
+from pytest_rocm_attn.conformance.tiers.grid.parts import PartTable
 from pytest_rocm_attn.outcome import from_wire, to_wire
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from pytest_rocm_attn.conformance.isolation import Subject
-    from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part
+    from pytest_rocm_attn.conformance.tiers.grid.parts import Part
 
 _SCHEMA = 1
 _MOST_FILES = 20_000  # of a selector whose source is larger, nothing is kept

@@ -17,7 +17,8 @@ from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid import rules as rules_module
 from pytest_rocm_attn.conformance.promise.grid.outcomes import ANSWERS, Behaviour, Table, answer_of
-from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, Labeller, distances, with_named
+from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, Labeller, with_named
+from pytest_rocm_attn.conformance.tiers.grid.tables import distances
 
 if TYPE_CHECKING:
     from array import array

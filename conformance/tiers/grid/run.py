@@ -11,8 +11,9 @@ from pytest_rocm_attn.conformance.isolation import Pool, Question
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Table, normalised
 from pytest_rocm_attn.conformance.tiers.grid import cache
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, parts_of
+from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator
 from pytest_rocm_attn.conformance.tiers.grid.judge import Judged, Standard, judge
+from pytest_rocm_attn.conformance.tiers.grid.parts import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
     from pytest_rocm_attn.conformance.tiers.base import Plugin
-    from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part, PartTable
+    from pytest_rocm_attn.conformance.tiers.grid.parts import Part, PartTable
     from pytest_rocm_attn.conformance.tiers.settings import Recorded, Settings
 
     # Whether a deviation accepts an answer that breaks a rule, by its id.

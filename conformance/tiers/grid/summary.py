@@ -14,7 +14,7 @@ from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid import diagram
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import GFX, Axis
-from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, explained
+from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, explained
 from pytest_rocm_attn.conformance.tiers.items import flags_words, request_words
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family
 from pytest_rocm_attn.conformance.tiers.grid import cache
 from pytest_rocm_attn.conformance.tiers.grid.cache import Cache, fingerprint
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import Part, PartTable, parts_of
+from pytest_rocm_attn.conformance.tiers.grid.parts import Part, PartTable, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,8 @@ from pytest_rocm_attn.conformance.isolation.inside.cells import (
     scattered,
 )
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family
-from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator, Part, PartTable, parts_of
+from pytest_rocm_attn.conformance.tiers.grid.evaluate import Evaluator
+from pytest_rocm_attn.conformance.tiers.grid.parts import Part, PartTable, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
 from pytest_rocm_attn.conformance.promise.grid.rules import Expect, Rule
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Cell, Family, Slice
 from pytest_rocm_attn.conformance.tiers.grid.judge import Judged, Standard, judge
-from pytest_rocm_attn.conformance.tiers.grid.tables import explained
+from pytest_rocm_attn.conformance.tiers.grid.labels import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
+from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, with_named
 from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, MOST, summary, table
-from pytest_rocm_attn.conformance.tiers.grid.tables import Labelled, with_named
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:

@@ -26,13 +26,8 @@ from pytest_rocm_attn.conformance.causes.conditions import (
 from pytest_rocm_attn.conformance.causes.words import condition_words
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import Axis
-from pytest_rocm_attn.conformance.tiers.grid.tables import (
-    Labelled,
-    alike,
-    explained,
-    take,
-    with_named,
-)
+from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, explained, with_named
+from pytest_rocm_attn.conformance.tiers.grid.tables import alike, take
 from pytest_rocm_attn.flags import EXPLICIT, MLA, USE_AITER
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn import citations
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pytest_rocm_attn"
 _CITED = re.compile(r"\bdocs/((?:[\w-]+/)*[\w-]+\.md)((?:#[\w-]+(?:(?:, | and | to )#[\w-]+)*)?)")
-_CODE = re.compile(r"(?ms)^( *)(```+).*?^\1\2 *$|`[^`\n]*`|\]\([^)]*\)|^\[[^\]]*\]: .*?$")
+_NUMBER = re.compile(r"(?:vLLM )?\b(?:PR|issue) #\d+|(?<![\w/.])[A-Za-z][\w-]+/[\w.-]+#\d+")
+_CODE = re.compile(r"(?ms)^( *)(```+).*?^\1\2 *$|`[^`\n]*`|\[[^\]\n]*\]\([^)]*\)|^\[[^\]]*\]: .*?$")
 
 
 # --- Markdown -----------------------------------------------------------------------------------------
@@ -56,7 +59,7 @@ def linked(markdown: str, page: str) -> str:
         page: its path below docs/.
     """
 
-    def link(cited: re.Match[str]) -> str:
+    def own(cited: re.Match[str]) -> str:
         target = os.path.relpath(cited[1], Path(page).parent)
         if not cited[2]:
             return f"[{cited[1]}]({target})"
@@ -65,11 +68,27 @@ def linked(markdown: str, page: str) -> str:
             r"#([\w-]+)", lambda anchor: f"[{name} {anchor[1]}]({target}#{anchor[1]})", cited[2]
         )
 
+    def plain(text: str) -> str:
+        pieces = re.split(r"([;|\n])", text)
+        linked = (upstream(p) if citations.is_upstream(p) else _CITED.sub(own, p) for p in pieces)
+        return _NUMBER.sub(
+            lambda cited: f"[{cited[0]}]({citations.linked(cited[0])})", "".join(linked)
+        )
+
     parts, end = [], 0
     for code_span in _CODE.finditer(markdown):
-        parts += [_CITED.sub(link, markdown[end : code_span.start()]), code_span[0]]
+        parts += [plain(markdown[end : code_span.start()]), code_span[0]]
         end = code_span.end()
-    return "".join([*parts, _CITED.sub(link, markdown[end:])])
+    return "".join([*parts, plain(markdown[end:])])
+
+
+def upstream(part: str) -> str:
+    """Return a part of a source that names files of vLLM, with a link for each."""
+    tag = re.findall(r"\([^()]*v[\d.]+\)", part)[-1]
+    file = re.compile(r"(?<![\w/.:])(?:[\w.-]+/)*[\w-]+\.(?:py|md|cu)\b")
+    return file.sub(
+        lambda found: f"[{found[0]}]({citations.linked(f'{found[0]} {tag}').split(' ')[0]})", part
+    )
 
 
 # --- what the plugin defines --------------------------------------------------------------------------
@@ -187,6 +206,7 @@ _FORMATS = {
         "_ENDED_FIELDS": "[[ended]]: rows that a release ended",
         "_DEFECT_FIELDS": "[[defect]]: a known defect of a release",
     },
+    "servers_file": {"_FIELDS": "[[server]]", "_LAYER_FIELDS": "[[server.layer]]"},
     "grid.rules": {"_FIELDS": "[[rule]] of grid.toml"},
     "deviations": {"_FIELDS": "[[deviation]]"},
 }

@@ -184,7 +184,23 @@ class Summary(TypedDict):
 
 
 class Report(TypedDict):
-    """A whole report: docs/reports.md."""
+    """A whole report: docs/reports.md.
+
+    Attributes:
+        schema: the version of this form.
+        tool: the name and the version of this package.
+        contract: the contract's id, title and source.
+        selector: the selector under test, with its distribution and version.
+        host: the machine: devices, real GPUs, libraries.
+        selected: how many items were selected: rows, declined and not run.
+        totals: how many rows have each verdict.
+        rows: the items that have a verdict.
+        declined: the items that deliberately have none.
+        not_run: the node ids of the items that the run did not reach.
+        notes: what the reader must know about the whole run.
+        summaries: the results of tiers that report as a whole.
+        causes: the shortfalls by cause, the most important first.
+    """
 
     schema: int
     tool: dict[str, Any]

@@ -206,7 +206,7 @@ def test_a_run_gives_addresses_in_the_terminal_and_in_the_report(pytester: pytes
         "-k",
         "appendix or nothing-set or aiter-gives-aiter-fa",
     )
-    ran.stdout.fnmatch_lines([f"*source  {SITE}reference/contract/#a10*"])
+    ran.stdout.fnmatch_lines([f"*{SITE}reference/contract/#a10*"])
     written = json.loads(report.read_text("utf-8"))
     assert written["rows"]
     assert all("https://" in row["source"] for row in written["rows"])

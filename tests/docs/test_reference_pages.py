@@ -133,6 +133,14 @@ def test_citations_in_code_stay_as_they_are() -> None:
     assert linked("see docs/mock.md, `docs/mock.md`", "howto/ci.md") == (
         "see [mock.md](../mock.md), `docs/mock.md`"
     )
+    vllm = "https://github.com/vllm-project/vllm"
+    assert linked("envs.py, a comment (v0.33.0); PR #2, ab/c#3", "a.md") == (
+        f"[envs.py]({vllm}/blob/v0.33.0/vllm/envs.py), a comment (v0.33.0);"
+        f" [PR #2]({vllm}/pull/2), [ab/c#3](https://github.com/ab/c/issues/3)"
+    )
+    assert linked("[#2](https://a.b/2) and [PR #3](https://a.b/3)", "a.md") == (
+        "[#2](https://a.b/2) and [PR #3](https://a.b/3)"
+    )
     text = "docs/reference/contract.md#a10, #g2"
     assert linked(text, "invariants.md") == (
         "[contract a10](reference/contract.md#a10), [contract g2](reference/contract.md#g2)"

@@ -34,8 +34,9 @@ _WIDTH = 300  # characters of a comment
 def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     """Return the text of a deviations file with empty reasons and links; "" if nothing failed.
 
-    An entry is made for each cause, and each answer if a cause has several. Its patterns match the
-    items that failed so, and no other item. It mentions what all messages about them mention.
+    An entry is made for each cause; for each answer if a cause has several, and each reason of a
+    refusal. Its patterns match the items that failed so, and no other item. It mentions what all
+    messages about them mention.
 
     Args:
         records: the rows of a run.
@@ -47,7 +48,7 @@ def render(records: Iterable[Record], every_item: Iterable[Item]) -> str:
     entries = []
     for cause in causes_of(rows, ()):
         members = [failing[name] for name in cause["items"] if name in failing]
-        for answer, (items, mentions) in sorted(_by_answer(members).items()):
+        for (answer, _), (items, mentions) in sorted(_by_answer(members).items()):
             of_tier = {item for item in everything if item[2] == cause["tier"]}
             names = [f"{cause['tier']}::{pattern}" for pattern in patterns(items, of_tier)]
             count = f"{len(items)} item{'s' if len(items) > 1 else ''}"
@@ -66,20 +67,24 @@ def _item(record: Record) -> Item:
     return record["id"], record["gpu"]["gfx"] if record["gpu"] else "", record["tier"]
 
 
-def _by_answer(members: Iterable[Record]) -> dict[str, tuple[set[Item], list[str]]]:
-    """Return each answer that fell short, with its items and what all messages about it mention."""
-    found: dict[str, tuple[set[Item], list[str]]] = {}
+def _by_answer(
+    members: Iterable[Record],
+) -> dict[tuple[str, tuple[str, ...]], tuple[set[Item], list[str]]]:
+    """Return each answer that fell short and its reason, with the items and what all messages mention."""
+    found: dict[tuple[str, tuple[str, ...]], tuple[set[Item], list[str]]] = {}
     for record in members:
         for short in record["fell_short"]:
             said = _reasons(short["answer"], short["message"])
-            items, mentions = found.get(short["answer"], (set(), said))
+            reason = tuple(word for word in said if word not in _NAMES) or tuple(said)
+            items, mentions = found.get((short["answer"], reason), (set(), said))
             common = [word for word in mentions if word in said]
-            found[short["answer"]] = items | {_item(record)}, common
+            found[short["answer"], reason] = items | {_item(record)}, common
     return found
 
 
 # --- what a message is about ----------------------------------------------------------------------
 
+_NAMES = (*CLASS_PATHS, *VARIABLES)
 _WORDS = (
     *(field.name.removeprefix("has_").removeprefix("use_") for field in fields(Request)),
     *("attention type", "soft cap", "compute capability", "gfx", "GPU", "aiter", "import"),
@@ -93,9 +98,7 @@ def _reasons(answer: str, message: str) -> list[str]:
     """Return the names and words that say what a message is about, and the class of a crash."""
     text = normalised_text(message)
     raised = _EXCEPTION.search(text)
-    names = [
-        name for name in (*CLASS_PATHS, *VARIABLES) if name in text and not missing([name], text)
-    ]
+    names = [name for name in _NAMES if name in text and not missing([name], text)]
     rest = text
     for name in sorted(names, key=len, reverse=True):
         rest = rest.replace(name, "")

@@ -205,14 +205,13 @@ def _legend(short: Iterable[Record]) -> str:
 
 def _add_stories(page: _Page, title: str, records: Sequence[Record]) -> None:
     """Add one story per row and way of falling short; the GPUs on which it is so share it."""
-    if not records:
-        return
-    page.add(f"## {title}\n\n")
     stories: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         stories.setdefault(_plot(record), []).append(record)
+    head = f"## {title}\n\n"
     for members in sorted(stories.values(), key=lambda ms: Verdict(ms[0]["verdict"]).severity):
-        page.add(_story(members), "items in full (or several of one row)")
+        if page.add(head + _story(members), "items in full (or several of one row)"):
+            head = ""
 
 
 def _add_without_verdict(page: _Page, report: Mapping[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_rocm_attn.errors import BackendUnderTestError
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
 
@@ -36,7 +37,7 @@ class BackendUnderTest:
     compiled: str | None = None
     ieee: bool = False
 
-    def level(self, case: Case) -> Literal["required", "advisory"]:
+    def level(self, case: Case) -> Level:
         """Return how binding a case is for the backend."""
         return "advisory" if case.special and not self.ieee else case.level
 

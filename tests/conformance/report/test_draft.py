@@ -142,7 +142,7 @@ def test_two_reasons_are_two_entries_and_a_list_of_names_is_no_reason(tmp_path: 
     assert (second.answer, second.mentions) == ("refusal", ("TRITON_MLA", "block size"))
 
 
-def test_an_item_with_several_answers_is_in_an_entry_for_each(tmp_path: Path) -> None:
+def test_an_item_with_several_answers_and_reasons_is_in_an_entry_for_each(tmp_path: Path) -> None:
     item = ("sinks-build", "gfx942", "capabilities")
     many = record(
         item,
@@ -151,11 +151,15 @@ def test_an_item_with_several_answers_is_in_an_entry_for_each(tmp_path: Path) ->
         ("crash", "TypeError: gone"),
     )
     loaded = filled(draft.render([many], [item]), tmp_path)
-    assert {entry.answer: entry.mentions for entry in loaded.entries} == {
-        "crash": ("TypeError",),
-        "refusal": ("ROCM_ATTN",),
-    }
+    assert sorted((entry.answer, entry.mentions) for entry in loaded.entries) == [
+        ("crash", ("TypeError",)),
+        ("refusal", ("ROCM_ATTN", "head size")),
+        ("refusal", ("ROCM_ATTN", "sink")),
+    ]
     claims = loaded.about([item[0]], item[1], item[2], date(2026, 11, 29))
+    for answer, message in (("refusal", "ROCM_ATTN: no sinks"), ("crash", "TypeError: gone")):
+        assert claims.covering(Got(answer, message)) is not None
+    assert claims.covering(Got("refusal", "ROCM_ATTN: this dtype")) is None
     assert claims.idle(claims.entries) is None
 
 

@@ -11,6 +11,20 @@ from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 TARGETS = ("gfx90a", "gfx942", "gfx1201")
+# What selectors are asked and no constructor of an implementation takes; the server's tier varies it.
+FOR_SELECTORS_ALONE = {
+    "use_mm_prefix",
+    "use_kv_connector",
+    "use_dcp",
+    "use_pcp",
+    "use_non_causal",
+    "use_per_head_quant_scales",
+    "use_rswa",
+    "use_adaptive_verification",
+    "use_batch_invariant",
+    "encoder_decoder_model",
+    "run_kv_cache_dtype",
+}
 
 
 def one(id_: str, gfx: str = "gfx942") -> BuildCase:
@@ -28,9 +42,12 @@ def test_every_backend_is_named_and_every_kind_of_need_varied() -> None:
     every = list(cases(["gfx942"]))
     assert {case.environment.environ.get(EXPLICIT) for case in every} == {None, *ROCM_BACKENDS}
     requests = {request for case in every for request in case.family.requests}
-    for field in Request().__dataclass_fields__:
-        if field != "use_mm_prefix":  # no implementation is built differently for it
-            assert len({getattr(request, field) for request in requests}) > 1, field
+    varied = {
+        field
+        for field in Request().__dataclass_fields__
+        if len({getattr(request, field) for request in requests}) > 1
+    }
+    assert varied == set(Request().__dataclass_fields__) - FOR_SELECTORS_ALONE
     heads = {request.num_heads for request in requests if request.use_sparse}
     assert {4, 8, 12, 16, 24, 32, 48, 64, 128} <= heads
 

@@ -84,8 +84,7 @@ def idle(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def replayed(backend: Any, case: Case, capture: Any = perfect) -> Result:
-    result: Result = examine_replayed(backend, case, CPU, capture)
-    return result
+    return examine_replayed(backend, case, CPU, capture)
 
 
 @pytest.mark.parametrize("case", [DECODE, MIXED, LATENT], ids=lambda case: case.id)

@@ -123,6 +123,12 @@ def test_no_text_of_python_code_cites_a_row_by_its_number_alone(folder: str) -> 
     assert wrong == []
 
 
+def test_a_guide_links_the_rows_that_it_names() -> None:
+    bare = re.compile(r"\([QISAG]\d{1,2}[ab]?(?:, [QISAG]\d+[ab]?)*\)")
+    pages = [p for p in (ROOT / "docs").rglob("*.md") if p.name != "contract.md"]
+    assert {str(p.relative_to(ROOT)) for p in pages if bare.search(p.read_text("utf-8"))} == set()
+
+
 def test_a_cited_page_becomes_an_address_that_opens_the_same_anchor() -> None:
     text = "needs 16 (docs/reference/contract.md#s5, #r4; docs/mock.md); see docs/ci/rocm-attn.yml"
     assert linked(text) == (

@@ -537,7 +537,9 @@ def examples() -> list[tuple[str, str]]:
     """Return the guides' command lines that do not depend on the machine, with their output."""
     text = "".join((DOCS / page).read_text() for page in ("cli.md", "start.md"))
     blocks = re.findall(r"```console\n\$ rocm-attn (.*?)\n(.*?)```", text, re.DOTALL)
-    return [(line, output) for line, output in blocks if not line.startswith(("doctor", "predicates"))]
+    return [
+        (line, output) for line, output in blocks if not line.startswith(("doctor", "predicates"))
+    ]
 
 
 @pytest.mark.parametrize(("line", "output"), examples())

@@ -7,10 +7,12 @@ import importlib
 import inspect
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import (
     LacksError,
+    interfaces,
     names,
     predicate_table,
     predicates,
@@ -88,7 +90,8 @@ class Server(Backends):
         """Return what can be read off the code of the platform and of the backends it may choose.
 
         Returns: "predicates": predicate -> arguments -> answer (predicate_table.py); "twins": for each
-            call that forgets what a twin heeds, "module", "callee", "line", "other" and "words".
+            call that forgets what a twin heeds, "module", "callee", "line", "other" and "words";
+            "misfits": for each call of the server that a class does not take, "place", "on" and "words".
         """
         modules = self._own_modules()
         forgetful = []
@@ -97,7 +100,43 @@ class Server(Backends):
                 for twin in twin_calls.twins(inspect.getsource(sys.modules[name])):
                     found = {"module": name, "callee": twin.callee, "line": twin.line}
                     forgetful.append(found | {"other": twin.other, "words": twin.words})
-        return {"predicates": predicate_table.table(modules), "twins": forgetful}
+        return {
+            "predicates": predicate_table.table(modules),
+            "twins": forgetful,
+            "misfits": list(self._misfits()),
+        }
+
+    def _misfits(self) -> Iterator[dict[str, str]]:
+        sources = self._server_sources()
+        held = [(interfaces.PLATFORM, "the platform", self._current_platform())]
+        for backend in self._named_by_the_platform():
+            # One that cannot be imported is another item's finding.
+            with contextlib.suppress(Exception):
+                held.append((interfaces.BACKEND, backend, self._backend_class(backend)))
+        made = {by: list(interfaces.calls(sources, by)) for by, _, _ in held}
+        for by, on, owner in held:
+            for call, reason in interfaces.misfits(made[by], owner):
+                words = f"{call.method}() of {on}: {reason}"
+                yield {"place": call.place, "on": on, "words": words}
+
+    def _server_sources(self) -> dict[str, str]:
+        """Return module -> source of what the server runs around its layers, unimported."""
+        top = Path(str(importlib.import_module(self.fork.top).__file__)).parent
+        found = {}
+        for folder in ("v1/worker", "v1/engine", "model_executor/layers/attention"):
+            for path in sorted((top / folder).rglob("*.py")):
+                module = ".".join(path.relative_to(top.parent).with_suffix("").parts)
+                found[module] = path.read_text("utf-8")
+        return found
+
+    def _named_by_the_platform(self) -> list[str]:
+        """Return the backends that the source of the platform names."""
+        source = inspect.getsource(importlib.import_module(self._platform()))
+        return [
+            name
+            for name in self.fork.registry.__members__
+            if re.search(rf"\b{re.escape(name)}\b", source)
+        ]
 
     def _own_modules(self) -> list[str]:
         """Return the modules of the platform, of AITER's operations, and of the platform's backends.
@@ -109,12 +148,10 @@ class Server(Backends):
         operations = self.fork.module("_aiter_ops")
         if operations is not None:
             found.append(operations.__name__)
-        source = inspect.getsource(platform)
-        for backend in self.fork.registry.__members__:
+        for backend in self._named_by_the_platform():
             # One that cannot be imported is another item's finding.
             with contextlib.suppress(Exception):
-                if re.search(rf"\b{re.escape(backend)}\b", source):
-                    found.append(self._backend_class(backend).__module__)
+                found.append(self._backend_class(backend).__module__)
         return list(dict.fromkeys(found))
 
     def unresolved(

@@ -69,4 +69,20 @@ def twin_calls_heed_the_same(item: CheckItem) -> Iterator[Defect]:
         )
 
 
-CHECKS = (predicates_know_the_gpu, twin_calls_heed_the_same)
+@check(
+    "the-servers-calls-fit",
+    "the platform and each backend take the calls that the server makes by their roots' signatures",
+    "conformance/adapters/interfaces.py; vllm-project/vllm#26029",
+    asks=lambda gpu: [code_question(gpu, {})],
+    level="advisory",
+)
+def the_servers_calls_fit(item: CheckItem) -> Iterator[Defect]:
+    answer = item.ask(code_question(item.gpu, {}))
+    if answer.trouble:
+        yield Defect(f"it cannot be read: {answer.trouble}", deliberate=answer.deliberate)
+        return
+    for misfit in answer.data["misfits"]:
+        yield Defect(f"{misfit['place']} does not fit {misfit['words']}")
+
+
+CHECKS = (predicates_know_the_gpu, twin_calls_heed_the_same, the_servers_calls_fit)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.adapters import allow_lists, predicate_table
+from pytest_rocm_attn.conformance.adapters import allow_lists, interfaces, predicate_table
 from pytest_rocm_attn.conformance.adapters.kernel_needs import FEATURES
 from pytest_rocm_attn.conformance.adapters.twin_calls import twins
 
@@ -228,3 +228,61 @@ def test_an_argument_that_one_of_two_like_calls_lacks_is_found() -> None:
 def test_only_like_calls_of_an_own_function_are_held_against_each_other(old: str, new: str) -> None:
     found = forgotten(REASONS.replace(old, new))
     assert bool(found) is (old == "uq=False")
+
+
+# --- interfaces -----------------------------------------------------------------------------------
+
+
+class Root:
+    @staticmethod
+    def shape(blocks: int, size: int, cache_dtype: str = "auto") -> None: ...
+
+    @classmethod
+    def choose(cls, head_size: int, dtype: object) -> None: ...
+
+
+class Fits(Root):
+    @staticmethod
+    def shape(blocks: int, size: int, cache_dtype: str = "auto", more: int = 0) -> None: ...
+
+
+class Lacks(Root):
+    @staticmethod
+    def shape(blocks: int, size: int) -> None: ...
+
+
+class Shifts(Root):
+    @classmethod
+    def choose(cls, dtype: object, head_size: int) -> None: ...
+
+
+SERVER = """
+def run(group, current_platform):
+    group.backend.shape(1, 2, cache_dtype="fp8")
+    group.backend.shape(*group.sizes)
+    attn_backend.choose(64, dtype)
+    backend.unknown(1)
+    group.other.shape(1, 2, cache_dtype="fp8")
+    current_platform.shape(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Root, []),
+        (Fits, []),
+        (Lacks, [("server:3", "got an unexpected keyword argument 'cache_dtype'")]),
+        (
+            Shifts,
+            [("server:5", "it takes argument 1 for dtype, and its root for head_size")],
+        ),
+    ],
+)
+def test_calls_that_a_class_does_not_take_as_its_root_does_are_found(
+    cls: type, expected: list[tuple[str, str]]
+) -> None:
+    made = list(interfaces.calls({"server": SERVER}, interfaces.BACKEND))
+    assert [call.place for call in made] == ["server:3", "server:5", "server:6"]
+    found = interfaces.misfits(made, cls)
+    assert [(call.place, reason) for call, reason in found] == expected

@@ -85,7 +85,7 @@ def misfits(made: Iterable[Call], owner: Any) -> Iterator[tuple[Call, str]]:
 
 
 def _bound(base: type, method: str) -> inspect.Signature | None:
-    """Return the signature of a method without self or cls; None if it is none that can be read."""
+    """Return the signature of a method without self or cls; None if it cannot be read."""
     raw = vars(base)[method]
     function = inspect.unwrap(getattr(raw, "__func__", raw))
     if not inspect.isfunction(function):

@@ -76,9 +76,11 @@ def headline(
         about = {(row_id, gfx) for row_id, gfx in asked if defect.is_about(row_id, gfx)}
         if about and about <= names and defect.story not in shown:
             lines.append(f"Does not show a known defect of {release}: {defect.story}.")
-    if lost := sum(row["verdict"] == Verdict.LOST for row in judged):
-        lines.append(f"Has lost changes of its own that must hold, in {_items(lost)}.")
-    elif kept := sum("must_hold" in row["details"] for row in judged):
+    gone = sum(row["verdict"] == Verdict.LOST for row in judged)
+    kept = sum("must_hold" in row["details"] for row in judged)
+    if gone:
+        lines.append(f"Has lost changes of its own that must hold, in {_items(gone)}.")
+    elif kept:
         lines.append(f"Its own changes that must hold do, in {_items(kept)}.")
     return lines
 

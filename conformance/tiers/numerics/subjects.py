@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from pytest_rocm_attn.errors import BackendUnderTestError
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
 
@@ -37,7 +36,7 @@ class BackendUnderTest:
     compiled: str | None = None
     ieee: bool = False
 
-    def level(self, case: Case) -> Level:
+    def level(self, case: Case) -> Literal["required", "advisory"]:
         """Return how binding a case is for the backend."""
         return "advisory" if case.special and not self.ieee else case.level
 

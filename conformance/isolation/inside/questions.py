@@ -92,8 +92,17 @@ def _observe(adapter: Adapter, question: Question) -> Observation:
     crashed = isinstance(outcome, Crashed)
     trace = () if crashed else steps_of(came)
     failed = failed_import(came) if crashed else None
-    dropped = adapter.not_asked(question.request) if isinstance(adapter, Fills) else ()
-    return Observation(outcome, seconds, written, trace, failed, dropped)
+    return Observation(outcome, seconds, written, trace, failed, _dropped(adapter, question))
+
+
+def _dropped(adapter: Adapter, question: Question) -> tuple[str, ...]:
+    """Return the fields of a selection's request that the adapter cannot ask the fork about."""
+    if question.kind not in ("select", "named") or not isinstance(adapter, Fills):
+        return ()
+    try:
+        return adapter.not_asked(question.request)
+    except Exception:  # noqa: BLE001  foreign code: what it raises is the outcome of the selection
+        return ()
 
 
 def _remembered(asked: Mapping[str, object]) -> wire.Remembered:

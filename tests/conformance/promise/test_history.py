@@ -229,3 +229,50 @@ def asked(request: Request, env: dict[str, str], gpu: Gpu, policy: str) -> Outco
         return Selected(select(request, Flags(env), gpu, policy=policy).backend)
     except (SelectionError, FlagError) as error:
         return Rejected(type(error).__name__, str(error))
+
+
+# --- rows of another contract ---------------------------------------------------------------------
+
+INCLUDES = HEAD.replace("[gpus]", 'includes = { pr-26980 = "0.12.0" }\n[gpus]')
+END = '[[ended]]\nuntil = "0.19.0"\nby = "#2"\nwhy = "it changed"\n'
+
+
+def included(folder: Path, ended: str) -> Contract:
+    file = folder / "aged.toml"
+    file.write_text(INCLUDES + END + ended, "utf-8")
+    return contract.load(str(file))
+
+
+def gpus_at(found: Contract, meant: str, row_id: str) -> set[str]:
+    return {gpu.gfx for row in at(found, meant).rows if row.id == row_id for gpu in row.gpus}
+
+
+def test_rows_of_another_contract_hold_from_its_release_and_name_backends_as_users_do(
+    tmp_path: Path,
+) -> None:
+    found = included(tmp_path, 'rows = ["nothing-set-gives-triton-attn"]')
+    assert at(found, "0.11.2").rows == ()
+    named = {row.id: row.named for row in at(found, "0.33.0").rows}
+    assert named["explicit-triton-attn-wins-over-aiter"] == Named("TRITON_ATTN")
+    assert "nothing-set-gives-triton-attn" not in named
+
+
+def test_a_row_may_end_on_some_targets_and_go_on_elsewhere(tmp_path: Path) -> None:
+    found = included(tmp_path, 'rows = ["aiter-gives-aiter-fa"]\ngfx = ["gfx90a"]')
+    assert gpus_at(found, "0.18.1", "aiter-gives-aiter-fa") == {"gfx90a", "gfx942", "gfx950"}
+    assert gpus_at(found, "0.19.0", "aiter-gives-aiter-fa") == {"gfx942", "gfx950"}
+
+
+def test_an_end_may_be_about_the_rows_that_set_a_variable(tmp_path: Path) -> None:
+    gone = "VLLM_V1_USE_PREFILL_DECODE_ATTENTION"
+    found = included(tmp_path, f'rows = ["*"]\nsets = ["{gone}"]')
+    assert any(gone in row.env for row in at(found, "0.18.1").rows)
+    later = at(found, "0.19.0")
+    assert not any(gone in row.env for row in later.rows)
+    assert all(gone in row.env for row in later.ended)
+    assert {row.why for row in later.ended} == {"it changed"}
+
+
+def test_an_end_of_nothing_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"'no-such-\*' matches no row"):
+        included(tmp_path, 'rows = ["no-such-*"]')

@@ -146,7 +146,7 @@ def _cause(cause: Cause) -> str:
     also = [("also", text) for text in cause["also"][:_MOST_NAMES]]
     facts = "".join(
         f"<dt>{label}</dt><dd>{_command(text) if label == 'show' else _linked(text)}</dd>"
-        for label, text in (*also, *words.cause_lines(cause))
+        for label, text in (*words.cause_lines(cause), *also)
     )
     return (
         f'<li class="story is-{verdict}"><div class="bar">'

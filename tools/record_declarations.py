@@ -112,15 +112,22 @@ def ask_release() -> dict[str, dict[str, Any]]:
                 vars(rocm)["_GCN_ARCH"] = gfx
                 for line in tests_of_the_name:
                     exec(line, vars(rocm))  # noqa: S102  the release's own lines
-                for value in list(vars(rocm).values()):
-                    if callable(clear := getattr(value, "cache_clear", None)):
-                        clear()
+                forget()
                 capability = DeviceCapability(*Gpu(gfx).compute_capability)
                 rocm.RocmPlatform.get_device_capability = classmethod(
                     lambda cls, device_id=0, capability=capability: capability
                 )
                 found[gfx] = ask_registry(gfx, capability)
     return found
+
+
+def forget() -> None:
+    """Clear what the release remembers of the target that was asked before."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "vllm":
+            for value in list(vars(module).values()):
+                if callable(clear := getattr(value, "cache_clear", None)):
+                    clear()
 
 
 def ask_registry(gfx: str, capability: Any) -> dict[str, Any]:

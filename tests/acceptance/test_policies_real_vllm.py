@@ -109,3 +109,12 @@ def test_a_policy_answers_as_its_release_does_for_what_later_requests_say(releas
     # Only the variant of a broken aiter, which is not asked here, has no answer.
     assert result["crashed"] == 0
     assert result["asked"] > 1000
+
+
+def test_the_table_of_declarations_is_what_the_releases_declare() -> None:
+    if not all((FOLDER / release).is_dir() for release in RELEASES):
+        pytest.skip(f"not every release is unpacked in {FOLDER}; see docs/real-vllm.md")
+    script = Path(__file__).parents[2] / "tools" / "record_declarations.py"
+    command = [PYTHON, str(script), "--check", "--releases", str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -72,7 +72,7 @@ def _predicates(modules: Iterable[str]) -> Iterator[tuple[str, Callable[..., Any
     for module in map(sys.modules.get, modules):
         if module is None:
             continue
-        owners = [(module.__name__, module)]
+        owners: list[tuple[str, Any]] = [(module.__name__, module)]
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__module__ == module.__name__:
                 owners.append((f"{module.__name__}.{value.__qualname__}", value))

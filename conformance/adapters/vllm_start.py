@@ -103,13 +103,14 @@ class _Model(construct.ModelConfig):
         super().__init__(request, dtype)
         self._own = own
         self.architecture = server.architecture
-        self.hf_config = self.hf_text_config = SimpleNamespace(
+        model: Any = SimpleNamespace(
             **{
                 "index_topk": construct.TOPK,
                 "layer_types": [layer.name for layer in server.layers],
                 **server.config,
             }
         )
+        self.hf_config = self.hf_text_config = model
         self.model_arch_config = _Architecture(server)
         self.is_encoder_decoder = server.encoder_decoder
         self.attn_type = "encoder_decoder" if server.encoder_decoder else request.attn_type
@@ -274,7 +275,7 @@ class Start:
                 self.started.left_out.append(f"parallel_config.{name}")
             elif size > 1:
                 setattr(parallel, name, size)
-        configs = self.fork.module("config")
+        configs: Any = self.fork.module("config")
         if server.connector:
             config.kv_transfer_config = bare(
                 configs.KVTransferConfig, kv_connector=server.connector, kv_role="kv_both"
@@ -299,8 +300,9 @@ class Start:
     def _model(self, request: Request) -> _Model:
         import torch
 
-        own = self.fork.module("config").ModelConfig
-        return _Model(self.server, request, getattr(torch, request.dtype), own)
+        configs: Any = self.fork.module("config")
+        dtype = getattr(torch, request.dtype)
+        return _Model(self.server, request, dtype, configs.ModelConfig)
 
     def _of_layer(self, config: Any, layer: Layer) -> Any:
         """Return the configuration that a layer is built under: the drafter's differs."""
@@ -470,7 +472,7 @@ class Start:
                 " pytest-rocm-attn does not have; add it to conformance/adapters/vllm_start.py"
             )
 
-        made = object.__new__(type(found.__name__, (found,), {"__getattr__": lacks}))
+        made: Any = object.__new__(type(found.__name__, (found,), {"__getattr__": lacks}))
         utils: Any = self.fork.module("utils.torch_utils", "utils")
         values = {
             "layer_name": layer.name,

@@ -296,7 +296,7 @@ def test_a_pattern_that_no_tier_could_ever_match_is_unused_whatever_is_planned(
         ("--rocm-attn-contract=pr-2698", "no contract 'pr-2698'"),
         ("--rocm-attn-tier=docmented", "'docmented' is not a tier. Did you mean 'documented'?"),
         ("--rocm-attn-tier=,", "'' is not a tier"),
-        ("--rocm-attn-gpu=gfx941", "unknown GPU 'gfx941'. Did you mean 'gfx942'"),
+        ("--rocm-attn-gpu=gfx94x", "unknown GPU 'gfx94x'. Did you mean 'gfx942'"),
         ("--rocm-attn-gpu=gfx1030", "has no rows for gfx1030"),
         ("--rocm-attn-timeout=soon", "expected a positive number of seconds"),
         ("--rocm-attn-report=out.txt", "the suffix chooses the format"),

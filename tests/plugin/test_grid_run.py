@@ -199,7 +199,7 @@ def test_a_selector_that_the_user_names_is_the_standard(
         (("--rocm-attn-grid-budget=0",), "'0' is invalid; expected a positive number of seconds"),
         (("--rocm-attn-baseline=nothing-of-that-name",), "nothing-of-that-name"),
         (("--rocm-attn-baseline=a", "--rocm-attn-against=b:c"), "give one of them"),
-        (("rocm-attn::grid::mla[gfx941]",), "no such row"),
+        (("rocm-attn::grid::mla[gfx94x]",), "no such row"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(run: Run, options: tuple[str, ...], words: str) -> None:

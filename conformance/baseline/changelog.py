@@ -14,7 +14,13 @@ from pytest_rocm_attn.conformance.causes import words
 from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, answer_of
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, ALSO, REQUEST
-from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, Labeller, explained, with_named
+from pytest_rocm_attn.conformance.tiers.grid.labels import (
+    AGREED_REFUSAL,
+    Labelled,
+    Labeller,
+    explained,
+    with_named,
+)
 from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.request import Request
 
@@ -102,7 +108,9 @@ def compared(family: Family, expected: Table, got: Table) -> tuple[Labelled, int
         now = after[other] if other < len(after) else None
         if was is None or now is None or was == now == _CUT_SHORT:
             return _NOT_COMPARED
-        return None if was == now else with_named(Change(was, now), name)
+        if was == now:
+            return AGREED_REFUSAL if was == AGREED_REFUSAL.expected else None
+        return with_named(Change(was, now), name)
 
     labeller = Labeller(family.axes, decide)
     codes = labeller.of(expected.codes, got.codes)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.causes.cells import Bits, Cells, Origin
     from pytest_rocm_attn.conformance.causes.conditions import Condition, Given
+    from pytest_rocm_attn.conformance.causes.described import Description
 
 # Stand in for a backend: another one than the cell names, and any.
 ANOTHER_ONE = Behaviour("Selected", "another one")
@@ -46,7 +47,8 @@ class Cause:
             what is named and the GPU.
         where: clauses that are true of 90% of its cells at least, as few as are worth it.
         exceptions: where the clauses are true and yet nothing differs.
-        precision: of the cells that clauses and exceptions describe, the share that differs so.
+        precision: of the cells that clauses and exceptions describe, and in which a backend was
+            expected, or a refusal, as the change has it, the share that differs so.
         cells: how many they are.
         smallest: the one of those that clauses and exceptions describe that is nearest to the
             defaults.
@@ -99,12 +101,16 @@ class Explained:
     left_smallest: Origin | None = None
 
 
-def explain(cells: Cells, labels: Mapping[Change, Bits], most: int = 400) -> Explained:
+def explain(
+    cells: Cells, labels: Mapping[Change, Bits], refused: Bits = 0, most: int = 400
+) -> Explained:
     """Return the conditions under which cells differ, and their causes.
 
     Args:
         cells: all that were compared.
         labels: each way to differ -> the cells that differ so; a cell has one at most.
+        refused: cells in which both sides refused: nothing that changes what a backend is selected
+            for is about them.
         most: how many conditions to look for before the rest is only counted.
     """
     differing = union_of(labels.values())
@@ -114,7 +120,7 @@ def explain(cells: Cells, labels: Mapping[Change, Bits], most: int = 400) -> Exp
     return Explained(
         cells,
         tuple(found),
-        tuple(_Grouping(cells, found).causes(left)),
+        tuple(_Grouping(cells, found, refused).causes(left)),
         cells.count(differing),
         cells.count(left),
         cells.smallest(left) if left else None,
@@ -182,15 +188,26 @@ Key = tuple[Change, str, tuple[str, ...]]  # meaning, theme, and the switches th
 class _Grouping:
     """Shares the cells of conditions out among causes."""
 
-    def __init__(self, cells: Cells, found: Sequence[Condition]) -> None:
+    def __init__(self, cells: Cells, found: Sequence[Condition], refused: Bits) -> None:
         self._cells = cells
         self._conditions = found
         self._describer = Describer(cells)
+        refusals = (one.inside for one in found if one.change.expected == A_REFUSAL)
+        self._refusals = refused | union_of(refusals)  # where a refusal was expected
         themes = [_theme(condition) for condition in found]
         self._meanings = [
             (_meaning(condition, theme), theme)
             for condition, theme in zip(found, themes, strict=True)
         ]
+
+    def _described(self, change: Change, inside: Bits) -> Description:
+        """Describe cells among those to which the change applies: "A -> B" is about what was A."""
+        among = self._cells.every
+        if change.expected == A_REFUSAL:
+            among = self._refusals | inside
+        elif change.expected.kind == "Selected":
+            among = among & ~self._refusals | inside
+        return self._describer.of(inside, among)
 
     def causes(self, left: Bits) -> list[Cause]:
         """Return the causes in the order of who meets them.
@@ -224,7 +241,7 @@ class _Grouping:
 
     def _told_apart(self, key: Key, inside: Bits) -> dict[Key, Bits]:
         """Tell apart by the switches that are set what no description fits."""
-        whole = self._describer.of(inside).precision
+        whole = self._described(key[0], inside).precision
         if whole >= PLAIN:
             return {key: inside}
         groups: dict[Key, Bits] = defaultdict(int)
@@ -238,7 +255,7 @@ class _Grouping:
                 groups[*meaning, switches] |= condition.inside & inside
         shares = self._shared(groups)
         clear = sum(
-            self._describer.of(share).precision * self._cells.count(share)
+            self._described(key[0], share).precision * self._cells.count(share)
             for share in shares.values()
         )
         enough = (whole + _CLEARER) * self._cells.count(inside)
@@ -253,7 +270,9 @@ class _Grouping:
                     continue
                 inside = other.inside | cause.inside
                 little = cause.cells <= LITTLE * other.cells
-                if little or self._describer.of(inside).precision >= PLAIN:
+                one_theme = cause.theme == other.theme or not (cause.theme and other.theme)
+                fits = one_theme and self._described(cause.change, inside).precision >= PLAIN
+                if little or fits:
                     found[number] = self._cause((other.change, other.theme, ()), inside)
                     break
             else:
@@ -270,7 +289,7 @@ class _Grouping:
             expected=_only([one.expected for one in changes], change.expected),
             got=_only([one.got for one in changes], change.got),
         )
-        described = self._describer.of(inside)
+        described = self._described(change, inside)
         gpus = cells.values(GFX, inside)
         return Cause(
             change,

@@ -30,6 +30,8 @@ THE_NAMED_ONE = Behaviour("Selected", "the explicit one")
 class Change:
     """One way to differ; cells that differ alike have equal ones.
 
+    If both answers are equal, it stands for cells that agree on that answer.
+
     Args:
         expected: the answer that was expected.
         got: the answer that came.

@@ -49,17 +49,23 @@ class Describer:
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
-        self._known: dict[Bits, Description] = {}
+        self._known: dict[tuple[Bits, Bits], Description] = {}
 
-    def of(self, wanted: Bits) -> Description:
-        """Return what these cells have in common."""
-        if wanted not in self._known:
-            self._known[wanted] = self._describe(wanted)
-        return self._known[wanted]
+    def of(self, wanted: Bits, among: Bits) -> Description:
+        """Return what these cells have in common.
 
-    def _describe(self, wanted: Bits) -> Description:
+        Args:
+            wanted: the cells.
+            among: all cells that the description is to tell them from.
+        """
+        key = wanted, among
+        if key not in self._known:
+            self._known[key] = self._describe(wanted, among)
+        return self._known[key]
+
+    def _describe(self, wanted: Bits, among: Bits) -> Description:
         cells = self._cells
-        total, kept, region = cells.count(wanted), wanted, cells.every
+        total, kept, region = cells.count(wanted), wanted, among
         clauses: dict[int, tuple[int, ...]] = {}
         fewest: dict[int, tuple[int, ...]] = {}  # per attribute, as long as kept is the same
         while len(clauses) < _MOST_CLAUSES:

@@ -17,7 +17,12 @@ from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid import rules as rules_module
 from pytest_rocm_attn.conformance.promise.grid.outcomes import ANSWERS, Behaviour, Table, answer_of
-from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, Labeller, with_named
+from pytest_rocm_attn.conformance.tiers.grid.labels import (
+    AGREED_REFUSAL,
+    Labelled,
+    Labeller,
+    with_named,
+)
 from pytest_rocm_attn.conformance.tiers.grid.tables import distances
 
 if TYPE_CHECKING:
@@ -117,9 +122,15 @@ def judge(
     others = other.codes if other is not None else [UNANSWERED] * of.cells
     labels = labeller.of(got.codes, others, ruled)
     changes = [one.told for one in labeller.found]
+    agreed = [AGREED_REFUSAL if one.found == AGREED_REFUSAL.got else None for one in labeller.found]
     judged = Judged(
         of.cells,
-        Labelled(of.family.name, of.axes, labels, changes),
+        Labelled(
+            of.family.name,
+            of.axes,
+            labels,
+            [one or other for one, other in zip(changes, agreed, strict=True)],
+        ),
         rules=tuple(standard.rules[n - 1].id for n in set(ruled) if n),
     )
     nearest = _nearest(of, labels, {n for n, change in enumerate(changes) if change is not None})

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Axis
 
 
+AGREED_REFUSAL = Change(Behaviour("Rejected"), Behaviour("Rejected"))
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A family, or a part of it that has axes of its own, with a label per cell.
@@ -29,7 +32,8 @@ class Labelled:
         name: of the family.
         axes: the cells are their product, the last axis fastest.
         codes: per cell, a position in changes.
-        changes: what the codes stand for; None for what does not differ.
+        changes: what the codes stand for; None for what does not differ. Cells that agree on a
+            refusal have AGREED_REFUSAL, which tells apart what a change may be about.
     """
 
     name: str
@@ -96,7 +100,7 @@ def explained(families: Sequence[Labelled], most: int = 400) -> Explained:
         families: together they are the cells that conditions are about.
         most: how many conditions to look for before the rest is only counted.
     """
-    numbers: dict[Change, int] = {}
+    numbers: dict[Change, int] = {AGREED_REFUSAL: 1}
     tables = []
     for family in families:
         new = [
@@ -109,8 +113,10 @@ def explained(families: Sequence[Labelled], most: int = 400) -> Explained:
         tables.append(array("H", codes))
         if len(tables[-1]) != math.prod(len(axis.values) for axis in family.axes):
             raise ValueError(f"family {family.name}: {len(tables[-1])} codes for its cells")
-    if not numbers:
+    if len(numbers) == 1:
         return Explained(None)
     cells, labels = reduce([(family.name, family.axes) for family in families], tables)
     of_label = bits_of(labels, len(numbers) + 1)
-    return explain(cells, {change: of_label[number] for change, number in numbers.items()}, most)
+    by_change = {change: of_label[number] for change, number in numbers.items()}
+    refused = by_change.pop(AGREED_REFUSAL)
+    return explain(cells, by_change, refused, most)

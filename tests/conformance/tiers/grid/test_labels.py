@@ -1,4 +1,4 @@
-"""From labelled tables to conditions and causes: exactness as a law, then what they say exactly."""
+"""From labels of cells to conditions and causes: exactness as a law, then what they say exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ from pytest_rocm_attn.conformance.causes.conditions import (
 from pytest_rocm_attn.conformance.causes.words import condition_words
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import Axis
-from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, explained, with_named
+from pytest_rocm_attn.conformance.tiers.grid.labels import (
+    AGREED_REFUSAL,
+    Labelled,
+    explained,
+    with_named,
+)
 from pytest_rocm_attn.conformance.tiers.grid.tables import alike, take
 from pytest_rocm_attn.flags import EXPLICIT, MLA, USE_AITER
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
@@ -106,7 +111,8 @@ def labelled(
         for place in cells_of(axes):
             one, other = map(behaviour, next(rest))
             named = facts_of(name, axes, place).get(EXPLICIT)
-            change = None if one == other else with_named(Change(one, other), named)
+            agreed = AGREED_REFUSAL if one == AGREED_REFUSAL.got else None
+            change = agreed if one == other else with_named(Change(one, other), named)
             if change not in changes:
                 changes.append(change)
             codes.append(changes.index(change))
@@ -169,6 +175,15 @@ def check_causes(pairs: Sequence[tuple[Outcome, Outcome]], found: Explained) -> 
         assert cells.count(described & cause.inside) >= 0.9 * cause.cells
         for given in cause.exceptions:
             described &= ~having(cells, given)
+        if cause.change.expected.kind in ("Selected", "Rejected"):
+            # "A -> B" is about cells in which a backend was expected, or a refusal, as A is.
+            refusal = cause.change.expected.kind == "Rejected"
+            of_place = {(family, *place): n for n, (family, place, _) in enumerate(EVERY_CELL)}
+            described &= cause.inside | sum(
+                1 << row
+                for row, origin in enumerate(cells.origins)
+                if isinstance(pairs[of_place[origin.place]][0], Rejected) == refusal
+            )
         assert cells.count(described & cause.inside) == pytest.approx(
             cause.precision * cells.count(described)
         )

@@ -270,7 +270,8 @@ class _Grouping:
                     continue
                 inside = other.inside | cause.inside
                 little = cause.cells <= LITTLE * other.cells
-                one_theme = cause.theme == other.theme or not (cause.theme and other.theme)
+                fields = any(map(is_field, (cause.theme, other.theme)))
+                one_theme = cause.theme == other.theme or not fields
                 fits = one_theme and self._described(cause.change, inside).precision >= PLAIN
                 if little or fits:
                     found[number] = self._cause((other.change, other.theme, ()), inside)

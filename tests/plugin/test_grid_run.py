@@ -90,7 +90,7 @@ def test_a_broken_promise_fails_and_the_command_that_is_printed_reproduces_it(
     result = run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["1. required explicit-choice-is-never-replaced: AITER=1 and TRITON_ATTN named*"]
+        ["FAIL * AITER=1 and TRITON_ATTN named: the explicit one or a refusal -> ROCM_AITER_FA*"]
     )
     (row,) = report(pytester)["rows"]
     assert row["verdict"] == "fail"

@@ -53,7 +53,10 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
     for by in branch.named_by:
         if (named := flags[by]) is not None:
             break
-    if by is not None and named is not None and named not in branch.names:
+    if named is None or by is None:
+        trace.append(branch.automatic)
+        return _automatic(branch, request, flags, gpu, policy, trace)
+    if (step := branch.explicit.get((by, named))) is None:
         raise _refusal(
             named,
             f"{by}={named}: {policy.name} has no backend of that name.{nearest(named, branch.names)}",
@@ -61,10 +64,9 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
             branch.named_source,
             trace,
         )
-    if by is None or named is None or not branch.named:
+    if not branch.named:
         trace.append(branch.automatic)
         return _automatic(branch, request, flags, gpu, policy, trace)
-    step = branch.explicit[by, named]
     trace.append(step)
     if named not in branch.named:
         problem = f"{by}={named}: {named} {branch.not_named}"
@@ -90,29 +92,32 @@ def _automatic(
     """Return what the rules choose; SelectionError as select()."""
     if branch.refuses:
         raise _refusal(None, branch.refuses, [], branch.source, trace)
-    refused: list[tuple[str, list[Limit]]] = []
+    refused: dict[str, list[Limit]] = {}
     for rule in branch.rules:
-        if not _applies(rule, request, flags, gpu, trace):
-            continue
-        backend = rule.backend
-        beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
-        if not beyond:
-            path = policy.class_paths[backend]
-            return Selection(backend, path, (*trace, *policy.served[backend]))
-        if not branch.tries_next:
-            raise _beyond(backend, beyond, rule, branch, request, flags, gpu, policy, trace)
-        trace += [limit.unmet(request, gpu, backend) for limit in beyond]
-        if backend not in (name for name, _ in refused):
-            refused.append((backend, beyond))
+        for holds, failed in rule.asks:
+            if not holds(request, flags, gpu):
+                trace.append(failed)
+                break
+        else:
+            trace.append(rule.applies)
+            backend = rule.backend
+            beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
+            if not beyond:
+                steps = (*trace, *policy.served[backend])
+                return Selection(backend, policy.class_paths[backend], steps)
+            if not branch.tries_next:
+                raise _beyond(backend, beyond, rule, branch, request, flags, gpu, policy, trace)
+            trace += [limit.unmet(request, gpu, backend) for limit in beyond]
+            refused[backend] = beyond
     if not branch.tries_next:
         raise AssertionError(f"branch {branch.name}: no rule applies; the last must")
-    limits = [limit for _, beyond in refused for limit in beyond]
+    limits = [limit for beyond in refused.values() for limit in beyond]
     raise _refusal(
         None,
         f"no backend of {policy.name} serves the request: "
         + "; ".join(
             f"{backend} {', and '.join(limit.refusal(request, gpu) for limit in beyond)}"
-            for backend, beyond in refused
+            for backend, beyond in refused.items()
         ),
         [
             *_within(limits if len(refused) == 1 else []),
@@ -172,15 +177,6 @@ def _branch(policy: Policy, request: Request, trace: list[Step]) -> Branch:
             return branch
         trace.append(branch.passed)
     raise AssertionError(f"policy {policy.name}: no branch takes {request}; the last must")
-
-
-def _applies(rule: Rule, request: Request, flags: Flags, gpu: Gpu, trace: list[Step]) -> bool:
-    for holds, failed in rule.asks:
-        if not holds(request, flags, gpu):
-            trace.append(failed)
-            return False
-    trace.append(rule.applies)
-    return True
 
 
 def unreachable(

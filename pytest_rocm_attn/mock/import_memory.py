@@ -47,7 +47,8 @@ def _enter() -> None:
                 kwargs = kwargs | {"device": "meta"}
             return func(*args, **kwargs)
 
-    OnMeta().__enter__()
+    mode: Any = OnMeta()
+    mode.__enter__()
 
 
 def _importing() -> bool:

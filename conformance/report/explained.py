@@ -16,12 +16,11 @@ from pytest_rocm_attn.conformance.causes.causes import (
     A_BACKEND,
     A_REFUSAL,
     ANOTHER_ONE,
-    THE_NAMED_ONE,
     VARIOUS,
-    Change,
     explain,
 )
 from pytest_rocm_attn.conformance.causes.cells import Cells, ones
+from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, normalised_text
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
 from pytest_rocm_attn.conformance.promise.verdict import Verdict

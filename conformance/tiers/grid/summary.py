@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.causes.causes import Cause
     from pytest_rocm_attn.conformance.causes.cells import Origin
     from pytest_rocm_attn.conformance.promise.grid.space import Cell, Family, Slice
-    from pytest_rocm_attn.conformance.report.schema import Record, Summary
+    from pytest_rocm_attn.conformance.report.schema import Condition, Record, Summary
 
 MOST = 10  # causes that are shown
 COUNTS = (
@@ -131,9 +131,9 @@ def summary(records: Sequence[Record]) -> Summary:
     }
 
 
-def _cause(run: _Together, cause: Cause) -> dict[str, Any]:
+def _cause(run: _Together, cause: Cause) -> Condition:
     """Return a cause as plain data that every report shows: a condition of a Summary."""
-    change = cause.change
+    change, smallest = cause.change, run.smallest(cause.smallest)
     expected, got = words.answers_of(cause)
     return {
         "level": "declared" if change.declared else change.level,
@@ -142,7 +142,8 @@ def _cause(run: _Together, cause: Cause) -> dict[str, Any]:
         "expected": expected,
         "got": got,
         "cells": cause.cells,
-        **run.smallest(cause.smallest),
+        "smallest": smallest["smallest"],
+        "again": smallest["again"],
     }
 
 

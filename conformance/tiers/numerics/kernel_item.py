@@ -83,7 +83,7 @@ class KernelItem(ConformanceItem, abc.ABC):
         details: dict[str, Any] = {
             "backend": {"name": self.backend.name, "spec": self.backend.spec}
         }
-        known = {"expect": {"words": self.expected}, "details": details}
+        known: dict[str, Any] = {"expect": {"words": self.expected}, "details": details}
         if self.case is not None:
             details["case"] = self.case.to_json()
             known |= {"request": asdict(self.case.request), "source": self.case.why}

@@ -40,7 +40,7 @@ def main() -> None:
         protocol.write(json.dumps(message) + "\n")
         protocol.flush()
 
-    start = {"run": _run, "emulate": _emulate, "launch": _launch}[how]
+    start: Callable[..., Started] = {"run": _run, "emulate": _emulate, "launch": _launch}[how]
     with contextlib.ExitStack() as mocks:
         try:
             hello, examine = start(spec, mocks, *what)
@@ -66,8 +66,8 @@ def _load(spec: str, mock: Callable[[], object] | None = None) -> Any:
     from pytest_rocm_attn.gpu import Aiter
 
     found: Any = adapters.load(spec)
-    needed = mock is not None and getattr(found, "imports_aiter", False)
-    if needed and aiter_probe.probe().state is Aiter.PRESENT:
+    needed = getattr(found, "imports_aiter", False)
+    if needed and mock is not None and aiter_probe.probe().state is Aiter.PRESENT:
         mock()
     return found() if isinstance(found, type) else found
 

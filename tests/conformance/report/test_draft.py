@@ -96,7 +96,9 @@ def test_an_entry_is_drafted_for_each_cause_and_covers_its_items_alone(
         named = [name for name in answers if f"-{name}-" in item[0]]
         if named and item[1] != "gfx1201":
             came[item] = answers[named[0]]
-    asked = {row.id: {"env": dict(row.env), "request": asdict(row.request)} for row in ROWS}
+    asked: dict[str, Any] = {
+        row.id: {"env": dict(row.env), "request": asdict(row.request)} for row in ROWS
+    }
     records = [
         record(item, (came[item], V33 if came[item] == "refusal" else ""), **asked[item[0]])
         if item in came

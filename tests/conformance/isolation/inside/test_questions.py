@@ -37,7 +37,7 @@ class WithoutAConfiguration:
 def test_what_cannot_be_asked_is_no_reason_to_lose_the_answer(kind: str) -> None:
     question = Question(Gpu("gfx942"), (), Request(), kind)
     adapter = WithoutAConfiguration()
-    seen = questions._observe(adapter, question)  # type: ignore[arg-type]  # as much of one as is used
+    seen = questions._observe(adapter, question)
     assert seen.dropped == ()
     if kind == "select":
         assert seen.outcome == Selected("TRITON_ATTN")

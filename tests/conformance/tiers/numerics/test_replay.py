@@ -84,7 +84,8 @@ def idle(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def replayed(backend: Any, case: Case, capture: Any = perfect) -> Result:
-    return examine_replayed(backend, case, CPU, capture)
+    result: Result = examine_replayed(backend, case, CPU, capture)
+    return result
 
 
 @pytest.mark.parametrize("case", [DECODE, MIXED, LATENT], ids=lambda case: case.id)

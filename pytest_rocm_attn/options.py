@@ -276,6 +276,15 @@ OPTIONS = (
         listed=False,
     ),
     Option(
+        "servers",
+        "FILE",
+        "server: descriptions of servers that tier server starts besides the shipped ones",
+        "a TOML file of servers",
+        _text,
+        "repeated",
+        listed=False,
+    ),
+    Option(
         "isolation",
         "fork|process",
         "how workers start: fork (default, if the system has it) or process",

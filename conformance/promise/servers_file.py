@@ -162,6 +162,16 @@ def shipped() -> list[Server]:
     return read_servers(sorted(SHIPPED.glob("*.toml")))
 
 
+def described(file: str | None) -> tuple[Server, ...]:
+    """Return the shipped descriptions and those of a file.
+
+    Raises:
+        ServersError: a mistake in the file, such as an id that a shipped one has.
+    """
+    further = [Path(file)] if file else []
+    return tuple(read_servers([*sorted(SHIPPED.glob("*.toml")), *further]))
+
+
 def _server(entry: _Server, place: Place) -> Server:
     if not entry.layer:
         place.fail("layer", "is empty", "describe one layer at least")

@@ -18,6 +18,7 @@ from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.isolation.machine import this_machine
 from pytest_rocm_attn.conformance.promise import contract, deviations, upstream
 from pytest_rocm_attn.conformance.promise.contract import rules_of
+from pytest_rocm_attn.conformance.promise.servers_file import ServersError, described
 from pytest_rocm_attn.conformance.report import output
 from pytest_rocm_attn.conformance.tiers.effort import Effort
 from pytest_rocm_attn.conformance.tiers.numerics import subjects
@@ -46,7 +47,11 @@ OF_THE_CONTRACT = (
     "server",
 )  # tiers that run on its GPUs
 # Options that replace what a tier does, and would be passed over in silence without it.
-_OF_TIERS = {"example": ("invariants", "numerics"), "cell": ("grid",)}
+_OF_TIERS = {
+    "example": ("invariants", "numerics"),
+    "cell": ("grid",),
+    "servers": ("server",),
+}
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
 
 
@@ -70,7 +75,8 @@ def read(config: pytest.Config) -> Settings:
         needed = "grid" in tiers or the_deviations is not None or value("deviations-draft")
         grid_rules = rules_of(the_contract) if needed else ()
         the_baseline = _baseline(config)
-    except (BaselineError, ContractError, DeviationsError) as error:
+        servers = described(value("servers")) if "server" in tiers else ()
+    except (BaselineError, ContractError, DeviationsError, ServersError) as error:
         raise pytest.UsageError(str(error)) from None
     for name, about in _OF_TIERS.items():
         if value(name) is not None and not set(about) & set(tiers):
@@ -99,6 +105,7 @@ def read(config: pytest.Config) -> Settings:
         gpus=gpus,
         against=_against(config),
         baseline=the_baseline,
+        servers=servers,
         grid_budget=value("grid-budget"),
         cell=value("cell"),
         fresh=value("fresh"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
+    from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.conformance.tiers.effort import Effort
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
 
@@ -47,6 +48,7 @@ class Settings:
         gpus: the targets that --rocm-attn-gpu names; empty for all.
         against: the selector that the grid is compared with, where the user names one.
         baseline: the recording that the grid is compared with, where the user names one.
+        servers: the descriptions that tier server starts, if it runs.
         grid_budget: seconds that the grid may take.
         cell: the one cell of a slice that is to be asked, or None.
         fresh: answers that an interrupted run left behind are not used.
@@ -69,6 +71,7 @@ class Settings:
     gpus: tuple[str, ...]
     against: Subject | None
     baseline: Recorded | None
+    servers: tuple[Server, ...]
     grid_budget: float
     cell: int | None
     fresh: bool

@@ -51,8 +51,11 @@ FOUND: dict[str, dict[str, str]] = {
         DCP: "RocmAttentionImpl does not",
         PREDICATES: "is true, and the GPU lacks AITER's Gluon kernel for MLA",
     },
-    "0.29.0": {DCP: "", TURBOQUANT: "No KV cache layout satisfies every supported set"},
-    "0.31.0": {PREDICATES: "", PLAIN: ""},
+    "0.29.0": {
+        DCP: "RocmAttentionImpl does not",
+        TURBOQUANT: "No KV cache layout satisfies every supported set",
+    },
+    "0.31.0": {DCP: "", PREDICATES: "", PLAIN: ""},
     "0.33.0": {
         TURBOQUANT: "",
         PLAIN: "",

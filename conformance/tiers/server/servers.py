@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pytest_rocm_attn.conformance.adapters.vllm_start import NEEDS
 from pytest_rocm_attn.conformance.isolation import Question, WorkerError
-from pytest_rocm_attn.conformance.promise import servers_file
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
 from pytest_rocm_attn.flags import USE_AITER
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.promise.servers_file import Server
-    from pytest_rocm_attn.conformance.tiers.capabilities.check import CheckItem
+    from pytest_rocm_attn.conformance.tiers.capabilities.check import Check, CheckItem
     from pytest_rocm_attn.gpu import Gpu
 
 FLAGS: dict[str, Mapping[str, str]] = {
@@ -33,11 +32,6 @@ FLAGS: dict[str, Mapping[str, str]] = {
 _SELECTING = "selecting a backend"
 
 
-@cache
-def _shipped() -> tuple[Server, ...]:
-    return tuple(servers_file.shipped())
-
-
 def _environ(server: Server, flags: str) -> dict[str, str]:
     return {**FLAGS[flags], **server.environ}
 
@@ -48,8 +42,8 @@ def question_of(gpu: Gpu, server: Server, flags: str) -> Question:
     return Question.of(gpu, _environ(server, flags), Request(), "server", detail)
 
 
-def _on(gpu: Gpu) -> Iterator[Server]:
-    return (server for server in _shipped() if not server.gpus or gpu.gfx in server.gpus)
+def _on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
+    return [server for server in servers if not server.gpus or gpu.gfx in server.gpus]
 
 
 def _told(item: CheckItem, question: Question) -> Answer:
@@ -69,7 +63,6 @@ def _told(item: CheckItem, question: Question) -> Answer:
     "{server.id}-starts-{flags}",
     "every layer is given a backend that can be built, and all layers can share one cache",
     "{server.source}",
-    over=lambda gpu: [{"server": server, "flags": flags} for server in _on(gpu) for flags in FLAGS],
     asks=lambda gpu, server, flags: [question_of(gpu, server, flags)],
     level="advisory",
     environ=_environ,
@@ -105,14 +98,11 @@ def _words(fault: Mapping[str, Any], backends: Mapping[str, str]) -> str:
     "{need}-reaches-the-selector",
     "whether a backend can do what the server needs is asked before it is chosen",
     "vllm/v1/attention/selector.py (v0.33.0), AttentionSelectorConfig; vllm-project/vllm#40173",
-    over=lambda gpu: [{"need": need} for need in NEEDS],
     level="advisory",
 )
-def reaches_the_selector(item: CheckItem, need: str) -> Iterator[Defect]:
+def reaches_the_selector(item: CheckItem, need: str, servers: Sequence[Server]) -> Iterator[Defect]:
     needing = [
-        server
-        for server in _on(item.gpu)
-        if any(getattr(layer.request, need) for layer in server.layers)
+        server for server in servers if any(getattr(layer.request, need) for layer in server.layers)
     ]
     asked = 0
     for server in needing:
@@ -137,15 +127,32 @@ def reaches_the_selector(item: CheckItem, need: str) -> Iterator[Defect]:
     "the-short-way-fills-every-field",
     "a request says every field that the selector asks for",
     "vllm/v1/attention/selector.py (v0.33.0), AttentionSelectorConfig",
-    asks=lambda gpu: [question_of(gpu, _shipped()[0], "by-default")],
+    asks=lambda gpu, server: [question_of(gpu, server, "by-default")],
     level="advisory",
 )
-def fills_every_field(item: CheckItem) -> Iterator[Defect]:
+def fills_every_field(item: CheckItem, server: Server) -> Iterator[Defect]:
     """Rows ask the platform directly: what a request cannot say stays at its default there."""
-    server = next(_on(item.gpu))
     answer = _told(item, question_of(item.gpu, server, "by-default"))
     for name in answer.data.get("not_filled", ()):
         yield Defect("rows that ask the platform leave a field at its default", value=name)
 
 
-CHECKS = (starts, reaches_the_selector, fills_every_field)
+def checks_of(servers: Sequence[Server]) -> tuple[Check, ...]:
+    """Return the checks of servers that are described."""
+    return (
+        replace(
+            starts,
+            over=lambda gpu: [
+                {"server": server, "flags": flags}
+                for server in _on(gpu, servers)
+                for flags in FLAGS
+            ],
+        ),
+        replace(
+            reaches_the_selector,
+            over=lambda gpu: [{"need": need, "servers": _on(gpu, servers)} for need in NEEDS],
+        ),
+        replace(
+            fills_every_field, over=lambda gpu: [{"server": one} for one in _on(gpu, servers)[:1]]
+        ),
+    )

@@ -26,8 +26,9 @@ class ServerTier(Tier):
     @classmethod
     def plan(cls, settings: Settings) -> Iterator[Planned]:
         targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
+        checks = (*servers.checks_of(settings.servers), *code.CHECKS)
         for gfx in () if settings.subject.pure else targets:
-            yield from plan_of((*servers.CHECKS, *code.CHECKS), Gpu(gfx))
+            yield from plan_of(checks, Gpu(gfx))
 
     @classmethod
     def header(cls, settings: Settings) -> list[str]:

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rocm_attn.conformance.promise.servers_file import ServersError, read_servers, shipped
+from pytest_rocm_attn.conformance.promise.servers_file import (
+    ServersError,
+    described,
+    read_servers,
+    shipped,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +85,13 @@ def test_a_mistake_says_in_one_line_where_it_is_and_what_to_do(
     assert says in message
     assert "\n" not in message
     assert ";" in message  # the remedy
+
+
+def test_a_file_adds_to_what_ships_and_may_not_take_its_ids(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(HEAD + LAYER)
+    assert [server.id for server in described(str(file))] == [*(s.id for s in shipped()), "one"]
+    assert described(None) == tuple(shipped())
+    file.write_text(HEAD.replace('"one"', f'"{shipped()[0].id}"') + LAYER)
+    with pytest.raises(ServersError, match="is taken by another server"):
+        described(str(file))

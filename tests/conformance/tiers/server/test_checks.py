@@ -49,7 +49,9 @@ def found(find: Callable[..., Any], item: Any, **arguments: Any) -> list[str]:
 def test_every_server_is_started_with_every_set_of_flags_on_every_gpu() -> None:
     subject = SimpleNamespace(pure=False)
     cells = [SimpleNamespace(gpu=gpu) for gpu in (GFX942, GFX950, GFX942)]
-    planned = list(ServerTier.plan(SimpleNamespace(subject=subject, cells=cells)))  # type: ignore[arg-type]
+    planned = list(
+        ServerTier.plan(SimpleNamespace(subject=subject, cells=cells, servers=shipped()))
+    )  # type: ignore[arg-type]
     names = [one.name for one in planned]
     assert len(names) == len(set(names))
     starts = [name for name in names if "-starts-" in name and "[gfx942]" in name]
@@ -96,19 +98,19 @@ def test_what_our_own_stand_ins_lack_is_never_the_forks_fault() -> None:
 def test_a_need_that_no_field_carries_is_a_finding_for_each_server_that_has_it() -> None:
     check = servers.reaches_the_selector.find
     item: CheckItem = Item(came(unasked=("use_dcp",)))  # type: ignore[assignment]
-    defects = list(check(item, need="use_dcp"))
+    defects = list(check(item, need="use_dcp", servers=shipped()))
     assert {defect.wrong for defect in defects} == {
         "the selector chooses without being asked about use_dcp"
     }
     needing = {s.id for s in shipped() if s.decode_context_parallel > 1}
     assert {defect.value for defect in defects} == needing
-    assert found(check, Item(came()), need="use_dcp") == []
+    assert found(check, Item(came()), need="use_dcp", servers=shipped()) == []
 
 
 def test_a_need_that_no_server_with_a_backend_has_is_not_applicable() -> None:
     nothing = {**came(), "backends": {}}
     with pytest.raises(Inapplicable, match="no server that needs use_dcp"):
-        found(servers.reaches_the_selector.find, Item(nothing), need="use_dcp")
+        found(servers.reaches_the_selector.find, Item(nothing), need="use_dcp", servers=shipped())
 
 
 def test_a_predicate_that_says_yes_to_what_the_gpu_lacks_is_a_finding() -> None:

@@ -552,6 +552,16 @@ class Start:
         core: Any = self._part("v1.core.kv_cache_planning", "v1.core.kv_cache_utils")
         worker: Any = self._part("v1.worker.utils")
         if core is None or worker is None:
+            # Each layer for itself, with the block that one backend alone would be given.
+            alone = [
+                SimpleNamespace(backend=self.classes[name], layer_names=[name], kv_cache_group_id=0)
+                for name in cached
+            ]
+            for one in alone:
+                block = config.cache_config.block_size
+                size = declarations.kernel_block_size(one.backend, block)
+                if size is not None:
+                    self._kernels_take([[one]], [size])
             return
         runner = self._runner()
         every = tuple(cached)

@@ -391,3 +391,22 @@ def test_a_cache_dtype_that_the_fork_does_not_list_is_said_to_be_lacking(
 ) -> None:
     with pytest.raises(LacksError, match="the fork has no cache dtype turboquant_k8v4"):
         start('kv_cache_dtype = "turboquant_k8v4"' + PLAIN)
+
+
+def test_where_the_cache_cannot_be_divided_here_kernels_are_still_held_against_blocks(
+    start: Callable[..., Started],
+) -> None:
+    """A package that the machine lacks is not the fork's fault, and is named."""
+    needs = ("v1/core/kv_cache_utils", "from types", "import no_such_package\n        from types")
+    calls = (
+        "v1/attention/backends/__init__",
+        "class Rocm(Base):",
+        (
+            "class Rocm(Base):\n            sizes = []\n            def run(self):\n"
+            "                return paged_attention_v1()"
+        ),
+    )
+    started = start("block_size = 544" + PLAIN, needs, calls)
+    (said,) = words(started)
+    assert "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32" in said
+    assert started.left_out == ["what v1.core.kv_cache_planning does: it needs no_such_package"]

@@ -21,7 +21,17 @@ from pytest_rocm_attn.conformance.baseline.recording import record, source_of
 from pytest_rocm_attn.conformance.baseline.recording_command import subject_of, write
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 
-RELEASES = ("0.11.2", "0.12.0", "0.13.0", "0.14.1", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
+RELEASES = (
+    "0.11.2",
+    "0.12.0",
+    "0.13.0",
+    "0.14.1",
+    "0.16.0",
+    "0.18.1",
+    "0.22.1",
+    "0.29.0",
+    "0.33.0",
+)
 SELECTOR = "vllm.platforms.rocm:RocmPlatform"
 SHIPPED = Path(__file__).parent.parent / "conformance" / "baselines"
 

@@ -32,6 +32,10 @@ class FlagWarning(UserWarning):
     """An environment variable whose text does not mean what it suggests, such as "yes" for a flag."""
 
 
+class GpuWarning(UserWarning):
+    """A target that hardware.toml does not describe: its facts are those of the nearest one."""
+
+
 class RequestError(RocmAttnError, ValueError):
     """A request with a field out of its legal range.
 

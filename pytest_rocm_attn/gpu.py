@@ -157,7 +157,7 @@ def target_of(name: str) -> str:
     folded = _folded(name)
     if folded in products():
         return products()[folded]
-    if _nearest_of_its_generation(name):
+    if isinstance(name, str) and _nearest_of_its_generation(name):
         return name
     raise _unknown(name)
 

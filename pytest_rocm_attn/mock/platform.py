@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pytest_rocm_attn.errors import MockArgumentError, MockError, nearest
+from pytest_rocm_attn.errors import GpuWarning, MockArgumentError, MockError, nearest
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu, product_of
 from pytest_rocm_attn.hardware import detect
 from pytest_rocm_attn.mock import aiter as aiter_module
@@ -99,6 +99,10 @@ class MockRocm:
         if aiter is None and not isinstance(gpu, Gpu):
             aiter = real_aiter
         base = gpu if isinstance(gpu, Gpu) else Gpu(gpu)
+        if base.note and not isinstance(gpu, Gpu):  # perhaps a slip of the pen
+            from pytest_rocm_attn.caller import warn_the_caller  # imports pytest
+
+            warn_the_caller(base.note, GpuWarning)
         self._gpu = Gpu(
             base.gfx,
             base.aiter if aiter is None else _aiter_state(aiter),

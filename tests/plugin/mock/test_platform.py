@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.errors import MockError, UnknownGpuError
+from pytest_rocm_attn.errors import GpuWarning, MockError, UnknownGpuError
 from pytest_rocm_attn.gpu import Aiter, Amdsmi, Gpu
 from pytest_rocm_attn.hardware import DetectedGpu, Detection
 from pytest_rocm_attn.mock import MockRocm, mock_rocm, parse_option, platform
@@ -23,8 +23,8 @@ def test_it_knows_its_gpu_and_count() -> None:
 
 
 def test_an_unknown_target_offers_the_nearest() -> None:
-    with pytest.raises(UnknownGpuError, match=r"'gfx943'.*Did you mean 'gfx942'"):
-        mock_rocm("gfx943")
+    with pytest.raises(UnknownGpuError, match=r"'gfx94x'.*Did you mean 'gfx942'"):
+        mock_rocm("gfx94x")
 
 
 def test_an_unknown_product_offers_the_nearest_of_the_target() -> None:
@@ -197,3 +197,10 @@ def test_keyword_arguments_that_do_not_exist_are_refused() -> None:
 def test_a_product_that_is_named_is_the_one_that_is_mocked(name: str, words: str) -> None:
     assert str(mock_rocm(name)) == words
     assert str(parse_option(name)) == words
+
+
+def test_a_target_that_is_not_described_is_mocked_with_a_warning_that_names_the_nearest() -> None:
+    with pytest.warns(GpuWarning, match=r"gfx943 is not described; .* that of gfx942, .* unknown$"):
+        mock = mock_rocm("gfx943")
+    with mock as running:
+        assert running.gpu.gfx == "gfx943"

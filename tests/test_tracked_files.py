@@ -15,14 +15,18 @@ MARKER = re.compile(r"(<{7}|\|{7}|>{7})( |$)", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def files() -> list[Path]:
-    """Every tracked file that is no link."""
+    """Every tracked file of text that is not a link."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs git's list of tracked files; this is no clone")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]
-    found = [path for path in paths if path.is_file() and not path.is_symlink()]
+    found = [
+        path
+        for path in paths
+        if path.is_file() and not path.is_symlink() and b"\0" not in path.read_bytes()
+    ]
     assert len(found) > 300
     return found
 

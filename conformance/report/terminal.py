@@ -216,11 +216,11 @@ def write_evidence(out: pytest.TerminalReporter, report: Mapping[str, Any]) -> N
     if not table:
         return
     out.section("backends by evidence", sep="-")
-    lines = [("", list(evidence.COLUMNS)), *table]
-    widths = [max(map(len, cells)) for cells in zip(*([n, *c] for n, c in lines), strict=True)]
-    for name, cells in lines:
-        shown = (text.ljust(width) for text, width in zip([name, *cells], widths, strict=True))
-        out.write_line(printable("  ".join(shown).rstrip()))
+    lines = [["", *evidence.COLUMNS], *(list(map(printable, [n, *cells])) for n, cells in table)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for cells in lines:
+        shown = (text.ljust(width) for text, width in zip(cells, widths, strict=True))
+        out.write_line("  ".join(shown).rstrip())
     for device in words.device_words(report):
         out.write_line(printable(f"on {device}"))
 

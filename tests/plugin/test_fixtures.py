@@ -120,7 +120,7 @@ def test_a_marker_that_comes_after_collection_acts_or_is_refused(pytester: pytes
             "test_gpu": pytest.mark.rocm_attn_gpu("gfx942"),
             "test_mock": pytest.mark.rocm_attn_mock("gfx942"),
             "test_env": pytest.mark.rocm_attn_env(VLLM_ROCM_USE_AITER="1"),
-            "test_wrong": pytest.mark.rocm_attn_gpu("gfx943"),
+            "test_wrong": pytest.mark.rocm_attn_gpu("gfx94x"),
         }
 
         def pytest_runtest_setup(item):
@@ -144,7 +144,7 @@ def test_a_marker_that_comes_after_collection_acts_or_is_refused(pytester: pytes
         [
             "test_it.py:4: " + late.format("rocm_attn_mock") + "*fixture mock_rocm",
             "test_it.py:5: " + late.format("rocm_attn_env") + "*fixture rocm_env",
-            "test_it.py:6: the rocm_attn_gpu marker: unknown GPU 'gfx943'*",
+            "test_it.py:6: the rocm_attn_gpu marker: unknown GPU 'gfx94x'*",
             "SKIPPED * test_it.py:3: rocm-attn: needs a real gfx942: none here",
         ]
     )
@@ -155,7 +155,7 @@ def test_a_marker_that_comes_after_collection_acts_or_is_refused(pytester: pytes
     ("given", "words"),
     [
         ("", "--rocm-attn-mock='' is invalid; expected a GPU"),
-        ("gfx943", "unknown GPU 'gfx943'. Did you mean 'gfx942'"),
+        ("gfx94x", "unknown GPU 'gfx94x'. Did you mean 'gfx942'"),
         ("gfx942,aiter,aiter=absent", "'aiter' is given twice"),
         ("gfx942,", "'' in 'gfx942,' is not known"),
         ("gfx942,count=65", "1 to 64 GPUs, not count=65"),

@@ -104,6 +104,8 @@ def test_the_terminal_shows_the_table_and_the_device(record: Any, report: Any) -
         list(evidence.COLUMNS),
         *([name, *" ".join(cells).split()] for name, cells in WANTED),
     ]
+    # each column stands under its head
+    assert lines[start + 1].index("interpreter") == max(len(name) for name, _ in WANTED) + 2
     assert lines[start + 5] == "on NVIDIA H100 (sm_90), torch 2.11.0, cuda 13.0"
 
 

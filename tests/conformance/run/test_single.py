@@ -60,7 +60,7 @@ WRONG = {
     "{}, gpu='gfx942', head_sizes=64": "has no field 'head_sizes'. Did you mean 'head_size'?",
     "{}, gpu='gfx942', head_size='64'": "request: head_size is '64'; it must be an int",
     "{}, gpu='gfx942', block_size=0": "request: block_size is 0; it must be a positive",
-    "{'VLLM_ROCM_USE_AITER': 1}, gpu='gfx942'": "'VLLM_ROCM_USE_AITER': 1 is no environment",
+    "{'VLLM_ROCM_USE_AITER': 1}, gpu='gfx942'": "'VLLM_ROCM_USE_AITER': 1 is not an environment",
 }
 
 

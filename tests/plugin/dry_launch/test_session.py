@@ -450,7 +450,7 @@ def test_the_driver_answers_what_downstream_code_asks() -> None:
         properties = driver.utils.get_device_properties(driver.get_current_device())
         assert properties["max_shared_mem"] == 65536
         assert properties["multiprocessor_count"] == 304
-        with pytest.raises(MockError, match="no device property 'sm_clock_rate'"):
+        with pytest.raises(MockError, match="does not know the device property 'sm_clock_rate'"):
             properties["sm_clock_rate"]
         assert not hasattr(driver, "no_such_member")
         with pytest.raises(MockError, match=r"driver\.active\.no_such_member"):
@@ -498,7 +498,7 @@ def test_a_thousand_blocks_leave_the_memory_flat() -> None:
 
 
 def test_an_unknown_gpu_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UnknownGpuError, match="Did you mean 'gfx942'"), dry_launch("gfx943"):
+    with pytest.raises(UnknownGpuError, match="Did you mean 'gfx942'"), dry_launch("gfx94x"):
         pass
 
 

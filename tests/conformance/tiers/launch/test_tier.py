@@ -44,7 +44,7 @@ def test_a_forks_kernel_that_does_not_fit_is_named_on_each_target(
     out = done.stdout
     assert done.returncode == 1, out + done.stderr
     assert "Required: 131072, Hardware limit: 65536" in out
-    assert "MINE for gfx1151, mla-decode-in-large-blocks: gather does not fit gfx1151" in out
+    assert "MINE::mla-decode-in-large-blocks: gather does not fit gfx1151" in out
     assert "MINE declines: no float16" in out
     (row,) = json.loads((pytester.path / "report.json").read_text())["rows"]
     assert (row["tier"], row["evidence"], row["gpu"]["gfx"]) == ("launch", "launch", "gfx1151")

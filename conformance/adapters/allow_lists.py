@@ -8,7 +8,7 @@ listed fails there, in the first step. Runs in the worker.
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from dataclasses import dataclass

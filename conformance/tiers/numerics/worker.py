@@ -40,7 +40,9 @@ def main() -> None:
         protocol.write(json.dumps(message) + "\n")
         protocol.flush()
 
-    start: Callable[..., Started] = {"run": _run, "emulate": _emulate, "launch": _launch}[how]
+    starts: dict[str, Callable[..., Started]]
+    starts = {"run": _run, "emulate": _emulate, "launch": _launch}
+    start = starts[how]
     with contextlib.ExitStack() as mocks:
         try:
             hello, examine = start(spec, mocks, *what)

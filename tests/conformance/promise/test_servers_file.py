@@ -16,11 +16,13 @@ from pytest_rocm_attn.conformance.promise.servers_file import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_rocm_attn.conformance.promise.servers_file import Server
+
 HEAD = '[[server]]\nid = "one"\nsource = "a test"\n'
 LAYER = '[[server.layer]]\nname = "attention"\nrequest = { head_size = 64 }\n'
 
 
-def read(tmp_path: Path, text: str) -> list:
+def read(tmp_path: Path, text: str) -> list[Server]:
     file = tmp_path / "servers.toml"
     file.write_text(text)
     return read_servers([file])

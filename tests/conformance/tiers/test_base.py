@@ -10,6 +10,7 @@ import pytest
 from pytest_rocm_attn.conformance.run.settings import read
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.conformance.tiers.base import Planned, first_question
+from pytest_rocm_attn.conformance.tiers.documented import CellItem
 from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
 from pytest_rocm_attn.gpu import Aiter, Gpu
 
@@ -43,8 +44,8 @@ def test_every_item_of_a_plan_has_a_name_of_its_own_and_a_class(
 
 def test_the_first_question_is_about_the_first_gpu_that_a_plan_is_about() -> None:
     gpu = Gpu("gfx942", Aiter.ABSENT)
-    plan = [Planned("no-gpu", ConformanceItem), Planned("one", ConformanceItem, gpu)]
-    question = first_question([*plan, Planned("other", ConformanceItem, Gpu("gfx90a"))])
+    plan = [Planned("no-gpu", CellItem), Planned("one", CellItem, gpu)]
+    question = first_question([*plan, Planned("other", CellItem, Gpu("gfx90a"))])
     assert question is not None
     assert question.gpu == gpu
     assert first_question(plan[:1]) is None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_rocm_attn.conformance.isolation import WorkerError
 from pytest_rocm_attn.conformance.promise.servers_file import shipped
+from pytest_rocm_attn.conformance.run.settings import read
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.server import code, servers
 from pytest_rocm_attn.conformance.tiers.server.tier import ServerTier
@@ -46,12 +47,19 @@ def found(find: Callable[..., Any], item: Any, **arguments: Any) -> list[str]:
     return [defect.wrong for defect in find(item, **arguments)]
 
 
-def test_every_server_is_started_with_every_set_of_flags_on_every_gpu() -> None:
-    subject = SimpleNamespace(pure=False)
-    cells = [SimpleNamespace(gpu=gpu) for gpu in (GFX942, GFX950, GFX942)]
-    planned = list(
-        ServerTier.plan(SimpleNamespace(subject=subject, cells=cells, servers=shipped()))
-    )  # type: ignore[arg-type]
+def test_every_server_is_started_with_every_set_of_flags_on_every_gpu(
+    pytestconfig: pytest.Config,
+) -> None:
+    of_this_run = read(pytestconfig)
+    settings = dataclasses.replace(
+        of_this_run,
+        subject=dataclasses.replace(of_this_run.subject, pure=False),
+        cells=tuple(
+            dataclasses.replace(of_this_run.cells[0], gpu=gpu) for gpu in (GFX942, GFX950, GFX942)
+        ),
+        servers=tuple(shipped()),
+    )
+    planned = list(ServerTier.plan(settings))
     names = [one.name for one in planned]
     assert len(names) == len(set(names))
     starts = [name for name in names if "-starts-" in name and "[gfx942]" in name]

@@ -158,7 +158,7 @@ def test_a_killed_run_has_kept_most_of_what_it_had(folder: Path) -> None:
 def test_progress_is_shown_on_a_terminal(folder: Path) -> None:
     ours, theirs = pty.openpty()
     # Slowly, so that it is shown several times on any machine.
-    run = start(folder, *OURS[:2], slowly=0.001, stdout=theirs)
+    run = start(folder, *OURS[:2], slowly=0.002, stdout=theirs)
     os.close(theirs)
     output = ""
     try:

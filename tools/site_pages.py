@@ -318,8 +318,8 @@ def pages() -> dict[str, Callable[[], str]]:
 # --- hooks that MkDocs calls --------------------------------------------------------------------------
 
 
-def on_config(config: Any) -> None:
-    """Lay the package where mkdocstrings finds it."""
+def on_startup(**_: Any) -> None:
+    """Lay the package where mkdocstrings finds it, which looks when it is configured."""
     lay_package(ROOT / ".cache" / "site")
 
 

@@ -38,6 +38,11 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     page = _Page(limit - _TAIL)
     page.add(_head(report, rows))
     causes = explained.of(report)
+    short = [row for row in rows if row["verdict"] != "pass"]
+    matrix = _matrix(short, words.columns_of(short)) if short else []
+    # Kept for the names of what fell short, however long the causes are.
+    kept = min(sum(len(line.encode()) for line in matrix), int(page.room * _MATRIX_SHARE))
+    page.room -= kept
     if causes:
         page.add("## Causes\n\n")
     for number, cause in enumerate(causes, start=1):
@@ -52,10 +57,11 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     for line in words.compared_with_upstream(report):
         page.add(f"- {code(line)}\n")
     page.add("\n")
-    short = [row for row in rows if row["verdict"] != "pass"]
+    page.room += kept
     if short:
-        page.add("## Shortfalls by GPU\n\n")
-        _add_matrix(page, short, words.columns_of(short))
+        floor = page.room - kept
+        for line in matrix:
+            page.add(line, "rows of the matrix", share=page.room - floor)
         page.add("\n" + _legend(short) + "\n\n")
     _add_without_verdict(page, report)
     for note in report.get("notes") or ():
@@ -174,11 +180,11 @@ def _host(report: Mapping[str, Any]) -> str:
     return text if re.fullmatch(r"[\w ,;:.']+", text, re.ASCII) else code(text)
 
 
-def _add_matrix(page: _Page, short: Sequence[Record], columns: Sequence[str]) -> None:
-    """Add the rows that fell short times GPUs; those that fail first."""
+def _matrix(short: Sequence[Record], columns: Sequence[str]) -> list[str]:
+    """Return the lines of the rows that fell short times GPUs; those that fail first."""
     heads = map(cell, columns)
-    page.add("| row | " + " | ".join(heads) + " |\n| --- |" + " :---: |" * len(columns) + "\n")
-    floor = int(page.room * (1 - _MATRIX_SHARE))
+    title = "## Shortfalls by GPU\n\n| row | "
+    lines = [title + " | ".join(heads) + " |\n| --- |" + " :---: |" * len(columns) + "\n"]
     by_row: dict[tuple[str, str], dict[str, set[str]]] = {}
     for record in short:
         cells = by_row.setdefault((record["tier"], record["id"]), {})
@@ -189,8 +195,8 @@ def _add_matrix(page: _Page, short: Sequence[Record], columns: Sequence[str]) ->
 
     for (_, row), cells in sorted(by_row.items(), key=badness):
         marks = (_mark(Verdict.worst(cells[name])) if name in cells else "" for name in columns)
-        line = f"| {cell(row)} | " + " | ".join(marks) + " |\n"
-        page.add(line, "rows of the matrix", share=page.room - floor)
+        lines.append(f"| {cell(row)} | " + " | ".join(marks) + " |\n")
+    return lines
 
 
 def _mark(verdict: Verdict) -> str:

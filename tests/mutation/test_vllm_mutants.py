@@ -1,4 +1,4 @@
-"""Mutants of vLLM 0.12.0's own selector, made from the unpacked release: the suite sees them.
+"""Mutants of vLLM releases' own selectors, made from the unpacked releases: the suite sees them.
 
 Slow; ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in tests/acceptance/test_real_vllm.py. Survivors
 are explained one by one in docs/detection.md, which this test holds to be complete.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,64 +19,70 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RELEASE = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.12.0"
+RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 TOOL = Path(__file__).with_name("vllm_mutants.py")
 DETECTION = Path(__file__).parents[2] / "docs" / "detection.md"
-PLATFORMS = (("gfx942", "present"), ("gfx1201", "present"))
+# How many mutants there are at least, and some that there must be.
+MUTANTS = {
+    "0.12.0": (
+        100,
+        "get_attn_backend_cls: block_size == 1 -> block_size != 1",
+        "get_attn_backend_cls: block_size != 1 -> True",
+        "get_attn_backend_cls: rocm_aiter_ops.is_mla_enabled() -> not rocm_aiter_ops.is_mla_enabled()",
+        "get_attn_backend_cls: on_gfx9() -> False",
+        "get_attn_backend_cls: return AttentionBackendEnum.TRITON_ATTN.get_path() -> return None",
+    ),
+    "0.33.0": (
+        300,
+        "get_valid_backends: invalid_reasons_i -> False",
+        "_get_backend_priorities: backends.append(AttentionBackendEnum.ROCM_ATTN) -> pass",
+        "_get_backend_priorities: backends.append(AttentionBackendEnum.TURBOQUANT) -> pass",
+        "AttentionBackend.validate_configuration: has_sink and (not cls.supports_sink()) -> has_sink",
+        "supports_block_size: block_size % supported_size == 0 -> block_size % supported_size != 0",
+    ),
+}
 
 
-def mutate(gfx: str, aiter: str, *options: str) -> dict[str, list[str] | None]:
-    """Return what saw each mutant on one platform: name -> (tier, row or law), or None."""
-    if not RELEASE.is_dir():
-        pytest.skip(f"vLLM 0.12.0 is not unpacked in {RELEASE.parent}; see docs/real-vllm.md")
+def mutate(release: str, *options: str) -> dict[str, list[str] | None]:
+    """Return what saw each mutant: name -> (platform, tier, row, verdict), or None."""
+    if not (RELEASES / release).is_dir():
+        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
     done = subprocess.run(
-        [PYTHON, str(TOOL), gfx, aiter, *options],
-        env=os.environ | {"PYTHONPATH": str(RELEASE), "VLLM_LOGGING_LEVEL": "ERROR"},
+        [PYTHON, str(TOOL), str(RELEASES / release), *options],
+        env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
         check=True,
-        timeout=3000,
+        timeout=7200,
     )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == len({mutant["name"] for mutant in found})
     return {mutant["name"]: mutant["seen"] for mutant in found}
 
 
-def explained() -> Sequence[str]:
-    """Return the mutants that docs/detection.md explains: the first column of its last table."""
-    _, _, table = DETECTION.read_text("utf-8").partition("| surviving mutant |")
+def explained(release: str) -> Sequence[str]:
+    """Return the mutants that docs/detection.md explains: first columns of a release's table."""
+    text = DETECTION.read_text("utf-8")
+    _, _, section = text.partition(f"## Mutants of vLLM {release}")
+    table = re.split(r"^## ", section, flags=re.MULTILINE)[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
-    return [line.split("`")[1] for line in rows]
+    return [name for line in rows for name in re.findall(r"`([^`]+)`", line.split(" | ")[0])]
 
 
 @pytest.mark.slow
-def test_every_mutant_is_seen_or_explained(tmp_path: Path) -> None:
-    names: list[str] | None = None
-    for gfx, aiter in PLATFORMS:
-        options = []
-        if names is not None:  # only those that nothing saw before
-            survivors = tmp_path / "survivors.json"
-            survivors.write_text(json.dumps(names))
-            options = ["--only", str(survivors)]
-        seen = mutate(gfx, aiter, *options)
-        if names is None:
-            assert len(seen) >= 60
-        names = [name for name, by in seen.items() if by is None]
-    assert names == explained()
+@pytest.mark.parametrize("release", MUTANTS)
+def test_every_mutant_is_seen_or_explained(release: str) -> None:
+    survivors = [name for name, by in mutate(release).items() if by is None]
+    assert sorted(survivors) == sorted(explained(release))
 
 
 @pytest.mark.slow
-def test_every_comparison_condition_backend_and_error_is_altered() -> None:
-    names = list(mutate("gfx942", "present", "--list"))
-    assert len(names) == len(set(names))
-    for change in (
-        "block_size == 1 -> block_size != 1",
-        "block_size != 1 -> True",
-        "rocm_aiter_ops.is_mla_enabled() -> not rocm_aiter_ops.is_mla_enabled()",
-        "AttentionBackendEnum.FLEX_ATTENTION -> AttentionBackendEnum.TRITON_MLA",
-        "on_gfx9() -> False",
-        "return AttentionBackendEnum.TRITON_ATTN.get_path() -> return None",
-    ):
-        assert change in names, change
-    assert sum("-> raise TypeError(" in name for name in names) == 5
-    assert sum(name.startswith("raise ") and name.endswith("-> pass") for name in names) == 5
+@pytest.mark.parametrize("release", MUTANTS)
+def test_every_comparison_condition_backend_and_error_is_altered(release: str) -> None:
+    names = list(mutate(release, "--list"))
+    fewest, *some = MUTANTS[release]
+    assert len(names) >= fewest
+    assert not [name for name in some if name not in names]
+    raised = [name for name in names if ": raise " in name]
+    assert sum("-> raise TypeError(" in name for name in raised) * 2 == len(raised)

@@ -136,6 +136,29 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GivesWay:
+    """When a named backend that cannot serve a request gives way to the automatic choice.
+
+    Args:
+        when: whether a request is one for which it may.
+        why: the same in words.
+        alone: the limits that it gives way to, each only if no other is unmet; empty: to all.
+    """
+
+    when: Callable[[Request], bool]
+    why: str
+    alone: tuple[str, ...] = ()
+
+    def applies(self, request: Request, beyond: Sequence[Limit]) -> bool:
+        """Say whether a backend gives way that does not meet these limits."""
+        rules = [limit.rule for limit in beyond]
+        # The layout is asked about only if nothing else is wrong (_get_invalid_reasons, v0.31.0).
+        rules = [rule for rule in rules if rule != "layout"] or rules
+        fits = not self.alone or (len(rules) == 1 and rules[0] in self.alone)
+        return fits and self.when(request)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Policy:
     """The selection of one release.
 
@@ -146,8 +169,8 @@ class Policy:
         class_paths: backend -> its class.
         sets: (variable, field): a variable that is on sets a field of every request.
         when_named: further limits of a backend that is named.
-        falls_back: whether a named backend beyond these limits gives way to the automatic choice,
-            and why; "" for no.
+        gives_way: when a named backend that cannot serve gives way to the automatic choice; None
+            for never.
         ignored: variable -> why the release does not read it.
     """
 
@@ -157,7 +180,7 @@ class Policy:
     class_paths: Mapping[str, str] = field(default_factory=lambda: CLASS_PATHS)
     sets: tuple[tuple[str, str], ...] = ()
     when_named: Mapping[str, Limits] = field(default_factory=dict)
-    falls_back: Callable[[Request, Sequence[Limit]], str] | None = None
+    gives_way: GivesWay | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
     # Backend -> the end of a trace in which it serves the request: every limit met, the decision.
     served: dict[str, tuple[Step, ...]] = field(init=False)

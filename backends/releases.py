@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_rocm_attn.backends import declarations
@@ -33,6 +32,7 @@ from pytest_rocm_attn.backends.policy import (
     SPARSE_MLA,
     UNIFIED,
     Branch,
+    GivesWay,
     Policy,
     Predicate,
     Rule,
@@ -41,7 +41,6 @@ from pytest_rocm_attn.backends.policy import (
 from pytest_rocm_attn.errors import UnknownReleaseError, nearest
 from pytest_rocm_attn.flags import ATTENTION_BACKEND, USE_PREFILL_DECODE
 from pytest_rocm_attn.registry import CLASS_PATHS
-from pytest_rocm_attn.request import Request
 
 ROCM = "vllm/platforms/rocm.py"
 # The newest patch of each minor release: what its policy is of.
@@ -361,7 +360,7 @@ def _candidates(release: str, version: Version) -> Policy:
             else ()
         ),
         when_named=_ultraquant_layouts(declared, release) if version >= (0, 32) else {},
-        falls_back=_falls_back(version),
+        gives_way=_gives_way(version),
         ignored=_IGNORED,
     )
 
@@ -380,33 +379,28 @@ def _rules(candidates: tuple[_Candidate, ...], release: str, version: Version) -
     )
 
 
-def _falls_back(version: Version) -> Callable[[Request, Sequence[Limit]], str] | None:
+def _gives_way(version: Version) -> GivesWay | None:
     """Return which refusals of a named backend give way to the automatic choice.
 
     Source: get_attn_backend_cls (v0.28.0; v0.31.0 on only for these reasons, PR #47896).
     """
     if version < (0, 28):
         return None
-
-    def why(request: Request, beyond: Sequence[Limit]) -> str:
-        rules = [limit.rule for limit in beyond]
-        # The layout is asked about only if nothing else is wrong (_get_invalid_reasons).
-        rules = [rule for rule in rules if rule != "layout"] or rules
-        layer = request.kv_cache_dtype.startswith("turboquant")
-        if version < (0, 31):
-            return (
-                "the layer's cache is turboquant, for which another backend may be taken"
-                if layer
-                else ""
-            )
-        run = request.run_cache.startswith("turboquant_") or (
-            version >= (0, 32) and request.run_cache == "ultraquant_4bit"
+    if version < (0, 31):
+        return GivesWay(
+            lambda request: request.kv_cache_dtype.startswith("turboquant"),
+            "the layer's cache is turboquant, for which another backend may be taken",
         )
-        if (layer or run) and rules in (["kv-cache-dtype"], ["layout"]):
-            return "the run packs its cache, and the named backend cannot read this layer's"
-        return ""
-
-    return why
+    packed = ("ultraquant_4bit",) if version >= (0, 32) else ()
+    return GivesWay(
+        lambda request: (
+            request.kv_cache_dtype.startswith("turboquant")
+            or request.run_cache.startswith("turboquant_")
+            or request.run_cache in packed
+        ),
+        "the run packs its cache, and the named backend cannot read this layer's",
+        ("kv-cache-dtype", "layout"),
+    )
 
 
 def _ultraquant_layouts(

@@ -79,9 +79,9 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
     if not beyond:
         path = policy.class_paths[named]
         return Selection(named, path, (*trace, *policy.served[named]))
-    if policy.falls_back is not None and (why := policy.falls_back(request, beyond)):
+    if policy.gives_way is not None and policy.gives_way.applies(request, beyond):
         trace += _judged(limits, beyond, request, gpu)
-        trace.append(Step("named-gives-way", "yes", why, branch.named_source))
+        trace.append(Step("named-gives-way", "yes", policy.gives_way.why, branch.named_source))
         return _automatic(branch, request, flags, gpu, policy, trace)
     raise _beyond(named, beyond, None, branch, request, flags, gpu, policy, trace)
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
+import subprocess
+import tarfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_rocm_attn import hardware
 from pytest_rocm_attn.markers import HARDWARE_MARKERS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # As many threads of torch as cores, in each xdist worker and each process that a test starts, wait for
 # each other longer than they compute: the tensors here are small. Set before anything imports torch.
@@ -128,3 +135,116 @@ def without_torch(no_torch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.syspath_prepend(str(no_torch))  # which worker processes get
     monkeypatch.setenv("PYTHONPATH", str(no_torch), prepend=os.pathsep)
+
+
+# --- pages in Chromium: ROCM_ATTN_CHROMIUM names the browser (default: Debian's) ------------------
+
+CHROMIUM = Path(os.environ.get("ROCM_ATTN_CHROMIUM", "/usr/bin/chromium"))
+SWITCHES = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
+    *("--disable-component-update", "--no-first-run", "--disable-quic"),
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; apt install chromium, or set ROCM_ATTN_CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens a file, and fails the test for any error or request of the page."""
+    troubles: list[str] = []
+    pages: list[Page] = []
+
+    def open_page(path: Path, fragment: str = "", **options: Any) -> Page:
+        page = browser.new_page(**({"viewport": {"width": 1300, "height": 900}} | options))
+        pages.append(page)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("file://", "data:"))
+                else troubles.append(request.url)
+            ),
+        )
+        page.goto(f"file://{path}{fragment}")
+        page.wait_for_selector("html[data-ready]", state="attached")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from the npm registry."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("there is no npm to fetch axe-core with")
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(
+        [npm, "pack", "axe-core@4", "--silent"],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        pytest.skip(f"axe-core cannot be fetched: {done.stderr.strip()[-200:]}")
+    with tarfile.open(folder / done.stdout.split()[-1]) as archive:
+        source = archive.extractfile("package/axe.min.js")
+        assert source
+        return source.read().decode()
+
+
+@pytest.fixture
+def violations(axe: str) -> Callable[[Page], list[str]]:
+    """A function that returns what axe-core finds; the page has to be opened with bypass_csp."""
+
+    def violations(page: Page) -> list[str]:
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        return [
+            json.dumps([one["id"], [node["html"][:120] for node in one["nodes"][:3]]])
+            for one in found["violations"]
+        ]
+
+    return violations
+
+
+# A word that stands on two lines has two boxes. Words of more letters than a line has are left out.
+BROKEN_WORDS = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest("script, pre")) continue;
+    for (const match of node.data.matchAll(/[A-Za-z0-9]{2,30}/g)) {
+      const range = document.createRange();
+      range.setStart(node, match.index);
+      range.setEnd(node, match.index + match[0].length);
+      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (tops.size > 1) found.push(`${match[0]} of ${node.data.slice(0, 60)}`);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.fixture
+def broken_words() -> Callable[[Page], list[str]]:
+    """A function that returns the words that a page breaks."""
+    return lambda page: page.evaluate(BROKEN_WORDS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn import citations
+from pytest_rocm_attn.cli import atlas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -324,11 +325,13 @@ def on_startup(**_: Any) -> None:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made of the code."""
+    """Add the pages that are made of the code, and the atlas."""
     from mkdocs.structure.files import File
 
     for path, write in pages().items():
         files.append(File.generated(config, path, content=write() + "\n"))
+    # Without a directory of its own: its links to other pages of the site start from the root.
+    files.append(File.generated(config, "atlas.html", content=atlas.page("./")))
     return files
 
 

@@ -7,10 +7,7 @@ whole is bounded: see ``_fitting``.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import json
 import re
 import string
 from collections import Counter
@@ -19,6 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pytest_rocm_attn import web_page
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import evidence, explained, selected, words
 from pytest_rocm_attn.conformance.report.schema import column
@@ -47,21 +45,10 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
         limit: bytes that the page may take; at least some 60,000, which the empty page takes.
     """
     style, script = _asset("page.css"), _asset("page.js")
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src '{_digest(script)}'",
-            f"style-src '{_digest(style)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-        )
-    )
     headline = words.headline(report)
     tool = report.get("tool") or {}
     page = {
-        "policy": policy,
+        "policy": web_page.content_policy(style, script),
         "title": _escaped(f"{headline} - {words.subject_words(report)}"),
         "style": style,
         "script": script,
@@ -249,17 +236,20 @@ def _fitting(rows: Iterable[Record], room: int) -> tuple[str, list[str]]:
     """
     ordered = words.in_order(rows)
     for cut in _CUTS:
-        data = _json(_data(ordered, cut))
+        data = web_page.embedded(_data(ordered, cut))
         if len(data) <= room:
             return data, [] if cut == _CUTS[0] else [_cut_note(cut)]
     short = [row for row in ordered if row["verdict"] != "pass"]
     bare = [row if row["verdict"] != "pass" else _bare(row) for row in ordered]
-    data = _json(_data(bare, _CUTS[-1]))
+    data = web_page.embedded(_data(bare, _CUTS[-1]))
     if len(data) <= room:
         return data, [_cut_note(_CUTS[-1]), "Details of items that pass are left out, for size."]
     short.sort(key=lambda row: Verdict(row["verdict"]).severity)
     kept = len(short)
-    while len(data := _json(_data(words.in_order(short[:kept]), _CUTS[-1]))) > room and kept:
+    while (
+        len(data := web_page.embedded(_data(words.in_order(short[:kept]), _CUTS[-1]))) > room
+        and kept
+    ):
         kept = min(kept - 1, kept * room * 19 // (len(data) * 20))
     dropped = [f"{len(ordered) - len(short):,} items that pass"]
     if kept < len(short):
@@ -352,12 +342,6 @@ def _finding(finding: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("where", where), *facts]
 
 
-def _json(data: Mapping[str, Any]) -> str:
-    """Return JSON in ASCII that may stand within a script element."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _escaped(text: str) -> str:
     return escape(words.one_line(text))
 
@@ -366,7 +350,3 @@ def _escaped(text: str) -> str:
 def _asset(name: str) -> str:
     folder = resources.files("pytest_rocm_attn.conformance.report")
     return folder.joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

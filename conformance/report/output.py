@@ -12,7 +12,7 @@ from pytest_rocm_attn.conformance.report import html_page, json_file, markdown, 
 from pytest_rocm_attn.errors import DeviationsError, ReportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     Report = Mapping[str, Any]
 
@@ -27,20 +27,21 @@ FORMATS: dict[str, Callable[[Report], str]] = {
 NOTHING_FAILED = "# Drafted by pytest-rocm-attn: nothing failed, and nothing is declared.\n"
 
 
-def check(path: Path, given: str) -> None:
+def check(path: Path, given: str, suffixes: Collection[str] = FORMATS) -> None:
     """Find out before a run what would keep a report from being written after it.
 
     Args:
         path: where the report is to go.
         given: the same as the user spelled it, for the message.
+        suffixes: those that there is a format for.
 
     Raises:
         ReportError: an unknown suffix, no such folder, or one that cannot be written to.
     """
-    if path.suffix not in FORMATS:
+    if path.suffix not in suffixes:
         raise ReportError(
             f"{given}: the suffix chooses the format, and {path.suffix!r} is unknown;"
-            f" use {', '.join(FORMATS)}"
+            f" use {', '.join(suffixes)}"
         )
     if not path.parent.is_dir():
         raise ReportError(f"{given}: {path.parent} is not a folder")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.cli.arguments import USAGE, parse
+from pytest_rocm_attn.cli.atlas import atlas
 from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.cli.selection import explain, how_to_get
 from pytest_rocm_attn.columns import aligned
@@ -102,4 +103,5 @@ _COMMANDS = {
     "record": _record,
     "diff": _diff,
     "predicates": _predicates,
+    "atlas": atlas,
 }

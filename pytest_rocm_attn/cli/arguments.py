@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pytest_rocm_attn.gpu import Aiter, known_gpus
 from pytest_rocm_attn.request import ATTN_TYPES, DTYPES, KV_CACHE_DTYPES
@@ -157,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
         "--full", action="store_true", help="print all causes, with the exact conditions of each"
     )
 
+    atlas = commands.add_parser(
+        "atlas",
+        help="write one HTML page that answers what explain answers, for every release",
+        description="Write one HTML page that needs no server: choose release, GPU, variables and layer, and"
+        " see the backend, the reasons, what leads to others, and which releases answer differently.",
+    )
+    atlas.add_argument("target", metavar="OUT.html")
+
     predicates = commands.add_parser(
         "predicates",
         help="print which predicates of a fork answer differently from GPU to GPU, or from release to release",
@@ -212,9 +219,25 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
         choices=[state.value for state in Aiter],
         help="the state of AMD's aiter; default: present, or what this machine has without --gpu",
     )
+    _add_request(parser)
+
+
+def request_options() -> dict[str, tuple[str, bool, str]]:
+    """Return, by field of a request, the option that sets it, whether it takes a value, its help."""
+    return {
+        action.dest: (action.option_strings[0], action.nargs != 0, action.help or "")
+        for action in _add_request(argparse.ArgumentParser())
+    }
+
+
+def _add_request(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     request = parser.add_argument_group("request", "what the attention layer needs")
-    # Only what is given appears among the arguments: the defaults are Request's.
-    add = functools.partial(request.add_argument, default=argparse.SUPPRESS)
+    added: list[argparse.Action] = []
+
+    def add(option: str, **meaning: Any) -> None:
+        # Only what is given appears among the arguments: the defaults are Request's.
+        added.append(request.add_argument(option, default=argparse.SUPPRESS, **meaning))
+
     add("--mla", dest="use_mla", action="store_true", help="the model is an MLA model")
     add("--sparse", dest="use_sparse", action="store_true", help="the layer is sparse (indexed)")
     add("--block-size", type=_block_size, metavar="N", help="tokens per KV-cache block, or none")
@@ -228,7 +251,12 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
     add("--logits-soft-cap", type=float, metavar="X", help="soft cap on the scores")
     add("--sinks", dest="has_sink", action="store_true", help="the layer has attention sinks")
     add("--alibi", action="store_true", help="the layer has ALiBi slopes")
-    add("--mm-prefix", dest="use_mm_prefix", action="store_true", help="bidirectional prefix")
+    add(
+        "--mm-prefix",
+        dest="use_mm_prefix",
+        action="store_true",
+        help="bidirectional attention over a multimodal prefix",
+    )
     for option, words in (
         ("--kv-connector", "a KV connector moves the cache between servers"),
         ("--dcp", "decode context parallelism"),
@@ -236,13 +264,18 @@ def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:
         ("--batch-invariant", "results must not depend on the batch"),
         ("--non-causal", "a decoder layer attends to later tokens too"),
         ("--rswa", "a sliding window that restarts (R-SWA)"),
-        ("--per-head-quant-scales", "the cache has a scale for each head"),
-        ("--adaptive-verification", "drafts are trimmed on the device"),
+        ("--per-head-quant-scales", "the quantised cache has a scale for each head"),
+        ("--adaptive-verification", "speculative drafts are trimmed on the device"),
     ):
         field = f"use_{option[2:].replace('-', '_')}"
         add(option, dest=field, action="store_true", help=words)
-    add("--encoder-decoder-model", action="store_true", help="the layer is part of such a model")
+    add(
+        "--encoder-decoder-model",
+        action="store_true",
+        help="the layer is part of an encoder-decoder model",
+    )
     add("--run-kv-cache-dtype", metavar="D", help="the server's, if the layer's own differs")
+    return added
 
 
 def _variable(text: str) -> tuple[str, str]:

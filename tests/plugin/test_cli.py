@@ -591,3 +591,20 @@ def test_diff_of_what_is_no_baseline_is_one_line(capsys: Capture, tmp_path: Path
     code, out, err = ask(capsys, "diff vllm-nightly vllm-nightly")
     assert (code, out) == (2, "")
     assert err.startswith("rocm-attn: no baseline 'vllm-nightly'.")
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("atlas.md", r"the suffix chooses the format, and '\.md' is unknown; use \.html"),
+        ("no-such-folder/atlas.html", "no-such-folder is not a folder"),
+    ],
+)
+def test_an_atlas_that_cannot_be_written_is_refused_before_it_is_made(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, wrong: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ask(capsys, f"atlas {target}")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"rocm-attn: {target}: {wrong}\n", err)
+    assert list(tmp_path.iterdir()) == []

@@ -1,18 +1,8 @@
-"""The HTML page as a reader meets it, in headless Chromium. Slow; skipped where there is none.
-
-ROCM_ATTN_CHROMIUM names the browser (default /usr/bin/chromium, Debian's). The accessibility check
-takes axe-core from the npm registry.
-"""
+"""The HTML page as a reader meets it, in headless Chromium. Slow; skipped where there is none."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,60 +13,26 @@ from pytest_rocm_attn.conformance.report import html_page
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
     Open = Callable[..., Page]
+    Check = Callable[[Page], list[str]]
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = Path(os.environ.get("ROCM_ATTN_CHROMIUM", "/usr/bin/chromium"))
-SWITCHES = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--no-first-run", "--disable-quic"),
-]
 GPUS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}; apt install chromium, or set ROCM_ATTN_CHROMIUM")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
-        yield found
-        found.close()
-
-
 @pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+def show(open_page: Open, tmp_path: Path) -> Open:
     """A function that opens a report's page, and fails the test for any error or request."""
-    troubles: list[str] = []
-    pages: list[Page] = []
 
     def show(report: dict[str, Any], fragment: str = "", **options: Any) -> Page:
         path = tmp_path / "report.html"
         path.write_text(html_page.render(report))
-        page = browser.new_page(**({"viewport": {"width": 1300, "height": 900}} | options))
-        pages.append(page)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith(("file://", "data:"))
-                else troubles.append(request.url)
-            ),
-        )
-        page.goto(f"file://{path}{fragment}")
-        page.wait_for_selector("html[data-ready]", state="attached")
-        return page
+        return open_page(path, fragment, **options)
 
-    yield show
-    for page in pages:
-        page.close()
-    assert troubles == []
+    return show
 
 
 @pytest.fixture
@@ -163,7 +119,7 @@ def test_a_cause_opens_the_list_of_its_items_which_lead_to_their_stories(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_no_name_breaks_inside_a_word_and_no_scroller_lies_in_a_scroller(
-    show: Open, sample: dict[str, Any], scheme: str
+    show: Open, sample: dict[str, Any], broken_words: Check, scheme: str
 ) -> None:
     sample["rows"] += [
         row
@@ -181,33 +137,16 @@ def test_on_a_phone_no_name_breaks_inside_a_word_and_no_scroller_lies_in_a_scrol
     assert page.locator("#detail").is_visible()
     for summary in page.locator(".conditions summary").all():
         summary.evaluate("node => { node.parentNode.open = true; }")
-    assert page.evaluate(BROKEN_WORDS) == []
+    assert broken_words(page) == []
     assert page.evaluate(NESTED_SCROLLERS) == []
     page.get_by_role("button", name="Close").click()
-    assert page.evaluate(BROKEN_WORDS) == []
+    assert broken_words(page) == []
     assert page.evaluate(NESTED_SCROLLERS) == []
     page.get_by_role("button", name="By row").first.click()
-    assert page.evaluate(BROKEN_WORDS) == []
+    assert broken_words(page) == []
     assert page.evaluate(NESTED_SCROLLERS) == []
 
 
-# A word that stands on two lines has two boxes. Words of more letters than a line has are left out.
-BROKEN_WORDS = """() => {
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode;
-    if (!node.parentElement.checkVisibility() || node.parentElement.closest("script, pre")) continue;
-    for (const match of node.data.matchAll(/[A-Za-z0-9]{2,30}/g)) {
-      const range = document.createRange();
-      range.setStart(node, match.index);
-      range.setEnd(node, match.index + match[0].length);
-      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
-      if (tops.size > 1) found.push(`${match[0]} of ${node.data.slice(0, 60)}`);
-    }
-  }
-  return found;
-}"""
 # The window scrolls down; what scrolls down within it, or in another scroller, catches the finger.
 NESTED_SCROLLERS = """() => {
   const scrolls = (node, down) => {
@@ -415,33 +354,10 @@ def test_the_page_of_a_full_grid_is_small_and_opens_at_once(
     assert min(drawn) < 2_000
 
 
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("there is no npm to fetch axe-core with")
-    folder = tmp_path_factory.mktemp("axe")
-    done = subprocess.run(
-        [npm, "pack", "axe-core@4", "--silent"],
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    if done.returncode:
-        pytest.skip(f"axe-core cannot be fetched: {done.stderr.strip()[-200:]}")
-    with tarfile.open(folder / done.stdout.split()[-1]) as archive:
-        source = archive.extractfile("package/axe.min.js")
-        assert source
-        return source.read().decode()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1300])
 def test_axe_finds_nothing(
-    show: Open, sample: dict[str, Any], axe: str, width: int, scheme: str
+    show: Open, sample: dict[str, Any], violations: Check, width: int, scheme: str
 ) -> None:
     for fragment in ("", "#aiter-is-ignored[gfx942]", "#breaks[gfx942]", "#grid::ordinary[gfx942]"):
         page = show(
@@ -451,10 +367,4 @@ def test_axe_finds_nothing(
             color_scheme=scheme,
             bypass_csp=True,  # axe is put into the page, which its policy forbids
         )
-        page.evaluate(axe)
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        nodes = [
-            (violation["id"], [node["html"][:120] for node in violation["nodes"][:3]])
-            for violation in found["violations"]
-        ]
-        assert nodes == [], json.dumps(nodes, indent=1)
+        assert violations(page) == []

@@ -65,14 +65,14 @@ def of_folder(folder: Path) -> Shape:
     features = set()
     for kind, files in _READ.items():
         file = next((folder / name for name in files if (folder / name).is_file()), None)
-        if file is not None and (tree := _parsed(file)) is not None:
+        if file is not None and (tree := parsed(file)) is not None:
             features |= {f"{kind}:{name}" for name in _FEATURES[kind](tree)}
     return Shape(folder, _version(folder), frozenset(features))
 
 
 def _imported(file: Path) -> Iterator[str]:
     """Yield the top-level packages that a file imports, wherever it does."""
-    tree = _parsed(file)
+    tree = parsed(file)
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -89,7 +89,8 @@ def _folder(package: str) -> Path | None:
     return Path(next(iter(places))) if places else None
 
 
-def _parsed(file: Path) -> ast.Module | None:
+def parsed(file: Path) -> ast.Module | None:
+    """Return a file's syntax tree; None if it cannot be read or parsed."""
     try:
         return ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, ValueError):  # what the run will say more about

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from pytest_rocm_attn.conformance.promise.grid import diagram
-from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid import design, diagram
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Table, in_order
 from pytest_rocm_attn.errors import BaselineError, nearest
 from pytest_rocm_attn.outcome import from_wire, to_wire
@@ -93,7 +92,7 @@ def load(id_or_path: str, grid: Grid | None = None) -> Baseline:
 
     Args:
         id_or_path: a shipped id, else the path of a .json file.
-        grid: the grid that tables are wanted of; the standard one when None.
+        grid: the grid that tables are wanted of; when None, the one that the file names.
 
     Raises:
         BaselineError: there is no such baseline, or the file is not one, is damaged, was changed,
@@ -114,7 +113,7 @@ def load(id_or_path: str, grid: Grid | None = None) -> Baseline:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         _fail(id_or_path, f"cannot be read ({error.strerror})", "check the path")
-    return read(content, id_or_path, path.name.removesuffix(".json"), grid or standard())
+    return read(content, id_or_path, path.name.removesuffix(".json"), grid)
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -184,16 +183,17 @@ def _fail(name: str, wrong: str, remedy: str) -> NoReturn:
     raise BaselineError(f"baseline {name}: {wrong}; {remedy}".replace("\n", " ")) from None
 
 
-def read(content: bytes, name: str, baseline_id: str, grid: Grid) -> Baseline:
+def read(content: bytes, name: str, baseline_id: str, grid: Grid | None = None) -> Baseline:
     """Return the baseline that a file holds.
 
-    If it was recorded over another grid it has no tables, and require() says so.
+    If it was recorded over another grid, or over one that this version does not have, it has no
+    tables, and require() says so.
 
     Args:
         content: the file.
         name: what the user called it, for messages.
         baseline_id: what it is called from now on.
-        grid: the grid that tables are wanted of.
+        grid: the grid that tables are wanted of; when None, the one that the file names.
 
     Raises:
         BaselineError: as load().
@@ -223,7 +223,9 @@ def read(content: bytes, name: str, baseline_id: str, grid: Grid) -> Baseline:
     try:
         file = msgspec.convert(found, _File)
         outcomes = [from_wire(outcome) for outcome in file.outcomes]
-        tables = _tables(file, outcomes, grid)
+        grids = design.known() if grid is None else (grid,)
+        over = next((one for one in grids if one.digest == file.grid.digest), None)
+        tables = _tables(file, outcomes, over) if over is not None else {}
     except (msgspec.ValidationError, ValueError, TypeError, KeyError) as error:
         _fail(name, f"does not hold what a recording holds ({error})", again)
     return Baseline(
@@ -240,8 +242,6 @@ def read(content: bytes, name: str, baseline_id: str, grid: Grid) -> Baseline:
 
 
 def _tables(file: _File, outcomes: list[Outcome], grid: Grid) -> dict[str, Table]:
-    if file.grid.digest != grid.digest:
-        return {}
     if file.families.keys() != {family.name for family in grid.families}:
         raise ValueError("other families than its grid's")
     return {

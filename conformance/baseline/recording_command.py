@@ -12,14 +12,17 @@ from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.baseline import baseline
 from pytest_rocm_attn.conformance.baseline.recording import checksum, record, source_of
 from pytest_rocm_attn.conformance.isolation import Subject
-from pytest_rocm_attn.conformance.promise.grid.design import standard
+from pytest_rocm_attn.conformance.promise.grid.design import sample, standard
 from pytest_rocm_attn.conformance.report import whole_file
 from pytest_rocm_attn.conformance.report.progress import on_own_line
 from pytest_rocm_attn.errors import BaselineError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pytest_rocm_attn.conformance.promise.grid.space import Grid
+    from pytest_rocm_attn.conformance.tiers.grid.evaluate import Counts
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,20 +35,14 @@ def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     check_output(output, replace=arguments.force)
     sources = checksums(arguments.source) if arguments.source else source_of(arguments.selector)
-    grid = standard()
-    answered = [0]
-
-    def how_far() -> str:
-        share = 100 * answered[0] / grid.cells
-        return f"{answered[0]:,} of {grid.cells:,} cells ({share:.0f} %)"
-
-    with contextlib.closing(on_own_line(sys.stderr, how_far)):
+    grid = sample() if arguments.sample else standard()
+    with showing_progress(grid) as progress:
         found = record(
             subject_of(arguments.selector, arguments.timeout),
             grid,
             baseline_id=output.stem,
             sources=sources,
-            progress=lambda counts: answered.__setitem__(0, counts.answered),
+            progress=progress,
         )
     write(output, baseline.render(found, grid))
     outcomes = {outcome for table in found.tables.values() for outcome in table.outcomes}
@@ -53,6 +50,24 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{output}: {grid.cells:,} cells of {found}")
     for crash in crashes[:5]:
         print(f"note: some cells have no answer: {crash}")
+
+
+@contextlib.contextmanager
+def showing_progress(grid: Grid, what: str = "") -> Iterator[Callable[[Counts], None]]:
+    """Show on stderr how far a recording is; gives what the recording is to call.
+
+    Args:
+        grid: what is recorded.
+        what: stands before it.
+    """
+    answered = [0]
+
+    def how_far() -> str:
+        share = 100 * answered[0] / grid.cells
+        return f"{what}{answered[0]:,} of {grid.cells:,} cells ({share:.0f} %)"
+
+    with contextlib.closing(on_own_line(sys.stderr, how_far)):
+        yield lambda counts: answered.__setitem__(0, counts.answered)
 
 
 def subject_of(selector: str, timeout: float) -> Subject:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 FAMILY = "family"
+ASKS = "asks"  # for what else than a layer a backend is asked, such as "vision"; None for a layer
 USUAL_GPU = "gfx942"
 
 Bits = int  # a set of cells: their numbers, as bits

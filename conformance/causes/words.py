@@ -11,7 +11,7 @@ from pytest_rocm_attn.conformance.causes.causes import (
     PLAIN,
     VARIOUS,
 )
-from pytest_rocm_attn.conformance.causes.cells import KIND, is_field, is_variable
+from pytest_rocm_attn.conformance.causes.cells import ASKS, KIND, is_field, is_variable
 from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
 from pytest_rocm_attn.errors import FlagError
@@ -237,6 +237,9 @@ class _Said:
 
     @property
     def _layers(self) -> str:
+        asks = self._given.get(ASKS)
+        if asks is not None and None not in asks.values:
+            return join((_ASKED.get(one, one) for one in asks.values), "and")
         mla, sparse = (self._given.get(name) for name in ("use_mla", "use_sparse"))
         if sparse is not None and sparse.values == (True,):
             return "sparse layers"
@@ -279,6 +282,7 @@ def asked(given: Given, most: int = _MANY) -> str:
     return f"some {words}s"
 
 
+_ASKED = {"vision": "vision encoders", "mla-prefill": "MLA prefill", "model": "some models"}
 _PLAIN = {
     "has_sink": "sinks",
     "use_mla": "MLA",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import words
 from pytest_rocm_attn.conformance.report.schema import column
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ _DIFFERENT = (
     *(Verdict.CRASH, Verdict.FAIL, Verdict.STALE, Verdict.LOST, Verdict.DEVIATION),
     *(Verdict.DIFFERS, Verdict.CAUGHT_UP),
 )
-_MOST_CAUSES = 6
 
 
 def headline(
@@ -28,7 +26,7 @@ def headline(
     defects: Iterable[Defect],
     cells: Iterable[tuple[str, str]],
 ) -> list[str]:
-    """Return lines that say how answers differ from those of an unmodified release.
+    """Return lines that say how many answers differ from those of an unmodified release.
 
     The contract knows that release's answers: what it promises, except for its known defects.
 
@@ -42,28 +40,8 @@ def headline(
     if not judged:
         return []
     changed = [row for row in judged if row["verdict"] in _DIFFERENT]
-    but = (
-        f"all but {len(changed):,} of {_items(len(judged))}"
-        if changed
-        else f"all {_items(len(judged))}"
-    )
-    lines = [f"Answers like unmodified {release} in {but}" + (":" if changed else ".")]
-    causes: dict[tuple[str, str], list[Record]] = {}
-    for row in changed:
-        got = words.got_words(row) if row["outcome"].get("kind") == "selected" else _kind(row)
-        lost = row["verdict"] == Verdict.LOST
-        expected = row["details"]["must_hold"] if lost else words.expected_words(row)
-        causes.setdefault((expected, got), []).append(row)
-    ordered = sorted(causes.items(), key=lambda cause: -len(cause[1]))
-    for (expected, got), alike in ordered[:_MOST_CAUSES]:
-        columns = ", ".join(words.columns_of(alike))
-        verdicts = ", ".join(dict.fromkeys(row["verdict"] for row in alike))
-        name = f"{alike[0]['id']}[{column(alike[0])}]"
-        lines.append(
-            f"  {len(alike):,} {verdicts}: {got} in place of {expected}, on {columns}; such as {name}"
-        )
-    if len(ordered) > _MOST_CAUSES:
-        lines.append(f"  and {len(ordered) - _MOST_CAUSES} more causes")
+    but = f"all but {len(changed):,} of" if changed else "all"
+    lines = [f"Answers like unmodified {release} in {but} {_items(len(judged))}."]
     shown = [row["details"]["defect"] for row in judged if "defect" in row["details"]]
     if shown:
         known = "defect" if len(set(shown)) == 1 else "defects"
@@ -83,11 +61,6 @@ def headline(
     elif kept:
         lines.append(f"Its own changes that must hold do, in {_items(kept)}.")
     return lines
-
-
-def _kind(row: Record) -> str:
-    kind = str(row["outcome"].get("kind"))
-    return {"rejected": "a refusal", "crashed": "a crash"}.get(kind, kind)
 
 
 def _items(count: int) -> str:

@@ -26,6 +26,8 @@ class Record(TypedDict):
             could not be asked.
         env: the environment variables that are set; None if it is not about one environment.
         request: fields of the request; None if it is not about one request.
+        named: what is named, and what is asked for, as promise/naming.py has it; None if the row
+            names nothing, or by a variable.
         expect: ``{"words": ...}``, and as plain data where the tier has more to say.
         outcome: ``{"kind": ..., "words": ...}``, and the outcome's fields.
         verdict: a Verdict's value.
@@ -46,6 +48,7 @@ class Record(TypedDict):
     evidence: str
     env: dict[str, str] | None
     request: dict[str, Any] | None
+    named: dict[str, Any] | None
     expect: dict[str, Any]
     outcome: dict[str, Any]
     verdict: str
@@ -71,6 +74,7 @@ def record(on: Gpu | None, verdict: Verdict, **fields: Any) -> Record:
         "evidence": "",
         "env": None,
         "request": None,
+        "named": None,
         "expect": {"words": ""},
         "outcome": {},
         "verdict": verdict.value,
@@ -224,6 +228,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "gpu": None,
         "env": None,
         "request": None,
+        "named": None,
         "expect": {},
         "outcome": {},
         "seconds": 0.0,

@@ -157,8 +157,11 @@ def _baseline(config: pytest.Config) -> Baseline | None:
             " give one of them"
         )
     from pytest_rocm_attn.conformance.baseline import baseline  # with the tables of the grid
+    from pytest_rocm_attn.conformance.promise.grid.design import standard
 
-    return baseline.load(given)
+    found = baseline.load(given)
+    found.require(standard())
+    return found
 
 
 def _subject(config: pytest.Config, spec: str | None) -> Subject:

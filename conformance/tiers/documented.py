@@ -89,6 +89,7 @@ class CellItem(ConformanceItem):
         return {
             "env": dict(row.env),
             "request": asdict(row.request),
+            "named": asdict(row.named) if row.named is not None else None,
             "expect": _expectation(row),
             "source": row.source,
             "details": {

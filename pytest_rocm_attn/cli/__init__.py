@@ -73,13 +73,23 @@ def _record(arguments: argparse.Namespace) -> int:
 def _diff(arguments: argparse.Namespace) -> int:
     from pytest_rocm_attn.conformance.baseline import changelog
     from pytest_rocm_attn.conformance.baseline.baseline import load
-    from pytest_rocm_attn.conformance.promise.grid.design import standard
+    from pytest_rocm_attn.conformance.promise.grid.design import known, standard
 
     before, after = load(arguments.before), load(arguments.after)
-    found = changelog.Changelog.between(before, after, standard())
+    grids = {grid.digest: grid for grid in known()}
+    grid = grids.get(before.grid_digest, standard())
+    found = changelog.Changelog.between(before, after, grid)
     text = changelog.render(found, arguments.format, arguments.limit, full=arguments.full)
     print_lines([text.rstrip("\n")])
     return OK
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.baseline import compare_command
+
+    lines, differs = compare_command.run(arguments)
+    print_lines(lines)
+    return REFUSED if differs else OK
 
 
 def _matrix(arguments: list[str]) -> int:
@@ -102,6 +112,7 @@ _COMMANDS = {
     "report": _report,
     "record": _record,
     "diff": _diff,
+    "compare": _compare,
     "predicates": _predicates,
     "atlas": atlas,
 }

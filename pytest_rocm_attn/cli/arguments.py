@@ -121,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--output", metavar="FILE.json", type=Path, required=True)
     record.add_argument("--force", action="store_true", help="replace FILE.json")
     record.add_argument(
+        "--sample",
+        action="store_true",
+        help="ask the cells of a compare alone: recordings of these are compared with each other",
+    )
+    record.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
@@ -144,17 +149,31 @@ def _parser() -> argparse.ArgumentParser:
         "before", metavar="A", help="a shipped baseline such as vllm-0.18.1, or a file"
     )
     diff.add_argument("after", metavar="B")
-    diff.add_argument("--format", choices=("text", "markdown", "json"), default="text")
-    diff.add_argument(
-        "--limit",
-        metavar="N",
-        type=_limit,
-        default=10,
-        help="causes to print; default: 10, 0: all",
+    _add_shown(diff)
+
+    compare = commands.add_parser(
+        "compare",
+        help="print what a change of a fork's sources changes in selection",
+        description="Ask the selectors of two checkouts, or revisions of this one, the same cells under"
+        " mocked GPUs, and print what differs, by cause. Ends with 0 if nothing does, 1 if something"
+        " does, 2 if they cannot be compared.",
     )
-    diff.add_argument(
-        "--full", action="store_true", help="print all causes, with the exact conditions of each"
+    compare.add_argument("base", metavar="BASE", help="a folder, or a revision such as origin/main")
+    compare.add_argument(
+        "head", metavar="HEAD", nargs="?", default=".", help="default: this folder"
     )
+    compare.add_argument(
+        "--selector",
+        metavar="SELECTOR",
+        help="module:object or file.py:object in both; default: the platform of vLLM that is found",
+    )
+    compare.add_argument(
+        "--whole",
+        action="store_true",
+        help="ask the whole grid, as record does, not a sample of it",
+    )
+    compare.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=30.0)
+    _add_shown(compare)
 
     atlas = commands.add_parser(
         "atlas",
@@ -198,6 +217,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Run python -m pytest --rocm-attn-conformance with every further argument.",
     )
     return parser
+
+
+def _add_shown(parser: argparse.ArgumentParser) -> None:
+    """Add how differences are printed."""
+    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=_limit,
+        default=10,
+        help="causes to print; default: 10, 0: all",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="print all causes, with the exact conditions of each"
+    )
 
 
 def _add_machine_and_request(parser: argparse.ArgumentParser) -> None:

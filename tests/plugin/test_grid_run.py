@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # Imported here so that the in-process runs below share one copy; see test_conformance_run.py.
+from pytest_rocm_attn.conformance.baseline.baseline import Baseline, render
 from pytest_rocm_attn.conformance.promise import contract
+from pytest_rocm_attn.conformance.promise.grid.design import sample
+from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
 from pytest_rocm_attn.conformance.run import session
 from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
+from pytest_rocm_attn.outcome import Selected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,6 +211,19 @@ def test_a_wrong_option_is_told_in_one_line(run: Run, options: tuple[str, ...], 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.errlines if line.startswith("ERROR")]
     assert words in line
+
+
+def test_a_recording_of_another_grid_is_told_in_one_line(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    grid = sample()
+    tables = {f.name: Table([0] * f.cells, [Selected("TRITON_ATTN")]) for f in grid.families}
+    one = Baseline("mine", "m:o", None, None, "0", grid.name, grid.digest, tables=tables)
+    (pytester.path / "mine.json").write_bytes(render(one, grid))
+    result = run("--rocm-attn-baseline=mine.json", selector="")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line.startswith("ERROR")]
+    assert "was recorded over grid sample-1" in line
 
 
 def test_a_number_beyond_the_slice_is_told_in_one_line(run: Run) -> None:

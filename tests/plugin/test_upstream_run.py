@@ -130,7 +130,7 @@ def test_a_fork_inherits_what_its_release_has_and_nothing_of_it_fails(
             "rocm-attn: contract aged (3 required and 2 other rows)",
             "rocm-attn: judged by vLLM 0.33.0 (as --rocm-attn-upstream says)",
             "rocm-attn: upstream changed 1 promise of earlier releases on purpose (1 by #2)",
-            "Answers like unmodified vLLM 0.33.0 in all but 1 of 6 items:",
+            "Answers like unmodified vLLM 0.33.0 in all but 1 of 6 items.",
             "Inherits 1 known defect of vLLM 0.33.0 (1 item).",
         ]
     )

@@ -66,6 +66,57 @@ _HEAD_SIZES = (32, 64, 72, 80, 96, 112, 192, 256, 512)
 _CACHES = ("float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 
+# One of each kind that users have: a sample asks these (CDNA 2 to 4, RDNA 3 and 4).
+_SAMPLED_GPUS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
+# What selectors of later releases are asked too, which no recording holds.
+_ASKED_LATER = (
+    *("use_kv_connector", "use_dcp", "use_pcp", "use_batch_invariant", "use_non_causal"),
+    *("use_rswa", "use_per_head_quant_scales", "use_adaptive_verification"),
+)
+
+
+def known() -> tuple[Grid, ...]:
+    """Return the grids that a recording can be over."""
+    return standard(), sample()
+
+
+@functools.cache
+def sample() -> Grid:
+    """Return a sample of the standard grid, with what selectors of later releases are asked too.
+
+    Every kind of request is in it, five GPUs, each switch unset and the other way, and the names of
+    backends that can run on ROCm.
+    """
+    later = _family(
+        "asked-later",
+        "connectors, context parallelism, batch invariance and other needs of later releases",
+        _switches(USE_AITER, MHA, MLA, two=True),
+        _ROCM_NAMES,
+        _requests(
+            *({name: True, "use_mla": mla} for mla in (False, True) for name in _ASKED_LATER)
+        ),
+    )
+    families = (*standard().families, later)
+    return Grid("sample-1", tuple(_sampled(family) for family in families))
+
+
+def _sampled(family: Family) -> Family:
+    """Return the part of a family that a sample has."""
+    return Family(family.name, family.title, tuple(map(_sampled_axis, family.axes)))
+
+
+def _sampled_axis(axis: Axis) -> Axis:
+    if axis.name == GFX:
+        wanted: tuple[str | None, ...] = _SAMPLED_GPUS
+    elif axis.name == EXPLICIT:
+        wanted = (None, *ROCM_BACKENDS)
+    elif axis.name in SWITCHES:
+        (wanted,) = (one.values for one in _switches(axis.name, two=True))
+    else:
+        return axis
+    return Axis(axis.name, tuple(value for value in axis.values if value in wanted))
+
+
 @functools.cache
 def standard() -> Grid:
     """Return the grid that runs, baselines and changelogs are made of."""

@@ -32,6 +32,7 @@ def build_record(**fields: Any) -> dict[str, Any]:
         "evidence": "mock",
         "env": {},
         "request": asdict(Request()),
+        "named": None,
         "expect": {"words": "TRITON_ATTN", "backend": "TRITON_ATTN"},
         "outcome": {"kind": "selected", "words": "TRITON_ATTN", "backend": "TRITON_ATTN"},
         "verdict": "pass",

@@ -26,22 +26,10 @@ def test_a_fork_without_a_difference_answers_like_its_release(record: Any) -> No
     ]
 
 
-def test_differences_are_told_by_cause_the_largest_first(record: Any) -> None:
-    other = {
-        "outcome": {"kind": "selected", "words": "TRITON_ATTN"},
-        "expect": {"words": "ROCM_ATTN"},
-    }
-    refused = {"outcome": {"kind": "rejected", "words": "no"}, "expect": {"words": "ROCM_ATTN"}}
-    rows = [
-        record(id="c", verdict="fail", details={}, **refused),
-        *(record(id=name, verdict="fail", details={}, **other) for name in "ab"),
-        record(id="d", verdict="pass", details={}),
-    ]
-    lines = told(*rows)
-    assert lines[0] == "Answers like unmodified vLLM 1.0.0 in all but 3 of 4 items:"
-    assert lines[1].startswith("  2 fail: TRITON_ATTN in place of ROCM_ATTN, on ")
-    assert "such as a[" in lines[1]
-    assert lines[2].startswith("  1 fail: a refusal in place of ROCM_ATTN, on ")
+def test_differences_are_counted_for_the_causes_name_them(record: Any) -> None:
+    rows = [record(id=name, verdict="fail", details={}) for name in "abc"]
+    rows.append(record(id="d", verdict="pass", details={}))
+    assert told(*rows) == ["Answers like unmodified vLLM 1.0.0 in all but 3 of 4 items."]
 
 
 def test_a_defect_that_does_not_show_is_told_once_all_of_its_items_ran(record: Any) -> None:
@@ -58,7 +46,6 @@ def test_own_changes_hold_or_are_lost(record: Any) -> None:
     kept = record(id="plain", verdict="deviation", details={"must_hold": "ROCM_ATTN"})
     lost = record(id="plain", verdict="lost-delta", details={"must_hold": "ROCM_ATTN"})
     assert told(kept)[-1] == "Its own changes that must hold do, in 1 item."
-    assert " in place of ROCM_ATTN, on " in told(kept, lost)[2]
     assert told(kept, lost)[-1] == "Has lost changes of its own that must hold, in 1 item."
 
 

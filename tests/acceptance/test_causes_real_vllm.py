@@ -1,0 +1,91 @@
+"""Three broken copies of vLLM 0.33.0: the first screen says what each one does, in one cause.
+
+Nothing but what is printed is read. Slow; ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in
+test_real_vllm.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RELEASE = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.33.0"
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+FAILS = ("FAIL ", "CRASH ", "ERROR ")
+ENUM = "AttentionBackendEnum"
+
+pytestmark = pytest.mark.slow
+
+# A file, and texts that occur once in it -> what stands there instead; and the cause.
+MUTANTS = {
+    "a priority swapped": (
+        "vllm/platforms/rocm.py",
+        {
+            f"{ENUM}.ROCM_AITER_MLA,\n                {ENUM}.TRITON_MLA,\n": (
+                f"{ENUM}.TRITON_MLA,\n                {ENUM}.ROCM_AITER_MLA,\n"
+            )
+        },
+        "AITER=1, MLA layers: ROCM_AITER_MLA -> TRITON_MLA, on gfx942 and gfx950.",
+    ),
+    "a flag ignored": (
+        "vllm/platforms/rocm.py",
+        {"if rocm_aiter_ops.is_mha_enabled():": "if rocm_aiter_ops.is_enabled():"},
+        (
+            "AITER_MHA=0, all layers with sinks: ROCM_AITER_UNIFIED_ATTN -> ROCM_AITER_FA, on gfx942 and"
+            " gfx950."
+        ),
+    ),
+    "a capability check lost": (
+        "vllm/v1/attention/backend.py",
+        {"if has_sink and not cls.supports_sink():": "if False:"},
+        "Default for all layers with sinks: ",
+    ),
+}
+
+
+def broken(folder: Path, file: str, edits: dict[str, str]) -> Path:
+    """Return a folder that holds the release with one file changed, all others by links."""
+    parts = Path(file).parts
+    for depth, part in enumerate(parts):
+        here = folder.joinpath(*parts[:depth])
+        here.mkdir()
+        for entry in RELEASE.joinpath(*parts[:depth]).iterdir():
+            if entry.name != part:
+                (here / entry.name).symlink_to(entry)
+    text = (RELEASE / file).read_text()
+    for old, new in edits.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (folder / file).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(("file", "edits", "cause"), MUTANTS.values(), ids=MUTANTS)
+def test_the_first_screen_names_what_was_changed(
+    tmp_path: Path, file: str, edits: dict[str, str], cause: str
+) -> None:
+    if not RELEASE.is_dir():
+        pytest.skip(f"vLLM 0.33.0 is not unpacked in {RELEASE.parent}; see docs/real-vllm.md")
+    done = subprocess.run(
+        [
+            PYTHON,
+            *("-m", "pytest", "-q", "--rocm-attn-conformance", "-p", "no:cacheprovider"),
+            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(broken(tmp_path / "fork", file, edits))},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    screen = done.stdout[done.stdout.index("ROCm attention conformance") :].splitlines()
+    causes = [line for line in screen if line.startswith(FAILS)]
+    assert len(causes) <= 2, screen
+    assert causes[0].removeprefix("FAIL").lstrip().startswith(cause), screen
+    assert len(screen) <= 40, screen

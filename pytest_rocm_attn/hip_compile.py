@@ -44,6 +44,8 @@ def compile_hip(
     rocm: str | Path | None = None,
     compiler: str | Path | None = None,
     timeout: float | None = None,
+    rows: int | None = None,
+    keys: int | None = None,
 ) -> tuple[Kernel, ...]:
     """Compile HIP device code for a target and return a record for each of its kernels.
 
@@ -59,6 +61,7 @@ def compile_hip(
         rocm: root of a ROCm tree whose headers and device libraries the source needs.
         compiler: a clang; None takes the first on PATH that knows the target.
         timeout: seconds that it may take; None: those of ``--rocm-attn-compile-timeout``, else any.
+        rows, keys: what an iteration of a kernel's main loop covers, if it is known: see Kernel.
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
@@ -82,6 +85,9 @@ def compile_hip(
             kernel,
             compiler=compiler_version(clang),
             matrix_instructions=compiled.matrix_instructions(kernel.name),
+            assembly=compiled.assembly,
+            rows=rows,
+            keys=keys,
         )
         for kernel in compiled.kernels
     )

@@ -10,7 +10,22 @@ print(launches.table())
 
 from __future__ import annotations
 
+from pytest_rocm_attn.dry_launch.estimate import Estimate
+from pytest_rocm_attn.dry_launch.figures import compare, figures
+from pytest_rocm_attn.dry_launch.loops import Loop
 from pytest_rocm_attn.dry_launch.record import Kernel, Launch, Launches, Rejection, table
 from pytest_rocm_attn.dry_launch.session import dry_launch, storageless
 
-__all__ = ["Kernel", "Launch", "Launches", "Rejection", "dry_launch", "storageless", "table"]
+__all__ = [
+    "Estimate",
+    "Kernel",
+    "Launch",
+    "Launches",
+    "Loop",
+    "Rejection",
+    "compare",
+    "dry_launch",
+    "figures",
+    "storageless",
+    "table",
+]

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from pytest_rocm_attn.columns import aligned
+from pytest_rocm_attn.dry_launch.estimate import Estimate, estimate
+from pytest_rocm_attn.dry_launch.figures import over_budget
+from pytest_rocm_attn.dry_launch.loops import Loop, innermost_loops, main_loop
 from pytest_rocm_attn.dry_launch.occupancy import waves_per_simd
+from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_rocm_attn.dry_launch.code_object import CodeObjectKernel
-    from pytest_rocm_attn.gpu import Gpu
 
 SCHEMA = 1  # of the JSON form
 
@@ -40,6 +43,11 @@ class Kernel:
         matrix_instructions: how often each matrix instruction stands in the code; None when the
             compiler kept no assembly.
         code_bytes: size of the machine code.
+        wavefront: lanes of a wave, as compiled.
+        waves: of the largest workgroup.
+        loops: figures of each innermost loop; None when the compiler kept no assembly.
+        rows, keys: what one iteration of the loop over the keys covers, as a workgroup: query rows, and
+            keys of the cache. None if they are not known, as of a kernel without such a loop.
     """
 
     name: str
@@ -56,6 +64,11 @@ class Kernel:
     occupancy: int | None
     matrix_instructions: Mapping[str, int] | None
     code_bytes: int
+    wavefront: int
+    waves: int
+    loops: tuple[Loop, ...] | None = None
+    rows: int | None = None
+    keys: int | None = None
 
     @classmethod
     def measure(
@@ -65,6 +78,7 @@ class Kernel:
         *,
         compiler: str,
         matrix_instructions: Mapping[str, int] | None,
+        assembly: str | None,
         dynamic_lds: int = 0,
         **more: Any,
     ) -> Self:
@@ -75,6 +89,7 @@ class Kernel:
             kernel: what the code object says.
             compiler: name and version.
             matrix_instructions: counts by mnemonic, or None when there is no assembly to count in.
+            assembly: LLVM's, which holds the kernel; None when the compiler kept none.
             dynamic_lds: LDS that the launch adds to the kernel's own, in bytes.
             more: the fields of a subclass.
         """
@@ -94,6 +109,9 @@ class Kernel:
             occupancy=waves_per_simd(gpu, kernel, lds_bytes),
             matrix_instructions=matrix_instructions,
             code_bytes=kernel.code_bytes,
+            wavefront=kernel.wavefront,
+            waves=-(-kernel.max_workgroup // kernel.wavefront),
+            loops=None if assembly is None else innermost_loops(assembly, kernel.name),
             **more,
         )
 
@@ -101,6 +119,22 @@ class Kernel:
     def spills(self) -> int:
         """Registers of both kinds that went to memory."""
         return self.vgpr_spills + self.sgpr_spills
+
+    @property
+    def main_loop(self) -> Loop | None:
+        """The loop that decides the time, by loops.main_loop; None without loops."""
+        return main_loop(self.loops or ())
+
+    def estimate(self, loop: Loop | None = None) -> Estimate | None:
+        """Return the estimate of a loop's clocks (dry_launch/estimate.py); None without a loop.
+
+        Args:
+            loop: one of `loops`; None takes the main loop.
+        """
+        loop = loop or self.main_loop
+        if loop is None:
+            return None
+        return estimate(loop, Gpu(self.gfx), wavefront=self.wavefront, waves=self.occupancy)
 
     @property
     def fits(self) -> bool:
@@ -158,6 +192,22 @@ class Kernel:
                 f"the budget is at least {occupancy}"
             )
         if faults:
+            raise AssertionError(f"{self}: {'; '.join(faults)}")
+
+    def assert_budget(self, **budgets: float) -> None:
+        """Assert that the kernel's main loop keeps to budgets.
+
+        Args:
+            budgets: by the names of dry_launch.figures.FIGURES, such as ``vector_per_score=10``,
+                ``narrow_lds=0`` or ``clocks_per_score=12``: the most of each; of ``occupancy``,
+                ``rows`` and ``keys`` the fewest.
+
+        Raises:
+            AssertionError: all figures over their budgets, with kernel, target and compiler.
+            MockArgumentError: there is no figure of such a name.
+        """
+        __tracebackhide__ = True
+        if faults := over_budget(self, budgets):
             raise AssertionError(f"{self}: {'; '.join(faults)}")
 
     def as_json(self) -> dict[str, Any]:
@@ -373,6 +423,8 @@ def _json(value: Any) -> Any:
     """Return value as JSON can hold it; what it cannot hold becomes its repr."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Loop):
+        return value.as_json()
     if isinstance(value, dict):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.dry_launch.code_object import count_matrix_instructions, read_code_object
+from pytest_rocm_attn.dry_launch.covered import covered
 from pytest_rocm_attn.dry_launch.record import Launch, Launches, Rejection
 from pytest_rocm_attn.errors import MockArgumentError, MockError
 from pytest_rocm_attn.gpu import Gpu
@@ -109,11 +110,13 @@ def _launch(event: Event, compiler: str) -> Launch:
     assembly = compiled.asm.get("amdgcn")  # absent with TRITON_STORE_BINARY_ONLY=1
     kernels = {kernel.name: kernel for kernel in read_code_object(compiled.kernel)}
     constexprs, signature, attributes = _arguments(compiled.src)
+    rows, keys = covered(constexprs)
     return Launch.measure(
         event.gpu,
         kernels[compiled.name],
         compiler=compiler,
         matrix_instructions=None if assembly is None else count_matrix_instructions(assembly),
+        assembly=assembly,
         dynamic_lds=metadata.shared,
         kind=event.kind,
         grid=event.grid,
@@ -123,6 +126,8 @@ def _launch(event: Event, compiler: str) -> Launch:
         constexprs=constexprs,
         signature=signature,
         attributes=attributes,
+        rows=rows,
+        keys=keys,
     )
 
 

@@ -24,6 +24,8 @@ FIGURES: dict[str, Any] = {
     "occupancy": 6,
     "matrix_instructions": {"v_wmma_f32_16x16x16_f16": 24},
     "code_bytes": 4096,
+    "wavefront": 32,
+    "waves": 4,
 }
 
 

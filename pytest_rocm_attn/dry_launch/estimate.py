@@ -1,4 +1,4 @@
-"""An estimate of the clocks that a loop takes. It is no measurement: no GPU ran anything.
+"""An estimate of the clocks that a loop takes, not a measurement: no GPU ran anything.
 
 Two models, of which the slower one counts:
 
@@ -111,7 +111,7 @@ def simds_per_cu(gpu: Gpu) -> int:
 
 def _busy(loop: Loop, gpu: Gpu, wavefront: int) -> dict[str, float]:
     # A SIMD of GCN and CDNA has 16 lanes, one of RDNA 32; transcendentals run on a quarter of them
-    # (LLVM, SISchedule.td, "quarter rate"), on RDNA beside the other vector instructions.
+    # (LLVM, SISchedule.td, "quarter rate"), on RDNA at the same time as other vector instructions.
     issue = wavefront / (16 if gpu.wavefront == 64 else 32)
     slow = 4 * issue * loop.transcendental
     fast = issue * (loop.vector_instructions - loop.transcendental)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Loop:
     """What one wave issues in one iteration of an innermost loop, at most.
 
-    Where branches make iterations of different lengths, the figures are those of the longest.
+    If branches make iterations of different lengths, the figures are those of the longest.
 
     Attributes:
         label: of the loop's header, in the assembly.

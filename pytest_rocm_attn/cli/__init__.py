@@ -84,6 +84,13 @@ def _diff(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.run import init_command
+
+    good = init_command.run(arguments, lambda line: print(line, flush=True))
+    return OK if good else REFUSED
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     from pytest_rocm_attn.conformance.baseline import compare_command
 
@@ -113,6 +120,7 @@ _COMMANDS = {
     "record": _record,
     "diff": _diff,
     "compare": _compare,
+    "init": _init,
     "predicates": _predicates,
     "atlas": atlas,
 }

@@ -183,6 +183,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     atlas.add_argument("target", metavar="OUT.html")
 
+    init = commands.add_parser(
+        "init",
+        help="set a fork's checkout up: settings of pytest, deviations, a workflow",
+        description="Find the selector of a checkout and the release that it is based on, write what is"
+        " missing (pytest's setting, an empty deviations file, a workflow and what it installs), run the"
+        " matrix once and say what it found. What exists is left as it is.",
+    )
+    init.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path())
+    init.add_argument(
+        "--selector",
+        metavar="SELECTOR",
+        help="module:object or file.py:object; default: it is found",
+    )
+    init.add_argument(
+        "--dry-run", action="store_true", help="write and run nothing; say what would be"
+    )
+    init.add_argument("--no-run", action="store_true", help="write, and do not run the matrix")
+
     predicates = commands.add_parser(
         "predicates",
         help="print which predicates of a fork answer differently from GPU to GPU, or from release to release",

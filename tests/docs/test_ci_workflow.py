@@ -38,7 +38,7 @@ def test_pull_requests_from_elsewhere_stay_off_the_hardware(workflow: dict[Any, 
 
 def test_no_step_pastes_what_others_wrote_into_a_shell(workflow: dict[Any, Any]) -> None:
     scripts = [s["run"] for job in workflow["jobs"].values() for s in job["steps"] if "run" in s]
-    assert len(scripts) == 8
+    assert len(scripts) == 9
     assert not [script for script in scripts if "${{" in script]
 
 
@@ -89,6 +89,8 @@ class Runner:
         codes: dict[str, int] = {}
         for step in job["steps"]:
             failed = any(codes.values())
+            if "pull_request" in step.get("if", ""):  # which this is not
+                continue
             if "run" in step and (not failed or step.get("if") == "${{ !cancelled() }}"):
                 codes[step["name"]] = subprocess.run(
                     [shell, "-e", "-c", step["run"]],
@@ -98,6 +100,28 @@ class Runner:
                     timeout=600,
                 ).returncode
         return codes
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, 0), (1, 0), (2, 2)])
+def test_a_difference_is_shown_and_fails_nothing_and_an_error_fails(
+    workflow: dict[Any, Any], tmp_path: Path, status: int, ends: int
+) -> None:
+    (step,) = (
+        s for s in workflow["jobs"]["mock"]["steps"] if "rocm-attn compare" in s.get("run", "")
+    )
+    assert "github.event_name == 'pull_request'" in step["if"]
+    runner = Runner(tmp_path, workflow)
+    for name, script in (("git", "true"), ("rocm-attn", f'echo "$@"; exit {status}')):
+        (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "tools" / name).chmod(0o755)
+    (tmp_path / "rocm-attn").mkdir()
+    words = ["bash", "-e", "-c", step["run"]]
+    environ = runner.environ | {"GITHUB_BASE_REF": "main"}
+    done = subprocess.run(words, cwd=tmp_path, env=environ, check=False, timeout=60)
+    assert done.returncode != 0 if ends else done.returncode == 0
+    shown = "compare FETCH_HEAD --selector=vllm.platforms.rocm:RocmPlatform --format=markdown"
+    assert (tmp_path / "rocm-attn" / "changes.md").read_text().strip() == shown
+    assert bool(runner.summary.read_text()) == (not ends)
 
 
 @pytest.mark.slow

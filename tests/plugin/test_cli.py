@@ -538,7 +538,9 @@ def examples() -> list[tuple[str, str]]:
     text = "".join((DOCS / page).read_text() for page in ("cli.md", "start.md"))
     blocks = re.findall(r"```console\n\$ rocm-attn (.*?)\n(.*?)```", text, re.DOTALL)
     return [
-        (line, output) for line, output in blocks if not line.startswith(("doctor", "predicates"))
+        (line, output)
+        for line, output in blocks
+        if not line.startswith(("doctor", "init", "predicates"))
     ]
 
 

@@ -167,7 +167,10 @@ def _truth(text: str) -> bool:
 
 
 # The tiers, the default one first. conformance/tiers/__init__.py says where each is.
-TIERS = ("documented", "invariants", "grid", "numerics", "launch", "capabilities", "server")
+TIERS = (
+    *("documented", "invariants", "grid", "numerics", "launch", "capabilities", "server"),
+    "upstream",
+)
 _SECONDS = "a positive number of seconds"
 _OBJECT = "MODULE:OBJECT or FILE.py:OBJECT"
 _TRUTH = "true or false"
@@ -232,7 +235,8 @@ OPTIONS = (
     Option(
         "tier",
         "TIER,...",
-        "tiers to run: documented (default), invariants, grid, numerics, launch, capabilities, server",
+        "tiers to run: documented, invariants, grid, numerics, launch, capabilities, server, upstream"
+        " (default: documented, and on vLLM or a fork of it upstream)",
         "a comma-separated list of " + ", ".join(TIERS),
         _tiers,
         "item",
@@ -454,6 +458,12 @@ def value(config: pytest.Config, name: str) -> Any:
                 f"{spelled} is invalid; expected {option.expected}: {error}"
             ) from None
     return _meaning(option, given, spelled)
+
+
+def is_given(config: pytest.Config, name: str) -> bool:
+    """Say whether an option is given, on the command line or as an ini setting."""
+    option = BY_NAME[name]
+    return config.getoption(option.ini) is not None or bool(config.getini(option.ini))
 
 
 def early_value(early_config: pytest.Config, name: str) -> Any:

@@ -6,6 +6,7 @@ recording the same selector again gives the same bytes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shlex
@@ -73,6 +74,28 @@ class Baseline:
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.distribution, self.version) if part) or self.id
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped recording over the standard grid, read when it is first looked at.
+
+    Attributes:
+        id: its name, one of shipped().
+    """
+
+    id: str
+
+    @functools.cached_property
+    def tables(self) -> Mapping[str, Table]:
+        """Family -> the outcome of each cell.
+
+        Raises:
+            BaselineError: as load(), or it is over another grid.
+        """
+        found = load(self.id)
+        found.require(standard())
+        return found.tables
 
 
 def shipped() -> tuple[str, ...]:

@@ -339,7 +339,7 @@ def _order(cause: Cause) -> tuple[Any, ...]:
     """Sort key: what fails first; then who meets it, a plain layer first; then by size."""
     change = cause.change
     return (
-        change.level == "advisory",
+        change.level in ("advisory", "observed"),
         change.declared,
         cause.met,
         bool(cause.theme),

@@ -192,7 +192,7 @@ def _importance(condition: Condition) -> tuple[Any, ...]:
     rank = 0 if condition.at_defaults else 1 if condition.overrides else 2
     change = condition.change
     return (
-        change.level == "advisory",
+        change.level in ("advisory", "observed"),
         change.declared,
         rank,
         -condition.cells,

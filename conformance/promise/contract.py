@@ -19,6 +19,7 @@ from pytest_rocm_attn.conformance.promise import capability_table, history
 from pytest_rocm_attn.conformance.promise.history import Defect
 from pytest_rocm_attn.conformance.promise.mentions import is_blank
 from pytest_rocm_attn.conformance.promise.naming import ASKED, Asked, Named
+from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, entries, read_toml
 from pytest_rocm_attn.conformance.promise.toml_request import request_from
@@ -64,12 +65,20 @@ class ExpectBackend:
 
 @dataclass(frozen=True, slots=True)
 class ExpectRefusal:
-    """The selector must refuse, with a message that mentions each of these words (mentions.py)."""
+    """The selector must refuse, for these reasons, with a message that mentions these words.
+
+    Attributes:
+        mentions: the words (mentions.py): what only a word can say, such as a backend's name.
+        reasons: the reasons, whatever their words.
+    """
 
     mentions: tuple[str, ...]
+    reasons: tuple[Reason, ...] = ()
 
     def __str__(self) -> str:
-        return f"a refusal that mentions {', '.join(map(repr, self.mentions))}"
+        why = f" for {' and '.join(self.reasons)}" if self.reasons else ""
+        said = f" that mentions {', '.join(map(repr, self.mentions))}" if self.mentions else ""
+        return f"a refusal{why}{said}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +300,7 @@ class _Expect(msgspec.Struct, forbid_unknown_fields=True):
     backend: str | None = None
     rejects: bool | None = None
     mentions: list[str] | None = None
+    reasons: list[str] | None = None
     named: bool | None = None
     never: list[str] | None = None
     served: bool | None = None
@@ -343,13 +353,14 @@ _CASE_FIELDS = {
     "platform.gfx": "a gfx target, or a list of them",
     "platform.aiter": "true, false, 'impostor' or 'broken'",
     "request": "a table of request fields",
-    "expect": "{ backend = 'NAME' } or { rejects = true, mentions = ['word'] }",
+    "expect": "{ backend = 'NAME' } or { rejects = true, reasons = ['head-size'] }",
     "expect.named": "true: what is named",
     "expect.never": "a list of backends that must not be the answer",
     "expect.served": "true: any backend",
     "expect.backend": "a backend's name as text",
     "expect.rejects": "true",
     "expect.mentions": "a list of words that a useful refusal holds",
+    "expect.reasons": f"a list of {', '.join(Reason)}",
     "note": "text",
 }
 _AITER = {True: Aiter.PRESENT, False: Aiter.ABSENT}
@@ -611,8 +622,9 @@ def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
         count = "neither" if not given else "both"
         what = "of backend and rejects" if len(given) in (0, 2) else f"of {', '.join(given)}"
         place.fail("expect", f"{count} {what}", f"write {_CASE_FIELDS['expect']}")
-    if expect.mentions is not None and given != ["rejects"]:
-        place.fail("expect.mentions", "belongs to a refusal", "remove it, or the backend")
+    for field in ("mentions", "reasons"):
+        if getattr(expect, field) is not None and given != ["rejects"]:
+            place.fail(f"expect.{field}", "belongs to a refusal", "remove it, or the backend")
     if expect.backend is not None:
         return ExpectBackend(_backend(expect.backend, "expect.backend", place))
     if expect.never is not None:
@@ -631,14 +643,25 @@ def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
         return ExpectBackend(_backend(named.upper(), "named", place))
     if not expect.rejects:
         place.fail("expect.rejects", "is false", "write true, or name the backend instead")
+    reasons = [_reason(text, place) for text in expect.reasons or ()]
     mentions = expect.mentions or []
-    if not mentions or any(map(is_blank, mentions)):
+    if (not mentions and not reasons) or any(map(is_blank, mentions)):
         place.fail(
             "expect.mentions",
             "holds an empty word" if mentions else "names no words",
-            "list the words that a useful message holds, such as the backend and its limit",
+            "list the words that a useful message holds, such as the backend and its limit, or"
+            " its reasons",
         )
-    return ExpectRefusal(tuple(mentions))
+    return ExpectRefusal(tuple(mentions), tuple(reasons))
+
+
+def _reason(text: str, place: Place) -> Reason:
+    try:
+        return Reason(text)
+    except ValueError:
+        known = tuple(map(str, Reason))
+        wrong = f"{text!r} is not a reason.{nearest(text, known)}"
+        place.fail("expect.reasons", wrong, f"use {', '.join(known)}")
 
 
 def _backend(name: str, field: str, place: Place) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from pytest_rocm_attn.conformance.promise import release
 from pytest_rocm_attn.conformance.promise.deviations import check_answer, check_link, matches
 from pytest_rocm_attn.conformance.promise.mentions import missing
+from pytest_rocm_attn.conformance.promise.reasons import Reason, reasons_in
 from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, entries, tables
 
@@ -39,6 +40,7 @@ class Defect:
         match: patterns over the items that fall short, as a deviation has them.
         answers: the answers of a selector that has it; NAMED: what was named.
         mentions: what the message of a refusal or a crash must mention.
+        reasons: that a refusal must have.
         since: the first release that has it.
         until: the first release without it.
     """
@@ -49,6 +51,7 @@ class Defect:
     match: tuple[str, ...]
     answers: tuple[str, ...]
     mentions: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     since: Release = FIRST
     until: Release = LAST
 
@@ -59,6 +62,7 @@ class Defect:
             self.is_about(row_id, gfx)
             and got.answer in answers
             and not missing(self.mentions, got.message)
+            and reasons_in(got.message).issuperset(self.reasons)
         )
 
     def is_about(self, row_id: str, gfx: str) -> bool:
@@ -89,6 +93,7 @@ class _Defect(msgspec.Struct, forbid_unknown_fields=True):
     match: list[str]
     answers: list[str]
     mentions: list[str] = []
+    reasons: list[Reason] = []
     since: str = ""
     until: str = ""
 
@@ -109,6 +114,7 @@ _DEFECT_FIELDS = {
     "match": "a list of patterns over items, as deviations have them",
     "answers": "a list of answers, as deviations have them, or 'named'",
     "mentions": "a list of words that the message mentions",
+    "reasons": f"a list of {', '.join(Reason)}",
     "since": "the first release that has it, such as '0.19.0'",
     "until": "the first release without it",
 }
@@ -189,6 +195,7 @@ def defects(table: Mapping[str, Any], place: Place, taken: dict[str, Path]) -> l
                 tuple(entry.match),
                 tuple(entry.answers),
                 tuple(entry.mentions),
+                tuple(entry.reasons),
                 release_of(entry.since, "since", FIRST, here),
                 release_of(entry.until, "until", LAST, here),
             )

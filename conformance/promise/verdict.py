@@ -15,6 +15,7 @@ from pytest_rocm_attn.conformance.promise.contract import (
 from pytest_rocm_attn.conformance.promise.deviations import Claims
 from pytest_rocm_attn.conformance.promise.got import CRASHES, Got, got_of
 from pytest_rocm_attn.conformance.promise.mentions import missing
+from pytest_rocm_attn.conformance.promise.reasons import reasons_in
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
@@ -239,10 +240,13 @@ def shortfall_of(expect: Expect, outcome: Outcome) -> str:
             return f"expected {backend}, got a refusal: {outcome}"
         case _, Selected(selected):
             return f"expected {expect}, got {selected}"
-        case ExpectRefusal(mentions), Rejected(_, message):
-            unsaid = missing(mentions, message)
-            if not unsaid:
-                return ""
-            words = ", ".join(map(repr, unsaid))
-            return f"refused, but the message does not mention {words}: {outcome}"
+        case ExpectRefusal(mentions, reasons), Rejected(_, message):
+            given = reasons_in(message)
+            if other := [reason for reason in reasons if reason not in given]:
+                for_ = f"for {' and '.join(sorted(given))}" if given else "without a known reason"
+                return f"refused {for_}, not for {' and '.join(other)}: {outcome}"
+            if unsaid := missing(mentions, message):
+                words = ", ".join(map(repr, unsaid))
+                return f"refused, but the message does not mention {words}: {outcome}"
+            return ""
     raise AssertionError(f"unjudged outcome {outcome!r}")

@@ -68,7 +68,11 @@ def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], C
     """Yield what a tier says about its cells: all its causes; of an older report its conditions."""
     for number, one in enumerate(summary.get("causes") or summary["conditions"]):
         level = "declared" if one.get("declared") else one["level"]
-        verdict = {"required": Verdict.FAIL, "declared": Verdict.DEVIATION}.get(level)
+        verdict = {
+            "required": Verdict.FAIL,
+            "declared": Verdict.DEVIATION,
+            "observed": Verdict.DIFFERS,
+        }.get(level)
         said = one.get("sentence") or f"{one['where']}: {one['expected']} -> {one['got']}."
         cause: Cause = {
             "tier": summary["tier"],

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_rocm_attn.conformance.promise.history import Defect
-    from pytest_rocm_attn.conformance.report.schema import Record
+    from pytest_rocm_attn.conformance.report.schema import Record, Summary
 
 TIER = "documented"  # whose rows are promises of the release
+CELLS = "upstream"  # whose rows compare the grid with what the release answered
 _DIFFERENT = (
     *(Verdict.CRASH, Verdict.FAIL, Verdict.STALE, Verdict.LOST, Verdict.DEVIATION),
     *(Verdict.DIFFERS, Verdict.CAUGHT_UP),
@@ -25,6 +26,7 @@ def headline(
     release: str,
     defects: Iterable[Defect],
     cells: Iterable[tuple[str, str]],
+    summaries: Iterable[Summary] = (),
 ) -> list[str]:
     """Return lines that say how many answers differ from those of an unmodified release.
 
@@ -35,7 +37,35 @@ def headline(
         release: such as "vLLM 0.33.0".
         defects: its known defects.
         cells: (row id, target) of every item of the contract in this run, judged or not.
+        summaries: of tiers, with the causes of cells that differ.
     """
+    return [*_cells(rows, release, summaries), *_promises(rows, release, defects, cells)]
+
+
+def _cells(rows: Sequence[Record], release: str, summaries: Iterable[Summary]) -> list[str]:
+    """Return how many cells of the grid differ from what the release answered."""
+    counts = [row["details"].get("counts", {}) for row in rows if row["tier"] == CELLS]
+    compared, *differ = (
+        sum(one.get(name, 0) for one in counts) for name in ("compared", "required", "advisory")
+    )
+    if not compared:
+        return []
+    if not sum(differ):
+        return [f"Answers like unmodified {release} in all {compared:,} cells that were compared."]
+    causes = sum(len(one.get("causes", ())) for one in summaries if one["tier"] == CELLS)
+    by = f"{causes} cause{'s' * (causes != 1)}"
+    return [
+        f"Answers like unmodified {release} but for {sum(differ):,} of {compared:,} cells, by {by}."
+    ]
+
+
+def _promises(
+    rows: Sequence[Record],
+    release: str,
+    defects: Iterable[Defect],
+    cells: Iterable[tuple[str, str]],
+) -> list[str]:
+    """Return how many items of the contract differ, by cause, and what is the release's own."""
     judged = [row for row in rows if row["tier"] == TIER and row["verdict"] != Verdict.ERROR]
     if not judged:
         return []

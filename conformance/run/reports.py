@@ -89,24 +89,27 @@ def content_of(
     """
     subject, contract = settings.subject, settings.contract
     machine = settings.machine
+    summaries = _summaries(settings, results)
     return json_file.of_results(
         results,
         kind=subject.evidence,
         machine=str(machine) if machine else None,
         notes=notes.texts(),
-        summaries=_summaries(settings, results),
+        summaries=summaries,
         contract={
             "id": contract.id,
             "title": contract.title,
             "source": linked(contract.source),
-            **_compared_with_upstream(settings, results),
+            **_compared_with_upstream(settings, results, summaries),
         },
         selector=origin.of(subject.selector),
         settings=reported,
     )
 
 
-def _compared_with_upstream(settings: Settings, results: Results) -> dict[str, Any]:
+def _compared_with_upstream(
+    settings: Settings, results: Results, summaries: Sequence[Summary]
+) -> dict[str, Any]:
     """Return the release that the selector is judged by, and how it differs from that one."""
     contract = settings.contract
     if contract.upstream is None:
@@ -114,7 +117,9 @@ def _compared_with_upstream(settings: Settings, results: Results) -> dict[str, A
     told: list[str] = []
     if contract.upstream.inherited:
         cells = ((cell.row.id, cell.gpu.gfx) for cell in settings.cells)
-        told = fork.headline(results.rows, str(contract.upstream), contract.defects, cells)
+        told = fork.headline(
+            results.rows, str(contract.upstream), contract.defects, cells, summaries
+        )
     return {"upstream": {"release": str(contract.upstream), "told": told}}
 
 

@@ -6,7 +6,9 @@ the selector and reports, and each worker answers the cells that it is sent.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +43,7 @@ from pytest_rocm_attn.errors import SelectorError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from concurrent.futures import Future
 
     from pytest_rocm_attn.conformance.isolation import Observation, Question
     from pytest_rocm_attn.conformance.tiers.base import Closing, T
@@ -61,6 +64,7 @@ class ConformancePlugin:
         self._current = ""  # the item that is run
         self._shared: dict[type, Closing] = {}
         self._session: pytest.Session | None = None
+        self._asked: tuple[float, list[Future[Observation]]] = 0.0, []
         self._reports = Reports(self.settings.reports)
         self._ids = self._take_node_ids()
         self._pytest_words, self._given = self._find_command()
@@ -241,10 +245,18 @@ class ConformancePlugin:
             for item in items:
                 with item.asking_ahead():
                     questions += item.questions()
-            self._pool.submit(questions)
+            self._asked = time.monotonic(), self._pool.submit(questions)
             for item in items:
                 with item.asking_ahead():
                     item.ahead()
+
+    def seconds_of_questions(self) -> float | None:
+        """Wait until what was asked at the start is answered; return how long that took."""
+        start, futures = self._asked
+        if not futures:
+            return None
+        concurrent.futures.wait(futures)
+        return time.monotonic() - start
 
     def show(self, describe: Callable[[], str]) -> None:
         """Add to what is shown of the run's progress; called from another thread."""

@@ -16,7 +16,7 @@ from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.isolation.machine import this_machine
-from pytest_rocm_attn.conformance.promise import contract, deviations, upstream
+from pytest_rocm_attn.conformance.promise import contract, deviations, release, upstream
 from pytest_rocm_attn.conformance.promise.contract import rules_of
 from pytest_rocm_attn.conformance.promise.servers_file import ServersError, described
 from pytest_rocm_attn.conformance.report import output
@@ -39,17 +39,19 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
     from pytest_rocm_attn.conformance.promise.upstream import Upstream
+    from pytest_rocm_attn.conformance.tiers.settings import Recorded
 
 OF_THE_CONTRACT = (
     "documented",
     "invariants",
     "capabilities",
     "server",
+    "upstream",
 )  # tiers that run on its GPUs
 # Options that replace what a tier does, and would be passed over in silence without it.
 _OF_TIERS = {
     "example": ("invariants", "numerics"),
-    "cell": ("grid",),
+    "cell": ("grid", "upstream"),
     "servers": ("server",),
 }
 DEVIATIONS_FILE = "rocm-attn-deviations.toml"  # in the root folder, found without being named
@@ -70,7 +72,10 @@ def read(config: pytest.Config) -> Settings:
         if the_contract.by_age:
             the_contract = the_contract.at(_upstream(config))
         the_deviations = _deviations(config)
+        recorded = _recorded(the_contract)
         tiers = value("tier")
+        if recorded is not None and not options.is_given(config, "tier"):
+            tiers = (*tiers, "upstream")
         # The names of rules matter to deviations whichever tiers run.
         needed = "grid" in tiers or the_deviations is not None or value("deviations-draft")
         grid_rules = rules_of(the_contract) if needed else ()
@@ -89,6 +94,9 @@ def read(config: pytest.Config) -> Settings:
     cells = _cells(the_contract, gpus, needed=[tier for tier in tiers if tier in OF_THE_CONTRACT])
     machine = _machine(config, subject, the_contract, gpus)
     if machine is not None:
+        recorded = None  # of mocked platforms
+        if not options.is_given(config, "tier"):
+            tiers = value("tier")
         cells = tuple(cell for cell in cells if cell.gpu == machine.gpu)
         # A HIP context does not survive fork, and importing the selector may make one.
         fork = subject.fork if value("isolation") else False
@@ -105,6 +113,7 @@ def read(config: pytest.Config) -> Settings:
         gpus=gpus,
         against=_against(config),
         baseline=the_baseline,
+        recorded=recorded,
         servers=servers,
         grid_budget=value("grid-budget"),
         cell=value("cell"),
@@ -162,6 +171,17 @@ def _baseline(config: pytest.Config) -> Baseline | None:
     found = baseline.load(given)
     found.require(standard())
     return found
+
+
+def _recorded(the_contract: Contract) -> Recorded | None:
+    """Return what the release that the selector is judged by answered; None if it is not recorded."""
+    upstream = the_contract.upstream
+    if upstream is None or not upstream.inherited:
+        return None
+    from pytest_rocm_attn.conformance.baseline import baseline
+
+    name = f"vllm-{release.words(upstream.release)}"
+    return baseline.Shipped(name) if name in baseline.shipped() else None
 
 
 def _subject(config: pytest.Config, spec: str | None) -> Subject:

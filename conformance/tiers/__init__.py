@@ -21,6 +21,7 @@ TIERS: dict[str, str] = {
     "numerics": "pytest_rocm_attn.conformance.tiers.numerics.tier:NumericsTier",
     "capabilities": "pytest_rocm_attn.conformance.tiers.capabilities.tier:CapabilitiesTier",
     "server": "pytest_rocm_attn.conformance.tiers.server.tier:ServerTier",
+    "upstream": "pytest_rocm_attn.conformance.tiers.grid.upstream:UpstreamTier",
 }
 
 

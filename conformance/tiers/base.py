@@ -52,6 +52,12 @@ class Plugin(Protocol):
     def observe(self, question: Question) -> Observation:
         """Return the answer to a question; waits for it."""
 
+    def seconds_of_questions(self) -> float | None:
+        """Wait until what was asked at the start is answered; return how long that took.
+
+        None if nothing was asked, or this is one of several processes.
+        """
+
     def show(self, describe: Callable[[], str]) -> None:
         """Add to what is shown of the run's progress; called from another thread."""
 

@@ -137,5 +137,6 @@ def _expectation(row: Row) -> dict[str, Any]:
             return {"words": words, "never": list(backends)}
         case ExpectServed():
             return {"words": words, "served": True}
-        case ExpectRefusal(mentions):
-            return {"words": words, "rejects": True, "mentions": list(mentions)}
+        case ExpectRefusal(mentions, reasons):
+            given = {"mentions": list(mentions), "reasons": [str(one) for one in reasons]}
+            return {"words": words, "rejects": True} | {k: v for k, v in given.items() if v}

@@ -48,6 +48,8 @@ class Settings:
         gpus: the targets that --rocm-attn-gpu names; empty for all.
         against: the selector that the grid is compared with, where the user names one.
         baseline: the recording that the grid is compared with, where the user names one.
+        recorded: what the release that the selector is judged by answered over the grid; None if no
+            recording of it ships, or answers under the mock are not what is judged.
         servers: the descriptions that tier server starts, if it runs.
         grid_budget: seconds that the grid may take.
         cell: the one cell of a slice that is to be asked, or None.
@@ -71,6 +73,7 @@ class Settings:
     gpus: tuple[str, ...]
     against: Subject | None
     baseline: Recorded | None
+    recorded: Recorded | None
     servers: tuple[Server, ...]
     grid_budget: float
     cell: int | None

@@ -36,6 +36,7 @@ REFERENCE = (
     "tests/backends/test_selector.py",
     "tests/backends/test_inverse.py",
 )
+POLICIES = ("tests/backends/test_releases.py",)
 # Module -> its file, and the tests that must notice a change in it.
 MODULES = {
     "pytest_rocm_attn.flags": ("pytest_rocm_attn/flags.py", ("tests/plugin/test_flags.py",)),
@@ -43,6 +44,8 @@ MODULES = {
     "pytest_rocm_attn.backends.policy": ("backends/policy.py", REFERENCE),
     "pytest_rocm_attn.backends.capabilities": ("backends/capabilities.py", REFERENCE),
     "pytest_rocm_attn.backends.inverse": ("backends/inverse.py", REFERENCE),
+    "pytest_rocm_attn.backends.releases": ("backends/releases.py", POLICIES),
+    "pytest_rocm_attn.backends.declarations": ("backends/declarations.py", POLICIES),
 }
 
 # Mutants that change nothing that can be seen, and why.

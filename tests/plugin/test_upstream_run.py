@@ -99,7 +99,33 @@ def folder(pytester: pytest.Pytester) -> pytest.Pytester:
 def run(folder: pytest.Pytester, *options: str) -> pytest.RunResult:
     return folder.runpytest_inprocess(
         *("--rocm-attn-conformance", "--rocm-attn-contract=aged.toml", "-p", "no:randomly"),
-        *("--rocm-attn-selector=mine.py:select", "--rocm-attn-report=report.json", *options),
+        *("--rocm-attn-selector=mine.py:select", "--rocm-attn-report=report.json"),
+        *("--rocm-attn-tier=documented", *options),
+    )
+
+
+# As the release itself answers: policies are checked against recordings in tests/backends.
+UNMODIFIED = """
+from pytest_rocm_attn import Flags
+from pytest_rocm_attn.backends import select as as_the_release
+
+class Fork:
+    def select(self, request, environ, gpu):
+        return as_the_release(request, Flags(environ), gpu, "0.12")
+
+    def refresh(self):
+        return True
+
+fork = Fork()
+"""
+CROSS = "rocm-attn::upstream::attention-types[gfx942]"
+
+
+def compare(folder: pytest.Pytester, selector: str, *options: str) -> pytest.RunResult:
+    folder.makepyfile(fork_of_it=selector)
+    return folder.runpytest_inprocess(
+        *("--rocm-attn-conformance", "-p", "no:randomly", "--rocm-attn-upstream=0.12.0"),
+        *("--rocm-attn-selector=fork_of_it.py:fork", "--rocm-attn-report=report.json", *options),
     )
 
 
@@ -135,6 +161,55 @@ def test_a_fork_inherits_what_its_release_has_and_nothing_of_it_fails(
         ]
     )
     result.stdout.fnmatch_lines(["*FLEX_ATTENTION is passed over when it is named*"])
+
+
+def test_a_run_that_names_no_tier_compares_cells_with_what_the_release_answered(
+    folder: pytest.Pytester,
+) -> None:
+    result = compare(folder, UNMODIFIED, CROSS)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "rocm-attn: up to * cells of the grid are compared with the recording vllm-0.12.0",
+            "Answers like unmodified vLLM 0.12.0 in all 2,688 cells that were compared.",
+        ]
+    )
+    changed = UNMODIFIED.replace(
+        "        return as_",
+        """        if request.attn_type == "encoder_only" and not request.use_mla and not environ:
+            return "FLEX_ATTENTION"
+        return as_""",
+    )
+    result = compare(folder, changed, CROSS)
+    assert result.ret == pytest.ExitCode.OK, "nothing promises it"
+    result.stdout.fnmatch_lines(
+        [
+            "Answers like unmodified vLLM 0.12.0 but for 4 of 2,688 cells, by 1 cause.",
+            "DIFFERS   Default *: TRITON_ATTN -> FLEX_ATTENTION, * [[]4 cells]",
+        ]
+    )
+    (row,) = json.loads((folder.path / "report.json").read_text())["rows"]
+    assert (row["verdict"], row["level"]) == ("differs", "observed")
+    result = compare(folder, changed.replace('return "FLEX_ATTENTION"', "1 / 0"), CROSS)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED, "a crash is no answer"
+    result.stdout.fnmatch_lines(["FAIL*ZeroDivisionError*"])
+
+
+def test_cells_are_compared_only_if_their_release_is_recorded_and_no_tier_is_named(
+    folder: pytest.Pytester,
+) -> None:
+    def tiers(*options: str) -> set[str]:
+        listed = compare(folder, UNMODIFIED, "--collect-only", "-q", *options).outlines
+        return {line.split("::")[1] for line in listed if line.startswith("rocm-attn::")}
+
+    assert tiers() == {"documented", "upstream"}
+    assert tiers("--rocm-attn-tier=documented") == {"documented"}
+    assert tiers("--rocm-attn-contract=pr-26980") == {"documented"}
+    assert tiers("--rocm-attn-upstream=0.10.0") == {"documented"}
+    result = compare(folder, UNMODIFIED, "--rocm-attn-tier=upstream", "--rocm-attn-upstream=0.10.0")
+    result.stdout.fnmatch_lines(
+        ["rocm-attn: no recording of vLLM 0.10.0 ships, so cells are not compared with it"]
+    )
 
 
 def test_a_selector_that_descends_from_no_release_is_not_excused(folder: pytest.Pytester) -> None:

@@ -242,7 +242,7 @@ class _Judging:
         if expected in (_UNANSWERED, _UNANSWERABLE):
             # Nothing to compare with; what is not an answer is wrong in any case.
             return got if answered else Change(_ANY_ANSWER, got, "required", self.standard.name)
-        if got == expected and (answered or self.standard.level == "required"):
+        if got == expected and (answered or self.standard.level != "advisory"):
             return got  # or a baseline that crashed there too
         level = self.standard.level if answered else "required"
         return Change(_ANY_ANSWER if expected == got else expected, got, level, self.standard.name)

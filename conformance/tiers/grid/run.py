@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.isolation import Pool, Question
+from pytest_rocm_attn.conformance.isolation import Pool, Question, Subject
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Table, normalised
 from pytest_rocm_attn.conformance.tiers.grid import cache
@@ -18,7 +19,6 @@ from pytest_rocm_attn.conformance.tiers.grid.parts import parts_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.isolation import Subject
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
     from pytest_rocm_attn.conformance.tiers.base import Plugin
@@ -35,32 +35,51 @@ def slices(settings: Settings) -> list[Slice]:
     return [part for part in standard().slices if not only or part.gfx in only]
 
 
-def standard_of(settings: Settings) -> Standard:
-    """Return what slices are judged by under these options."""
+@dataclass(frozen=True)
+class Comparison:
+    """What the grid, or a part of it, is compared with.
+
+    Attributes:
+        standard: what slices are judged by.
+        other: the other selector, or what was recorded of it; None for the rules alone.
+        slices: all that may be asked for.
+        seconds: that the selector under test may take for all of them.
+        keep: answers of a run that is interrupted are there for the next one.
+    """
+
+    standard: Standard
+    other: Subject | Recorded | None
+    slices: Sequence[Slice]
+    seconds: float
+    keep: bool = True
+
+
+def comparison_of(settings: Settings, reference: Subject) -> Comparison:
+    """Return what the grid is compared with under these options."""
+    other: Subject | Recorded | None = settings.against or settings.baseline
+    standard = Standard("the-reference", "advisory", settings.grid_rules)
     if settings.against is not None:
-        return Standard(settings.against.selector, "required")
-    if settings.baseline is not None:
-        return Standard(settings.baseline.id, "required")
-    return Standard("the-reference", "advisory", settings.grid_rules)
+        standard = Standard(settings.against.selector, "required")
+    elif settings.baseline is not None:
+        standard = Standard(settings.baseline.id, "required")
+    elif reference != settings.subject:
+        other = reference
+    return Comparison(standard, other, slices(settings), settings.grid_budget)
 
 
 class Run:
     """The grid in one process of a run."""
 
-    def __init__(self, plugin: Plugin, reference: Subject) -> None:
+    def __init__(self, plugin: Plugin, compared: Comparison) -> None:
         self._plugin = plugin
         settings = plugin.settings
-        self.standard = standard_of(settings)
-        self._selected = slices(settings)
-        self._subject = _Side(
-            plugin, settings.subject, plugin.started_pool(), self._selected, keep=False
-        )
-        compared_with = settings.against or reference
+        self.compared = compared
+        self._subject = _Side(plugin, settings.subject, plugin.started_pool(), compared, keep=False)
         self._other: _Side | _Recorded | None = None
-        if settings.baseline is not None:
-            self._other = _Recorded(settings.baseline)
-        elif compared_with != settings.subject:
-            self._other = _Side(plugin, compared_with, None, self._selected, keep=True)
+        if isinstance(compared.other, Subject):
+            self._other = _Side(plugin, compared.other, None, compared, keep=True)
+        elif compared.other is not None:
+            self._other = _Recorded(compared.other)
         self._left: set[Slice] = set()  # submitted, and not judged
         self._seen = time.monotonic(), 0  # when it was last said how far it is, and the cells then
 
@@ -92,7 +111,7 @@ class Run:
         got = self._subject.answers(of)
         other = self._other.answers(of) if self._other is not None else None
         self._left.discard(of)
-        return judge(of, got, other, self.standard, declares), got, other
+        return judge(of, got, other, self.compared.standard, declares), got, other
 
     def judge_cell(
         self, of: Slice, number: int, declares: Declares
@@ -100,7 +119,7 @@ class Run:
         """Ask one cell alone, as any question is asked, and judge it."""
         got = self._subject.one(of, number)
         other = self._other.one(of, number) if self._other is not None else None
-        return judge(of, got, other, self.standard, declares), got, other
+        return judge(of, got, other, self.compared.standard, declares), got, other
 
     def timing(self, of: Slice) -> tuple[float, list[str]]:
         """Return the seconds that a slice's cells took, and what variables the selector wrote."""
@@ -156,7 +175,7 @@ class _Side:
         plugin: the run.
         subject: the selector.
         pool: its workers; None to start some.
-        selected: all slices that may be asked for.
+        compared: what is compared, and for how long.
         keep: keep answers also of what was finished, for runs to come.
     """
 
@@ -165,22 +184,21 @@ class _Side:
         plugin: Plugin,
         subject: Subject,
         pool: Pool | None,
-        selected: Sequence[Slice],
+        compared: Comparison,
         *,
         keep: bool,
     ) -> None:
         self._own = pool is None
         self._pool = pool or Pool(subject, lanes=1)
         self._keep = keep
-        self.cache = _cache(plugin, subject)
+        self.cache = _cache(plugin, subject) if compared.keep else None
         self._finished: list[Part] = []
-        settings = plugin.settings
         # One of several processes does not know beforehand which slices it will be given.
         workers = int(getattr(plugin.config, "workerinput", {}).get("workercount", 0))
-        cells = sum(part.cells for part in selected) // workers if workers else 0
+        cells = sum(part.cells for part in compared.slices) // workers if workers else 0
         self.evaluator = Evaluator(
             self._pool,
-            budget=settings.grid_budget,
+            budget=compared.seconds,
             only=subject.machine,
             cells=cells,
             load=self._load,

@@ -23,6 +23,7 @@ from pytest_rocm_attn.gpu import Gpu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.promise.deviations import Deviation
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, Table
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
@@ -58,20 +59,22 @@ class GridTier(Tier):
     @property
     def run(self) -> grid_run.Run:
         """Both selectors' evaluations, started when first needed."""
-        return self.plugin.shared(grid_run.Run, lambda: grid_run.Run(self.plugin, _reference()))
+        return self.plugin.shared(grid_run.Run, lambda: grid_run.Run(self.plugin, self._compared))
 
-
-def _reference() -> Subject:
-    return Subject(adapters.REFERENCE, pure=True, preload=())
+    @property
+    def _compared(self) -> grid_run.Comparison:
+        reference = Subject(adapters.REFERENCE, pure=True, preload=())
+        return grid_run.comparison_of(self.plugin.settings, reference)
 
 
 class SliceItem(ConformanceItem):
     """One family on one GPU: node id ``rocm-attn::grid::mla[gfx942]``."""
 
     parent: GridTier
+    promised: Level = "required"
 
     def __init__(self, *, part: Slice, **kwargs: Any) -> None:
-        super().__init__(level="required", **kwargs)
+        super().__init__(level=self.promised, **kwargs)
         self.part = part
         self.judged: Judged | None = None
         self._answers: tuple[Table, Table | None] | None = None
@@ -105,7 +108,7 @@ class SliceItem(ConformanceItem):
         if open_ones:
             unmet = [got(d.got) for d in differing if not d.declared]
             crashed = any(each.answer in CRASHES for each in unmet)
-            words = _words(judged, open_ones)
+            words = words_of(judged, open_ones)
             if idle is not None:
                 words += (
                     f"; the answer of a deviation changed: {idle.place} declares {idle.accepted}"
@@ -119,7 +122,7 @@ class SliceItem(ConformanceItem):
                 f"{judged.unanswered:,} of {judged.cells:,} cells were not reached within {budget}"
             )
             if judged.uncompared:
-                other = self.parent.run.standard.name
+                other = self.parent.run.compared.standard.name
                 words = (
                     f"{other} answered {judged.uncompared:,} of {judged.cells:,} cells not in time"
                 )
@@ -144,10 +147,10 @@ class SliceItem(ConformanceItem):
             )
         if required:
             reasons = "; ".join(sorted({entry.reason for entry in used}))
-            words = f"{_words(judged, required)} (declared: {reasons})"
+            words = f"{words_of(judged, required)} (declared: {reasons})"
             return Judgement(Verdict.DEVIATION, words, came)
         if judged.findings:
-            return Judgement(Verdict.ADVISORY, _words(judged, judged.findings))
+            return Judgement(Verdict.ADVISORY, words_of(judged, judged.findings))
         return Judgement(Verdict.PASS)
 
     # --- deviations -------------------------------------------------------------------------------
@@ -271,7 +274,8 @@ class SliceItem(ConformanceItem):
 _SHOWN = 10  # ways to differ in a failure's text
 
 
-def _words(judged: Judged, findings: Sequence[Finding]) -> str:
+def words_of(judged: Judged, findings: Sequence[Finding]) -> str:
+    """Return in words how cells of a slice fall short."""
     more = f" (and {len(findings) - 1} more ways to differ)" if len(findings) > 1 else ""
     cells = sum(finding.cells for finding in findings)
     return f"{cells:,} of {judged.cells:,} cells fall short: {_finding_words(findings[0])}{more}"

@@ -271,6 +271,18 @@ MISTAKES = {
         "expect.mentions",
         "names no words; list the words",
     ),
+    "a reason that there is not": (
+        'backend = "TRITON_ATTN"',
+        'rejects = true, reasons = ["headsize"]',
+        "expect.reasons",
+        "'headsize' is not a reason. Did you mean 'head-size'?; use ",
+    ),
+    "reasons beside a backend": (
+        '"TRITON_ATTN" }',
+        '"TRITON_ATTN", reasons = ["dtype"] }',
+        "expect.reasons",
+        "belongs to a refusal; remove it",
+    ),
     "a refusal with an empty word": (
         'backend = "TRITON_ATTN"',
         'rejects = true, mentions = ["x", " "]',

@@ -27,6 +27,7 @@ from pytest_rocm_attn.conformance.promise.contract import (
 )
 from pytest_rocm_attn.conformance.promise.deviations import Claims, Deviation, Deviations
 from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.outcome import Outcome
 
@@ -41,6 +42,26 @@ OUTCOMES: dict[str, Outcome] = {
     "timeout": TimedOut(1.0),
     "died": Died(11),
 }
+
+
+# As vLLM 0.33.0 puts it: the reasons, after a request in which every attribute is named.
+LISTED = (
+    "No valid attention backend found for rocm with AttentionSelectorConfig(head_size=128,"
+    " dtype=torch.float16, block_size=None, has_sink=False). Reasons: {ROCM_ATTN: [head_size not"
+    " supported], TRITON_ATTN: [head_size not supported, DCP not supported]}."
+)
+
+
+def test_a_refusal_is_compared_by_reason_and_not_by_the_words_of_its_request() -> None:
+    refused = Rejected("ValueError", LISTED)
+    for reason in (Reason.HEAD_SIZE, Reason.DCP):
+        assert judge(row(ExpectRefusal((), (reason,))), refused).verdict is Verdict.PASS
+    for reason in (Reason.DTYPE, Reason.SINKS, Reason.BLOCK_SIZE):
+        found = judge(row(ExpectRefusal((), (reason,))), refused)
+        assert found.verdict is Verdict.FAIL
+        assert found.message.startswith(f"refused for dcp and head-size, not for {reason}: ")
+    bare = judge(row(ExpectRefusal((), (Reason.DCP,))), Rejected("ValueError", "no"))
+    assert bare.message == "refused without a known reason, not for dcp: ValueError: no"
 
 
 def declared(answer: str, mentions: str = "") -> Claims:

@@ -163,7 +163,7 @@ class PlatformAdapter(Naming):
         self, request: Request, environ: Mapping[str, str], gpu: Gpu
     ) -> Selected | Unrecognised:
         explicit = self.fork.explicit(environ)
-        values = {**request_values(request), "selected_backend": explicit, "use_v1": True}
+        values = self._values(request, explicit)
         if "attn_selector_config" in self._ask.parameters:
             values["attn_selector_config"] = self.fork.new_selector_config(values)
             with self.fork.configured(environ, explicit, request.block_size, request):
@@ -173,14 +173,18 @@ class PlatformAdapter(Naming):
         return recognise_class_path(answer, self.fork.class_paths)
 
     def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
-        values = {
+        values = self._values(request, self.fork.of_layer(attention, request))
+        values["attn_selector_config"] = self.fork.new_selector_config(values)
+        return recognise_class_path(self._ask(values), self.fork.class_paths)
+
+    def _values(self, request: Request, backend: Any) -> dict[str, Any]:
+        """Return what the platform's caller, get_attn_backend, fills in for a layer."""
+        return {
             **request_values(request),
-            "selected_backend": self.fork.of_layer(attention, request),
+            "selected_backend": backend,
             "use_v1": True,
             "use_batch_invariant": self.fork.batch_invariant(request),
         }
-        values["attn_selector_config"] = self.fork.new_selector_config(values)
-        return recognise_class_path(self._ask(values), self.fork.class_paths)
 
     def not_asked(self, request: Request) -> tuple[str, ...]:
         """Return the fields in which a request is special and which the fork cannot be asked."""

@@ -333,6 +333,22 @@ def test_what_a_server_is_configured_with_reaches_the_selector_and_goes_again(fo
     assert name_it(adapter, Named()) == Selected("TRITON_ATTN")
 
 
+def test_batch_invariance_is_asked_for_as_the_environment_says_however_the_question_is_put(
+    fork: Make,
+) -> None:
+    invariant = {
+        "envs": CONFIGURED["envs"] + "VLLM_BATCH_INVARIANT = True\n",
+        "v1/attention/selector": CONFIGURED["v1/attention/selector"].replace(
+            "use_dcp", "use_batch_invariant"
+        ),
+        "rocm": CONFIGURED["rocm"].replace("use_dcp", "use_batch_invariant"),
+    }
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED | invariant).RocmPlatform)
+    assert isinstance(name_it(adapter, Named()), Rejected)
+    with pytest.raises(ValueError, match="not supported"):
+        ask(adapter)
+
+
 def test_a_fork_without_one_is_named_to_by_the_variable_which_is_put_back(fork: Make) -> None:
     adapter = PlatformAdapter(
         fork("rocm", rocm=platform(CONVENTIONS["loose arguments"])).RocmPlatform

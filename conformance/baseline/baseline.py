@@ -94,7 +94,7 @@ class Shipped:
             BaselineError: as load(), or it is over another grid.
         """
         found = load(self.id)
-        found.require(standard())
+        found.require(design.standard())
         return found.tables
 
 

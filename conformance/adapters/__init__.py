@@ -21,7 +21,7 @@ from pytest_rocm_attn.registry import CLASS_PATHS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.adapters.vllm_start import Started
+    from pytest_rocm_attn.conformance.adapters.start.started import Started
     from pytest_rocm_attn.conformance.promise.naming import Named
     from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.gpu import Gpu

@@ -17,8 +17,8 @@ from pytest_rocm_attn.conformance.adapters import (
     predicate_table,
     predicates,
     twin_calls,
-    vllm_start,
 )
+from pytest_rocm_attn.conformance.adapters.start.server import Start
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -26,6 +26,7 @@ from pytest_rocm_attn.registry import ROCM_BACKENDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pytest_rocm_attn.conformance.adapters.start.started import Started
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.conformance.promise.servers_file import Server as Description
     from pytest_rocm_attn.gpu import Gpu
@@ -82,9 +83,9 @@ class Server(Backends):
         finally:
             self.fork.server_config = kept
 
-    def start(self, server: Description, environ: Mapping[str, str]) -> vllm_start.Started:
+    def start(self, server: Description, environ: Mapping[str, str]) -> Started:
         """Start a server, as far as it goes without weights and without a device."""
-        return vllm_start.Start(self, server, environ).run()
+        return Start(self, server, environ).run()
 
     def read_code(self) -> dict[str, Any]:
         """Return what can be read off the code of the platform and of the backends it may choose.

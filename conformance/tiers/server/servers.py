@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_rocm_attn.conformance.adapters.vllm_start import NEEDS
+from pytest_rocm_attn.conformance.adapters.start.started import NEEDS
 from pytest_rocm_attn.conformance.isolation import Question, WorkerError
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check

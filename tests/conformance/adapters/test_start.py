@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_rocm_attn.conformance.adapters.vllm_start import Started
+    from pytest_rocm_attn.conformance.adapters.start.started import Started
 
 pytest.importorskip("torch", reason="vLLM's selectors take torch dtypes; install the extra kernels")
 

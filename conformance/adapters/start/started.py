@@ -1,0 +1,54 @@
+"""How far a server came, and what went wrong on the way: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# What a server needs of a backend besides what its layers are -> the name that vLLM's selector gives it, and
+# the method by which a backend says whether it has it (vllm/v1/attention/backend.py, v0.33.0).
+NEEDS = {
+    "use_batch_invariant": "supports_batch_invariance",
+    "use_kv_connector": "supports_kv_connector",
+    "use_dcp": "supports_dcp",
+    "use_pcp": "supports_pcp",
+    "use_non_causal": "supports_non_causal",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that keeps a server from starting, or lets it compute nonsense.
+
+    Args:
+        layers: the names of those that it is about.
+        doing: what was being done.
+        words: what is wrong; "" if the error says it.
+        error: what was raised, if anything was.
+    """
+
+    layers: tuple[str, ...]
+    doing: str
+    words: str = ""
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Started:
+    """How far a server came.
+
+    Args:
+        backends: layer -> the backend that it was given.
+        asked: layer -> the fields that the platform was asked with, as text.
+        faults: what went wrong, in order.
+        left_out: what this release has no function for.
+        unasked: the server's needs that are not among the fields of the selector's question.
+        not_filled: fields of the selector's question that a request says nothing about: who asks
+            the platform without a server leaves them at their defaults.
+    """
+
+    backends: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, dict[str, str]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
+    not_filled: list[str] = field(default_factory=list)

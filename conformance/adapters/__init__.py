@@ -141,8 +141,14 @@ class Serves(Protocol):
 class Starts(Protocol):
     """An adapter that can start its fork's server, as far as that goes without a device."""
 
-    def start(self, server: Server, environ: Mapping[str, str]) -> Started:
-        """Return how far a server came. What the fork raises on the way is a part of that."""
+    def start(self, server: Server, environ: Mapping[str, str], gpu: Gpu | None = None) -> Started:
+        """Return how far a server came. What the fork raises on the way is a part of that.
+
+        Args:
+            server: its description.
+            environ: the variables that are set.
+            gpu: the mocked one, if the server's first steps are to be taken too.
+        """
 
     def read_code(self) -> dict[str, Any]:
         """Return the "predicates" and the "twins" of the code that chooses and of what it chooses."""

@@ -228,20 +228,28 @@ _LATENT = (
 _LATENT_EXTRAS = ("topk_indices_buffer",)
 
 
-def _latent(request: Request) -> dict[str, Any]:
-    """Return the arguments that an MLA layer passes besides the common ones."""
-    import torch
-
-    rank = request.head_size - _ROPE
-    topk = torch.zeros(1, TOPK, dtype=torch.int32) if request.use_sparse else None
+def latent_sizes(request: Request) -> dict[str, int]:
+    """Return the sizes of an MLA layer, by the names of its constructor's arguments."""
     return {
-        "scale": (_NOPE + _ROPE) ** -0.5,
         "q_lora_rank": _Q_LORA_RANK,
-        "kv_lora_rank": rank,
+        "kv_lora_rank": request.head_size - _ROPE,
         "qk_nope_head_dim": _NOPE,
         "qk_rope_head_dim": _ROPE,
         "qk_head_dim": _NOPE + _ROPE,
         "v_head_dim": _V_HEAD,
+    }
+
+
+def _latent(request: Request) -> dict[str, Any]:
+    """Return the arguments that an MLA layer passes besides the common ones."""
+    import torch
+
+    sizes = latent_sizes(request)
+    rank = sizes["kv_lora_rank"]
+    topk = torch.zeros(1, TOPK, dtype=torch.int32) if request.use_sparse else None
+    return {
+        **sizes,
+        "scale": sizes["qk_head_dim"] ** -0.5,
         # On the meta device: a shape and a dtype, and no weights.
         "kv_b_proj": torch.nn.Linear(
             rank, request.num_heads * (_NOPE + _V_HEAD), bias=False, device="meta"

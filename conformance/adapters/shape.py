@@ -67,7 +67,7 @@ def of_folder(folder: Path) -> Shape:
         file = next((folder / name for name in files if (folder / name).is_file()), None)
         if file is not None and (tree := parsed(file)) is not None:
             features |= {f"{kind}:{name}" for name in _FEATURES[kind](tree)}
-    return Shape(folder, _version(folder), frozenset(features))
+    return Shape(folder, version_of(folder), frozenset(features))
 
 
 def _imported(file: Path) -> Iterator[str]:
@@ -97,7 +97,8 @@ def parsed(file: Path) -> ast.Module | None:
         return None
 
 
-def _version(folder: Path) -> str:
+def version_of(folder: Path) -> str:
+    """Return what a package in a folder says of its version; "" if it says nothing."""
     try:
         found = _VERSION.search((folder / "_version.py").read_text("utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -12,9 +12,11 @@ import functools
 import importlib
 import inspect
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters.construct import ModelConfig
+from pytest_rocm_attn.conformance.adapters.shape import version_of
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.flags import EXPLICIT, PREFILL_DECODE, variable
 
@@ -43,6 +45,11 @@ class Fork:
                 if not f"{path}.".startswith(f"{error.name}."):
                     raise  # the module is there, something that it imports is not
         return None
+
+    @functools.cached_property
+    def version(self) -> str:
+        """What the package says of its version; "" if it says nothing."""
+        return version_of(Path(str(importlib.import_module(self.top).__file__)).parent)
 
     @functools.cached_property
     def registry(self) -> Any:

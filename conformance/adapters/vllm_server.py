@@ -83,9 +83,17 @@ class Server(Backends):
         finally:
             self.fork.server_config = kept
 
-    def start(self, server: Description, environ: Mapping[str, str]) -> Started:
-        """Start a server, as far as it goes without weights and without a device."""
-        return Start(self, server, environ).run()
+    def start(
+        self, server: Description, environ: Mapping[str, str], gpu: Gpu | None = None
+    ) -> Started:
+        """Start a server, as far as it goes without weights and without a device.
+
+        Args:
+            server: its description.
+            environ: the variables that are set.
+            gpu: the mocked one, if the server's first steps are to be taken too.
+        """
+        return Start(self, server, environ, gpu).run()
 
     def read_code(self) -> dict[str, Any]:
         """Return what can be read off the code of the platform and of the backends it may choose.

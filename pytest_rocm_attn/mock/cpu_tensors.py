@@ -2,7 +2,8 @@
 
 ``torch.empty(..., device="cuda")``, ``x.cuda()`` and ``x.to("cuda")`` give CPU tensors that are
 marked; what is computed of a marked tensor is marked; a marked tensor says ``device="cuda:0"`` and
-``is_cuda``. New memory that nothing has filled holds NaN, or the lowest integer.
+``is_cuda``. New memory that nothing has filled holds NaN, or the lowest integer, unless who installs
+this fills it otherwise. Pinned memory is memory.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 _MARK = "_rocm_attn_on_device"
 
 
-def install(layer: Layer) -> None:
-    """Let tensors believe it until the layer comes off."""
+def install(layer: Layer, fill: Callable[[Any], None] | None = None) -> None:
+    """Let tensors believe it until the layer comes off.
+
+    Args:
+        layer: takes every change.
+        fill: fills new memory; None for NaN, or the lowest integer.
+    """
     import torch
 
-    mode = _mode()
+    mode = _mode(fill or _fill)
     mode.__enter__()
     layer.on_close(("tensors on the CPU", id(mode)), functools.partial(_take_off, mode))
     layer.set_attribute(torch.cuda, "synchronize", lambda device=None: None)
@@ -42,7 +48,7 @@ def _take_off(mode: Any) -> None:
         torch._C._push_on_torch_function_stack(other)
 
 
-def _mode() -> Any:
+def _mode(fill: Callable[[Any], None]) -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._device import _device_constructors
@@ -75,6 +81,9 @@ def _mode() -> Any:
                 return args[0].clone() if _is_marked(args[0]) else args[0]
             if func is tensor.to:
                 return _to(args, kwargs)
+            if func is tensor.pin_memory:
+                return args[0]
+            kwargs.pop("pin_memory", None)
             marks = _is_cuda(kwargs.get("device"))
             if marks:
                 kwargs["device"] = "cpu"
@@ -89,7 +98,7 @@ def _mode() -> Any:
             if marks:
                 _mark(result)
                 if func in unfilled:
-                    _fill(result)
+                    fill(result)
             return result
 
     return OnCpu()

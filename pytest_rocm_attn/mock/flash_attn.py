@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.mock import device_calls
 from pytest_rocm_attn.mock.errors import needs_device
 from pytest_rocm_attn.mock.packages import StandIn
 
@@ -25,10 +26,15 @@ _FUNCTIONS = (
 
 
 def device_function(name: str, module: str, gfx: str) -> Callable[..., Any]:
-    """Return a function that can be imported and passed around, and says why it cannot run."""
+    """Return a function that can be imported and passed around, and says why it cannot run.
+
+    While device_calls.answered_by() is in force, it is answered there.
+    """
 
     def function(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if (answer := device_calls.current()) is not None:
+            return answer(module, name, args, kwargs)
         raise needs_device(f"{module}.{name}", gfx)
 
     function.__name__ = function.__qualname__ = name

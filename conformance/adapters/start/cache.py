@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import declarations, kernel_needs
 from pytest_rocm_attn.conformance.adapters.start.configuration import BLOCKS
-from pytest_rocm_attn.conformance.adapters.start.stand_ins import Runner
+from pytest_rocm_attn.conformance.adapters.start.stand_ins import MissingError, Runner
 from pytest_rocm_attn.conformance.adapters.start.started import Fault
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class Cache:
 
     def __init__(self, start: Start) -> None:
         self._start = start
+        self.groups: list[list[Any]] = []  # of the fork's AttentionGroup, by group of the cache
+        self.sizes: list[int] = []  # of the kernel block, by group of the cache
+        self._given: tuple[Any, ...] = ()  # what views() needs
 
     def lay_out(self, config: Any) -> None:
         """Lay out the cache that the layers share, by the release's own functions."""
@@ -84,10 +87,13 @@ class Cache:
             sizes = None
             with self._start.fault(every, self._with_blocks("finding a common kernel block")):
                 sizes = self._kernel_blocks(worker, runner, config, shared, groups)
-            if sizes is not None:
-                self._kernels_take(groups, sizes)
-            if sizes is not None and hasattr(runner, "_reshape_kv_cache_tensors"):
-                self._views(runner, config, shared, groups, sizes)
+            if sizes is None:
+                return
+            self.groups, self.sizes = groups, sizes
+            self._given = worker, runner, config, shared
+            self._kernels_take(groups, sizes)
+            if hasattr(runner, "_reshape_kv_cache_tensors"):
+                self._compare_views()
 
     def _runner(self) -> Any:
         """Return the class of the runner in releases whose runner views the cache, else None.
@@ -179,45 +185,71 @@ class Cache:
                 continue  # a group without a cache
             size = sizes[group.kv_cache_group_id]
             called = declarations.kernels_called(group.backend.__module__)
-            for need in kernel_needs.BLOCK_NEEDS:
-                if need.kernel in called and size not in need.sizes:
-                    takes = ", ".join(map(str, need.sizes))
+            for need in kernel_needs.NEEDS:
+                block = need.fact == kernel_needs.BLOCK and not need.when
+                if block and need.kernel in called and size not in need.takes:
+                    takes = ", ".join(map(str, need.takes))
                     words = f"{need.kernel} is given blocks of {size} tokens, and takes {takes}"
                     doing = f"choosing a kernel block ({need.source})"
                     self._start.started.faults.append(Fault(tuple(group.layer_names), doing, words))
 
-    def _views(
-        self, runner: Any, config: Any, shared: Any, groups: list[list[Any]], sizes: list[int]
-    ) -> None:
-        """View the cache as the runner does, and find layers whose blocks are each other's."""
+    def views(self, device: str = "cpu") -> dict[str, Any]:
+        """Return layer -> its view of the cache, as the release's runner makes it.
+
+        Raises:
+            MissingError: the runner does what its stand-in cannot.
+        """
         import torch
 
+        worker, runner, config, shared = self._given
+        if hasattr(worker, "allocate_kv_cache"):
+            layout = config.cache_config.get_resolved_kv_cache_layout()
+            made: dict[str, Any] = worker.allocate_kv_cache(
+                shared, torch.device(device), layout, self.sizes
+            )
+            return made
         raw = {
             name: buffer
             for one in shared.kv_cache_tensors
-            for buffer in [torch.zeros(one.size, dtype=torch.int8)]
+            for buffer in [torch.zeros(one.size, dtype=torch.int8, device=device)]
             for name in one.shared_by
         }
+        if not hasattr(runner, "_reshape_kv_cache_tensors"):
+            raise MissingError("no function of this release that views the cache is known")
         own = Runner(
             runner,
             kv_cache_config=shared,
-            attn_groups=groups,
+            attn_groups=self.groups,
             cache_config=config.cache_config,
             vllm_config=config,
             runner_only_attn_layers=set(),
-            kernel_block_sizes=sizes,
+            kernel_block_sizes=self.sizes,
         )
-        views: dict[str, Any] = {}
         takes = inspect.signature(runner._reshape_kv_cache_tensors).parameters
         given = {
             "kv_cache_config": shared,
             "kv_cache_raw_tensors": raw,
-            "kernel_block_sizes": sizes,
+            "kernel_block_sizes": self.sizes,
         }
-        with self._start.fault(tuple(raw), "viewing the cache as the runner does"):
-            views = own._reshape_kv_cache_tensors(
-                **{name: value for name, value in given.items() if name in takes}
-            )
+        viewed: dict[str, Any] = own._reshape_kv_cache_tensors(
+            **{name: value for name, value in given.items() if name in takes}
+        )
+        return viewed
+
+    def blocks(self, group: int) -> int:
+        """Return how many kernel blocks a group of the cache has."""
+        shared = self._given[-1]
+        size: int = shared.kv_cache_groups[group].kv_cache_spec.block_size
+        return BLOCKS * (size // self.sizes[group])
+
+    def _compare_views(self) -> None:
+        """View the cache as the runner does, and find layers whose blocks are each other's."""
+        shared = self._given[-1]
+        names = [name for one in shared.kv_cache_tensors for name in one.shared_by]
+        doing = "viewing the cache as the runner does"
+        views: dict[str, Any] = {}
+        with self._start.fault(tuple(names), doing):
+            views = self.views()
         for one in shared.kv_cache_tensors:
             names = [name for name in one.shared_by if hasattr(views.get(name), "as_strided")]
             for first, second in itertools.pairwise(names):
@@ -226,9 +258,7 @@ class Cache:
                         "they share one allocation, and block 1 of one is in other blocks of the other:"
                         f" {self._view_words(first, views)}; {self._view_words(second, views)}"
                     )
-                    self._start.started.faults.append(
-                        Fault((first, second), "viewing the cache as the runner does", words)
-                    )
+                    self._start.started.faults.append(Fault((first, second), doing, words))
 
     def _view_words(self, name: str, views: Mapping[str, Any]) -> str:
         view = views[name]

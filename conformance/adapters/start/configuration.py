@@ -68,6 +68,11 @@ class Configuration:
                 num_speculative_tokens=server.speculative_tokens,
             )
         config.model_config = self.model(server.layers[0].request)
+        compilation: Any = self._fork.module("config.compilation", "config")
+        if (modes := getattr(compilation, "CUDAGraphMode", None)) is not None:
+            config.compilation_config.cudagraph_mode = (
+                modes.NONE
+            )  # as the model's enforce_eager says
         return config
 
     def as_its_model(self, config: Any) -> None:

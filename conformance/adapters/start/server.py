@@ -26,6 +26,7 @@ from pytest_rocm_attn.conformance.adapters.start.stand_ins import (
     kind_of,
 )
 from pytest_rocm_attn.conformance.adapters.start.started import NEEDS, Fault, Started
+from pytest_rocm_attn.conformance.adapters.start.steps import FirstSteps
 from pytest_rocm_attn.conformance.adapters.vllm_fork import Call, request_values
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.conformance.adapters.vllm_server import Server as Adapter
     from pytest_rocm_attn.conformance.promise.servers_file import Layer, Server
+    from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
 
 
@@ -44,9 +46,17 @@ class Start:
         adapter: the fork's.
         server: its description.
         environ: the variables that are set.
+        gpu: the target, if the server's first steps are to be taken.
     """
 
-    def __init__(self, adapter: Adapter, server: Server, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        server: Server,
+        environ: Mapping[str, str],
+        gpu: Gpu | None = None,
+    ) -> None:
+        self.gpu = gpu
         self.adapter = adapter
         self.fork: Fork = adapter.fork
         self.server = server
@@ -179,12 +189,12 @@ class Start:
         values["use_v1"] = True
         asked: dict[str, Any] = {}
         call = Call(module.get_attn_backend, "use_v1")
-        with self._layer_of(config, request), self._recorded(asked):
+        with self.of_layer(config, request), self._recorded(asked):
             chosen = call(values)
         return chosen, asked
 
     @contextlib.contextmanager
-    def _layer_of(self, config: Any, request: Request) -> Iterator[None]:
+    def of_layer(self, config: Any, request: Request) -> Iterator[None]:
         import torch
 
         kept, dtype = torch.get_default_dtype(), getattr(torch, request.dtype)
@@ -254,8 +264,12 @@ class Start:
             self._build(config, layer, block)
         self._checks(config)
         self._drafts()
-        if not self.started.faults:
-            Cache(self).lay_out(config)
+        if self.started.faults:
+            return
+        cache = Cache(self)
+        cache.lay_out(config)
+        if self.gpu is not None and not self.started.faults:
+            self.started.steps = FirstSteps(self, config, cache, self.gpu).take()
 
     def _build(self, config: Any, layer: Layer, block: int) -> None:
         own = self.configuration.of_layer(config, layer)
@@ -263,7 +277,7 @@ class Start:
         request = replace(layer.request, block_size=block)
         with (
             self.fault((layer.name,), f"building {name}"),
-            self._layer_of(own, request),
+            self.of_layer(own, request),
         ):
             self.real[layer.name].impl = construct.build(
                 lambda: self.classes[layer.name],

@@ -32,6 +32,7 @@ class Model(construct.ModelConfig):
             **{
                 "index_topk": construct.TOPK,
                 "layer_types": [layer.name for layer in server.layers],
+                **(construct.latent_sizes(request) if request.use_mla else {}),
                 **server.config,
             }
         )

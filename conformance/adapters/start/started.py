@@ -33,6 +33,27 @@ class Fault:
 
 
 @dataclass(slots=True)
+class Steps:
+    """What came of a server's first steps.
+
+    Args:
+        backends: layer -> its backend, of those whose steps were tried.
+        faults: what went wrong.
+        declined: what could not be taken here, each with the reason as its words.
+        taken: how many steps were, over all layers.
+        launches: how many launches of Triton's kernels were compiled and fit.
+        calls: the closed kernels that were called, in order.
+    """
+
+    backends: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    declined: list[Fault] = field(default_factory=list)
+    taken: int = 0
+    launches: int = 0
+    calls: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Started:
     """How far a server came.
 
@@ -44,6 +65,7 @@ class Started:
         unasked: the server's needs that are not among the fields of the selector's question.
         not_filled: fields of the selector's question that a request says nothing about: who asks
             the platform without a server leaves them at their defaults.
+        steps: the first steps, if they were asked for and the server came so far.
     """
 
     backends: dict[str, str] = field(default_factory=dict)
@@ -52,3 +74,4 @@ class Started:
     left_out: list[str] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     not_filled: list[str] = field(default_factory=list)
+    steps: Steps | None = None

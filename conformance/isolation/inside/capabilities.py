@@ -10,6 +10,7 @@
     predicates  what the predicates that decide between kernels do not look at
     vision      choose for a vision layer
     server      start a server that is described
+    steps       start one, and take its first steps
     code        the predicates and the twin calls of the fork's code
 
 Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_rocm_attn.conformance.adapters import Adapter
+    from pytest_rocm_attn.conformance.adapters.start.started import Fault
     from pytest_rocm_attn.conformance.isolation.question import Question
     from pytest_rocm_attn.gpu import Gpu
 
@@ -161,22 +163,40 @@ def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
     """Return how far a server came: "backends", "asked", "left_out", "unasked", "not_filled", and "faults"."""
     server = msgspec.json.decode(asked.detail, type=Server)
     started = adapter.start(server, dict(asked.environ))
-    faults = []
-    for fault in started.faults:
-        said: dict[str, Any] = {"layers": list(fault.layers), "doing": fault.doing}
-        if fault.error is not None:
-            said |= raised(fault.error, asked.gpu)
-        else:
-            said["words"] = _lasting(fault.words)
-        faults.append(said)
     return {
         "backends": started.backends,
         "asked": started.asked,
         "left_out": started.left_out,
         "unasked": started.unasked,
         "not_filled": started.not_filled,
-        "faults": faults,
+        "faults": [_fault(one, asked.gpu) for one in started.faults],
     }
+
+
+def _steps(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
+    """Return what came of a server's first steps: "backends", and "steps", None if it did not come so far."""
+    server = msgspec.json.decode(asked.detail, type=Server)
+    started = adapter.start(server, dict(asked.environ), asked.gpu)
+    steps = started.steps
+    if steps is None:
+        return {"backends": started.backends, "steps": None}
+    return {
+        "backends": started.backends,
+        "steps": {
+            "taken": steps.taken,
+            "launches": steps.launches,
+            "calls": steps.calls,
+            "faults": [_fault(one, asked.gpu) for one in steps.faults],
+            "declined": [_fault(one, asked.gpu) for one in steps.declined],
+        },
+    }
+
+
+def _fault(fault: Fault, gpu: Gpu) -> dict[str, Any]:
+    said: dict[str, Any] = {"layers": list(fault.layers), "doing": fault.doing}
+    if fault.error is not None:
+        return said | raised(fault.error, gpu)
+    return said | {"words": _lasting(fault.words)}
 
 
 _NO_CLASSES = "the selector's adapter does not know backend classes"
@@ -193,6 +213,7 @@ _KINDS = {
     "names": _Kind(_names, Serves, _NO_SERVER, selects=True),
     "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
     "server": _Kind(_server, Starts, _NO_SERVER),
+    "steps": _Kind(_steps, Starts, _NO_SERVER),
     "code": _Kind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
     "vision": _Kind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER

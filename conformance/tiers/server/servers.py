@@ -32,17 +32,19 @@ FLAGS: dict[str, Mapping[str, str]] = {
 _SELECTING = "selecting a backend"
 
 
-def _environ(server: Server, flags: str) -> dict[str, str]:
+def environ_of(server: Server, flags: str) -> dict[str, str]:
+    """Return the variables that a server is started with under one of FLAGS."""
     return {**FLAGS[flags], **server.environ}
 
 
 def question_of(gpu: Gpu, server: Server, flags: str) -> Question:
     """Return the question how far a server comes with one of FLAGS."""
     detail = msgspec.json.encode(server).decode()
-    return Question.of(gpu, _environ(server, flags), Request(), "server", detail)
+    return Question.of(gpu, environ_of(server, flags), Request(), "server", detail)
 
 
-def _on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
+def on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
+    """Return the servers that run on a GPU."""
     return [server for server in servers if not server.gpus or gpu.gfx in server.gpus]
 
 
@@ -65,11 +67,11 @@ def _told(item: CheckItem, question: Question) -> Answer:
     "{server.source}",
     asks=lambda gpu, server, flags: [question_of(gpu, server, flags)],
     level="advisory",
-    environ=_environ,
+    environ=environ_of,
 )
 def starts(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
     answer = _told(item, question_of(item.gpu, server, flags))
-    environ = _environ(server, flags)
+    environ = environ_of(server, flags)
     if answer.trouble:
         yield Defect(answer.trouble, environ=environ, deliberate=answer.deliberate)
         return
@@ -80,14 +82,14 @@ def starts(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
             item.counts["refused"] = item.counts.get("refused", 0) + 1
             continue
         yield Defect(
-            _words(fault, answer.data["backends"]),
+            fault_words(fault, answer.data["backends"]),
             environ=environ,
             deliberate=fault.get("deliberate", True),
             traceback=fault.get("traceback", ""),
         )
 
 
-def _words(fault: Mapping[str, Any], backends: Mapping[str, str]) -> str:
+def fault_words(fault: Mapping[str, Any], backends: Mapping[str, str]) -> str:
     """Return a fault in words, with each layer that it is about and what that was given."""
     about = [f"{name} ({backends[name]})" if name in backends else name for name in fault["layers"]]
     wrong = fault.get("words") or f"{fault['error']}: {fault['message']}".partition("\n")[0]
@@ -143,16 +145,14 @@ def checks_of(servers: Sequence[Server]) -> tuple[Check, ...]:
         replace(
             starts,
             over=lambda gpu: [
-                {"server": server, "flags": flags}
-                for server in _on(gpu, servers)
-                for flags in FLAGS
+                {"server": server, "flags": flags} for server in on(gpu, servers) for flags in FLAGS
             ],
         ),
         replace(
             reaches_the_selector,
-            over=lambda gpu: [{"need": need, "servers": _on(gpu, servers)} for need in NEEDS],
+            over=lambda gpu: [{"need": need, "servers": on(gpu, servers)} for need in NEEDS],
         ),
         replace(
-            fills_every_field, over=lambda gpu: [{"server": one} for one in _on(gpu, servers)[:1]]
+            fills_every_field, over=lambda gpu: [{"server": one} for one in on(gpu, servers)[:1]]
         ),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.capabilities.check import plan_of
-from pytest_rocm_attn.conformance.tiers.server import code, servers
+from pytest_rocm_attn.conformance.tiers.server import code, servers, steps
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ class ServerTier(Tier):
     @classmethod
     def plan(cls, settings: Settings) -> Iterator[Planned]:
         targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
-        checks = (*servers.checks_of(settings.servers), *code.CHECKS)
+        checks = (
+            *servers.checks_of(settings.servers),
+            *steps.checks_of(settings.servers),
+            *code.CHECKS,
+        )
         for gfx in () if settings.subject.pure else targets:
             yield from plan_of(checks, Gpu(gfx))
 

@@ -1,0 +1,1 @@
+"""Kernels whose code is not there: what they are called with, and what each of them needs."""

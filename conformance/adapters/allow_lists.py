@@ -122,8 +122,9 @@ def _resolve(function: ast.AST, tree: ast.AST, name: str, module: str) -> Any:
                 if (alias.asname or alias.name) == name:
                     try:
                         return getattr(importlib.import_module(node.module), alias.name, None)
-                    except ImportError:
-                        return None  # of a package that is not there: its objects cannot come
+                    except (ImportError, AttributeError):
+                        # Of a package, or of operators, that this machine lacks: no such object exists.
+                        return None
     return getattr(importlib.import_module(module), name, None)
 
 

@@ -212,6 +212,8 @@ def _dtypes(module: ModuleType, gpu: Gpu) -> None:
     unknown = vars(module)["__getattr__"]
 
     def __getattr__(name: str) -> Any:  # PEP 562
+        if name == "d_dtypes":  # aiter/utility/dtypes.py (v0.1.20)
+            return {each: __getattr__(each) for each in names}
         if name not in names:
             return unknown(name)
         import torch

@@ -80,7 +80,7 @@ def schemas() -> dict[str, tuple[str, ...]]:
 
 
 def _signature(text: str) -> inspect.Signature:
-    """Return a signature from the text of its parameters; a default that is no literal stays text."""
+    """Return a signature from the text of its parameters; a default that is not a literal stays text."""
     (definition,) = ast.parse(f"def function({text}): ...").body
     assert isinstance(definition, ast.FunctionDef)
     given = definition.args

@@ -16,7 +16,7 @@ class Batch:
 
     Attributes:
         name: of the step.
-        requests: (tokens that are computed, tokens that are there before) of each.
+        requests: (tokens to compute, tokens that the cache has already) of each.
     """
 
     name: str

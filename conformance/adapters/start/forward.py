@@ -53,6 +53,8 @@ def prepare(fork: Fork, module: Any, request: Request, config: Any) -> None:
     if not request.use_mla:
         return
     sizes = construct.latent_sizes(request)
+    if getattr(module.impl, "dcp_world_size", 1) in (None, -1):
+        module.impl.dcp_world_size = 1  # which the layer's first call sets
     own |= {**sizes, "scale": sizes["qk_head_dim"] ** -0.5, "q_pad_num_heads": None}
     prefill: Any = fork.module("v1.attention.backends.mla.prefill")
     if hasattr(prefill, "get_mla_prefill_backend"):

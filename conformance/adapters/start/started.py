@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Steps:
-    """What came of a server's first steps.
+    """The result of a server's first steps.
 
     Args:
         backends: layer -> its backend, of those whose steps were tried.

@@ -174,7 +174,7 @@ def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
 
 
 def _steps(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
-    """Return what came of a server's first steps: "backends", and "steps", None if it did not come so far."""
+    """Return the result of a server's first steps: "backends", and "steps", None if it does not start."""
     server = msgspec.json.decode(asked.detail, type=Server)
     started = adapter.start(server, dict(asked.environ), asked.gpu)
     steps = started.steps

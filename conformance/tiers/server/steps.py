@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def steps_question(gpu: Gpu, server: Server, flags: str) -> Question:
-    """Return the question what comes of a server's first steps with one of FLAGS."""
+    """Return the question how a server's first steps end with one of FLAGS."""
     detail = msgspec.json.encode(server).decode()
     return Question.of(gpu, environ_of(server, flags), Request(), "steps", detail)
 
@@ -43,7 +43,7 @@ def takes_its_first_steps(item: CheckItem, server: Server, flags: str) -> Iterat
         return
     steps = answer.data.get("steps")
     if steps is None:
-        raise Inapplicable(f"it does not come to a step: {server.id}-starts-{flags} says why")
+        raise Inapplicable(f"it takes no step: {server.id}-starts-{flags} says why")
     item.counts["steps"] = steps["taken"]
     item.counts["launches that fit"] = steps["launches"]
     item.counts["calls of closed kernels"] = len(steps["calls"])

@@ -68,12 +68,14 @@ class Unified:
         }
 
 
-def first_home(homes: tuple[str, ...]) -> tuple[Callable[..., Any] | None, str]:
-    """Return unified_attention from the first module that has it; else None and why not."""
+def first_home(
+    homes: tuple[str, ...], name: str = "unified_attention"
+) -> tuple[Callable[..., Any] | None, str]:
+    """Return a function from the first module that has it; else None and why not."""
     failures = []
     for home in homes:
         try:
-            function: Callable[..., Any] = importlib.import_module(home).unified_attention
+            function: Callable[..., Any] = getattr(importlib.import_module(home), name)
         except (ImportError, AttributeError) as error:
             failures.append(f"{home}: {error}")
         else:

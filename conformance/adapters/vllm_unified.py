@@ -36,7 +36,7 @@ class UnifiedAttention(Unified):
     name = "VLLM"
 
     def __init__(self) -> None:
-        with _an_active_driver():
+        with an_active_driver():
             function, why_not = first_home(HOMES)
         if function is None:
             raise BackendUnderTestError(
@@ -56,7 +56,7 @@ class UnifiedAttention(Unified):
 
 
 @contextmanager
-def _an_active_driver() -> Iterator[None]:
+def an_active_driver() -> Iterator[None]:
     """Let vLLM see one active Triton driver while it is imported, if none is needed.
 
     vLLM replaces Triton by placeholders where it finds no GPU; the interpreter needs none, nor does

@@ -112,6 +112,13 @@ def _predicates(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _compare_kernels(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.tiers.launch import compare_command
+
+    print_lines(compare_command.run(arguments))
+    return OK
+
+
 _COMMANDS = {
     "explain": explain,
     "how-to-get": how_to_get,
@@ -121,6 +128,7 @@ _COMMANDS = {
     "diff": _diff,
     "compare": _compare,
     "init": _init,
+    "compare-kernels": _compare_kernels,
     "predicates": _predicates,
     "atlas": atlas,
 }

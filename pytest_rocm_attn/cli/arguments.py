@@ -103,6 +103,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    kernels = commands.add_parser(
+        "compare-kernels",
+        help="compile backends' kernels for a GPU and print their loop figures next to each other",
+        description="Compile the kernels of backends for a GPU, without one, and print what their main"
+        " loops take: instructions per score and key, registers, and an estimate of clocks.",
+    )
+    kernels.add_argument(
+        "subjects",
+        nargs="+",
+        metavar="[NAME=]BACKEND[@TREE]",
+        help="TRITON_ATTN, TRITON_MLA, ROCM_ATTN, VLLM, VLLM_MLA, AITER, module:object or"
+        " file.py:object; TREE: the folder of a release's source, such as vllm-0.33.0",
+    )
+    kernels.add_argument("--gpu", required=True, metavar="GPU", help="such as gfx942 or MI300X")
+    kernels.add_argument(
+        "--family",
+        nargs="+",
+        default=["prefill-head-size-128", "decode-head-size-128"],
+        metavar="FAMILY",
+        help="shape families of the launch tier (default: prefill and decode of head size 128)",
+    )
+
     report = commands.add_parser(
         "report",
         help="turn a JSON report into others: .html, .md",

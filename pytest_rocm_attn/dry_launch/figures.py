@@ -8,7 +8,7 @@ two operations. "Clocks" are those of one compute unit, by estimate (dry_launch/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.dry_launch.estimate import simds_per_cu
@@ -150,24 +150,32 @@ def compare(kernels: Mapping[str, Kernel]) -> str:
     Args:
         kernels: by the name to show. They may be of different targets, compilers or releases.
     """
-    found = {name: figures(kernel) for name, kernel in kernels.items()}
-    pair = len(found) == 2
-    rows: list[Sequence[str]] = [("", *found, *(["ratio"] if pair else []))]
-    rows.append(("kernel", *(str(kernel) for kernel in kernels.values()), *([""] if pair else [])))
-    for name in FIGURES:
-        values = [column[name] for column in found.values()]
-        if any(value is not None for value in values):
-            first, *rest = values
-            ratio = [_quotient(first, rest[0])] if pair else []
-            rows.append((name, *map(text, values), *ratio))
-    models = {
-        estimated.model
-        for kernel in kernels.values()
-        if (estimated := kernel.estimate()) is not None
+    return tabulate({name: described(kernel) for name, kernel in kernels.items()})
+
+
+def described(kernel: Kernel) -> dict[str, Any]:
+    """Return a kernel's name, figures and the model of its estimate, as `tabulate` takes them."""
+    estimated = kernel.estimate()
+    return {
+        "kernel": str(kernel),
+        "figures": figures(kernel),
+        "model": "" if estimated is None else estimated.model,
     }
-    return "\n".join(
-        [*aligned(rows), *(f"clocks are estimates: {model}" for model in sorted(models))]
-    )
+
+
+def tabulate(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of `compare` from what `described` returned of each kernel."""
+    pair = len(columns) == 2
+    rows: list[Sequence[str]] = [("", *columns, *(["ratio"] if pair else []))]
+    titles = [str(column["kernel"]) for column in columns.values()]
+    rows.append(("kernel", *titles, *([""] if pair else [])))
+    for name in FIGURES:
+        values = [column["figures"][name] for column in columns.values()]
+        if any(value is not None for value in values):
+            ratio = [_quotient(values[0], values[1])] if pair else []
+            rows.append((name, *map(text, values), *ratio))
+    models = sorted({column["model"] for column in columns.values()} - {""})
+    return "\n".join([*aligned(rows), *(f"clocks are estimates: {model}" for model in models)])
 
 
 def text(value: Value) -> str:

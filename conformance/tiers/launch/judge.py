@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance.tiers.launch.problems import storageless_problem
 from pytest_rocm_attn.conformance.tiers.numerics.case import Result
 from pytest_rocm_attn.conformance.tiers.numerics.judge import solution_of
-from pytest_rocm_attn.dry_launch import dry_launch
+from pytest_rocm_attn.dry_launch import dry_launch, figures
+from pytest_rocm_attn.dry_launch.figures import described, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def examine(backend: Any, case: Case, gpu: Gpu) -> Result:
         except Exception as raised:  # noqa: BLE001  foreign code: whatever it raises is the finding
             error, trace = raised, traceback.format_exc()
     seconds = time.perf_counter() - start
-    kernels = tuple(launch.as_json() for launch in launches)
+    kernels = tuple(launch.as_json() | described(launch) for launch in launches)
     if launches.rejected:
         words = "; ".join(_rejection(rejected) for rejected in launches.rejected)
         return Result("wrong", words, seconds=seconds, launches=kernels)
@@ -105,7 +106,11 @@ def _summary(launches: Launches) -> str:
 
 def _words(launch: Launch) -> str:
     waves = "?" if launch.occupancy is None else launch.occupancy
-    return (
+    words = (
         f"{launch.name}: {launch.lds_bytes} of {launch.lds_limit} bytes of LDS, {launch.vgprs} VGPRs,"
         f" {waves} waves a SIMD"
     )
+    per_score = figures(launch)["vector_per_score"]
+    if per_score is None:
+        return words
+    return f"{words}, {text(per_score)} vector lane operations a score"

@@ -17,6 +17,8 @@ from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.outcome import Died
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
 
 WORKER = "pytest_rocm_attn.conformance.tiers.numerics.worker"
@@ -31,6 +33,7 @@ class Lane:
         timeout: seconds that one case may take, as isolation.patience counts them.
         arguments: what it does; see worker.py. Default: it solves the cases.
         worker: module of the process.
+        path: folders before all others of its import path.
 
     Attributes:
         evidence: on what its results rest; known once it was started, as what follows is.
@@ -38,10 +41,18 @@ class Lane:
         device: what it runs on, as host.describe() tells.
     """
 
-    def __init__(self, spec: str, timeout: float, *arguments: str, worker: str = WORKER) -> None:
+    def __init__(
+        self,
+        spec: str,
+        timeout: float,
+        *arguments: str,
+        worker: str = WORKER,
+        path: Sequence[str] = (),
+    ) -> None:
         self.spec = spec
         self.timeout = timeout
         self._command = [sys.executable, "-m", worker, spec, *(arguments or ("run",))]
+        self._path = (*path, *sys.path)
         self.evidence = ""
         self.allowance = ""
         self.device: dict[str, str] = {}
@@ -76,7 +87,7 @@ class Lane:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._output,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self._path))},
                 start_new_session=True,  # so that a hanging compiler dies with it
             )
             process = self._process = SpawnedProcess(popen, replies=dict)

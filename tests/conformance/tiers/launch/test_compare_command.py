@@ -10,7 +10,7 @@ from pytest_rocm_attn.cli import main
 from pytest_rocm_attn.conformance.tiers.launch.compare_command import PEERS, Subject, read_subjects
 from pytest_rocm_attn.errors import BackendUnderTestError
 
-BACKENDS = '''
+BACKENDS = """
 import triton
 import triton.language as tl
 from tile import KEYS
@@ -36,7 +36,7 @@ class Backend:
 class Refusing:
     def attend(self, problem):
         raise NotImplementedError("heads of 128")
-'''
+"""
 
 
 @pytest.fixture
@@ -110,4 +110,6 @@ def test_a_family_that_is_not_there_is_an_error_of_one_line(
 ) -> None:
     assert main(["compare-kernels", "VLLM", "--gpu=gfx942", "--family=decode-head-size-129"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("rocm-attn: no shape family is called 'decode-head-size-129'. Did you mean")
+    assert line.startswith(
+        "rocm-attn: no shape family is called 'decode-head-size-129'. Did you mean"
+    )

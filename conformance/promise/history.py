@@ -55,19 +55,21 @@ class Defect:
     since: Release = FIRST
     until: Release = LAST
 
-    def explains(self, row_id: str, gfx: str, got: Got, named: str = "") -> bool:
+    def explains(
+        self, row_id: str, gfx: str, got: Got, named: str = "", tier: str = "documented"
+    ) -> bool:
         """Say whether this is how an item falls short where the defect is."""
         answers = {named.upper() if answer == NAMED else answer for answer in self.answers}
         return (
-            self.is_about(row_id, gfx)
+            self.is_about(row_id, gfx, tier)
             and got.answer in answers
             and not missing(self.mentions, got.message)
             and reasons_in(got.message).issuperset(self.reasons)
         )
 
-    def is_about(self, row_id: str, gfx: str) -> bool:
+    def is_about(self, row_id: str, gfx: str, tier: str = "documented") -> bool:
         """Say whether an item falls short where the defect is."""
-        return any(matches(pattern, (row_id, gfx, "documented")) for pattern in self.match)
+        return any(matches(pattern, (row_id, gfx, tier)) for pattern in self.match)
 
     @property
     def story(self) -> str:

@@ -15,7 +15,7 @@ from pytest_rocm_attn.conformance.promise.contract import (
     ExpectRefusal,
     ExpectServed,
 )
-from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict, judge
+from pytest_rocm_attn.conformance.promise.verdict import judge
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, request_words
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_rocm_attn.conformance.promise.contract import Cell, Row
+    from pytest_rocm_attn.conformance.promise.verdict import Judgement
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
 
@@ -47,7 +48,6 @@ class CellItem(ConformanceItem):
         super().__init__(level=cell.row.level, **kwargs)
         self.cell = cell
         self.observation: Observation | None = None
-        self.judgement = Judgement(Verdict.PASS)
 
     def questions(self) -> list[Question]:
         return [_question(self.cell)]
@@ -58,7 +58,7 @@ class CellItem(ConformanceItem):
         outcome = self.observation.outcome
         if isinstance(outcome, Told):
             pytest.skip(str(outcome.data["inapplicable"]))
-        self.judgement = judge(
+        return judge(
             self.cell.row,
             outcome,
             self.claims(),
@@ -66,7 +66,6 @@ class CellItem(ConformanceItem):
             defects=settings.contract.defects,
             gfx=self.cell.gpu.gfx,
         )
-        return self.judgement
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self.cell.row.file, 0, self.name
@@ -100,10 +99,7 @@ class CellItem(ConformanceItem):
         }
 
     def _compared_with_upstream(self) -> dict[str, Any]:
-        """Return which known defect the item shows, or that it keeps a change that must hold."""
-        judgement = self.judgement
-        if judgement.defect:
-            return {"defect": judgement.defect}
+        """Return that the item keeps a change that must hold, if it does."""
         kept = next((entry for entry in self.claims().entries if entry.must_hold), None)
         return {"must_hold": kept.accepted} if kept else {}
 

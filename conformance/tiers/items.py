@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.promise.deviations import Claims
     from pytest_rocm_attn.conformance.promise.got import Got
+    from pytest_rocm_attn.conformance.promise.history import Defect
     from pytest_rocm_attn.conformance.report.schema import Declined, Record
     from pytest_rocm_attn.conformance.tiers.base import Plugin, Tier
     from pytest_rocm_attn.gpu import Gpu
@@ -143,6 +144,8 @@ class ConformanceItem(pytest.Item, abc.ABC):
             raise self._fault
         judgement = self.judge()
         self.row = cast("Record", {**self._record(judgement), **self.fields()})
+        if judgement.defect:
+            self.row["details"] = {**self.row["details"], "defect": judgement.defect}
         if judgement.verdict.fails:
             lines = [f"{label:>9}  {text}" for label, text in self.story()]
             raise Shortfall("\n".join([self.row["message"], *lines]))
@@ -182,8 +185,27 @@ class ConformanceItem(pytest.Item, abc.ABC):
 
     def judgement_on(self, shortfall: str, got: Sequence[Got] = ()) -> Judgement:
         """Return the judgement on a shortfall, or on that there is none; see verdict_on()."""
-        strict = self.plugin.settings.strict
-        return verdict_on(shortfall, self.level, got, self.claims(), strict=strict)
+        settings, claims = self.plugin.settings, self.claims()
+        if shortfall and got and not claims.entries:
+            known = [self._known_defect(one) for one in got]
+            if None not in known:
+                stories = "; ".join(dict.fromkeys(one.story for one in known if one is not None))
+                words = f"{shortfall} ({stories})"
+                return Judgement(Verdict.INHERITED, words, tuple(dict.fromkeys(got)), stories)
+        return verdict_on(shortfall, self.level, got, claims, strict=settings.strict)
+
+    def _known_defect(self, got: Got) -> Defect | None:
+        """Return the known defect of the release that shows in a result."""
+        gfx = self.gpu.gfx if self.gpu else ""
+        tier = self.parent.name
+        return next(
+            (
+                one
+                for one in self.plugin.settings.contract.defects
+                if one.explains(self.row_id, gfx, got, tier=tier)
+            ),
+            None,
+        )
 
     # --- its result ------------------------------------------------------------------------------
 

@@ -73,6 +73,13 @@ since = "0.19.0"
 until = "0.34.0"
 match = ["named-flex-attention"]
 answers = ["TRITON_ATTN"]
+
+[[defect]]
+id = "names-are-passed-over"
+what = "A backend that is named is passed over"
+link = "vllm-project/vllm#4"
+match = ["invariants::an-explicit-choice-is-taken-or-refused-*"]
+answers = ["wrong"]
 """
 SELECTOR = """
 def select(request, environ, gpu):
@@ -210,6 +217,19 @@ def test_cells_are_compared_only_if_their_release_is_recorded_and_no_tier_is_nam
     result.stdout.fnmatch_lines(
         ["rocm-attn: no recording of vLLM 0.10.0 ships, so cells are not compared with it"]
     )
+
+
+def test_a_defect_of_the_release_is_inherited_in_whichever_tier_it_shows(
+    folder: pytest.Pytester,
+) -> None:
+    law = "rocm-attn::invariants::an-explicit-choice-is-taken-or-refused-never-replaced[gfx942]"
+    options = ("--rocm-attn-tier=invariants", "--rocm-attn-strict", law)
+    result = run(folder, "--rocm-attn-upstream=0.33", *options)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["INHERITED-DEFECT A backend that is named is passed over, vllm-project/vllm#4 [[]1 item]"]
+    )
+    assert run(folder, *options).ret == pytest.ExitCode.TESTS_FAILED, "no release's fork"
 
 
 def test_a_selector_that_descends_from_no_release_is_not_excused(folder: pytest.Pytester) -> None:

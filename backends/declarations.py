@@ -309,10 +309,15 @@ def _feature(rule: str, of: Declared, source: str) -> Limit:
 
 
 def _undeclared(of: Declared, words: str, source: str) -> Limit:
+    def holds(request: Request, gpu: Gpu) -> bool:
+        twice = of.words("twice", gpu)
+        cache = request.kv_cache_dtype
+        return cache in of.words("caches", gpu) or bool(twice and cache not in twice)
+
     return Limit(
         "combination",
-        lambda request, gpu: request.kv_cache_dtype in of.words("caches", gpu),
-        "the class takes the cache dtype",
+        holds,
+        "the class takes the cache dtype, or refuses it for the dtype alone",
         f"refuses the kv_cache_dtype a second time: {words}",
         "",
         source,

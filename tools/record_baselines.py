@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.backends.releases import RELEASES
 from pytest_rocm_attn.conformance.baseline.baseline import Baseline, load, render
 from pytest_rocm_attn.conformance.baseline.recording import record, source_of
 from pytest_rocm_attn.conformance.baseline.recording_command import subject_of, write
@@ -31,17 +32,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
 
-RELEASES = (
-    "0.11.2",
-    "0.12.0",
-    "0.13.0",
-    "0.14.1",
-    "0.16.0",
-    "0.18.1",
-    "0.22.1",
-    "0.29.0",
-    "0.33.0",
-)
 SELECTOR = "vllm.platforms.rocm:RocmPlatform"
 SHIPPED = Path(__file__).parent.parent / "conformance" / "baselines"
 
@@ -92,7 +82,7 @@ def record_one(release: str, releases: Path, output: Path, only: Collection[str]
 def main() -> None:
     """Record the releases named, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("release", nargs="*", default=RELEASES)
+    parser.add_argument("release", nargs="*", default=tuple(RELEASES))
     parser.add_argument("--releases", type=Path, default=Path("/work/vllm"))
     parser.add_argument("--output", type=Path, default=SHIPPED)
     parser.add_argument("--only", nargs="*", default=[], help="families of the grid to record")

@@ -62,7 +62,8 @@ HEAD = """\
 # targets; yes_on what is supported there only. `gpus` are the targets that its
 # supports_compute_capability takes; all, if it is missing. `needs` is a package that its module
 # imports, `missing` one that no ROCm build has; `never` is a refusal of every request, `undeclared` the
-# second reason for which the class refuses a cache dtype that it does not declare.
+# second reason for which the class refuses a cache dtype that it does not declare, `twice` those caches,
+# if they are not all.
 """
 
 
@@ -174,6 +175,7 @@ def ask_class(cls: Any, gfx: str, capability: Any) -> dict[str, Any]:
         "never": "",
         "except": "",
         "undeclared": "",
+        "twice": [],
     }
     combine(cls, said, capability)
     said["heads"] = compact(said["heads"])
@@ -224,9 +226,11 @@ def combine(cls: Any, said: dict[str, Any], capability: Any) -> None:
     for cache in undeclared:
         asked |= {"kv_cache_dtype": cache, "use_mm_prefix": False}
         given = {name: value for name, value in asked.items() if name in parameters}
-        said["undeclared"] = (
-            said["undeclared"] or cls.supports_combination(**(given or asked)) or ""
-        )
+        if why := cls.supports_combination(**(given or asked)):
+            said["undeclared"] = said["undeclared"] or why
+            said["twice"].append(cache)
+    if said["twice"] == undeclared:
+        said["twice"] = []
     if all(why for key, why in refusals.items() if key[2]):
         said["yes"] = [word for word in said["yes"] if word != "mm_prefix"]
     for cache in list(said["caches"]):
@@ -271,6 +275,8 @@ def merged(answers: dict[str, Any], name: str, package: Path) -> dict[str, Any]:
         entry["needs"] = "aiter"
     if first["undeclared"]:
         entry["undeclared"] = first["undeclared"]
+    if first["twice"]:
+        entry["twice"] = " ".join(first["twice"])
     if first["layouts"]:
         entry["layouts"] = " ".join(first["layouts"])
     for field in ("heads", "dtypes", "caches", "blocks", "types", "yes", "except"):

@@ -64,6 +64,19 @@ _READ_BY_NOTHING = ("VLLM_USE_AITER_UNIFIED_ATTENTION", "VLLM_USE_V1", "VLLM_USE
 _BLOCK_SIZES = (None, 1, 8, 32, 64, 128, 256, 272, 544, 784, 1056, 2048)
 _HEAD_SIZES = (32, 64, 72, 80, 96, 112, 192, 256, 512)
 _CACHES = ("float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+# Backends of later releases that ROCm's platform ranks by itself, or grants if they are named
+# (vllm/platforms/rocm.py, v0.33.0).
+_LATER_ROCM_NAMES = ("TURBOQUANT", "ULTRAQUANT", "ROCM_OCTAVE", "ROCM_SEGMENTED_ATTN")
+# One cache dtype of each later kind (vllm/config/cache.py, v0.33.0).
+_LATER_CACHES = (
+    *("int8_per_token_head", "fp8_per_token_head", "nvfp4", "turboquant_k8v4"),
+    *("octave_k3v4", "ultraquant_4bit"),
+)
+# What AttentionSelectorConfig asks after vLLM 0.16.0, by request field.
+_SERVER_FIELDS = (
+    *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_batch_invariant"),
+    *("use_rswa", "use_adaptive_verification", "encoder_decoder_model"),
+)
 
 
 # One of each kind that users have: a sample asks these (CDNA 2 to 4, RDNA 3 and 4).
@@ -121,7 +134,7 @@ def _sampled_axis(axis: Axis) -> Axis:
 def standard() -> Grid:
     """Return the grid that runs, baselines and changelogs are made of."""
     return Grid(
-        "standard-1",
+        "standard-2",
         (
             _family(
                 "ordinary",
@@ -216,6 +229,53 @@ def standard() -> Grid:
                     {"sliding_window": 1024, "kv_cache_dtype": "fp8"},
                     {"sliding_window": 1024, "use_mla": True},
                     {"alibi": True, "use_mla": True},
+                ),
+            ),
+            _family(
+                "server-fields",
+                "what a server adds to the question: connectors, parallelism, drafters, newer caches",
+                _switches(USE_AITER, MHA, UNIFIED, PREFILL_DECODE, two=True),
+                (*_ROCM_NAMES, *_LATER_ROCM_NAMES),
+                _requests(
+                    *({field: True} for field in _SERVER_FIELDS),
+                    *({"kv_cache_dtype": cache} for cache in _LATER_CACHES),
+                    # A layer of such a run that keeps the model's dtype.
+                    {"run_kv_cache_dtype": "turboquant_k8v4"},
+                    {"run_kv_cache_dtype": "ultraquant_4bit"},
+                    {"use_per_head_quant_scales": True, "kv_cache_dtype": "fp8"},
+                    {"use_kv_connector": True, "kv_cache_dtype": "fp8"},
+                    {"use_kv_connector": True, "has_sink": True, "head_size": 64},
+                    {"use_kv_connector": True, "block_size": 544, "head_size": 256},
+                    {"use_dcp": True, "kv_cache_dtype": "fp8"},
+                    {"use_batch_invariant": True, "has_sink": True, "head_size": 64},
+                    {"use_non_causal": True, "sliding_window": 1024},
+                    {"use_non_causal": True, "use_mm_prefix": True},
+                    {"use_rswa": True, "sliding_window": 1024},
+                    {"encoder_decoder_model": True, "attn_type": "encoder_decoder"},
+                    {"encoder_decoder_model": True, "attn_type": "encoder"},
+                ),
+            ),
+            _family(
+                "server-fields-mla",
+                "the same of MLA models",
+                _switches(USE_AITER, MLA, SPARSE, two=True),
+                _ROCM_NAMES,
+                _requests(
+                    *({field: True} for field in _SERVER_FIELDS[:5]),
+                    {"use_adaptive_verification": True},
+                    *(
+                        {"kv_cache_dtype": cache}
+                        for cache in ("nvfp4_ds_mla", "fp8_per_token_head")
+                    ),
+                    {"use_dcp": True, "kv_cache_dtype": "fp8"},
+                    {"use_dcp": True, "block_size": 1},
+                    {"use_kv_connector": True, "block_size": 1},
+                    {"sliding_window": 1024, "use_non_causal": True},
+                    *(
+                        {"use_sparse": True, "block_size": 1, field: True}
+                        for field in _SERVER_FIELDS[:5]
+                    ),
+                    use_mla=True,
                 ),
             ),
             _family(

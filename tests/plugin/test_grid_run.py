@@ -223,7 +223,7 @@ def test_a_recording_of_another_grid_is_told_in_one_line(
     result = run("--rocm-attn-baseline=mine.json", selector="")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.errlines if line.startswith("ERROR")]
-    assert "was recorded over grid sample-1" in line
+    assert "was recorded over grid sample-2" in line
 
 
 def test_a_number_beyond_the_slice_is_told_in_one_line(run: Run) -> None:

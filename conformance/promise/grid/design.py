@@ -77,15 +77,8 @@ _SERVER_FIELDS = (
     *("use_kv_connector", "use_dcp", "use_pcp", "use_non_causal", "use_batch_invariant"),
     *("use_rswa", "use_adaptive_verification", "encoder_decoder_model"),
 )
-
-
 # One of each kind that users have: a sample asks these (CDNA 2 to 4, RDNA 3 and 4).
 _SAMPLED_GPUS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
-# What selectors of later releases are asked too, which no recording holds.
-_ASKED_LATER = (
-    *("use_kv_connector", "use_dcp", "use_pcp", "use_batch_invariant", "use_non_causal"),
-    *("use_rswa", "use_per_head_quant_scales", "use_adaptive_verification"),
-)
 
 
 def known() -> tuple[Grid, ...]:
@@ -95,22 +88,12 @@ def known() -> tuple[Grid, ...]:
 
 @functools.cache
 def sample() -> Grid:
-    """Return a sample of the standard grid, with what selectors of later releases are asked too.
+    """Return a sample of the standard grid.
 
     Every kind of request is in it, five GPUs, each switch unset and the other way, and the names of
     backends that can run on ROCm.
     """
-    later = _family(
-        "asked-later",
-        "connectors, context parallelism, batch invariance and other needs of later releases",
-        _switches(USE_AITER, MHA, MLA, two=True),
-        _ROCM_NAMES,
-        _requests(
-            *({name: True, "use_mla": mla} for mla in (False, True) for name in _ASKED_LATER)
-        ),
-    )
-    families = (*standard().families, later)
-    return Grid("sample-1", tuple(_sampled(family) for family in families))
+    return Grid("sample-2", tuple(_sampled(family) for family in standard().families))
 
 
 def _sampled(family: Family) -> Family:

@@ -139,9 +139,9 @@ def test_the_selector_of_a_checkout_is_found_in_either_layout(tmp_path: Path) ->
         assert (side.root, side.spec) == (root, "serving.platforms.rocm:RocmPlatform")
 
 
-def test_the_sample_has_every_kind_of_request_and_a_seventh_of_the_cells() -> None:
-    assert {family.name for family in standard().families} < {f.name for f in sample().families}
-    assert sample().cells < standard().cells / 7
+def test_the_sample_has_every_kind_of_request_and_a_sixth_of_the_cells() -> None:
+    assert [one.name for one in sample().families] == [one.name for one in standard().families]
+    assert sample().cells < standard().cells / 6
     assert len({grid.digest for grid in known()}) == 2
     for family in standard().families:
         part = sample().family(family.name)

@@ -93,7 +93,7 @@ def test_the_standard_grid_has_over_a_million_cells() -> None:
 
 
 def test_the_standard_grid_has_not_changed() -> None:
-    # Baselines are recorded on it. A change needs a new name (standard-2) and new baselines.
+    # Baselines are recorded on it. A change needs a new name (standard-3) and new baselines.
     assert (standard().name, standard().digest) == ("standard-2", "8b0dcddae6a4441e")
 
 

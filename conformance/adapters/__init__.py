@@ -6,6 +6,7 @@ a user names on the command line becomes an adapter by its shape, never by its v
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -158,12 +159,15 @@ class CallableAdapter:
     """Any callable that takes, by name, some of: request, flags, environ, gpu.
 
     It answers with a backend's name, its class path, its enum member, its class, or an object whose
-    ``backend`` is one of these.
+    ``backend`` is one of these. The names are those of vLLM's registry, or what the selector's ``names`` holds.
     """
 
-    def __init__(self, function: Callable[..., object], accepts: frozenset[str]) -> None:
+    def __init__(
+        self, function: Callable[..., object], accepts: frozenset[str], found: object = None
+    ) -> None:
         self._function = function
         self._accepts = accepts
+        self._found = found
         self.answered: object = None  # the last answer, as it came: it may bring a trace
 
     def select(
@@ -173,10 +177,17 @@ class CallableAdapter:
         if "flags" in self._accepts:
             offered["flags"] = Flags(environ)
         self.answered = self._function(**{name: offered[name] for name in self._accepts})
-        return recognise(self.answered, CLASS_PATHS)
+        return recognise(self.answered, self._known)
+
+    @functools.cached_property
+    def _known(self) -> Mapping[str, str]:
+        """The names of backends: those that the selector has, else those of vLLM's registry."""
+        return dict.fromkeys(getattr(self._found, "names", ()), "") or CLASS_PATHS
 
     def prepare(self, gpu: Gpu) -> None:
-        """Do nothing: what a foreign function keeps from one call to the next is unknown."""
+        """Call the selector's own ``prepare()``, if it has one; else leave it alone."""
+        if callable(prepare := getattr(self._found, "prepare", None)):
+            prepare()
 
     def refresh(self) -> bool:
         return False
@@ -191,8 +202,9 @@ class ConstructingAdapter(CallableAdapter):
         accepts: frozenset[str],
         build: Callable[..., object],
         spec: str,
+        found: object = None,
     ) -> None:
-        super().__init__(function, accepts)
+        super().__init__(function, accepts, found)
         self._build = build
         self._build_accepts = _accepted(
             build, spec, _OFFERED_TO_CONSTRUCT, "without a usable construct()"
@@ -313,9 +325,9 @@ def adapt(found: object, spec: str) -> Adapter:
     if callable(method := getattr(found, "select", None)):
         accepted = _accepted(method, f"{spec}.select")
         if callable(build := getattr(found, "construct", None)):
-            adapter: CallableAdapter = ConstructingAdapter(method, accepted, build, spec)
+            adapter: CallableAdapter = ConstructingAdapter(method, accepted, build, spec, found)
         else:
-            adapter = CallableAdapter(method, accepted)
+            adapter = CallableAdapter(method, accepted, found)
         if callable(refresh := getattr(found, "refresh", None)):
             vars(adapter)["refresh"] = refresh  # in the place of the method
         return adapter

@@ -26,6 +26,8 @@ _READ = {
     "configured": ("config/attention.py",),
     "variable": ("envs.py",),
 }
+VLLM = "VLLM_"  # what vLLM's own variables start with
+_OWN_NAME = re.compile(r"""["']([A-Z][A-Z0-9]*_)ROCM_USE_AITER["']""")
 _VARIABLE = re.compile(r"VLLM_\w*(ATTENTION|ATTN|MLA|AITER|TRITON)\w*")
 _VERSION = re.compile(r"""^__version__\b.*?=\s*["']([^"']+)["']""", re.MULTILINE)
 
@@ -63,11 +65,31 @@ def of_spec(spec: str) -> Shape | None:
 def of_folder(folder: Path) -> Shape:
     """Return the shape of a package."""
     features = set()
+    prefix = _prefix(folder)
     for kind, files in _READ.items():
         file = next((folder / name for name in files if (folder / name).is_file()), None)
         if file is not None and (tree := parsed(file)) is not None:
-            features |= {f"{kind}:{name}" for name in _FEATURES[kind](tree)}
+            features |= {f"{kind}:{name}" for name in _FEATURES[kind](tree, prefix)}
     return Shape(folder, version_of(folder), frozenset(features))
+
+
+def prefix_of_spec(spec: str) -> str:
+    """Return what the variables of a selector's package start with: VLLM, or what a fork renamed it to.
+
+    Args:
+        spec: MODULE:OBJECT, or FILE.py:OBJECT.
+    """
+    place = spec.rpartition(":")[0]
+    folder = None if place.endswith(".py") else _folder(place.partition(".")[0])
+    return VLLM if folder is None else _prefix(folder)
+
+
+def _prefix(folder: Path) -> str:
+    try:
+        found = _OWN_NAME.search((folder / "envs.py").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return VLLM
+    return found[1] if found is not None else VLLM
 
 
 def _imported(file: Path) -> Iterator[str]:
@@ -111,7 +133,7 @@ def version_of(folder: Path) -> str:
         return ""
 
 
-def _arguments(tree: ast.Module) -> Iterator[str]:
+def _arguments(tree: ast.Module, _: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == "get_attn_backend_cls":
             yield from (one.arg for one in node.args.args[1:])
@@ -125,7 +147,7 @@ def _fields(class_name: str, tree: ast.Module) -> Iterator[str]:
                     yield each.target.id
 
 
-def _members(tree: ast.Module) -> Iterator[str]:
+def _members(tree: ast.Module, _: str) -> Iterator[str]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "AttentionBackendEnum":
             for each in node.body:
@@ -133,19 +155,21 @@ def _members(tree: ast.Module) -> Iterator[str]:
                     yield from (one.id for one in each.targets if isinstance(one, ast.Name))
 
 
-def _variables(tree: ast.Module) -> Iterator[str]:
+def _variables(tree: ast.Module, prefix: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for key in node.keys:
                 name = key.value if isinstance(key, ast.Constant) else None
-                if isinstance(name, str) and _VARIABLE.fullmatch(name):
+                if not isinstance(name, str) or not name.startswith(prefix):
+                    continue
+                if _VARIABLE.fullmatch(name := VLLM + name.removeprefix(prefix)):
                     yield name
 
 
 _FEATURES = {
     "argument": _arguments,
-    "asked": lambda tree: _fields("AttentionSelectorConfig", tree),
+    "asked": lambda tree, _: _fields("AttentionSelectorConfig", tree),
     "backend": _members,
-    "configured": lambda tree: _fields("AttentionConfig", tree),
+    "configured": lambda tree, _: _fields("AttentionConfig", tree),
     "variable": _variables,
 }

@@ -24,6 +24,7 @@ from pytest_rocm_attn.conformance.adapters import (
     model_choice,
     recognise,
     recognise_class_path,
+    shape,
 )
 from pytest_rocm_attn.conformance.adapters.vllm_fork import (
     OF_THE_RUN,
@@ -125,6 +126,8 @@ class Naming(Server, abc.ABC):
         validate = next(filter(None, found), None)
         if validate is None:
             raise LacksError("the fork does not validate its environment")
+        if self.fork.prefix != shape.VLLM:
+            raise LacksError(f"the fork validates variables of its own, {self.fork.prefix}...")
         validate(True)
         return Unrecognised("the environment is valid")
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.adapters.construct import ModelConfig
 from pytest_rocm_attn.conformance.adapters.shape import version_of
 from pytest_rocm_attn.errors import SelectorError
@@ -35,6 +36,11 @@ class Fork:
 
     def __init__(self, found: Any) -> None:
         self.top = found.__module__.partition(".")[0]
+        self.prefix = shape.prefix_of_spec(f"{self.top}:")
+
+    def variable(self, name: str) -> str:
+        """Return the fork's own name of a variable of vLLM's."""
+        return self.prefix + name.removeprefix(shape.VLLM)
 
     def module(self, *names: str) -> ModuleType | None:
         """Import the first of the modules below the fork's package that exists."""
@@ -86,12 +92,18 @@ class Fork:
     @functools.cached_property
     def server_config(self) -> Any:
         """A default server configuration; later releases read it during selection."""
-        return importlib.import_module(f"{self.top}.config").VllmConfig()
+        return self._config("{}Config", self.top.capitalize(), "Vllm")()
 
     @functools.cached_property
     def set_current_config(self) -> Any:
         """The context manager that makes a server configuration the current one."""
-        return importlib.import_module(f"{self.top}.config").set_current_vllm_config
+        return self._config("set_current_{}_config", self.top, "vllm")
+
+    def _config(self, name: str, own: str, vllms: str) -> Any:
+        """Return what the fork's config has by its own name for it, or by vLLM's."""
+        module = importlib.import_module(f"{self.top}.config")
+        found = getattr(module, name.format(own), None)
+        return getattr(module, name.format(vllms)) if found is None else found
 
     @functools.cached_property
     def envs(self) -> Any:
@@ -102,8 +114,9 @@ class Fork:
         """Return the enum member that the environment names, by the fork's own rule, or None."""
         if EXPLICIT not in environ:
             return None
-        if EXPLICIT in getattr(self.envs, "environment_variables", ()):
-            return self.registry[getattr(self.envs, EXPLICIT)]
+        own = self.variable(EXPLICIT)
+        if own in getattr(self.envs, "environment_variables", ()):
+            return self.registry[getattr(self.envs, own)]
         # The variable is gone (vLLM 0.15.0 on). What it held is an option of the server now, which
         # a row's environment stands for; how the fork parses the option is asked by name (Named).
         return self.registry[environ[EXPLICIT]]
@@ -178,7 +191,9 @@ class Fork:
 
     def batch_invariant(self, request: Request) -> bool:
         """Whether the layer is asked for as batch invariant, as the fork's own caller decides it."""
-        return request.use_batch_invariant or bool(getattr(self.envs, BATCH_INVARIANT, False))
+        return request.use_batch_invariant or bool(
+            getattr(self.envs, self.variable(BATCH_INVARIANT), False)
+        )
 
     def refresh(self) -> bool:
         """Bring what the fork froze at import up to the present environment.

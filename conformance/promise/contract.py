@@ -289,6 +289,8 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     includes: dict[str, str] = {}
     gpus: dict[str, list[str]] = {}
     grid: dict[str, str] = {}
+    backends: list[str] = []
+    variables: list[str] = []
 
 
 class _Platform(msgspec.Struct, forbid_unknown_fields=True):
@@ -334,6 +336,8 @@ _HEAD_FIELDS = {
     "includes": "a table of contract = 'release that its rows hold from'",
     "gpus": "a table of name = [targets]",
     "grid": "a table of contract = 'first release that its rules about the grid no longer hold in'",
+    "backends": "a list of what another server than vLLM calls its backends",
+    "variables": "a list of variables that another server than vLLM reads",
 }
 _CASE_FIELDS = {
     "id": "a sentence in kebab-case, such as 'triton-is-the-default'",
@@ -442,7 +446,7 @@ class _Entries:
         for case, here in entries(
             table, "case", _Case, _CASE_FIELDS, place, word="row", taken=taken
         ):
-            rows = _aged(case, head, here) if head.by_age else [_timeless(case, here)]
+            rows = _aged(case, head, here) if head.by_age else [_timeless(case, head, here)]
             for row in rows:
                 self._check_age(row, here)
             self._rows += rows
@@ -488,14 +492,14 @@ def _by_name(row: Row) -> Row:
 # --- one row --------------------------------------------------------------------------------------
 
 
-def _timeless(case: _Case, place: Place) -> Row:
+def _timeless(case: _Case, head: _Head, place: Place) -> Row:
     """Return the row of an entry in a contract without ages."""
     for field in _OF_AGE:
         if getattr(case, field) not in (None, "", {}, "layer"):
             place.fail(field, "belongs to a contract by age", "remove it, or write by_age = true")
     if case.level not in ("required", "advisory"):
         place.fail("level", f"{case.level!r} belongs to a contract by age", "make it 'advisory'")
-    return _row(case, place)
+    return _row(case, head, place)
 
 
 def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
@@ -546,7 +550,7 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
             platform=msgspec.structs.replace(case.platform, gfx=targets),
             expect=expect,
         )
-        row = _row(special, place)
+        row = _row(special, head, place)
         named = Named(name, tuple(sorted(case.per_kind.items())), case.asks, case.model)
         rows.append(replace(row, named=named, since=since, until=until, by=case.by))
     return rows
@@ -556,14 +560,14 @@ def _kebab(text: str) -> str:
     return "-".join(re.findall("[a-z0-9]+", text.lower())) or "nothing"
 
 
-def _row(case: _Case, place: Place) -> Row:
+def _row(case: _Case, head: _Head, place: Place) -> Row:
     named = case.named if isinstance(case.named, str) else None
-    expect = _expect(case.expect, named, place)
+    expect = _expect(case.expect, named, head.backends, place)
     return Row(
         id=case.id,
         source=case.source if case.grade is None else f"{case.source} ({_GRADES[case.grade]})",
         level=case.level,
-        env=_env(case, expect, place),
+        env=_env(case, expect, head.variables, place),
         gpus=_gpus(case.platform, place),
         request=request_from(case.request, place),
         expect=expect,
@@ -587,7 +591,7 @@ def _gpus(platform: _Platform, place: Place) -> tuple[Gpu, ...]:
     return gpus
 
 
-def _env(case: _Case, expect: Expect, place: Place) -> dict[str, str]:
+def _env(case: _Case, expect: Expect, variables: list[str], place: Place) -> dict[str, str]:
     for name in case.undeclared:
         if name in VARIABLES:
             place.fail("undeclared", f"{name} is a declared variable", "remove it from this list")
@@ -598,12 +602,12 @@ def _env(case: _Case, expect: Expect, place: Place) -> dict[str, str]:
         field = f"env.{name}"
         if not isinstance(text, str):
             place.fail(field, f"{text!r} is not text", f"put it in quotes: {name} = {str(text)!r}")
-        if name in case.undeclared:
+        if name in case.undeclared or name in variables:
             pass
         elif name not in VARIABLES:
             place.fail(
                 field,
-                f"no variable of that name is declared.{nearest(name, VARIABLES)}",
+                f"no variable of that name is declared.{nearest(name, (*variables, *VARIABLES))}",
                 f"correct it, or list it if that is meant: undeclared = [{name!r}]",
             )
         elif isinstance(expect, ExpectBackend):
@@ -616,7 +620,7 @@ def _env(case: _Case, expect: Expect, place: Place) -> dict[str, str]:
     return env
 
 
-def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
+def _expect(expect: _Expect, named: str | None, names: list[str], place: Place) -> Expect:
     given = [name for name in _KINDS_OF_EXPECT if getattr(expect, name) is not None]
     if len(given) != 1:
         count = "neither" if not given else "both"
@@ -626,11 +630,13 @@ def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
         if getattr(expect, field) is not None and given != ["rejects"]:
             place.fail(f"expect.{field}", "belongs to a refusal", "remove it, or the backend")
     if expect.backend is not None:
-        return ExpectBackend(_backend(expect.backend, "expect.backend", place))
+        return ExpectBackend(_backend(expect.backend, "expect.backend", names, place))
     if expect.never is not None:
         if not expect.never:
             place.fail("expect.never", "names no backend", "list at least one")
-        return ExpectNever(tuple(_backend(name, "expect.never", place) for name in expect.never))
+        return ExpectNever(
+            tuple(_backend(name, "expect.never", names, place) for name in expect.never)
+        )
     if given != ["rejects"] and not getattr(expect, given[0]):
         place.fail(f"expect.{given[0]}", "is false", "write true, or another expectation")
     if expect.served:
@@ -640,7 +646,7 @@ def _expect(expect: _Expect, named: str | None, place: Place) -> Expect:
             place.fail(
                 "expect.named", "nothing is named", "name a backend, or expect another thing"
             )
-        return ExpectBackend(_backend(named.upper(), "named", place))
+        return ExpectBackend(_backend(named.upper(), "named", names, place))
     if not expect.rejects:
         place.fail("expect.rejects", "is false", "write true, or name the backend instead")
     reasons = [_reason(text, place) for text in expect.reasons or ()]
@@ -664,8 +670,8 @@ def _reason(text: str, place: Place) -> Reason:
         place.fail("expect.reasons", wrong, f"use {', '.join(known)}")
 
 
-def _backend(name: str, field: str, place: Place) -> str:
+def _backend(name: str, field: str, names: list[str], place: Place) -> str:
     try:
-        return check_name(name, EVERY_NAME)
+        return check_name(name, names or EVERY_NAME)
     except UnknownBackendError as error:
         place.fail(field, str(error), "use one of these")

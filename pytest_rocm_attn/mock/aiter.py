@@ -57,6 +57,8 @@ _FUNCTIONS = {
         "flash_attn_func",
         "flash_attn_varlen_func",
         "fmha_v3_varlen_fwd",
+        "gemm_a4w4",
+        "per_1x32_f4_quant_hip",
         "get_mla_metadata_v1",
         "get_mla_metadata_info_v1",
         "get_pa_metadata_v1",
@@ -103,6 +105,13 @@ _FUNCTIONS = {
     "aiter.ops.flydsl": ("flydsl_fp8_mqa_logits",),
     "aiter.ops.flydsl.kernels.buffer_ops": (),
     "aiter.ops.flydsl.kernels.vector": (),
+    # Of quantised linear layers, which SGLang 0.5.23 imports on the way to its choice of a backend
+    # (srt/layers/quantization/quark/schemes/quark_w4a4_mxfp4.py).
+    "aiter.ops.shuffle": ("shuffle_weight",),
+    "aiter.ops.triton.gemm.fused.fused_gemm_afp4wfp4_split_cat": ("fused_gemm_afp4wfp4_split_cat",),
+    "aiter.ops.triton.gemm_afp4wfp4": ("gemm_afp4wfp4",),
+    "aiter.ops.triton.gemm_afp4wfp4_pre_quant_atomic": ("gemm_afp4wfp4_pre_quant",),
+    "aiter.ops.triton.quant": ("dynamic_mxfp4_quant",),
 }
 # Parameters that releases look for, by the name of the function: vllm/_aiter_ops.py,
 # mla_decode_supports_non_causal (v0.30.0); the rest of the list as in amd-aiter 0.1.7.

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.adapters.shape import VLLM
 from pytest_rocm_attn.flags import VARIABLES
 
 if TYPE_CHECKING:
@@ -75,3 +76,27 @@ def set_environment(wanted: Mapping[str, str]) -> None:
     for name, value in wanted.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
+
+
+def rename_variables(prefix: str) -> None:
+    """Let a variable of that prefix have the value of vLLM's of the same name, until the process ends.
+
+    Rows set vLLM's variables; a fork that renamed all of them reads its own. One that is set itself keeps
+    its value.
+    """
+    if prefix == VLLM:
+        return
+    kind: Any = type(os.environ)
+    get = kind.__getitem__
+
+    def get_renamed(environ: Any, name: str) -> str:
+        try:
+            value: str = get(environ, name)
+        except KeyError:
+            if not str(name).startswith(prefix):
+                raise
+            # Through the class, so that who records reads sees vLLM's name.
+            value = environ[VLLM + name.removeprefix(prefix)]
+        return value
+
+    kind.__getitem__ = get_renamed

@@ -7,11 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
     EnvironmentReads,
     neutral_environment,
+    rename_variables,
     set_environment,
 )
 from pytest_rocm_attn.conformance.isolation.inside.neutral import neutral_modules
@@ -35,6 +37,7 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
         machine = mock_rocm(gpu, force=True)  # whoever started this process asked for the mock
         machine.enter()
         import_memory.install(Layer())  # until the process ends
+    rename_variables(shape.prefix_of_spec(wanted.selector))
     reads = EnvironmentReads()
     with reads.recording():
         adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)

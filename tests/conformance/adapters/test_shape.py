@@ -70,3 +70,16 @@ def test_a_file_that_cannot_be_parsed_has_no_features(package: Path) -> None:
     (package / "shapely_fork" / "envs.py").write_text("def (", "utf-8")
     found = shape.of_folder(package / "shapely_fork")
     assert not [name for name in found.features if name.startswith("variable:")]
+
+
+def test_a_fork_that_renamed_its_variables_has_the_shape_of_vllm(package: Path) -> None:
+    spec = "shapely_fork.platforms.rocm:RocmPlatform"
+    plain = shape.of_spec(spec)
+    assert plain is not None
+    assert shape.prefix_of_spec(spec) == "VLLM_"
+    renamed = 'environment_variables = {"SHAPELY_ROCM_USE_AITER": 1, "SHAPELY_PORT": 2}'
+    (package / "shapely_fork" / "envs.py").write_text(renamed, "utf-8")
+    assert shape.prefix_of_spec(spec) == "SHAPELY_"
+    found = shape.of_spec(spec)
+    assert found is not None
+    assert found.features == plain.features

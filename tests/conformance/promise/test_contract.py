@@ -409,3 +409,40 @@ def test_an_unknown_key_of_the_head_is_refused(tmp_path: Path) -> None:
     head = 'id = "ours"\ntitle = "x"\nsource = "us"\nauthor = "me"\n'
     with pytest.raises(ContractError, match=r"contract\.toml: author: unknown key"):
         contract.load(str(folder_contract(tmp_path, contract=head, a=MINIMAL)))
+
+
+# --- another server's own words -------------------------------------------------------------------
+
+OTHERS = """
+backends  = ["fast", "slow"]
+variables = ["OUR_SWITCH"]
+
+[[case]]
+id       = "the-switch-gives-the-fast-one"
+source   = "our handbook, page 5"
+level    = "required"
+platform = { gfx = "gfx942" }
+env      = { OUR_SWITCH = "1" }
+expect   = { backend = "fast" }
+"""
+
+
+def test_a_contract_brings_the_names_and_variables_of_its_own_server(tmp_path: Path) -> None:
+    (row,) = load_text(tmp_path, OTHERS).rows
+    assert row.env == {"OUR_SWITCH": "1"}
+    assert row.expect == ExpectBackend("fast")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "parts"),
+    [
+        ('backend = "fast"', 'backend = "fasst"', ["expect.backend", "'fast'"]),
+        ('backend = "fast"', 'backend = "TRITON_ATTN"', ["expect.backend", "fast, slow"]),
+        ('{ OUR_SWITCH = "1" }', '{ OUR_SWICH = "1" }', ["env.OUR_SWICH", "'OUR_SWITCH'"]),
+    ],
+)
+def test_a_word_that_the_server_does_not_have_is_refused(
+    tmp_path: Path, good: str, bad: str, parts: list[str]
+) -> None:
+    said = refusal(tmp_path, OTHERS.replace(good, bad))
+    assert all(part in said for part in parts), said

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.cli.arguments import USAGE, parse
-from pytest_rocm_attn.cli.atlas import atlas
+from pytest_rocm_attn.cli.atlas import write_atlas
 from pytest_rocm_attn.cli.printing import OK, REFUSED, print_json, print_lines
 from pytest_rocm_attn.cli.selection import explain, how_to_get
 from pytest_rocm_attn.columns import aligned
@@ -130,5 +130,5 @@ _COMMANDS = {
     "init": _init,
     "compare-kernels": _compare_kernels,
     "predicates": _predicates,
-    "atlas": atlas,
+    "atlas": write_atlas,
 }

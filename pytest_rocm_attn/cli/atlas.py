@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
 
-def atlas(arguments: argparse.Namespace) -> int:
+def write_atlas(arguments: argparse.Namespace) -> int:
     """Write the page.
 
     Raises:

@@ -66,7 +66,7 @@ const atlas = (() => {
     const value = Number(word);
     return fits.test(word) && (name === "logits_soft_cap" ? Number.isFinite(value) : Number.isSafeInteger(value)) ? value : undefined;
   };
-  const texts = (request) => Object.fromEntries(Object.entries(request).map(
+  const texts = (request) => Object.fromEntries(Object.entries(request).filter(([, value]) => value !== false).map(
     ([name, value]) => [name, value === true ? "1" : value === null ? "none" : String(value)]));
   const addressOf = ({ release, gpu, aiter, environ, request }) => {
     const parts = new URLSearchParams();

@@ -28,10 +28,28 @@ NEEDS = (
 HEADS = (8, 12, 16, 32, 64, 128)
 
 
+PACKED = ("turboquant_k8v4", "turboquant_4bit_nc", "ultraquant_4bit")
+SEVERAL: dict[str, tuple[Any, ...]] = {
+    "head_size": (*range(1, 33), 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576, 1000),
+    "dtype": DTYPES,
+    "kv_cache_dtype": KV_CACHE_DTYPES,
+    "run_kv_cache_dtype": KV_CACHE_DTYPES,
+    "block_size": (None, *range(1, 18), 32, 48, 64, 128, 256, 272, 544, 1056),
+    "attn_type": ATTN_TYPES,
+    "sliding_window": (1, 128, 4096),
+    "logits_soft_cap": (0.25, 30.0, 50.5, 1e-5, 1e22),
+    "num_heads": HEADS,
+}
+
+
 def drawn(count: int, seed: int) -> list[Question]:
-    """Return questions about every release in turn: plain ones, and ones with several needs."""
+    """Return questions about every release in turn, the contract of the pull request twice as often.
+
+    Some are plain, some have several needs at once; and some are about what is rare among drawn ones:
+    runs with a packed cache, the blocks of latent layers, and what only the contract refuses.
+    """
     chance = random.Random(seed)
-    releases = (*RELEASES, "pr-26980")
+    releases = ("pr-26980", *RELEASES, "pr-26980")
     return [_question(chance, releases[n % len(releases)]) for n in range(count)]
 
 
@@ -39,7 +57,7 @@ def _question(chance: random.Random, release: str) -> Question:
     few = chance.choice((0.03, 0.15, 0.4))  # how likely is each thing that is not plain
     environ = {name: chance.choice("01") for name in SWITCHES if chance.random() < max(few, 0.15)}
     if chance.random() < 0.35:
-        names = chance.choice((ROCM_BACKENDS, tuple(CLASS_PATHS), (*EVERY_NAME, "auto")))
+        names = chance.choice((ROCM_BACKENDS, tuple(CLASS_PATHS), EVERY_NAME, ("auto",)))
         environ[ATTENTION_BACKEND] = chance.choice(names)
     if chance.random() < 0.2:
         environ[EXPLICIT] = chance.choice(chance.choice((ROCM_BACKENDS, tuple(CLASS_PATHS))))
@@ -50,29 +68,44 @@ def _question(chance: random.Random, release: str) -> Question:
         request["use_mla"] = True
     if chance.random() < (0.4 if "use_mla" in request else 0.03):
         request["use_sparse"] = True
-    several = {
-        "head_size": (*range(1, 33), 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576, 1000),
-        "dtype": DTYPES,
-        "kv_cache_dtype": KV_CACHE_DTYPES,
-        "run_kv_cache_dtype": KV_CACHE_DTYPES,
-        "block_size": (None, *range(1, 18), 32, 48, 64, 128, 256, 272, 544, 1056),
-        "attn_type": ATTN_TYPES,
-        "sliding_window": (1, 128, 4096),
-        "logits_soft_cap": (0.25, 30.0, 50.5, 1e-5, 1e22),
-        "num_heads": HEADS,
-    }
-    for name, values in several.items():
+    for name, values in SEVERAL.items():
         if chance.random() < few:
             request[name] = chance.choice(values)
+    if chance.random() < 0.4:
+        request = _rare(chance, release, environ)
     if "num_heads" in request and chance.random() < 0.5:
         request["num_kv_heads"] = chance.choice([n for n in HEADS if not request["num_heads"] % n])
+    likely = chance.random() < 0.5
     return {
         "release": release,
-        "gpu": chance.choice(known_gpus()),
-        "aiter": chance.choice((Aiter.PRESENT, Aiter.PRESENT, *Aiter)).value,
+        "gpu": chance.choice(("gfx90a", "gfx942", "gfx950", "gfx1201") if likely else known_gpus()),
+        "aiter": Aiter.PRESENT.value if likely else chance.choice(list(Aiter)).value,
         "environ": environ,
         "request": request,
     }
+
+
+def _rare(chance: random.Random, release: str, environ: dict[str, str]) -> dict[str, Any]:
+    """Return a request of a rare kind; what the environment names is for it, or nothing."""
+    kinds = ("packed", "latent", "sparse", "one need")
+    kind = chance.choice(
+        kinds if release < "0.28" or release == "pr-26980" else kinds[:1] * 5 + kinds
+    )
+    for name in (ATTENTION_BACKEND, EXPLICIT):
+        environ.pop(name, None)
+    if kind == "packed":
+        if chance.random() < 0.7:
+            environ[ATTENTION_BACKEND] = chance.choice(chance.choice((ROCM_BACKENDS, EVERY_NAME)))
+        layers = (*PACKED, "auto", "auto", "auto", "fp8")
+        asked = {"kv_cache_dtype": layers, "run_kv_cache_dtype": PACKED, "dtype": DTYPES[:2]}
+        return {name: chance.choice(values) for name, values in asked.items()}
+    if kind == "latent":
+        return {"use_mla": True, "block_size": chance.choice((1, 8, 16, None))}
+    if kind == "sparse":
+        return {"use_mla": True, "use_sparse": True, "block_size": chance.choice((1, 64, None))}
+    needs = [*SEVERAL.items(), *((need, (True,)) for need in NEEDS)]
+    name, values = chance.choice([*needs, *[("logits_soft_cap", SEVERAL["logits_soft_cap"])] * 5])
+    return {name: chance.choice(values), "use_mla": chance.random() < 0.5}
 
 
 @pytest.fixture

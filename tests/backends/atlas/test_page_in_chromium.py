@@ -59,16 +59,56 @@ def explained(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str,
     return {name: found[name] for name in ("backend", "class_path", "refused", "trace", "note", "doubts")}  # fmt: skip
 
 
-def test_a_thousand_drawn_questions_are_answered_as_explain_answers_them(
-    show: Open, draw: Draw, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def thousand(draw: Draw) -> list[dict[str, Any]]:
+    """The questions that the page and the command have to answer alike."""
+    return draw(1000, 20261130)
+
+
+# What each would be like if the page forgot it: a text of page/select.js, and another.
+FAULTS = {
+    "a named backend gives way": ("if (way === null) return false;", "return false;"),
+    "it does so for one reason only": ("rules.length === 1 && way.alone", "way.alone"),
+    "the layout is asked last": ("others.length ? others : all", "all"),
+    "a name has limits of its own": ("(policy.when_named[named] || [])", "[]"),
+    "a variable sets a need": ("of policy.sets)", "of [])"),
+    "the first variable that names counts": ("named_by.find((each)", "named_by.findLast((each)"),
+    "a remedy may be a switch": ("...otherSwitches(branch, asked, policy)", ""),
+    "a remedy may switch a rule off": ("...(rule ? otherFlags(rule, asked, policy) : [])", ""),
+    "auto names nothing": ('text.toLowerCase() === "auto" ? null : ', ""),
+    "a disabled MLA model is ordinary": ("layer.use_mla && flags[MLA_DISABLE]", "false"),
+    "None is written as Python does": ('return "None"', 'return "null"'),
+    "texts are quoted as Python does": ("quoted && typeof", "false && typeof"),
+    "a misspelt name has a neighbour": ('data.nearest[branch.names][named] ?? ""', '""'),
+}
+
+
+def test_the_questions_show_each_fault_of_the_page(
+    show: Open, open_page: Open, written: Path, tmp_path: Path, thousand: list[dict[str, Any]]
 ) -> None:
-    questions = draw(1000, 20261130)
+    """Proves that the comparison below would fail."""
+    ask = "questions => questions.map((asked) => JSON.stringify(atlas.answer(asked)))"
+    intact, text = show().evaluate(ask, thousand), written.read_text("utf-8")
+    unseen = []
+    for meaning, (right, wrong) in FAULTS.items():
+        assert text.count(right) == 1, meaning
+        faulty = tmp_path / "faulty.html"
+        faulty.write_text(text.replace(right, wrong), "utf-8")
+        page = open_page(faulty, bypass_csp=True)
+        if page.evaluate(ask, thousand) == intact:
+            unseen.append(meaning)
+    assert unseen == []
+
+
+def test_a_thousand_drawn_questions_are_answered_as_explain_answers_them(
+    show: Open, thousand: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     found = show().evaluate(
         "questions => questions.map((asked) => [atlas.answer(asked), atlas.command(asked)])",
-        questions,
+        thousand,
     )
     kinds = set()
-    for asked, (answer, command) in zip(questions, found, strict=True):
+    for asked, (answer, command) in zip(thousand, found, strict=True):
         expected = explained(command, capsys)
         assert answer == expected, asked
         kinds.add((asked["release"], answer["refused"] is None))

@@ -112,6 +112,13 @@ def _predicates(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from pytest_rocm_attn.conformance.run import export_command
+
+    print_lines([export_command.run(arguments)])
+    return OK
+
+
 def _compare_kernels(arguments: argparse.Namespace) -> int:
     from pytest_rocm_attn.conformance.tiers.launch import compare_command
 
@@ -130,5 +137,6 @@ _COMMANDS = {
     "init": _init,
     "compare-kernels": _compare_kernels,
     "predicates": _predicates,
+    "export": _export,
     "atlas": write_atlas,
 }

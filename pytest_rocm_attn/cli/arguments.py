@@ -251,6 +251,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     predicates.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=180.0)
 
+    export = commands.add_parser(
+        "export",
+        help="write a contract and the descriptions of servers as JSON, for suites in other languages",
+        description="Write the rows, capabilities and known defects of a contract, and the descriptions of"
+        " servers, as JSON (docs/export.md).",
+    )
+    export.add_argument(
+        "contract",
+        nargs="?",
+        default="vllm",
+        metavar="CONTRACT",
+        help="a shipped contract's name, or a file or folder; default: vllm",
+    )
+    export.add_argument(
+        "--release",
+        metavar="R",
+        help="of vLLM: only what it promises; default: rows of all releases",
+    )
+    export.add_argument("--servers", metavar="FILE.toml", help="further descriptions of servers")
+    export.add_argument("--output", metavar="FILE.json", type=Path, help="default: standard output")
+
     commands.add_parser(
         "matrix",
         help="run the conformance matrix: python -m pytest --rocm-attn-conformance, with what follows",

@@ -151,6 +151,9 @@ class Starts(Protocol):
             gpu: the mocked one, if the server's first steps are to be taken too.
         """
 
+    def capability_changes(self, environ: Mapping[str, str], gpu: Gpu) -> list[dict[str, str]]:
+        """Return the answers that change under an impossible compute capability."""
+
     def read_code(self) -> dict[str, Any]:
         """Return the "predicates" and the "twins" of the code that chooses and of what it chooses."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import (
     LacksError,
+    capability,
     interfaces,
     names,
     predicate_table,
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
     from pytest_rocm_attn.conformance.promise.servers_file import Server as Description
     from pytest_rocm_attn.gpu import Gpu
+    from pytest_rocm_attn.outcome import Selected, Unrecognised
     from pytest_rocm_attn.request import Request
 
 # The function that gives vision layers their backend, and what later layers make of it.
 _VISION = ("model_executor.models.vision", "get_vit_attn_backend")
+# Modules that remember what they have chosen.
+_CHAIN = ("v1.attention.selector", "attention.selector")
 _UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
 
 
@@ -44,6 +48,12 @@ class Server(Backends):
         fork: the package.
         platform: the platform class under test; None for the class of the fork's current platform.
     """
+
+    if TYPE_CHECKING:
+
+        def select(
+            self, request: Request, environ: Mapping[str, str], gpu: Gpu
+        ) -> Selected | Unrecognised: ...
 
     def __init__(self, fork: Fork, platform: Any) -> None:
         super().__init__(fork, platform.__module__ if platform is not None else None)
@@ -114,6 +124,26 @@ class Server(Backends):
             "twins": forgetful,
             "misfits": list(self._misfits()),
         }
+
+    def capability_changes(self, environ: Mapping[str, str], gpu: Gpu) -> list[dict[str, str]]:
+        """Return what is answered differently under an impossible compute capability (capability.py)."""
+        modules = self._own_modules()
+        chain = [f"{self.fork.top}.{name}" for name in _CHAIN]
+        clears = list(
+            capability.caches_of(
+                sys.modules[name] for name in (*modules, *chain) if name in sys.modules
+            )
+        )
+
+        def select(request: Request) -> Selected | Unrecognised:
+            return self.select(request, environ, gpu)
+
+        def forget() -> None:
+            for clear in clears:
+                clear()
+
+        platform = self._platform_class()
+        return list(capability.changes(platform, modules, select, forget))
 
     def _misfits(self) -> Iterator[dict[str, str]]:
         sources = self._server_sources()

@@ -64,6 +64,8 @@ def _unified(a: Arguments) -> dict[str, Any]:
         "cache dtype": _dtype(a["k"]),
         "causal": a["causal"],
         "q_descale": a["q_descale"] is not None,
+        "queries of a request": a["max_seqlen_q"],
+        "window": a["window_size"][0] >= 0,
         "sinks": a.get("sinks") is not None,
     }
 

@@ -174,7 +174,7 @@ class FirstSteps:
             if call.misfit and aiter.exact:
                 words = f"AITER {aiter.version}'s {call.name} does not take the call: {call.misfit}"
                 _add(self.steps.faults, Fault((layer.name,), doing, words))
-            for words in kernel_needs.broken(call.name, {"GPU": gfx, **call.facts}, aiter):
+            for words in kernel_needs.broken(call.kernel, {"GPU": gfx, **call.facts}, aiter):
                 _add(self.steps.faults, Fault((layer.name,), doing, words))
 
     @contextlib.contextmanager

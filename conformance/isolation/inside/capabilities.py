@@ -1,6 +1,7 @@
 """The process's side of the questions that tier capabilities asks, besides "select".
 
     construct   select; then build what was selected, for that very request
+    build       build one backend directly, with each of some values
     declare     import one backend, and read what its class declares
     import      import one module of the fork
     runtime     what importing the selector asked of the device's runtime
@@ -11,6 +12,7 @@
     vision      choose for a vision layer
     server      start a server that is described
     steps       start one, and take its first steps
+    capability  which answers change under an impossible compute capability
     code        the predicates and the twin calls of the fork's code
 
 Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
@@ -34,6 +36,7 @@ from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
 from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
 from pytest_rocm_attn.conformance.isolation.inside.refusal import is_refusal
+from pytest_rocm_attn.conformance.promise.capability_table import with_value
 from pytest_rocm_attn.conformance.promise.servers_file import Server
 from pytest_rocm_attn.errors import MockError, SelectorError
 from pytest_rocm_attn.flags import EXPLICIT
@@ -132,6 +135,25 @@ def _construct(adapter: Constructs, asked: Question, backend: str) -> dict[str, 
     return {}
 
 
+def _build(adapter: Constructs, asked: Question, backend: str) -> dict[str, Any]:
+    """Build a backend directly for the request with each value of each limit in the detail.
+
+    Returns: "results": [limit, value, what was raised or None] of each.
+    """
+    detail = json.loads(asked.detail)
+    results: list[tuple[str, Any, dict[str, Any] | None]] = []
+    for limit, values in detail["values"].items():
+        for value in values:
+            error: dict[str, Any] | None = None
+            try:
+                request = with_value(asked.request, limit, value)
+                adapter.construct(request, detail["backend"], dict(asked.environ), asked.gpu)
+            except BaseException as error_raised:  # noqa: BLE001  foreign code: it is the result
+                error = raised(error_raised, asked.gpu)
+            results.append((limit, value, error))
+    return {"results": results}
+
+
 def _declare(adapter: Declares, asked: Question, backend: str) -> dict[str, Any]:
     detail = json.loads(asked.detail)
     return adapter.declare(detail["backend"], detail["values"])
@@ -199,12 +221,17 @@ def _fault(fault: Fault, gpu: Gpu) -> dict[str, Any]:
     return said | {"words": _lasting(fault.words)}
 
 
+def _capability(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
+    return {"changes": adapter.capability_changes(dict(asked.environ), asked.gpu)}
+
+
 _NO_CLASSES = "the selector's adapter does not know backend classes"
 _NO_SERVER = "the selector's adapter does not know a server"
 _KINDS = {
     "construct": _Kind(
         _construct, Constructs, "the selector has no construct() (docs/adapters.md)", selects=True
     ),
+    "build": _Kind(_build, Constructs, "the selector has no construct() (docs/adapters.md)"),
     "declare": _Kind(_declare, Declares, _NO_CLASSES),
     "import": _Kind(_import, Declares, "the selector's adapter does not know modules"),
     "runtime": _Kind(_runtime),
@@ -214,6 +241,7 @@ _KINDS = {
     "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
     "server": _Kind(_server, Starts, _NO_SERVER),
     "steps": _Kind(_steps, Starts, _NO_SERVER),
+    "capability": _Kind(_capability, Starts, _NO_SERVER),
     "code": _Kind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
     "vision": _Kind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER

@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
-from pytest_rocm_attn.conformance.tiers.capabilities import answers, cases, classes, server
+from pytest_rocm_attn.conformance.tiers.capabilities import (
+    answers,
+    cases,
+    classes,
+    declared,
+    server,
+)
 from pytest_rocm_attn.conformance.tiers.capabilities.check import plan_of
 from pytest_rocm_attn.gpu import Gpu
 
@@ -31,7 +37,12 @@ class CapabilitiesTier(Tier):
 
     @classmethod
     def plan(cls, settings: Settings) -> Iterator[Planned]:
-        checks = (classes.keeps(settings.contract.capabilities), *classes.CHECKS, *server.CHECKS)
+        checks = (
+            classes.keeps(settings.contract.capabilities),
+            *classes.CHECKS,
+            *declared.CHECKS,
+            *server.CHECKS,
+        )
         targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
         for gfx in () if settings.subject.pure else targets:
             yield from plan_of(checks, Gpu(gfx))

@@ -246,10 +246,11 @@ const atlas = (() => {
   };
   const drawTrace = (trace) => {
     let before = null;
-    const rows = trace.map(({ rule, answer, reason, source }) => {
+    const rows = trace.map((step) => {
+      const { rule, answer, reason, source } = step;
       const again = source === before;
       before = source;
-      return el("li", { class: answer === "no" ? "is-no" : rule === "decision" ? "is-decision" : "" },
+      return el("li", { class: rocm.isLacking(step) ? "is-lacking" : answer === "no" ? "is-no" : rule === "decision" ? "is-decision" : "" },
         el("span", { class: "rule" }, code(rule)), el("span", { class: "answer" }, answer),
         answer === "refused" ? el("span", null, "refused, as stated at the top") : el("span", null, opened(reason), again ? null : el("span", { class: "source" }, " ", opened(source))));
     });
@@ -346,7 +347,7 @@ const atlas = (() => {
   };
   const LEVELS = { required: "Promised", advisory: "Advisory", observed: "Observed", advice: "Advice" };
   const LEVEL_WORDS = {
-    observed: "the code of the release answers so; no document or pull request promises it",
+    observed: "the release answers so, and the contract does not require it",
     advice: "valid, but upstream has found something better",
     advisory: "beyond what a document or pull request promises",
   };
@@ -393,17 +394,19 @@ const atlas = (() => {
   const evidence = (asked) => {
     const { policy, asked: meant } = rocm.question(asked);
     const found = rocm.attempt(meant, policy);
+    const promises = promisesOf(asked, policy, meant);
     return {
-      promises: promisesOf(asked, policy, meant), defects: defectsOf(asked, policy, meant, found),
+      promises, broken: promises.filter((row) => !keeps(row, found)), defects: defectsOf(asked, policy, meant, found),
       recorded: recordedOf(asked, policy, meant),
     };
   };
-  const drawEvidence = (asked, found) => {
-    const { promises, defects: known, recorded } = evidence(asked);
+  const drawEvidence = (asked) => {
+    const { promises, broken, defects: known, recorded } = evidence(asked);
     const page = asked.release === "pr-26980" ? "reference/contract/" : `releases/${asked.release}/`;
-    const items = promises.map((row) => el("li", { class: keeps(row, found) ? "" : "is-no" },
+    const kept = (row) => !broken.includes(row);
+    const items = promises.map((row) => el("li", { class: kept(row) ? "" : "is-no" },
       el("span", { class: "tag" }, LEVELS[row.level]), " ", code(row.id), `: ${row.expect}.`,
-      keeps(row, found) ? "" : el("strong", null, " The release answers differently."),
+      kept(row) ? "" : el("strong", null, " The release answers differently."),
       LEVEL_WORDS[row.level] ? ` (${LEVEL_WORDS[row.level]}.)` : "",
       el("span", { class: "source" }, " ", opened(row.source)), row.note ? el("span", { class: "source" }, ` ${row.note}`) : null));
     if (recorded) {
@@ -422,9 +425,9 @@ const atlas = (() => {
       el("p", { class: "quiet" }, asked.release === "pr-26980" ? "Row by row: " : `All promises and known defects of ${asked.release}: `, link(SITE + page)));
     find("first").replaceChildren(...known.map((defect) => el("p", { class: "note defect" },
       el("strong", null, "Known defect. "), `${defect.what}. `, link(defect.link))),
-    ...promises.filter((row) => (keeps(row, found) ? row.level === "observed" : !known.length)).map((row) => el("p", { class: "note" },
-      el("strong", null, keeps(row, found) ? "Observed. " : "Against a promise. "),
-      keeps(row, found) ? "Only the code of this release answers so; nothing promises it. " : `${row.id}: ${row.expect}. `, opened(row.source))));
+    ...promises.filter((row) => (kept(row) ? row.level === "observed" : !known.length)).map((row) => el("p", { class: "note" },
+      el("strong", null, kept(row) ? "Observed. " : "Against a promise. "),
+      kept(row) ? "The release answers so, and the contract does not require it. " : `${row.id}: ${row.expect}. `, opened(row.source))));
   };
 
   // --- one state ---------------------------------------------------------------------------------
@@ -467,7 +470,7 @@ const atlas = (() => {
     }
     find("answer").replaceChildren(...jointed(found.refused === null ? found.backend : `Refused${found.backend ? `: ${found.backend}` : ""}`));
     find("asked").replaceChildren(...jointed(where));
-    drawEvidence(asked, found);
+    drawEvidence(asked);
     const words = command(shown).map(quoted).join(" ");
     find("first").prepend(...[
       found.refused === null ? el("p", { class: "path" }, code(found.class_path)) : el("div", { class: "refusal" }, refusalNodes(found.refused)),

@@ -46,8 +46,13 @@ const selector = (data) => {
     const value = written(name, asked[subject][name]);
     return quoted && typeof asked[subject][name] === "string" ? `'${value}'` : value;
   });
-  const unmet = (limit, asked, backend) => step(
-    limit.rule, "no", backend ? `${backend} ${refusal(limit, asked)}` : refusal(limit, asked), limit.source);
+  const lacking = new WeakSet(); // the steps in which a backend falls short, to be drawn differently
+  const unmet = (limit, asked, backend) => {
+    const words = refusal(limit, asked);
+    const found = step(limit.rule, "no", backend ? `${backend} ${words}` : words, limit.source);
+    lacking.add(found);
+    return found;
+  };
   const met = (limit) => step(limit.rule, "yes", limit.within, limit.source);
   const messageOf = (problem, remedies, source) => (
     `${problem}${remedies.length ? `. Remedy: ${remedies.join("; or ")}` : ""}. Source: ${source}`);
@@ -299,5 +304,5 @@ const selector = (data) => {
   };
   const known = (backend, asked, policy) => data.names[branchOf(policy, asked, []).names].includes(backend);
 
-  return { answer, attempt, howToGet, known, question, requestOf };
+  return { answer, attempt, howToGet, isLacking: (found) => lacking.has(found), known, question, requestOf };
 };

@@ -199,13 +199,12 @@ def test_promises_and_recordings_are_those_of_the_contract_and_the_baselines(sho
             }
             for row in rows
         ]
-        found = page.evaluate(
-            "questions => questions.map((asked) => atlas.evidence(asked).promises.map((row) => row.id))",
-            questions,
-        )
+        found = page.evaluate("questions => questions.map(atlas.evidence)", questions)
         assert len(rows) > 50
-        for row, ids in zip(rows, found, strict=True):
-            assert row.id in ids
+        for row, shown in zip(rows, found, strict=True):
+            assert row.id in {promise["id"] for promise in shown["promises"]}
+            broken = [one for one in shown["broken"] if one["level"] == "required"]
+            assert not broken or shown["defects"], (row, broken)
     for name in ("0.12.0", "0.33.0"):
         by = ATTENTION_BACKEND if name == "0.33.0" else EXPLICIT
         baseline = load(f"vllm-{name}")
@@ -228,6 +227,20 @@ def test_promises_and_recordings_are_those_of_the_contract_and_the_baselines(sho
         )
         table = baseline.tables["mla"]
         assert found == [str(behaviour(table.outcomes[table.codes[n]])) for n in numbers]
+
+
+def test_a_recording_shown_next_to_an_answer_agrees_with_it(
+    show: Open, thousand: list[dict[str, Any]]
+) -> None:
+    """The policies agree with the recordings, so one that differs is of another question."""
+    found = show().evaluate(
+        "questions => questions.map((asked) => [atlas.answer(asked), atlas.evidence(asked).recorded])",
+        thousand,
+    )
+    pairs = [(answer, recorded) for answer, recorded in found if recorded and recorded["answer"]]
+    assert len(pairs) > 100
+    for answer, recorded in pairs:
+        assert recorded["words"] == ("a refusal" if answer["refused"] else answer["backend"])
 
 
 def test_a_known_defect_is_shown_with_a_link_where_the_contract_says_so(show: Open) -> None:

@@ -25,6 +25,7 @@ from pytest_rocm_attn.conformance.adapters import (
     recognise,
     recognise_class_path,
     shape,
+    vllm_parts,
 )
 from pytest_rocm_attn.conformance.adapters.vllm_fork import (
     OF_THE_RUN,
@@ -79,14 +80,19 @@ class Naming(Server, abc.ABC):
                 return self._model(named)
             case "environment":
                 return self._environment()
-        return self._layer(request, named)
+            case "draft":
+                return self._layer(request, vllm_parts.of_draft(self.fork, named))
+            case "gdn-prefill":
+                with self._judged():
+                    return Selected(vllm_parts.gdn_prefill(self.fork, request, named))
+        return self._layer(request, self.fork.attention(named))
 
     @abc.abstractmethod
     def _layer_asked(self, request: Request, attention: Any) -> Selected | Unrecognised:
         """Ask for a layer, under the configuration that is current."""
 
-    def _layer(self, request: Request, named: Named) -> Selected | Unrecognised:
-        attention = self.fork.attention(named)
+    def _layer(self, request: Request, attention: Any) -> Selected | Unrecognised:
+        """Ask for a layer under an attention configuration."""
         # Nothing of the environment stands for an option here: the fork reads its variables itself.
         with self.fork.configured({}, None, request.block_size, request, attention):
             return self._layer_asked(request, attention)
@@ -102,8 +108,9 @@ class Naming(Server, abc.ABC):
             raise LacksError("the fork's backends declare no cache layouts")
         run = request.kv_cache_dtype
         plain = dataclasses.replace(request, kv_cache_dtype="auto", run_kv_cache_dtype=run)
-        boundary = self._layer(plain, named)
-        other = self._layer(request, named)
+        attention = self.fork.attention(named)
+        boundary = self._layer(plain, attention)
+        other = self._layer(request, attention)
         if isinstance(boundary, Selected) and isinstance(other, Selected):
             common([self._backend_class(one.backend) for one in (boundary, other)])
         return boundary

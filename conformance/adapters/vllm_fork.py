@@ -137,6 +137,10 @@ class Fork:
             given["backend_per_kind"] = dict(named.per_kind)
         return self.attention_config(**given)
 
+    def attention_of(self, name: str) -> Any:
+        """Return an attention configuration in which a backend is named for all layers, or none."""
+        return self.attention_config(**({"backend": name} if name else {}))
+
     def of_layer(self, attention: Any, request: Request) -> Any:
         """Return the backend that a configuration names for a layer, by its kind or for all."""
         per_kind = getattr(attention, "backend_per_kind", None)

@@ -282,7 +282,13 @@ def asked(given: Given, most: int = _MANY) -> str:
     return f"some {words}s"
 
 
-_ASKED = {"vision": "vision encoders", "mla-prefill": "MLA prefill", "model": "some models"}
+_ASKED = {
+    "vision": "vision encoders",
+    "mla-prefill": "MLA prefill",
+    "model": "some models",
+    "draft": "drafts",
+    "gdn-prefill": "GDN prefill",
+}
 _PLAIN = {
     "has_sink": "sinks",
     "use_mla": "MLA",

@@ -18,7 +18,7 @@ import msgspec
 from pytest_rocm_attn.conformance.promise import capability_table, history
 from pytest_rocm_attn.conformance.promise.history import Defect
 from pytest_rocm_attn.conformance.promise.mentions import is_blank
-from pytest_rocm_attn.conformance.promise.naming import ASKED, Asked, Named
+from pytest_rocm_attn.conformance.promise.naming import ASKED, GDN_PREFILL, Asked, Named
 from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, entries, read_toml
@@ -323,6 +323,7 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     per_kind: dict[str, str] = {}
     asks: Asked = "layer"
     model: str = ""
+    target: str = ""
     since: str = ""
     until: str = ""
     by: str = ""
@@ -347,6 +348,7 @@ _CASE_FIELDS = {
     "named": "what the user names, as text, or a list: a row for each",
     "per_kind": "a table of kind = 'NAME'",
     "model": "a model's package or module below vLLM's, such as 'models/deepseek_v4/amd'",
+    "target": "the backend that is named for the model whose draft is asked about",
     "asks": f"one of {', '.join(ASKED)}",
     "since": "the first release that promises it, such as '0.19.0'",
     "until": "the first release that no longer does, such as '0.33.0'",
@@ -380,7 +382,7 @@ _GRADES = {
     "K": "a comment in the code",
     "W": "the code alone",
 }
-_OF_AGE = ("grade", "named", "per_kind", "asks", "model", "since", "until", "by")
+_OF_AGE = ("grade", "named", "per_kind", "asks", "model", "target", "since", "until", "by")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -518,6 +520,8 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
         place.fail("until", f"{case.until} is not after {case.since}", "correct one of them")
     if (case.asks == "model") != bool(case.model):
         place.fail("model", "belongs to asks = 'model'", f"add both: {_CASE_FIELDS['model']}")
+    if case.target and case.asks != "draft":
+        place.fail("target", "belongs to asks = 'draft'", "remove it, or ask for a draft")
     if (until < LAST) != bool(case.by):
         place.fail("by", "belongs to until", f"add both, or neither: {_CASE_FIELDS['by']}")
     choices = [
@@ -551,7 +555,9 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
             expect=expect,
         )
         row = _row(special, head, place)
-        named = Named(name, tuple(sorted(case.per_kind.items())), case.asks, case.model)
+        named = Named(
+            name, tuple(sorted(case.per_kind.items())), case.asks, case.model, case.target
+        )
         rows.append(replace(row, named=named, since=since, until=until, by=case.by))
     return rows
 
@@ -562,7 +568,8 @@ def _kebab(text: str) -> str:
 
 def _row(case: _Case, head: _Head, place: Place) -> Row:
     named = case.named if isinstance(case.named, str) else None
-    expect = _expect(case.expect, named, head.backends, place)
+    more = GDN_PREFILL if case.asks == "gdn-prefill" else ()
+    expect = _expect(case.expect, named, [*head.backends, *more], place)
     return Row(
         id=case.id,
         source=case.source if case.grade is None else f"{case.source} ({_GRADES[case.grade]})",

@@ -349,6 +349,80 @@ def test_batch_invariance_is_asked_for_as_the_environment_says_however_the_quest
         ask(adapter)
 
 
+PLATFORMS = {"platforms/__init__": "class Rocm: pass\ncurrent_platform = Rocm()\n"}
+PARTS = PLATFORMS | {
+    "config/speculative": """
+import dataclasses
+from types import SimpleNamespace
+from forky.v1.attention.backends.registry import AttentionBackendEnum
+@dataclasses.dataclass
+class SpeculativeConfig:
+    model: str
+    attention_backend: object = None
+    def parse(value):
+        return AttentionBackendEnum[value.upper()] if isinstance(value, str) else value
+    __pydantic_decorators__ = SimpleNamespace(
+        field_validators={
+            "parse": SimpleNamespace(
+                func=parse, info=SimpleNamespace(fields=("attention_backend",))
+            )
+        }
+    )
+""",
+    "v1/spec_decode/llm_base_proposer": """
+import dataclasses
+class Proposer:
+    def _create_draft_vllm_config(self):
+        base = self.vllm_config
+        own = self.speculative_config.attention_backend
+        return dataclasses.replace(
+            base, attention_config=dataclasses.replace(base.attention_config, backend=own)
+        )
+""",
+    "model_executor/layers/mamba/gdn/qwen_gdn_linear_attn": """
+def _resolve_gdn_prefill_backend(config):
+    named = config.additional_config.get("gdn_prefill_backend", "auto")
+    if named == "sycl":
+        raise ValueError("GDN prefill backend 'sycl' is only supported on XPU.")
+    fits = config.model_config.hf_text_config.linear_key_head_dim == 128
+    return named, "aiter_flydsl" if named == "aiter_flydsl" and fits else "triton"
+""",
+}
+
+
+def test_a_draft_is_named_to_by_the_configuration_that_the_fork_makes_for_it(fork: Make) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED | PARTS).RocmPlatform)
+    unnamed = Named(asks="draft", target="ROCM_ATTN")
+    assert name_it(adapter, unnamed) == Selected("TRITON_ATTN"), "it inherits nothing"
+    own = Named("rocm_aiter_fa", asks="draft", target="ROCM_ATTN")
+    assert name_it(adapter, own) == Selected("ROCM_AITER_FA")
+
+
+def test_a_fork_whose_drafts_inherit_the_name_is_asked_as_it_is(fork: Make) -> None:
+    inherits = PARTS | {
+        "v1/spec_decode/llm_base_proposer": PARTS["v1/spec_decode/llm_base_proposer"].replace(
+            "attention_backend\n", "attention_backend or base.attention_config.backend\n"
+        )
+    }
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED | inherits).RocmPlatform)
+    assert name_it(adapter, Named(asks="draft", target="ROCM_ATTN")) == Selected("ROCM_ATTN")
+
+
+def test_the_prefill_of_linear_attention_is_the_forks_own_choice(fork: Make) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED | PARTS).RocmPlatform)
+    assert name_it(adapter, Named(asks="gdn-prefill")) == Selected("triton")
+    named = Named("aiter_flydsl", asks="gdn-prefill")
+    assert name_it(adapter, named) == Selected("aiter_flydsl")
+    assert name_it(adapter, named, Request(head_size=64)) == Selected("triton")
+    assert isinstance(name_it(adapter, Named("sycl", asks="gdn-prefill")), Rejected)
+
+
+@pytest.mark.parametrize("asks", ["draft", "gdn-prefill"])
+def test_a_fork_without_such_a_part_is_not_asked(fork: Make, asks: Any) -> None:
+    adapter = PlatformAdapter(fork("rocm", **CONFIGURED | PLATFORMS).RocmPlatform)
+    assert isinstance(name_it(adapter, Named(asks=asks)), Told)
+
+
 def test_a_fork_without_one_is_named_to_by_the_variable_which_is_put_back(fork: Make) -> None:
     adapter = PlatformAdapter(
         fork("rocm", rocm=platform(CONVENTIONS["loose arguments"])).RocmPlatform

@@ -6,6 +6,7 @@ docs/contracts.md describes the format for people who write one.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from pytest_rocm_attn.registry import EVERY_NAME, check_name
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
     from pytest_rocm_attn.conformance.promise.upstream import Upstream
@@ -122,6 +123,7 @@ class Row:
         until: the first one that no longer does.
         by: what ended it: a pull request or a document.
         why: what that changed, in a few words.
+        by_family: it is promised on every GPU, or on a family of them, of which `gpus` are some.
     """
 
     id: str
@@ -138,6 +140,7 @@ class Row:
     until: Release = LAST
     by: str = ""
     why: str = ""
+    by_family: bool = False
 
     def holds_in(self, upstream: Release) -> bool:
         """Say whether a release promises it."""
@@ -179,6 +182,7 @@ class Contract:
         upstream: that release, once at() has chosen it.
         ended: the rows of earlier releases that it has changed on purpose.
         grids: until which release the rules about the grid are those of another folder.
+        relatives: target -> one that has rows, whose promises by family hold on it too.
     """
 
     id: str
@@ -192,6 +196,25 @@ class Contract:
     upstream: Upstream | None = None
     ended: tuple[Row, ...] = ()
     grids: tuple[tuple[Release, Path], ...] = ()
+    relatives: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def cells(self, gpus: Sequence[str] = ()) -> tuple[Cell, ...]:
+        """Return the rows on each of these targets, or on all that have rows.
+
+        A target without rows of its own has those that are promised by family on a relative of it.
+        """
+        cells = [cell for row in self.rows for cell in row.cells()]
+        own = {cell.gpu.gfx for cell in cells}
+        lent = {
+            gfx: self.relatives[gfx] for gfx in gpus if gfx in self.relatives and gfx not in own
+        }
+        cells += [
+            Cell(cell.row, replace(cell.gpu, gfx=gfx))
+            for gfx, relative in lent.items()
+            for cell in cells
+            if cell.row.by_family and cell.gpu.gfx == relative
+        ]
+        return tuple(cell for cell in cells if not gpus or cell.gpu.gfx in gpus)
 
     def at(self, upstream: Upstream) -> Contract:
         """Return what one release promises, its known defects, and what it changed on purpose."""
@@ -289,6 +312,7 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     includes: dict[str, str] = {}
     gpus: dict[str, list[str]] = {}
     grid: dict[str, str] = {}
+    relatives: dict[str, list[str]] = {}
     backends: list[str] = []
     variables: list[str] = []
 
@@ -336,6 +360,7 @@ _HEAD_FIELDS = {
     "by_age": "true if rows hold from release to release",
     "includes": "a table of contract = 'release that its rows hold from'",
     "gpus": "a table of name = [targets]",
+    "relatives": "a table of target = [targets that its promises by family hold on too]",
     "grid": "a table of contract = 'first release that its rules about the grid no longer hold in'",
     "backends": "a list of what another server than vLLM calls its backends",
     "variables": "a list of variables that another server than vLLM reads",
@@ -479,6 +504,7 @@ class _Entries:
             defects=tuple(self._defects),
             by_age=head.by_age,
             grids=self._grids,
+            relatives={gfx: one for one, others in head.relatives.items() for gfx in others},
         )
 
 
@@ -558,7 +584,16 @@ def _aged(case: _Case, head: _Head, place: Place) -> list[Row]:
         named = Named(
             name, tuple(sorted(case.per_kind.items())), case.asks, case.model, case.target
         )
-        rows.append(replace(row, named=named, since=since, until=until, by=case.by))
+        rows.append(
+            replace(
+                row,
+                named=named,
+                since=since,
+                until=until,
+                by=case.by,
+                by_family=all(name in head.gpus for name in names),
+            )
+        )
     return rows
 
 

@@ -29,6 +29,11 @@ def lines(settings: Settings) -> list[str]:
         f"rocm-attn: selector {subject.selector} ({where})",
         *(line for tier in settings.tiers for line in tier_class(tier).header(settings)),
     ]
+    own = {cell.gpu.gfx for cell in contract.cells()}
+    for gfx in settings.gpus:
+        if gfx in contract.relatives and gfx not in own:
+            relative = contract.relatives[gfx]
+            lines.append(f"rocm-attn: {gfx} has the rows of {relative} that are promised by family")
     if declared := settings.deviations:
         files = ", ".join(dict.fromkeys(entry.file for entry in declared.entries)) or "empty"
         lines.append(f"rocm-attn: {len(declared.entries)} declared deviations ({files})")

@@ -263,19 +263,22 @@ def _from_here(config: pytest.Config, spec: str) -> str:
 def _cells(
     the_contract: Contract, gpus: Sequence[str], *, needed: Sequence[str]
 ) -> tuple[Cell, ...]:
-    cells = [cell for row in the_contract.rows for cell in row.cells()]
+    cells = list(the_contract.cells(gpus))
     # Platform by platform, so that the first are judged while the selector is being imported on
     # the next.
     order = {gfx: number for number, gfx in enumerate(known_gpus())}
     cells.sort(key=lambda cell: (order[cell.gpu.gfx], cell.gpu.aiter))
-    covered = sorted({cell.gpu.gfx for cell in cells})
-    missing = [gfx for gfx in gpus if gfx not in covered]
+    found = {cell.gpu.gfx for cell in cells}
+    missing = [gfx for gfx in gpus if gfx not in found]
     if missing and needed:
+        covered = sorted(
+            {cell.gpu.gfx for cell in the_contract.cells()} | {*the_contract.relatives}
+        )
         raise pytest.UsageError(
             f"--rocm-attn-gpu: contract {the_contract.id} has no rows for {', '.join(missing)},"
             f" so that tier {needed[0]} has nothing to run there; it covers {', '.join(covered)}"
         )
-    return tuple(cell for cell in cells if not gpus or cell.gpu.gfx in gpus)
+    return tuple(cells)
 
 
 def _machine(

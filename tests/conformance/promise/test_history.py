@@ -213,17 +213,18 @@ def test_what_a_release_promises_is_what_the_reference_selects_by_its_policy(
     promised = at(shipped, name)
     by = "--attention-backend" if one >= (0, 13, 0) else EXPLICIT
     judged: Counter[str] = Counter()
-    for row in promised.rows:
+    own = {cell.gpu.gfx for cell in promised.cells()}
+    for cell in promised.cells((*own, *promised.relatives)):
+        row, gpu = cell.row, cell.gpu
         assert row.named is not None
         # A policy knows layers alone, and has the variable that is gone for an option.
         if row.named.asks != "layer" or row.named.per_kind or EXPLICIT in row.env:
             continue
         env = {**row.env, **({by: row.named.backend} if row.named.backend is not None else {})}
-        for gpu in row.gpus:
-            outcome = asked(row.request, env, gpu, name)
-            found = judge(row, outcome, defects=promised.defects, gfx=gpu.gfx)
-            assert not found.verdict.fails, (f"{row.id}[{gpu.gfx}]", found.message)
-            judged[found.verdict] += 1
+        outcome = asked(row.request, env, gpu, name)
+        found = judge(row, outcome, defects=promised.defects, gfx=gpu.gfx)
+        assert not found.verdict.fails, (f"{row.id}[{gpu.gfx}]", found.message)
+        judged[found.verdict] += 1
     assert judged[Verdict.PASS] > 10
 
 
@@ -232,6 +233,15 @@ def asked(request: Request, env: dict[str, str], gpu: Gpu, policy: str) -> Outco
         return Selected(select(request, Flags(env), gpu, policy=policy).backend)
     except (SelectionError, FlagError) as error:
         return Rejected(type(error).__name__, str(error))
+
+
+def test_a_target_without_rows_has_those_that_are_promised_by_family(tmp_path: Path) -> None:
+    relatives = '[relatives]\ngfx1201 = ["gfx1200"]\n'
+    listed = LATE.replace('"plain"', '"listed"').replace('"both"', '["gfx942", "gfx1201"]')
+    found = load(tmp_path, relatives, LATE, listed)
+    lent = {cell.id for cell in found.cells(["gfx1200", "gfx942"]) if cell.gpu.gfx == "gfx1200"}
+    assert lent == {"plain[gfx1200]"}, "a row that lists its targets is about these alone"
+    assert "gfx1200" not in {cell.gpu.gfx for cell in found.cells()}
 
 
 # --- rows of another contract ---------------------------------------------------------------------

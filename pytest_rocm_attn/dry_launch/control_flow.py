@@ -94,10 +94,25 @@ def loops_of(graph: Graph) -> tuple[NaturalLoop, ...]:
     return tuple(sorted(found, key=lambda loop: (loop.header, loop.depth)))
 
 
+def unrolled(graph: Graph) -> tuple[Graph, NaturalLoop]:
+    """Return a graph without its back edges, and all of it as if it were one loop, of depth 0.
+
+    An iteration of that is a run of the kernel in which each loop is run once.
+    """
+    backward = {(block, loop.header) for loop in loops_of(graph) for block in loop.latches}
+    edges = {
+        block: tuple(to for to in followers if (block, to) not in backward)
+        for block, followers in graph.edges.items()
+    }
+    ends = frozenset(block for block, followers in edges.items() if not followers)
+    whole = NaturalLoop(graph.entry, ends, frozenset(graph.blocks), 0, innermost=False)
+    return Graph(graph.blocks, edges, graph.entry), whole
+
+
 def heaviest_way(
     graph: Graph, loop: NaturalLoop, weight: Callable[[Instruction], float]
 ) -> tuple[Instruction, ...]:
-    """Return the instructions of the heaviest way through one iteration of an innermost loop.
+    """Return the instructions of the heaviest way through one iteration of an innermost loop, or a whole.
 
     Branches over a part, as around masked loads, make ways of different lengths. A negative weight
     finds the lightest.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.dry_launch.control_flow import heaviest_way, loops_of, read_graph
+from pytest_rocm_attn.dry_launch.control_flow import heaviest_way, loops_of, read_graph, unrolled
 from pytest_rocm_attn.emulator.assembly import read_assembly
 from pytest_rocm_attn.emulator.names import renamed
 
@@ -33,7 +33,7 @@ class Loop:
     Attributes:
         label: of the loop's header, in the assembly.
         place: the line of the kernel's source that the loop begins with, or "".
-        depth: 1 for a loop that no other one contains.
+        depth: 1 for a loop that no other one contains; 0 for a whole kernel, run once.
         instructions: issued in the longest iteration.
         shortest: instructions of the shortest iteration.
         matrix: matrix instructions (MFMA, SMFMAC, WMMA, SWMMAC) by name.
@@ -138,6 +138,18 @@ def innermost_loops(assembly: str, kernel: str) -> tuple[Loop, ...]:
         for loop in loops_of(graph)
         if loop.innermost
     )
+
+
+@functools.lru_cache(maxsize=64)
+def whole_kernel(assembly: str, kernel: str) -> Loop:
+    """Return the figures of a run of a kernel in which each loop is run once, as those of a loop of depth 0.
+
+    A kernel that covers all its keys without a loop has no other figures.
+
+    Args:
+        assembly, kernel: as of `innermost_loops`, which raises the same errors.
+    """
+    return _figures(*unrolled(read_graph(read_assembly(assembly), kernel)), kernel)
 
 
 def main_loop(loops: Iterable[Loop]) -> Loop | None:

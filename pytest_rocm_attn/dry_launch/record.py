@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from pytest_rocm_attn.columns import aligned
 from pytest_rocm_attn.dry_launch.estimate import Estimate, estimate
 from pytest_rocm_attn.dry_launch.figures import over_budget
-from pytest_rocm_attn.dry_launch.loops import Loop, innermost_loops, main_loop
+from pytest_rocm_attn.dry_launch.loops import Loop, innermost_loops, main_loop, whole_kernel
 from pytest_rocm_attn.dry_launch.occupancy import waves_per_simd
 from pytest_rocm_attn.gpu import Gpu
 
@@ -46,6 +46,7 @@ class Kernel:
         wavefront: lanes of a wave, as compiled.
         waves: of the largest workgroup.
         loops: figures of each innermost loop; None when the compiler kept no assembly.
+        whole: figures of the kernel if each loop is run once; None likewise.
         rows, keys: what one iteration of the loop over the keys covers, as a workgroup: query rows, and
             keys of the cache. None if they are not known, as of a kernel without such a loop.
     """
@@ -67,6 +68,7 @@ class Kernel:
     wavefront: int
     waves: int
     loops: tuple[Loop, ...] | None = None
+    whole: Loop | None = None
     rows: int | None = None
     keys: int | None = None
 
@@ -112,6 +114,7 @@ class Kernel:
             wavefront=kernel.wavefront,
             waves=-(-kernel.max_workgroup // kernel.wavefront),
             loops=None if assembly is None else innermost_loops(assembly, kernel.name),
+            whole=None if assembly is None else whole_kernel(assembly, kernel.name),
             **more,
         )
 
@@ -122,8 +125,19 @@ class Kernel:
 
     @property
     def main_loop(self) -> Loop | None:
-        """The loop that decides the time, by loops.main_loop; None without loops."""
-        return main_loop(self.loops or ())
+        """The loop that decides the time, by loops.main_loop; None without loops.
+
+        If all matrix instructions are outside of loops, it is the whole kernel: a loop that was
+        unrolled completely.
+        """
+        main = main_loop(self.loops or ())
+        if (
+            self.whole is not None
+            and self.whole.multiply_adds
+            and not (main and main.multiply_adds)
+        ):
+            return self.whole
+        return main
 
     def estimate(self, loop: Loop | None = None) -> Estimate | None:
         """Return the estimate of a loop's clocks (dry_launch/estimate.py); None without a loop.

@@ -10,7 +10,7 @@ import pytest
 from pytest_rocm_attn.dry_launch import Kernel, compare, figures
 from pytest_rocm_attn.dry_launch.covered import covered
 from pytest_rocm_attn.dry_launch.figures import FIGURES
-from pytest_rocm_attn.dry_launch.loops import innermost_loops
+from pytest_rocm_attn.dry_launch.loops import innermost_loops, whole_kernel
 from pytest_rocm_attn.errors import MockArgumentError
 
 ASSEMBLY = """\
@@ -69,9 +69,20 @@ def test_figures_of_an_iteration_count_all_waves_of_the_workgroup() -> None:
     assert found["vector_per_byte"] == 2 * 64 * 4 / (8 * 64 * 4)
     assert found["bytes_per_key"] == 64
     # Two instructions of 32 clocks on the matrix unit of one SIMD; four waves on four SIMDs.
-    assert found["clocks"] == pytest.approx(64)
-    assert found["clocks_per_score"] == pytest.approx(1000 * found["clocks"] / (64 * 32))
-    assert found["clocks_per_key"] == pytest.approx(1000 * found["clocks"] / 32)
+    clocks = found["clocks"]
+    assert clocks is not None
+    assert clocks == pytest.approx(64)
+    assert found["clocks_per_score"] == pytest.approx(1000 * clocks / (64 * 32))
+    assert found["clocks_per_key"] == pytest.approx(1000 * clocks / 32)
+
+
+def test_a_kernel_that_multiplies_outside_of_loops_has_the_figures_of_all_of_it() -> None:
+    unrolled = ASSEMBLY.replace("\ts_cbranch_scc1 .LBB0_1\n", "")
+    whole = whole_kernel(unrolled, "attention")
+    found = figures(kernel(loops=(), whole=whole))
+    assert (found["matrix"], found["vector"], found["instructions"]) == (2, 2, 7)
+    looped = whole_kernel(ASSEMBLY, "attention")
+    assert figures(kernel(whole=looped)) == figures(kernel())
 
 
 def test_a_kernel_within_its_budgets_passes() -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from pytest_rocm_attn.dry_launch.loops import Loop, innermost_loops, main_loop, multiply_adds
+from pytest_rocm_attn.dry_launch.loops import (
+    Loop,
+    innermost_loops,
+    main_loop,
+    multiply_adds,
+    whole_kernel,
+)
 from pytest_rocm_attn.errors import CodeObjectError
 
 
@@ -345,3 +351,25 @@ def test_the_main_loop_multiplies_most_and_of_equals_is_the_one_without_masks() 
 )
 def test_a_matrix_instruction_has_the_multiply_adds_of_its_shape(name: str, expected: int) -> None:
     assert multiply_adds(name) == expected
+
+
+def test_a_whole_kernel_runs_each_loop_once_on_its_longest_way() -> None:
+    whole = whole_kernel(
+        assembly("""
+        s_cbranch_scc1 .LBB0_4
+    .LBB0_1:
+        v_log_f32_e32 v0, v0
+    .LBB0_2:
+        v_add_u32_e32 v0, 1, v0
+        s_cbranch_scc1 .LBB0_2
+        s_cbranch_vccnz .LBB0_1
+        v_mfma_f32_16x16x16_f16 a[0:3], v[0:1], v[2:3], a[0:3]
+        s_endpgm
+    .LBB0_4:
+        s_endpgm
+    """),
+        "kernel",
+    )
+    assert (whole.label, whole.depth) == ("kernel", 0)
+    assert (whole.instructions, whole.shortest) == (7, 2)
+    assert (whole.matrix_instructions, whole.vector, whole.transcendental) == (1, 2, 1)

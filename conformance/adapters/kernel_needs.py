@@ -110,6 +110,12 @@ NEEDS = (
         since="v0.1.16.post2",
         until="v0.1.17",
     ),
+    Need(
+        "batched_gemm_a16wfp4",
+        "GPU",
+        ("gfx950", "gfx1250"),
+        "ROCm/aiter v0.1.16.post2, batched_gemm_a16wfp4.py: is_fp4_avail(); vllm-project/vllm#34641",
+    ),
     Need("pa_fwd_asm", "GPU", ("gfx942", "gfx950"), "ROCm/aiter, hsa/: objects by target"),
     Need("pa_fwd_asm", "head size", (128,), "ROCm/aiter csrc/py_itfs_cu/asm_pa.cu"),
 )

@@ -25,6 +25,10 @@ CONNECTOR = "use-kv-connector-reaches-the-selector"
 DCP = "qwen3-235b-over-the-context-starts-by-default"
 MTP = "deepseek-r1-speculating-in-blocks-of-one-starts-with-aiter-on"  # #28222
 HYBRID = "a-hybrid-model-with-blocks-of-544-starts-with-aiter-on"  # #32492
+HYBRID_STEPS = "a-hybrid-model-with-blocks-of-544-steps-with-aiter-on"  # #32492
+FEW_HEADS = "kimi-k2-on-8-ranks-steps-with-aiter-on"  # #51964
+LATENT_STEPS = "deepseek-r1-steps-with-aiter-on"  # #34641
+PLAIN_STEPS = "llama-3-8b-steps-with-aiter-on"
 PREDICATES = "predicates-know-what-the-gpu-has-with-aiter-on"  # #34641, #51964
 TWINS = "twin-calls-heed-the-same"  # #33123
 PLAIN = "llama-3-8b-starts-by-default"
@@ -35,6 +39,9 @@ FOUND: dict[str, dict[str, str]] = {
     "0.15.1": {
         PREDICATES: "is_fp4bmm_enabled() is true, and the GPU lacks 4-bit floating point",
         HYBRID: "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32",
+        HYBRID_STEPS: "paged_attention_v1 is called with block size 544, and takes 16, 32",
+        LATENT_STEPS: "batched_gemm_a16wfp4 is called with GPU gfx942, and takes gfx950, gfx1250",
+        PLAIN_STEPS: "",
         TWINS: "kv_cache_layout='NHD', where the other call chooses by",
     },
     "0.19.1": {INVARIANT: "batch_invariant mode requires an attention backend in", MTP: ""},
@@ -42,12 +49,15 @@ FOUND: dict[str, dict[str, str]] = {
         INVARIANT: "",
         PREDICATES: "",
         HYBRID: "",
+        HYBRID_STEPS: "",
+        LATENT_STEPS: "",
         DFLASH: "attention: selecting a backend: it is refused for what another layer",
     },
     "0.22.1": {DFLASH: "", CONNECTOR: "without being asked about use_kv_connector"},
     "0.24.0": {WHISPER: "they share one allocation", CONNECTOR: ""},
     "0.25.1": {WHISPER: "", PLAIN: ""},
     "0.27.1": {
+        FEW_HEADS: "mla_gluon is called with GPU gfx942, and takes gfx950",
         DCP: "RocmAttentionImpl does not",
         PREDICATES: "is true, and the GPU lacks AITER's Gluon kernel for MLA",
     },
@@ -55,7 +65,7 @@ FOUND: dict[str, dict[str, str]] = {
         DCP: "RocmAttentionImpl does not",
         TURBOQUANT: "No KV cache layout satisfies every supported set",
     },
-    "0.31.0": {DCP: "", PREDICATES: "", PLAIN: ""},
+    "0.31.0": {DCP: "", PREDICATES: "", PLAIN: "", FEW_HEADS: "", PLAIN_STEPS: ""},
     "0.33.0": {
         TURBOQUANT: "",
         PLAIN: "",

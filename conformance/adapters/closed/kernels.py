@@ -190,6 +190,15 @@ def _quantised_product(a: Arguments) -> Any:
     return given if given is not None else _empty(x, shape, "bfloat16")
 
 
+def _fp4_product(a: Arguments) -> Any:
+    """x [batch, M, K] times w [batch, N, K / 2]: [batch, M, N], or [M, batch, N] if transpose_bm."""
+    if a.get("y") is not None:
+        return a["y"]
+    (batch, rows, _), columns = a["x"].shape, a["w"].shape[1]
+    shape = (rows, batch, columns) if a.get("transpose_bm") else (batch, rows, columns)
+    return _empty(a["x"], shape, "bfloat16")
+
+
 def _nothing(_: Arguments) -> None:
     """It writes into its arguments."""
 
@@ -218,5 +227,5 @@ RETURNS: dict[str, Callable[[Arguments], Any]] = {
     "reshape_and_cache_with_pertoken_quant": _nothing,
     "concat_and_cache_mla": _nothing,
     "batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant": _quantised_product,
-    "batched_gemm_a16wfp4": _nothing,
+    "batched_gemm_a16wfp4": _fp4_product,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import declarations, kernel_needs
 from pytest_rocm_attn.conformance.adapters.start.configuration import BLOCKS
-from pytest_rocm_attn.conformance.adapters.start.stand_ins import MissingError, Runner
+from pytest_rocm_attn.conformance.adapters.start.stand_ins import Runner
 from pytest_rocm_attn.conformance.adapters.start.started import Fault
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ class Cache:
     def views(self, device: str = "cpu") -> dict[str, Any]:
         """Return layer -> its view of the cache, as the release's runner makes it.
 
-        Raises:
-            MissingError: the runner does what its stand-in cannot.
+        If the machine lacks what the runner's module imports, they are those that a backend's class says.
         """
         import torch
 
@@ -215,7 +214,11 @@ class Cache:
             for name in one.shared_by
         }
         if not hasattr(runner, "_reshape_kv_cache_tensors"):
-            raise MissingError("no function of this release that views the cache is known")
+            return {
+                name: self._view_of(group, raw[name])
+                for group in itertools.chain.from_iterable(self.groups)
+                for name in group.layer_names
+            }
         own = Runner(
             runner,
             kv_cache_config=shared,
@@ -235,6 +238,23 @@ class Cache:
             **{name: value for name, value in given.items() if name in takes}
         )
         return viewed
+
+    def _view_of(self, group: Any, raw: Any) -> Any:
+        """View a layer's bytes as vllm/v1/worker/gpu_model_runner.py does (v0.12.0)."""
+        spec, size = group.kv_cache_spec, self.sizes[group.kv_cache_group_id]
+        shape = group.backend.get_kv_cache_shape(
+            self.blocks(group.kv_cache_group_id),
+            size,
+            spec.num_kv_heads,
+            spec.head_size,
+            cache_dtype_str=self._given[2].cache_config.cache_dtype,
+        )
+        try:
+            order = tuple(group.backend.get_kv_cache_stride_order())
+        except (AttributeError, NotImplementedError):
+            order = tuple(range(len(shape)))
+        stored = raw.view(spec.dtype).view(tuple(shape[one] for one in order))
+        return stored.permute(*(order.index(one) for one in range(len(order))))
 
     def blocks(self, group: int) -> int:
         """Return how many kernel blocks a group of the cache has."""

@@ -268,7 +268,7 @@ class Start:
             return
         cache = Cache(self)
         cache.lay_out(config)
-        if self.gpu is not None and not self.started.faults:
+        if self.gpu is not None and cache.groups:
             self.started.steps = FirstSteps(self, config, cache, self.gpu).take()
 
     def _build(self, config: Any, layer: Layer, block: int) -> None:

@@ -34,6 +34,7 @@ class Shape:
         element: bytes of one element of the model dtype.
         cache_element: bytes of one stored element of the cache.
         shared: the value is a part of the key, loaded once (MLA).
+        plain: see `Tile`.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Shape:
     element: int = 2
     cache_element: int = 2
     shared: bool = False
+    plain: bool = False
 
 
 # Registers of a lane besides those that `registers` counts: addresses, masks, the row state, and the
@@ -125,9 +127,13 @@ def available_registers(tile: Tile, target: Target) -> int:
 
 def fits(tile: Tile, shape: Shape, target: Target) -> bool:
     """Return whether one program of the tile fits the target's LDS and registers."""
-    return lds_bytes(tile, shape, target) <= target.lds_bytes and registers(
-        tile, shape, target
-    ) <= available_registers(tile, target)
+    if tile.cache_bytes not in (0, shape.cache_element) or (tile.plain and not shape.plain):
+        return False
+    if tile.most_columns:
+        enough = shape.element == 2 and padded(shape.value_size) + shape.tail <= tile.most_columns
+    else:
+        enough = registers(tile, shape, target) <= available_registers(tile, target)
+    return enough and lds_bytes(tile, shape, target) <= target.lds_bytes
 
 
 @functools.cache

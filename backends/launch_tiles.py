@@ -17,6 +17,10 @@ class Tile:
         loops: give the tiles that need no mask a loop of their own.
         pages_ahead: look up the pages of a tile one step early.
         saturating: programs on one processor that use all of its share of the memory bandwidth.
+        most_columns: compiled for every GPU of the family without spills up to that many columns of the
+            key; more are left to other tiles. 0: by the estimate of launch_config.py.
+        plain: of use only without window, soft cap and ALiBi, whose masks and biases take registers.
+        cache_bytes: of a stored element for which the tile is meant; 0: any.
         options: further compiler options, by name.
     """
 
@@ -27,18 +31,23 @@ class Tile:
     loops: bool = True
     pages_ahead: bool = False
     saturating: int = 2
+    most_columns: int = 0
+    plain: bool = False
+    cache_bytes: int = 0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
 # pipeline full. Short: a few new tokens, whose rows one program holds; else both of these. Latent:
 # MLA's decode, whose 576 columns leave room for few keys. NVIDIA: swept on an H100 (docs/nvidia.md).
-# AMD: untuned, as no such GPU was at hand; the largest tiles that compile without spills on CDNA,
-# and with the fewest elsewhere (docs/launch-tables/).
+# AMD: no such GPU was at hand; by the figures of the compiled loops (docs/backends.md), and elsewhere
+# the largest tiles that compile without spills on CDNA, with the fewest on RDNA (docs/launch-tables/).
+# A wave of CDNA multiplies 32 rows: of a tile with more waves than that, several compute the same scores
+# and exchange them through LDS.
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "NVIDIA": {
         "prefill": (
-            Tile(256, 64, 16, 3, saturating=1),
+            Tile(256, 64, 16, 3, pages_ahead=True, saturating=1),
             Tile(128, 64, 8, 3, pages_ahead=True, saturating=1),
             Tile(64, 64, 4, 2),
             Tile(64, 32, 4, 2),
@@ -49,6 +58,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(64, 64, 8, 3, loops=False),
             Tile(64, 32, 8, 3, loops=False, pages_ahead=True),
             Tile(32, 64, 4, 3, loops=False),
+            Tile(16, 64, 2, 3, loops=False, pages_ahead=True, cache_bytes=1),
             Tile(16, 64, 4, 3, loops=False),
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
             Tile(16, 16, 4, 2, loops=False),
@@ -71,6 +81,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     },
     "CDNA": {
         "prefill": (
+            Tile(256, 64, 8, 2, most_columns=128, plain=True, cache_bytes=2),
             Tile(128, 64, 8, 2),
             Tile(128, 32, 8, 2),
             Tile(64, 64, 8, 2),
@@ -79,9 +90,9 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(16, 16, 4, 1),
         ),
         "decode": (
-            Tile(32, 64, 4, 2, loops=False),
+            Tile(32, 32, 2, 1, saturating=4, most_columns=128),
             Tile(32, 32, 4, 1, loops=False),
-            Tile(16, 64, 4, 2, loops=False),
+            Tile(16, 64, 2, 1, saturating=4, most_columns=128),
             Tile(16, 32, 4, 1, loops=False),
             Tile(16, 16, 4, 1, loops=False),
         ),
@@ -132,4 +143,6 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
 }
 for _tiles in TILES.values():
     _tiles.setdefault("latent", _tiles["decode"])
-    _tiles.setdefault("short", (*_tiles["decode"], *_tiles["prefill"]))
+    # Without the tiles of most rows: where they are full, one row more would take half as long again.
+    _prefill = [tile for tile in _tiles["prefill"] if tile.block_m <= 128]
+    _tiles.setdefault("short", (*_tiles["decode"], *_prefill))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pytest_rocm_attn.backends.cache import NHD
 from pytest_rocm_attn.backends.launch_config import (
     SMALLEST_ROWS,
     Pass,
@@ -41,8 +42,12 @@ class TritonAttention(PagedLayer):
         self.decode_tile = choose_tile("decode", self._shape(self.group), self.target)
 
     def _shape(self, rows: int) -> Shape:
-        element, cache = self.dtype.itemsize, self.cache_dtype.itemsize
-        return Shape(rows, self.request.head_size, 0, element, cache)
+        element, cache, request = self.dtype.itemsize, self.cache_dtype.itemsize, self.request
+        # The addresses of another layout take registers, as masks and biases do.
+        plain = self.layout is NHD and not (
+            request.sliding_window or request.logits_soft_cap or request.alibi
+        )
+        return Shape(rows, request.head_size, 0, element, cache, plain=plain)
 
     def _fitted(self, tile: Tile) -> Tile:
         """Return a tile as the backend's cache layout allows it."""

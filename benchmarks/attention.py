@@ -322,13 +322,14 @@ def _ratio(
     heads, block_size = request.num_heads, request.block_size or BLOCK
     slopes = torch.rand(heads) if request.alibi else None
     sinks = torch.randn(heads) if request.has_sink else None
+    flavour = torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
     layer = TritonAttention(
         request,
         device,
         scale=request.head_size**-0.5,
         alibi_slopes=None if slopes is None else slopes.to(device),
         sinks=None if sinks is None else sinks.to(device),
-        fp8_dtype=torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn,
+        fp8_dtype=flavour if request.kv_cache_dtype == "fp8" else None,
     )
     blocks = [-(-s // block_size) for _, s in lengths]
     order = iter((torch.randperm(sum(blocks)) + 1).tolist())

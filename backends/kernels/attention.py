@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.language.target_info import current_target
 
 from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
 from pytest_rocm_attn.backends.launch_config import padded
@@ -28,6 +29,7 @@ repair()
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
+REPAIR_ELEMENTS = 1024  # of a program's results, in one warp of a repair: 16 or 32 registers a lane
 NO_FP8, E4M3FN, E4M3FNUZ = 0, 7, 8  # how the cache is stored: the exponent bias names the flavour
 FP8_BIAS = {torch.float8_e4m3fn: E4M3FN, torch.float8_e4m3fnuz: E4M3FNUZ}
 
@@ -166,9 +168,12 @@ def plan_attention(
     programs = kv_heads * -(-group // rows_heads) * blocks
     differ = min(max_query_len, block_q) > 1 and (causal or window is not None)
 
+    # A repair holds queries and results in float32: it takes a program's rows in parts.
+    parts = max(1, tile.block_m * block_d // REPAIR_ELEMENTS // tile.num_warps)
+
     def launch(*, repairs: bool) -> Launch:
         return _attention.prepare(
-            (programs, segments, 1),
+            (programs, segments, parts if repairs else 1),
             (
                 requests,
                 min_query_len,
@@ -206,6 +211,7 @@ def plan_attention(
                 tile.loops,
                 tile.pages_ahead,
                 tile.block_m,
+                tile.block_m // parts if repairs else tile.block_m,
                 tile.block_n,
                 block_d,
             ),
@@ -231,20 +237,84 @@ def plan_attention(
     return AttentionPlan(attend, repair, programs * segments, merge, partial_size)
 
 
-@triton.jit
-def _dequantise(x, dtype: tl.constexpr, FP8: tl.constexpr):
-    """Decode e4m3 bytes exactly, by placing the bits in a float16 and correcting the exponent.
+@triton.constexpr_function
+def _compiled_for():
+    """Return backend and architecture that a kernel is compiled for; nothing in the interpreter."""
+    target = None if triton.knobs.runtime.interpret else current_target()
+    return ("", "") if target is None else (target.backend, target.arch)
 
-    By hand, because no target knows both flavours: so every flavour runs on every GPU.
+
+@triton.constexpr_function
+def rounds_to_bfloat16():
+    """Return whether the GPU rounds to bfloat16 by one instruction, or is not an AMD GPU."""
+    backend, arch = _compiled_for()
+    return backend != "hip" or arch in ("gfx950", "gfx1250")
+
+
+@triton.jit
+def _weights(p, DTYPE: tl.constexpr):
+    """Round to nearest; p is 0 or more, or NaN.
+
+    Without an instruction for it, the general conversion takes six for each number. Two are enough here:
+    ties may go up, and what becomes of a NaN does not matter, as the sum of p is NaN as well.
     """
-    bits = ((x & 0x80).to(tl.uint16) << 8) | ((x & 0x7F).to(tl.uint16) << 7)
-    if FP8 == 7:  # e4m3fn: bias 7 against float16's 15; both all-ones codes are NaN
-        y = bits.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
-        y = tl.where((x & 0x7F) == 0x7F, float("nan"), y)
-    else:  # e4m3fnuz: bias 8; the only NaN is negative zero's code
-        y = bits.to(tl.float16, bitcast=True).to(tl.float32) * 128.0
-        y = tl.where(x == 0x80, float("nan"), y)
-    return y.to(dtype)
+    if DTYPE == tl.bfloat16 and not rounds_to_bfloat16():
+        bits = p.to(tl.uint32, bitcast=True) + 0x8000
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return p.to(DTYPE)
+
+
+@triton.jit
+def _exact(y, DTYPE: tl.constexpr):
+    """Convert float32 that DTYPE holds exactly, or NaN."""
+    if DTYPE == tl.bfloat16:
+        return (y.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return y.to(DTYPE)
+
+
+@triton.constexpr_function
+def decodes_e4m3(flavour):
+    """Return whether the GPU has an instruction that decodes this flavour of e4m3."""
+    backend, arch = _compiled_for()
+    if backend == "cuda":
+        return flavour == E4M3FN and arch >= 89
+    return (
+        arch
+        in {E4M3FN: ("gfx950", "gfx1200", "gfx1201", "gfx1250"), E4M3FNUZ: ("gfx942",)}[flavour]
+    )
+
+
+@triton.constexpr_function
+def needs_assembly_for_e4m3():
+    """Return whether Triton (3.6.0) decodes e4m3 by hand there, although the GPU has an instruction."""
+    return _compiled_for()[1] in ("gfx1200", "gfx1201")
+
+
+@triton.jit
+def _dequantise(x, DTYPE: tl.constexpr, FP8: tl.constexpr):
+    """Decode e4m3 bytes, exactly: every value is a number of DTYPE as well.
+
+    By the GPU's instruction if it has one for the flavour, else by placing the bits in a float16 and
+    correcting the exponent.
+    """
+    if decodes_e4m3(FP8):
+        if needs_assembly_for_e4m3():
+            y = tl.inline_asm_elementwise(
+                "v_cvt_f32_fp8 $0, $1", "=v,v", [x.to(tl.uint32)], tl.float32, is_pure=True, pack=1
+            )
+        elif FP8 == 7:
+            y = x.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+        else:
+            y = x.to(tl.float8e4b8, bitcast=True).to(tl.float32)
+    else:
+        # The bits in their places of a float32 are a number 2**-120 or 2**-119 as large, subnormal or not.
+        bits = x.to(tl.int8, bitcast=True).to(tl.int32) << 20
+        y = (bits.to(tl.uint32, bitcast=True) & 0x87F00000).to(tl.float32, bitcast=True)
+        if FP8 == 7:  # e4m3fn: bias 7 against float32's 127; both all-ones codes are NaN
+            y = tl.where((x & 0x7F) == 0x7F, float("nan"), y * (2.0**120))
+        else:  # e4m3fnuz: bias 8; the only NaN is negative zero's code
+            y = tl.where(x == 0x80, float("nan"), y * (2.0**119))
+    return _exact(y, DTYPE)
 
 
 @triton.jit
@@ -282,15 +352,17 @@ def _log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI: tl.constexpr):
 
 
 @triton.jit
-def _unseen_as_never(s, distance, readable, window, CAUSAL: tl.constexpr):
-    """Return the scores with -inf for keys that a row does not see."""
-    seen = readable
+def _unseen_as_never(s, position, key, readable, window, CAUSAL: tl.constexpr):
+    """Return the scores with -inf for keys that a row does not see; readable is enough for rows that are
+    not causal, and is implied for those that are: no such row of a request lies behind its last key."""
     if CAUSAL:
-        seen = seen & (distance >= 0)
+        seen = key <= position
         if window is not None:
-            seen = seen & (distance < window)
-    elif window is not None:
-        seen = seen & (tl.abs(distance) < window)
+            seen = seen & (key > position - window)
+    else:
+        seen = readable
+        if window is not None:
+            seen = seen & (tl.abs(position - key) < window)
     return tl.where(seen, s, float("-inf"))
 
 
@@ -302,11 +374,11 @@ def _anchor(top):
 
 @triton.jit
 def _tiles(
-    acc,  # [BLOCK_M, BLOCK_D] fp32
-    total,  # [BLOCK_M] fp32
-    top,  # [BLOCK_M] fp32, log2 domain
-    query,  # [BLOCK_M, BLOCK_D]
-    query_tail,  # [BLOCK_M, TAIL]
+    acc,  # [ROWS, BLOCK_D] fp32
+    total,  # [ROWS] fp32
+    top,  # [ROWS] fp32, log2 domain
+    query,  # [ROWS, BLOCK_D]
+    query_tail,  # [ROWS, TAIL]
     key_ptr,
     value_ptr,
     page_ptr,
@@ -314,8 +386,8 @@ def _tiles(
     hi,  # last tile + 1
     first_key,  # positions outside [first_key, last_key) are never read
     last_key,
-    position,  # [BLOCK_M] absolute query positions
-    slope,  # [BLOCK_M]
+    position,  # [ROWS] absolute query positions
+    slope,  # [ROWS]
     scale,
     soft_cap,
     window,
@@ -396,16 +468,26 @@ def _tiles(
             if FP8 > 0:
                 k_tail = _dequantise(k_tail, dtype, FP8)
             s = tl.dot(query_tail, tl.trans(k_tail), s, input_precision="ieee")
-        distance = position[:, None] - keys[None, :]
-        s = _log2_score(s, distance, slope[:, None], scale, soft_cap, HAS_ALIBI)
-        if MASKED:
-            s = _unseen_as_never(s, distance, readable[None, :], window, CAUSAL)
-        higher = tl.maximum(top, tl.max(s, 1))
-        if MASKED or not REPAIRED:
-            anchor = _anchor(higher)
-        else:  # inf - inf is NaN, and will be repaired
+        if MASKED or HAS_ALIBI or soft_cap is not None:
+            distance = position[:, None] - keys[None, :]
+            s = _log2_score(s, distance, slope[:, None], scale, soft_cap, HAS_ALIBI)
+            if MASKED:
+                s = _unseen_as_never(
+                    s, position[:, None], keys[None, :], readable[None, :], window, CAUSAL
+                )
+            higher = tl.maximum(top, tl.max(s, 1))
+            if MASKED or not REPAIRED:
+                anchor = _anchor(higher)
+            else:  # inf - inf is NaN, and will be repaired
+                anchor = higher
+            p = tl.exp2(s - anchor[:, None])
+        else:  # as above, by one product a row and one fused multiply-add a score
+            factor = scale * LOG2E
+            higher = tl.maximum(top, tl.max(s, 1) * factor)
             anchor = higher
-        p = tl.exp2(s - anchor[:, None])
+            if not REPAIRED:
+                anchor = _anchor(higher)
+            p = tl.exp2(s * factor - anchor[:, None])
         decay = tl.exp2(top - anchor)
         total = total * decay + tl.sum(p, 1)
         acc = acc * decay[:, None]
@@ -423,7 +505,7 @@ def _tiles(
                 v = tl.load(value_ptrs, mask=inside, other=0)
             if FP8 > 0:
                 v = _dequantise(v, dtype, FP8)
-        acc = tl.dot(p.to(dtype), v, acc, input_precision="ieee")
+        acc = tl.dot(_weights(p, dtype), v, acc, input_precision="ieee")
         top = higher
     return acc, total, top
 
@@ -438,14 +520,14 @@ def _first_partial_row(request, query_start, requests, max_query_len, partial_ro
 
 @triton.jit
 def _write(
-    acc,  # [BLOCK_M, BLOCK_D] fp32
-    total,  # [BLOCK_M] fp32
-    top,  # [BLOCK_M] fp32, log2 domain
-    sink,  # [BLOCK_M] fp32
+    acc,  # [ROWS, BLOCK_D] fp32
+    total,  # [ROWS] fp32
+    top,  # [ROWS] fp32, log2 domain
+    sink,  # [ROWS] fp32
     v_scale,
-    result_ptrs,  # [BLOCK_M, 1], the first column
-    lse_ptrs,  # [BLOCK_M] fp32, log2 if SPLIT, else ln; or None
-    valid,  # [BLOCK_M]
+    result_ptrs,  # [ROWS, 1], the first column
+    lse_ptrs,  # [ROWS] fp32, log2 if SPLIT, else ln; or None
+    valid,  # [ROWS]
     HAS_SINK: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -510,10 +592,10 @@ def _sum_beyond_range(
 
 @triton.jit
 def _key_by_key(
-    total,  # [BLOCK_M] fp32, the start, as the next
-    top,  # [BLOCK_M] fp32, log2 domain
+    total,  # [ROWS] fp32, the start, as the next
+    top,  # [ROWS] fp32, log2 domain
     sink,
-    query_ptrs,  # [BLOCK_M, 1], the first column
+    query_ptrs,  # [ROWS, 1], the first column
     result_ptrs,
     lse_ptrs,
     valid,
@@ -582,13 +664,13 @@ def _key_by_key(
             s += tl.sum(query_tail.to(tl.float32) * k_tail.to(tl.float32)[None, :], 1)
         distance = position - key
         s = _log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI)
-        s = _unseen_as_never(s, distance, valid, window, CAUSAL)
+        s = _unseen_as_never(s, position, key, valid, window, CAUSAL)
         higher = tl.maximum(top, s)
         anchor = _anchor(higher)
         p = tl.exp2(s - anchor)
         decay = tl.exp2(top - anchor)
         total = total * decay + p
-        seen = _unseen_as_never(tl.zeros_like(s), distance, valid, window, CAUSAL) == 0
+        seen = _unseen_as_never(tl.zeros_like(s), position, key, valid, window, CAUSAL) == 0
         acc = acc * decay[:, None] + tl.where(seen[:, None], p[:, None] * v[None, :], 0.0)
         top = higher
     _write(
@@ -670,6 +752,7 @@ def _attention_kernel(
     LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
     AHEAD: tl.constexpr,  # look up a tile's pages one tile early
     BLOCK_M: tl.constexpr,
+    ROWS: tl.constexpr,  # of BLOCK_M, that a program computes itself
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -708,7 +791,7 @@ def _attention_kernel(
     seq_len = tl.load(seq_lens_ptr + request)
     context = seq_len - query_len
 
-    row = tl.arange(0, BLOCK_M)
+    row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     token = first_token + row // ROW_HEADS
     group_head = head_block * ROW_HEADS + row % ROW_HEADS
     valid = (row < BLOCK_Q * ROW_HEADS) & (token < query_len) & (group_head < GROUP)
@@ -769,11 +852,15 @@ def _attention_kernel(
         v_scale = tl.load(v_scale_ptr)
         if not REPAIRS:  # an infinite one makes zeros and both signs of a key's elements NaN
             k_scale = tl.where(tl.abs(k_scale) == float("inf"), float("nan"), k_scale)
-    slope = tl.zeros([BLOCK_M], tl.float32)
+            # The largest product is to be the largest score: a negative factor goes to the query.
+            query = tl.where(k_scale < 0, -query, query)
+            query_tail = tl.where(k_scale < 0, -query_tail, query_tail)
+            k_scale = tl.abs(k_scale)
+    slope = tl.zeros([ROWS], tl.float32)
     if slopes_ptr is not None:
         slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
     sink = top
     if sinks_ptr is not None:
         sink = tl.load(sinks_ptr + head, mask=valid & (segment == 0), other=float("-inf"))
@@ -782,7 +869,7 @@ def _attention_kernel(
         infinite = tl.abs(sink) == float("inf")
         top = tl.where(infinite, float("-inf"), sink * LOG2E)
         total = tl.where(infinite, 0.0, 1.0)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
 
     key_base = key_ptr + kv_head.to(tl.int64) * stride_kh
     value_base = value_ptr + kv_head.to(tl.int64) * stride_vh

@@ -177,7 +177,7 @@ def shape_of(problem: Problem) -> Shape:
     if problem.phase == "latent prefill":
         return Shape(128, 128, 64, element, element)
     rows = {"decode": problem.group, "short": problem.group * SHORT}.get(problem.phase, 128)
-    return Shape(rows, problem.head_size, 0, element, 1 if problem.fp8 else element)
+    return Shape(rows, problem.head_size, 0, element, 1 if problem.fp8 else element, plain=True)
 
 
 # A page's size changes addresses only: it is varied beside the rest, not multiplied into it.
@@ -342,7 +342,10 @@ def passes_of(target: Target, work: Work) -> tuple[Pass, ...]:
         return choose_short_tile(Shape(rows, 128), target)
 
     return choose_passes(
-        work, target.processors, choose_tile("prefill", Shape(1, 128), target), tile_of
+        work,
+        target.processors,
+        choose_tile("prefill", Shape(1, 128, plain=True), target),
+        tile_of,
     )
 
 

@@ -6,6 +6,7 @@ Every differing cell is in exactly one cause.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ A_REFUSAL = Behaviour("Rejected")
 VARIOUS = Behaviour("Various")
 
 OTHER_VARIABLES = "variables"  # a theme: variables that selection does not read
-PLAIN = 0.8  # of the cells that a description is about: below it the words add "in part"
+PLAIN = 0.8  # of the cells that a description is about: below it the words say "some layers"
+MOST = 10  # causes, if those of little weight can be put together
 _CLEARER = 0.2  # what telling apart must add to that share
 
 
@@ -58,6 +60,8 @@ class Cause:
         families: numbers of the groups of cells in which it is met.
         conditions: the positions of the exact conditions that its cells are in.
         inside: the cells.
+        parts: if one change has several descriptions, a cause for each, the one that most users meet
+            first; theme, where, exceptions, precision and smallest are those of the first.
     """
 
     change: Change
@@ -73,6 +77,13 @@ class Cause:
     families: tuple[int, ...]
     conditions: tuple[int, ...]
     inside: Bits
+    parts: tuple[Cause, ...] = ()
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables that its clauses set."""
+        names = (one.name for one in self.where if None not in one.values)
+        return frozenset(name for name in names if is_variable(name) and name != EXPLICIT)
 
     @property
     def met(self) -> int:
@@ -223,7 +234,7 @@ class _Grouping:
             for key, share in self._shared(groups).items()
             for part, inside in self._told_apart(key, share).items()
         ]
-        found = self._merged(found)
+        found = self._few(self._alike(self._merged(found)))
         if left:
             found.append(self._cause((Change(VARIOUS, VARIOUS), "", ()), left))
         return sorted(found, key=_order)
@@ -280,6 +291,69 @@ class _Grouping:
                 found.append(cause)
         return found
 
+    def _alike(self, causes: Sequence[Cause]) -> list[Cause]:
+        """Let causes be one that make one change under the same variables, whatever is asked for."""
+        groups: dict[tuple[Any, ...], list[Cause]] = defaultdict(list)
+        for cause in causes:
+            groups[_kind_of_change(cause), cause.variables].append(cause)
+        return [self._together(group) for group in groups.values()]
+
+    def _few(self, causes: Sequence[Cause]) -> list[Cause]:
+        """Put causes that share an answer together, the smallest first, until there are MOST.
+
+        Changes of a default stay apart, and so do changes under variables of which neither has all.
+        """
+        open_ones = dict(enumerate(causes))
+        kinds = {number: _kind_of_change(cause) for number, cause in open_ones.items()}
+        pairs: list[
+            tuple[int, int, int]
+        ] = []  # a heap: how many cells both have, and which they are
+
+        def offer(number: int, others: Sequence[int]) -> None:
+            one = open_ones[number]
+            for position in others if one.met else ():
+                other = open_ones[position]
+                if other.met and _share_an_answer((one, kinds[number]), (other, kinds[position])):
+                    heapq.heappush(pairs, (one.cells + other.cells, position, number))
+
+        if len(open_ones) > MOST:
+            for number in open_ones:
+                offer(number, range(number))
+        while len(open_ones) > MOST and pairs:
+            _, *both = heapq.heappop(pairs)
+            if all(number in open_ones for number in both):
+                number = max(kinds) + 1
+                whole = self._together([open_ones.pop(one) for one in both])
+                kinds[number] = _kind_of_change(whole)
+                open_ones[number] = whole
+                offer(number, [one for one in open_ones if one != number])
+        return list(open_ones.values())
+
+    def _together(self, causes: Sequence[Cause]) -> Cause:
+        """Return causes as one; each of them is a part of it."""
+        if len(causes) == 1:
+            return causes[0]
+        parts = sorted((part for one in causes for part in one.parts or (one,)), key=_order)
+        inside = union_of(part.inside for part in parts)
+        mine = tuple(n for n, one in enumerate(self._conditions) if one.inside & inside)
+        gpus = self._cells.values(GFX, inside)
+        expected, got = (
+            _any_of([(answer(part.change), part.cells) for part in parts])
+            for answer in (lambda change: change.expected, lambda change: change.got)
+        )
+        return replace(
+            parts[0],
+            change=replace(parts[0].change, expected=expected, got=got),
+            cells=self._cells.count(inside),
+            gpus=gpus,
+            everywhere=set(gpus) == set(self._cells.values(GFX, self._cells.every)),
+            backends=self._backends(mine, inside),
+            families=tuple(n for n, group in enumerate(self._cells.groups) if group & inside),
+            conditions=mine,
+            inside=inside,
+            parts=tuple(parts),
+        )
+
     def _cause(self, key: Key, inside: Bits) -> Cause:
         cells = self._cells
         change, theme, _ = key
@@ -333,6 +407,64 @@ def _only(answers: Sequence[Behaviour], otherwise: Behaviour) -> Behaviour:
     """Return the one backend that all of these are, if what stands for several is just that one."""
     several = otherwise in (A_BACKEND, ANOTHER_ONE, VARIOUS)
     return answers[0] if several and len(set(answers)) == 1 else otherwise
+
+
+def _names(cause: Cause) -> bool:
+    """Whether its cells name a backend."""
+    return any(one.name == EXPLICIT and None not in one.values for one in cause.where)
+
+
+def _kind_of_change(cause: Cause) -> Change:
+    """Return what is equal for changes that differ in what is asked for alone."""
+    change = cause.change
+    expected, got = change.expected, change.got
+    if got == A_REFUSAL:
+        expected = THE_NAMED_ONE if _names(cause) else A_BACKEND
+    elif expected == A_REFUSAL and _names(cause):
+        got = THE_NAMED_ONE
+    elif got == THE_NAMED_ONE:
+        expected = ANOTHER_ONE
+    return replace(change, expected=expected, got=got)
+
+
+def _share_an_answer(one: tuple[Cause, Change], other: tuple[Cause, Change]) -> bool:
+    """Whether what two causes change has an answer in common, of changes that can be one.
+
+    Args:
+        one: a cause, and the kind of its change.
+        other: another one.
+    """
+    (first, mine), (second, theirs) = one, other
+    if mine.expected != theirs.expected and mine.got != theirs.got:
+        return False
+    if (mine.level, mine.rule, mine.declared) != (theirs.level, theirs.rule, theirs.declared):
+        return False
+    answers = (mine.expected, mine.got, theirs.expected, theirs.got)
+    if mine.wanted or theirs.wanted or any(map(no_answer, answers)):
+        return False
+    refusals = [(kind.expected == A_REFUSAL, kind.got == A_REFUSAL) for kind in (mine, theirs)]
+    variables = first.variables, second.variables
+    return refusals[0] == refusals[1] and (
+        variables[0] <= variables[1] or variables[1] <= variables[0]
+    )
+
+
+def _any_of(answers: Sequence[tuple[Behaviour, int]]) -> Behaviour:
+    """Return the answers of several changes as one, those of most cells first.
+
+    Args:
+        answers: each with the number of its cells.
+    """
+    counts: Counter[Behaviour] = Counter()
+    for answer, cells in answers:
+        counts[answer] += cells
+    if len(counts) == 1:
+        return answers[0][0]
+    several = (A_BACKEND, ANOTHER_ONE, THE_NAMED_ONE)
+    if any(one.kind != "Selected" or one in several for one in counts):
+        return A_BACKEND
+    names = [one.name for one, _ in counts.most_common()]
+    return Behaviour("Selected", f"{', '.join(names[:-1])} or {names[-1]}")
 
 
 def _order(cause: Cause) -> tuple[Any, ...]:

@@ -54,6 +54,7 @@ def cause(of: Cause, families: Sequence[str]) -> dict[str, Any]:
         "backends": list(of.backends),
         "families": [families[number] for number in of.families],
         "conditions": list(of.conditions),
+        "parts": [cause(part, families) for part in of.parts],
     }
 
 

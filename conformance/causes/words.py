@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.causes.causes import (
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.causes.conditions import Change, Condition, Given
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 
+_TARGET = re.compile(r"gfx(\d{1,2})(\d)([0-9a-f])")  # major, minor, stepping
 LONGEST = 159  # characters of a cause's sentence
 _ROOMY = -2  # how much to leave out of a text that may be longer than LONGEST
 _MANY = 4  # values that are listed; of more, the ones left out are listed if these are fewer
@@ -109,8 +112,12 @@ def _by_exclusion(values: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
-    """Return values as a reader expects them: numbers by size, what is not given last."""
+    """Return values as a reader expects them: numbers and targets by size, what is not given last."""
     found = list(values)
+    targets = [_TARGET.fullmatch(str(value)) for value in found]
+    if found and all(targets):
+        sizes = {m[0]: (int(m[1]), int(m[2]), int(m[3], 16)) for m in targets if m}
+        return sorted(found, key=lambda value: sizes[value])
     if any(isinstance(value, int | float) for value in found):
         return sorted(found, key=lambda value: (value is None, value or 0))
     return found
@@ -139,18 +146,48 @@ def sentence(cause: Cause, most: int = LONGEST) -> str:
         cause: what to say.
         most: characters; what does not fit is left out, the least important first.
     """
-    for few in range(_MANY + 1):
-        said = _Said(cause, few)
-        parts = (f"{said.lead}: {said.change}", *said.rest)
-        if len(text := ", ".join(parts) + ".") <= most:
-            return text
+    first, *others = cause.parts or (cause,)
+    first = replace(first, change=cause.change, backends=cause.backends)
+    said_of_others = [_beside(other, first) for other in others]
+    for count in range(len(others), -2, -1):
+        tail = _also(said_of_others, count) if count >= 0 else ""
+        for few in range(_MANY + 1):
+            said = _Said(first, few)
+            parts = (f"{said.lead}: {said.change}", *said.rest)
+            if len(text := ", ".join(parts) + f"{tail}.") <= most:
+                return text
     return text[: most - 3] + "..."
+
+
+def _also(others: Sequence[str], count: int) -> str:
+    """Return what follows the first part of a cause: some of the others, and how many more."""
+    if not others:
+        return ""
+    rest = len(others) - count
+    more = [f"in {rest} more cases" if rest > 1 else "in one more case"] if rest else []
+    return f"; also {'; '.join([*others[:count], *more])}"
+
+
+def _beside(part: Cause, first: Cause) -> str:
+    """Return where a part of a cause is met, after the first part was said."""
+    said, before = _Said(part, 1), _Said(first, 1)
+    where = said.lead.removeprefix("Default for ")
+    if part.variables == first.variables and said.named == before.named:
+        if said.fields == before.fields:
+            where = ""
+        elif said.fields:
+            where = f"with {' and '.join(said.fields)}"
+    gpus = said.gpus if part.gpus != first.gpus else ""
+    return " ".join(filter(None, [where, gpus])) or said.lead.removeprefix("Default for ")
 
 
 def where_of(cause: Cause) -> str:
     """Return where a cause is met, in words."""
-    said = _Said(cause, _ROOMY)
-    return ", ".join((said.lead, *said.rest))
+    parts = []
+    for part in cause.parts or (cause,):
+        said = _Said(part, _ROOMY)
+        parts.append(", ".join((said.lead, *said.rest)))
+    return "; ".join(parts)
 
 
 def answers_of(cause: Cause) -> tuple[str, str]:
@@ -197,14 +234,13 @@ class _Said:
 
     @property
     def rest(self) -> list[str]:
-        """What follows the change: the GPUs, the exceptions, and whether all of it is true."""
+        """What follows the change: the GPUs and the exceptions."""
         cause = self._cause
-        found = [self._gpus()]
+        found = [self.gpus]
         if self._few < _MANY:
             shown = cause.exceptions[: max(1, 3 - self._few)]
             but = ", ".join(asked(given, self._most) for given in shown)
             found.append(f"except {but}" if but else "")
-        found.append("in part" if cause.precision < PLAIN else "")
         return [part for part in found if part]
 
     @property
@@ -217,23 +253,29 @@ class _Said:
         ]
         if self._cause.theme == OTHER_VARIABLES and not found:
             found.append("another variable set")
-        choice = self._given.get(EXPLICIT)
-        if choice is not None and None not in choice.values:
-            few = len(choice.values) <= min(2, self._most)
-            found.append(f"{join(choice.values, 'or')} named" if few else "a backend named")
+        if self.named:
+            few = len(self.named) <= min(2, self._most)
+            found.append(f"{join(self.named, 'or')} named" if few else "a backend named")
         if AITER in self._given:
             found.append(asked(self._given[AITER], self._most))
-        fields = [
-            asked(given, self._most)
-            for name, given in self._given.items()
-            if is_field(name) and name not in KIND
-        ]
-        layers = self._layers + (f" with {' and '.join(fields)}" if fields else "")
+        layers, some = self._layers, self._cause.precision < PLAIN
+        if some:
+            layers = f"some {layers.removeprefix('all ')}"
+        layers += f" with {' and '.join(self.fields)}" if self.fields else ""
         if not found:
             default = self._cause.met == 0
             return f"Default for {layers}" if default else layers[:1].upper() + layers[1:]
         kind = any(name in self._given for name in KIND)
-        return " and ".join(found) + (f", {layers}" if fields or kind else "")
+        return " and ".join(found) + (f", {layers}" if self.fields or kind or some else "")
+
+    @property
+    def fields(self) -> list[str]:
+        """What the layer needs besides being of its kind."""
+        return [
+            asked(given, self._most)
+            for name, given in self._given.items()
+            if is_field(name) and name not in KIND
+        ]
 
     @property
     def _layers(self) -> str:
@@ -247,7 +289,15 @@ class _Said:
             return "all layers"
         return "MLA layers" if mla.values[0] else "ordinary layers"
 
-    def _gpus(self) -> str:
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """The backends that are named; none if that is not asked."""
+        choice = self._given.get(EXPLICIT)
+        return choice.values if choice is not None and None not in choice.values else ()
+
+    @property
+    def gpus(self) -> str:
+        """On which GPUs, if not on all."""
         cause = self._cause
         given = self._given.get(GFX)
         if cause.everywhere and given is None:

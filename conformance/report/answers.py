@@ -154,7 +154,9 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
     cells = Cells.of_rows(facts)
     several = len({one[GFX] for one in facts}) > 1
     alike: dict[Change, list[Explanation]] = defaultdict(list)
-    for one in sorted(explain(cells, labels, refused).causes, key=_mildness):
+    causes = explain(cells, labels, refused).causes
+    parts = [part for cause in causes for part in cause.parts or (cause,)]
+    for one in sorted(parts, key=_mildness):
         if one.change.expected != VARIOUS:
             # Rows are examples: a question that no row asks is not an exception.
             everywhere = one.everywhere and several

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pytest_rocm_attn import Request
-from pytest_rocm_attn.conformance.causes.causes import Explained
+from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
 from pytest_rocm_attn.conformance.causes.cells import Cells
 from pytest_rocm_attn.conformance.causes.conditions import (
     THE_NAMED_ONE,
@@ -168,25 +168,33 @@ def check_causes(pairs: Sequence[tuple[Outcome, Outcome]], found: Explained) -> 
         of_cause = (found.conditions[number].inside for number in cause.conditions)
         assert not cause.inside & ~functools.reduce(operator.or_, of_cause, 0)
         assert cells.count(cause.inside) == cause.cells > 0
-        described = cells.every
-        for given in cause.where:
-            described &= having(cells, given)
-        # The clauses are true of 90% of the cause's cells.
-        assert cells.count(described & cause.inside) >= 0.9 * cause.cells
-        for given in cause.exceptions:
-            described &= ~having(cells, given)
-        if cause.change.expected.kind in ("Selected", "Rejected"):
-            # "A -> B" is about cells in which a backend was expected, or a refusal, as A is.
-            refusal = cause.change.expected.kind == "Rejected"
-            of_place = {(family, *place): n for n, (family, place, _) in enumerate(EVERY_CELL)}
-            described &= cause.inside | sum(
-                1 << row
-                for row, origin in enumerate(cells.origins)
-                if isinstance(pairs[of_place[origin.place]][0], Rejected) == refusal
-            )
-        assert cells.count(described & cause.inside) == pytest.approx(
-            cause.precision * cells.count(described)
+        parts = cause.parts or (cause,)
+        assert sum(part.cells for part in parts) == cause.cells
+        assert functools.reduce(operator.or_, (part.inside for part in parts)) == cause.inside
+        for part in parts:
+            check_description(pairs, cells, part)
+
+
+def check_description(pairs: Sequence[tuple[Outcome, Outcome]], cells: Cells, cause: Cause) -> None:
+    """A cause's clauses are true of 90% of its cells, and its precision is what it says."""
+    described = cells.every
+    for given in cause.where:
+        described &= having(cells, given)
+    assert cells.count(described & cause.inside) >= 0.9 * cause.cells
+    for given in cause.exceptions:
+        described &= ~having(cells, given)
+    if cause.change.expected.kind in ("Selected", "Rejected"):
+        # "A -> B" is about cells in which a backend was expected, or a refusal, as A is.
+        refusal = cause.change.expected.kind == "Rejected"
+        of_place = {(family, *place): n for n, (family, place, _) in enumerate(EVERY_CELL)}
+        described &= cause.inside | sum(
+            1 << row
+            for row, origin in enumerate(cells.origins)
+            if isinstance(pairs[of_place[origin.place]][0], Rejected) == refusal
         )
+    assert cells.count(described & cause.inside) == pytest.approx(
+        cause.precision * cells.count(described)
+    )
 
 
 def having(cells: Cells, given: Given) -> int:

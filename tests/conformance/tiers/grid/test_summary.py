@@ -99,7 +99,8 @@ def test_there_are_at_most_ten_and_no_cell_is_lost() -> None:
     def rule(cell: Cell) -> Change | None:
         name = cell.environ.get(EXPLICIT, "none")
         kind = cell.request.attn_type
-        return Change(A, Behaviour("Selected", f"{name[-3:]}_{kind}"), "advisory", "r")
+        answer = Behaviour("Selected", f"{name[-3:]}_{kind}")
+        return Change(A, answer, "advisory", name)  # changes of several rules stay apart
 
     found = summary([record("attention-types[gfx942]", rule)])
     assert len(found["conditions"]) == MOST < len(found["causes"])

@@ -29,9 +29,9 @@ edit. Each release's own selector was asked {cells:,} cells (flags, explicit cho
 AITER, requests) on a CPU under the mocked platform; nothing here ran on an AMD GPU.
 
 A section has at most ten causes, those that most users meet first: what changes with nothing set, then
-with one variable, then with a backend named, then the rest. A sentence holds for at least 90% of the
-cells of its cause; "in part" means that it also holds for cells that did not change. AITER is short for
-`VLLM_ROCM_USE_AITER`, AITER_MHA for `VLLM_ROCM_USE_AITER_MHA` and so on; a backend is named with
+with one variable, then with a backend named, then the rest. One change is one cause, whatever layers it
+is about: what follows "also" is more of it. A sentence holds for at least 90% of its cells; "some layers"
+means that it also holds for cells that did not change. AITER is short for `VLLM_ROCM_USE_AITER`, AITER_MHA for `VLLM_ROCM_USE_AITER_MHA` and so on; a backend is named with
 `VLLM_ATTENTION_BACKEND`. Pull requests are likely causes, assigned by hand in
 `conformance/baselines/known-changes.toml`.
 
@@ -48,8 +48,7 @@ def page() -> str:
     used: set[str] = set()
     for before, after in itertools.pairwise(map(load, shipped())):
         found = changelog.Changelog.between(before, after, standard())
-        sources = [found.source(cause) for cause in found.found.causes]
-        used |= {repr(source) for source in sources}
+        used |= {repr(one) for cause in found.found.causes for one in found.sources(cause)}
         parts.append(changelog.render(found, "markdown"))
     if unused := [one for one in known_changes.known() if repr(one) not in used]:
         file = known_changes.FILE

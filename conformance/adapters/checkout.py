@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,22 @@ def root_of(checkout: Path, spec: str) -> Path | None:
         if (root / top).is_dir() or (root / f"{top}.py").is_file():
             return root
     return None
+
+
+def place_here(spec: str) -> tuple[Path, int] | None:
+    """Return the place of a selector that this process can import, which it does not; see place_of()."""
+    place = spec.rpartition(":")[0]
+    if place.endswith(".py"):
+        return place_of(Path.cwd(), spec)
+    try:
+        found = importlib.util.find_spec(place.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+    if found is None or found.origin is None:
+        return None
+    origin = Path(found.origin)
+    root = origin.parent.parent if found.submodule_search_locations else origin.parent
+    return place_of(root, spec)
 
 
 def place_of(root: Path, spec: str) -> tuple[Path, int] | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FORMATS = ("text", "markdown", "json")
 MOST = 10  # causes that are printed for a release
+_MOST_LINKS = 2  # of a cause
 _NOT_COMPARED = Behaviour("Unanswered")
 _CUT_SHORT = Behaviour("TimedOut")  # does not show what the answer would have been
 
@@ -91,12 +92,16 @@ class Changelog:
         )
         return before, after
 
-    def source(self, cause: Cause) -> KnownChange | None:
-        """Return the known change that is likely behind a cause."""
+    def sources(self, cause: Cause) -> list[KnownChange]:
+        """Return the known changes that are likely behind a cause: those of its parts, each once."""
         changes = known_changes.between(self.before, self.after)
-        return known_changes.of_cause(
-            cause, self.found, changes, lambda condition: self.cell(condition.smallest)
-        )
+        found = [
+            known_changes.of_cause(
+                part, self.found, changes, lambda condition: self.cell(condition.smallest)
+            )
+            for part in (cause, *cause.parts)
+        ]
+        return [one for number, one in enumerate(found) if one and one not in found[:number]]
 
 
 def compared(family: Family, expected: Table, got: Table) -> tuple[Labelled, int]:
@@ -205,20 +210,39 @@ def _markdown(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
         "",
     ]
     for cause in shown:
-        source = changelog.source(cause)
-        link = f" ([{source.name}]({source.link}))" if source and source.link else ""
-        reason = f" {escaped(source.reason[:1].upper() + source.reason[1:])}." if source else ""
+        sources = changelog.sources(cause)
+        links = ", ".join(f"[{one.name}]({one.link})" for one in _linked(sources))
+        link = f" ({links})" if links else ""
+        reason = "".join(
+            f" {escaped(one.reason[:1].upper() + one.reason[1:])}." for one in sources[:1]
+        )
         example = _code(question(changelog, cause.smallest))
-        said = escaped(words.sentence(cause).removesuffix("."))
+        said = escaped(_sentence(cause, sources).removesuffix("."))
         lines.append(f"- {said}{link}.{reason} {cause.cells:,} cells, e.g. `{example}`.")
     return lines
 
 
 def told(changelog: Changelog, cause: Cause) -> str:
-    """Return a cause in one sentence of fewer than 160 characters, with its pull request."""
-    source = changelog.source(cause)
-    link = f" ({source.name})" if source and source.link else ""
-    return words.sentence(cause, words.LONGEST - len(link)).removesuffix(".") + f"{link}."
+    """Return a cause in one sentence of fewer than 160 characters, with its pull requests."""
+    sources = changelog.sources(cause)
+    said, names = _sentence(cause, sources), _names(sources)
+    return f"{said.removesuffix('.')} ({names})." if names else said
+
+
+def _sentence(cause: Cause, sources: Sequence[KnownChange]) -> str:
+    """Return a cause in one sentence that has room for its pull requests."""
+    names = _names(sources)
+    return words.sentence(cause, words.LONGEST - (len(f" ({names})") if names else 0))
+
+
+def _names(sources: Sequence[KnownChange]) -> str:
+    return ", ".join(one.name for one in _linked(sources))
+
+
+def _linked(sources: Sequence[KnownChange]) -> list[KnownChange]:
+    """Return the first of several changes for each address, as many as a sentence names."""
+    by_link = {one.link: one for one in reversed(sources) if one.link}
+    return [one for one in sources if by_link.get(one.link) is one][:_MOST_LINKS]
 
 
 def _exactly(changelog: Changelog, *, markdown: bool) -> Iterator[str]:
@@ -269,10 +293,12 @@ def _baseline_data(baseline: Baseline) -> dict[str, Any]:
 
 
 def _cause_data(changelog: Changelog, cause: Cause) -> dict[str, Any]:
-    source = changelog.source(cause)
+    sources = [{"link": one.link, "reason": one.reason} for one in changelog.sources(cause)]
     return _as_changes(plain.cause(cause, [family.name for family in changelog.grid.families])) | {
         "sentence": told(changelog, cause),
-        "source": {"link": source.link, "reason": source.reason} if source else None,
+        "parts": [_cause_data(changelog, part) for part in cause.parts],
+        "source": sources[0] if sources else None,
+        "sources": sources,
         "smallest": _cell_data(changelog, cause.smallest),
     }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.adapters import checkout
+from pytest_rocm_attn.conformance.adapters import checkout, shape
 from pytest_rocm_attn.conformance.baseline import changelog
 from pytest_rocm_attn.conformance.baseline.recording import record
 from pytest_rocm_attn.conformance.baseline.recording_command import showing_progress, subject_of
@@ -90,7 +90,7 @@ def _side(given: str, scratch: Path, spec: str | None) -> Side:
         found = checkout.find(folder)
         if found is None:
             raise CompareError(
-                f"{given}: no */{checkout.PLATFORM} in it has a class with"
+                f"{given}: no */{shape.PLATFORM} in it has a class with"
                 f" {checkout.SELECTS}; name the selector with --selector MODULE:OBJECT"
             )
         return Side(name, found.root, found.spec)

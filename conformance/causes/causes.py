@@ -337,9 +337,12 @@ class _Grouping:
         inside = union_of(part.inside for part in parts)
         mine = tuple(n for n, one in enumerate(self._conditions) if one.inside & inside)
         gpus = self._cells.values(GFX, inside)
+        pairs = [(part.change.expected, part.change.got) for part in parts]
         expected, got = (
-            _any_of([(answer(part.change), part.cells) for part in parts])
-            for answer in (lambda change: change.expected, lambda change: change.got)
+            _any_of(
+                [(answers[side], part.cells) for part, answers in zip(parts, pairs, strict=True)]
+            )
+            for side in (0, 1)
         )
         return replace(
             parts[0],

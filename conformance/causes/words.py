@@ -345,6 +345,15 @@ _PLAIN = {
     "use_sparse": "sparse attention",
     "use_mm_prefix": "a multimodal prefix",
     "alibi": "ALiBi",
+    "use_kv_connector": "a KV connector",
+    "use_dcp": "DCP",
+    "use_pcp": "PCP",
+    "use_non_causal": "non-causal attention",
+    "use_batch_invariant": "batch invariance",
+    "use_rswa": "R-SWA",
+    "use_adaptive_verification": "adaptive verification",
+    "use_per_head_quant_scales": "scales per head",
+    "encoder_decoder_model": "an encoder-decoder model",
 }
 
 

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> bool:
     spec = arguments.selector or (found.spec if found else None)
     if spec is None:
         raise InitError(
-            f"{folder}: no */{checkout.PLATFORM} in it has a class with {checkout.SELECTS}; name the"
+            f"{folder}: no */{shape.PLATFORM} in it has a class with {checkout.SELECTS}; name the"
             " selector with --selector MODULE:OBJECT or FILE.py:OBJECT"
         )
     root = found.root if found else checkout.root_of(folder, spec) or folder
@@ -152,8 +152,8 @@ def _settings(folder: Path, spec: str) -> File:
     if (folder / "pyproject.toml").is_file():
         text = _read(folder / "pyproject.toml")
         return _with_setting(Path("pyproject.toml"), text, _TABLES[0], spec, new=True)
-    content = f"[pytest]\n{SETTING} = {spec}\n"
-    return File(Path("pytest.ini"), content, f"names the selector: {SETTING} = {spec}")
+    made = f"[pytest]\n{SETTING} = {spec}\n"
+    return File(Path("pytest.ini"), made, f"names the selector: {SETTING} = {spec}")
 
 
 def _read(path: Path) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_rocm_attn.citations import linked
+from pytest_rocm_attn.conformance.adapters import checkout
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import fork, json_file, origin, output
+from pytest_rocm_attn.conformance.report import fork, github_actions, json_file, origin, output
 from pytest_rocm_attn.conformance.tiers import tier_class
 from pytest_rocm_attn.errors import ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from pytest_rocm_attn.conformance.report.notes import Notes
     from pytest_rocm_attn.conformance.report.results import Results
@@ -65,6 +67,15 @@ class Reports:
         self._error = "; ".join(errors)
         if errors and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def annotate(self, terminalreporter: pytest.TerminalReporter, selector: str) -> None:
+        """Show the causes on the fork's file, if GitHub Actions runs this and reads what is printed."""
+        if os.environ.get("GITHUB_ACTIONS") != "true" or self.content is None:
+            return
+        workspace = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd())
+        place = checkout.place_here(selector)
+        for line in github_actions.lines(self.content, place, workspace):
+            terminalreporter.write_line(line)
 
     def name_them(self, terminalreporter: pytest.TerminalReporter, what: str) -> bool:
         """Name the reports on the terminal, or what went wrong; return whether all were written."""

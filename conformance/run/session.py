@@ -384,6 +384,7 @@ class ConformancePlugin:
         with contextlib.nullcontext() if alone else terminal.untold(terminalreporter):
             yield
         terminal.write(terminalreporter, self._reports.content)
+        self._reports.annotate(terminalreporter, self.settings.subject.selector)
         written = self._reports.name_them(terminalreporter, "report")
         if written and self.settings.draft is not None:
             terminalreporter.write_line(

@@ -250,3 +250,16 @@ def test_a_change_that_must_hold_is_lost_when_upstream_answers_again(
     (lost,) = [row for row in rows(folder) if row["verdict"] == "lost-delta"]
     assert "says that ROCM_ATTN must hold (it is faster there, #1), but" in lost["message"]
     result.stdout.fnmatch_lines(["Has lost changes of its own that must hold, in 1 item."])
+
+
+def test_github_actions_gets_annotations_on_the_file_of_the_selector(
+    folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.makepyfile(mine="def select(request, environ, gpu):\n    return 'ROCM_ATTN'\n")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(folder.path))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    lines = run(folder, "--rocm-attn-upstream=0.33.0").outlines
+    shown = [line for line in lines if line.startswith("::")]
+    assert shown[0].startswith("::error file=mine.py,line=1,title=ROCm attention%3A fail [")
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    run(folder, "--rocm-attn-upstream=0.33.0").stdout.no_fnmatch_line("::*")

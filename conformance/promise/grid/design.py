@@ -102,8 +102,9 @@ def _sampled(family: Family) -> Family:
 
 
 def _sampled_axis(axis: Axis) -> Axis:
+    wanted: tuple[Any, ...]
     if axis.name == GFX:
-        wanted: tuple[str | None, ...] = _SAMPLED_GPUS
+        wanted = _SAMPLED_GPUS
     elif axis.name == EXPLICIT:
         wanted = (None, *ROCM_BACKENDS)
     elif axis.name in SWITCHES:

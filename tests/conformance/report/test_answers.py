@@ -108,9 +108,11 @@ def rules(kind: str, change: Callable[[list[Rule]], list[Rule]]) -> Mutation:
         def of(branch: Branch) -> Branch:
             if branch.name != kind:
                 return branch
-            return changed(branch, rules=tuple(change(list(branch.rules))))
+            found: Branch = changed(branch, rules=tuple(change(list(branch.rules))))
+            return found
 
-        return changed(policy, branches=tuple(map(of, policy.branches)))
+        whole: Policy = changed(policy, branches=tuple(map(of, policy.branches)))
+        return whole
 
     return mutation
 
@@ -147,7 +149,8 @@ def unchecked(limit: str) -> Mutation:
             for name, limits in policy.limits.items()
         }
         assert left != policy.limits
-        return changed(policy, limits=left)
+        found: Policy = changed(policy, limits=left)
+        return found
 
     return mutation
 
@@ -202,11 +205,11 @@ MUTANTS: dict[str, tuple[Mutation, str]] = {
     ),
     "decode context parallelism not checked": (
         unchecked("dcp"),
-        "Default for all layers with use_dcp: a refusal -> a backend, on every GPU.",
+        "Default for all layers with DCP: a refusal -> a backend, on every GPU.",
     ),
     "connectors not checked": (
         unchecked("kv-connector"),
-        "All layers with use_kv_connector: a refusal -> the named one.",
+        "All layers with a KV connector: a refusal -> the named one.",
     ),
 }
 

@@ -123,15 +123,17 @@ def _names(name: str) -> Predicate:
     )
 
 
+_EVER: Version = (0, 0)
+_NEVER: Version = (1, 0)  # later than every release that is known
 # Names of the registry that came and went; 0.18 on, declarations.toml has them.
 _GONE: tuple[tuple[str, Version, Version], ...] = (  # name, first, first without it
-    ("XFORMERS", (0, 11), (0, 12)),
-    ("ROCM_AITER_TRITON_MLA", (0, 12), (1, 0)),
-    ("ROCM_AITER_MLA_SPARSE", (0, 12), (1, 0)),
-    ("FLASH_ATTN_DIFFKV", (0, 14), (1, 0)),
-    ("PALLAS", (0, 11), (0, 14)),
-    ("IPEX", (0, 11), (0, 16)),
-    ("FLASHINFER_MLA_SPARSE", (0, 17), (1, 0)),
+    ("XFORMERS", _EVER, (0, 12)),
+    ("ROCM_AITER_TRITON_MLA", (0, 12), _NEVER),
+    ("ROCM_AITER_MLA_SPARSE", (0, 12), _NEVER),
+    ("FLASH_ATTN_DIFFKV", (0, 14), _NEVER),
+    ("PALLAS", _EVER, (0, 14)),
+    ("IPEX", _EVER, (0, 16)),
+    ("FLASHINFER_MLA_SPARSE", (0, 17), _NEVER),
 )
 
 
@@ -268,7 +270,7 @@ class _Candidate:
     name: str
     backend: str
     since: Version
-    until: Version = (1, 0)
+    until: Version = _NEVER
     when: tuple[Predicate, ...] = ()
     why: str = ""  # the pull request of the change
 

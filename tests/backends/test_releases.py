@@ -16,6 +16,8 @@ from pytest_rocm_attn.backends import PR_26980, Selection, how_to_get, select
 from pytest_rocm_attn.backends.policy import NAMED, Policy
 from pytest_rocm_attn.backends.releases import NEWEST, RELEASES, policy_of
 from pytest_rocm_attn.conformance.baseline.baseline import load, shipped
+from pytest_rocm_attn.conformance.promise import release as upstream_release
+from pytest_rocm_attn.conformance.promise import upstream
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import Cell
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownReleaseError
@@ -107,6 +109,25 @@ def test_every_minor_release_has_a_policy_and_is_found_by_any_of_its_names() -> 
     assert policy_of("0.33") is policy_of("v0.33.1") is policy_of(" 0.33.0rc1 ")
     assert policy_of("pr-26980") is PR_26980
     assert NEWEST == "0.33"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_policy_knows_the_names_that_its_releases_registry_has(release: str) -> None:
+    features = upstream.shapes()[upstream_release.parse(release)]
+    registry = {name.removeprefix("backend:") for name in features if name.startswith("backend:")}
+    for branch in policy_of(release).branches:
+        assert set(branch.names) == registry
+
+
+def test_what_the_selector_itself_refused_before_0_18_is_named_in_its_trace() -> None:
+    for release in ("0.11", "0.12", "0.17"):
+        limits = policy_of(release).limits
+        rules = {name: [limit.rule for limit in of] for name, of in limits.items() if of}
+        expected = {
+            "TRITON_MLA": ["block-size-not-1"],
+            "ROCM_AITER_MLA_SPARSE": ["no-fp8-cache", "block-size-1"],
+        }
+        assert rules == expected | ({"ROCM_AITER_FA": ["gfx9-only"]} if release != "0.11" else {})
 
 
 @pytest.mark.parametrize("release", ["0.34", "1.0", "", "newest", "0.10.2"])

@@ -1,11 +1,12 @@
 """Break the selector, the policy, the limits and the flags, one place at a time: does a test see it?
 
-    python tests/mutation/mutate.py [--jobs N] [--list] [WORD ...]
+    python tests/mutation/mutate.py [--jobs N] [--list] [--policies] [WORD ...]
 
 Each mutant is one change to one syntax tree. A forked process loads it in place of the module (no
 file is changed) and runs the tests until one fails. A mutant that no test notices is a survivor;
 EQUIVALENT lists those that cannot be noticed, each with its reason, and an entry that names no
-surviving mutant is an error. Words select the mutants whose name contains one of them.
+surviving mutant is an error. Words select the mutants whose name contains one of them. --policies
+breaks the policies of releases instead, whose test compares them with recordings: half a minute each.
 
 Exit code: 0 when every survivor is listed, 1 otherwise.
 """
@@ -281,11 +282,14 @@ def main() -> int:
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="only mutants with one in the name"
     )
+    parser.add_argument("--policies", action="store_true", help="those of the releases' policies")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="print the mutants, run nothing")
     arguments = parser.parse_args()
     trees = {
-        module: ast.parse((ROOT / file).read_text("utf-8")) for module, (file, _) in MODULES.items()
+        module: ast.parse((ROOT / file).read_text("utf-8"))
+        for module, (file, tests) in MODULES.items()
+        if (tests == POLICIES) == arguments.policies
     }
     mutants = [mutant for module, tree in trees.items() for mutant in mutants_of(module, tree)]
     if arguments.words:
@@ -315,7 +319,7 @@ def main() -> int:
     survivors = run(mutants, trees, arguments.jobs)
     listed = [mutant.name for mutant in survivors if mutant.name in EQUIVALENT]
     open_ = [mutant.name for mutant in survivors if mutant.name not in EQUIVALENT]
-    unused = [] if arguments.words else sorted(set(EQUIVALENT) - set(listed))
+    unused = [] if arguments.words or arguments.policies else sorted(set(EQUIVALENT) - set(listed))
     noticed = len(mutants) - len(survivors)
     print(
         f"{len(mutants)} mutants: {noticed} noticed, {len(listed)} equivalent,"

@@ -231,6 +231,7 @@ class ConformancePlugin:
 
         An xdist worker learns only one by one what it is to run.
         """
+        self._asked = time.monotonic(), []
         if self._is_worker or self.config.getoption("collectonly"):
             return
         if self._is_controller or self.results.selected:
@@ -251,8 +252,13 @@ class ConformancePlugin:
                     item.ahead()
 
     def seconds_of_questions(self) -> float | None:
-        """Wait until what was asked at the start is answered; return how long that took."""
+        """Wait until what was asked at the start is answered; return how long that took.
+
+        An xdist worker asks item by item: of its time so far, others' items are a small part.
+        """
         start, futures = self._asked
+        if self._is_worker and len(self.settings.tiers) > 1:
+            return time.monotonic() - start
         if not futures:
             return None
         concurrent.futures.wait(futures)

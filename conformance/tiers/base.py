@@ -55,7 +55,7 @@ class Plugin(Protocol):
     def seconds_of_questions(self) -> float | None:
         """Wait until what was asked at the start is answered; return how long that took.
 
-        None if nothing was asked, or this is one of several processes.
+        None if nothing was asked.
         """
 
     def show(self, describe: Callable[[], str]) -> None:

@@ -92,7 +92,7 @@ class UpstreamTier(GridTier):
     def _comparison(self) -> grid_run.Comparison:
         settings = self.plugin.settings
         assert settings.recorded is not None
-        # None if this tier runs alone, or in one process of several: these have no common time.
+        # None if this tier runs alone.
         took = self.plugin.seconds_of_questions()
         return grid_run.Comparison(
             Standard(settings.recorded.id, "observed"),

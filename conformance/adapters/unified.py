@@ -5,12 +5,13 @@ Releases add arguments, and move the function; one that keeps the names works.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_rocm_attn.problem import PagedAttention
 
@@ -33,14 +34,14 @@ class Unified:
         """Solve a problem of paged attention.
 
         Raises:
-            NotImplementedError: not causal, and the function takes causal attention only.
+            NotImplementedError: the function says that it does not support the layer.
         """
         if not problem.query.shape[0]:
             return  # a runner makes no call without a token
-        if not problem.causal:
-            raise NotImplementedError("attention that is not causal")
         offered = self.arguments(problem)
-        self.function(**{name: value for name, value in offered.items() if name in self.parameters})
+        given = {name: value for name, value in offered.items() if name in self.parameters}
+        with asserted_limits(bare=not problem.causal):
+            self.function(**given)
 
     def arguments(self, problem: PagedAttention) -> dict[str, Any]:
         """Return what is offered to the function; it gets what it has parameters for."""
@@ -57,7 +58,7 @@ class Unified:
             "softmax_scale": problem.scale,
             "causal": problem.causal,
             # The function's meaning: that many keys to the left and to the right; -1 for all.
-            "window_size": (problem.window - 1, 0) if problem.window else (-1, -1),
+            "window_size": _window(problem),
             "block_table": problem.block_table,
             "softcap": problem.soft_cap or 0,
             "q_descale": None,
@@ -66,6 +67,33 @@ class Unified:
             "alibi_slopes": problem.alibi_slopes,
             "sinks": problem.sinks,
         }
+
+
+@contextlib.contextmanager
+def asserted_limits(*, bare: bool = False) -> Iterator[None]:
+    """Take an assertion of a kernel's host code about what it supports for a refusal.
+
+    Such as "Only causal attention is supported" and "Sinks arg is not supported with alibi".
+
+    Args:
+        bare: one without a message is a refusal too, since what is asked for is not what every
+            release takes.
+
+    Raises:
+        NotImplementedError: it was one.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if "support" not in str(error) and not (bare and not str(error)):
+            raise
+        raise NotImplementedError(str(error) or "attention that is not causal") from None
+
+
+def _window(problem: PagedAttention) -> tuple[int, int]:
+    if not problem.window:
+        return -1, -1
+    return problem.window - 1, 0 if problem.causal else problem.window - 1
 
 
 def first_home(

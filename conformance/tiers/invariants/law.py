@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_rocm_attn.conformance.isolation import Observation, Question
+from pytest_rocm_attn.flags import EXPLICIT
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.outcome import Outcome
 from pytest_rocm_attn.request import Request
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.tiers.effort import Effort
+    from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
     from pytest_rocm_attn.conformance.tiers.invariants.search import Search
+
+
+MOST = 4  # breaches of a law besides the first that are looked for
 
 
 class Ask(Protocol):
@@ -56,6 +61,20 @@ class Example:
         """How much a reader has to read: flags, request, spelling."""
         flags = len(self.environ) + len(self.change)
         return flags, len(self.request.non_default()), len(repr(self.as_data()))
+
+    def covers(self, other: Example) -> bool:
+        """Say whether another example has all that is special about this one, and perhaps more.
+
+        A named backend counts by its name, a variable or a field of the request by being special.
+        """
+        if self.gpu.aiter is not Aiter.PRESENT and other.gpu.aiter is not self.gpu.aiter:
+            return False
+        for ours, theirs in ((self.environ, other.environ), (self.change, other.change)):
+            if not ours.keys() <= theirs.keys():
+                return False
+            if EXPLICIT in ours and ours[EXPLICIT] != theirs[EXPLICIT]:
+                return False
+        return self.request.non_default().keys() <= other.request.non_default().keys()
 
     def as_data(self) -> dict[str, Any]:
         """Return the case as --rocm-attn-example takes it, without the GPU's name."""
@@ -134,6 +153,36 @@ class Law:
         return search_cases(
             self.cases(gfx), lambda case: self.check(case, asker), effort, f"{self.id}[{gfx}]"
         )
+
+    def further(
+        self, gfx: str, asker: Asker, effort: Effort, first: Example
+    ) -> list[tuple[Example, Broken]]:
+        """Look for breaches that have nothing to do with the first one, each the smallest of its kind.
+
+        Args:
+            gfx, asker, effort: as of search(). Answers that asker remembers cost nothing.
+            first: the example that search() found.
+
+        Returns: examples that no earlier one covers, with how each breaks the law; MOST at most.
+        """
+        from pytest_rocm_attn.conformance.tiers.invariants.search import search_cases
+
+        known: list[Example] = [first]
+        found: list[tuple[Example, Broken]] = []
+        while len(found) < MOST:
+
+            def check(case: Example) -> Broken | None:
+                if any(one.covers(case) for one in known):
+                    return None
+                return self.check(case, asker)
+
+            search = search_cases(self.cases(gfx), check, effort, f"{self.id}[{gfx}]")
+            certain = search.found and self.check(search.found[0], asker.certain)
+            if not certain or search.found is None:
+                break
+            known.append(search.found[0])
+            found.append((search.found[0], certain))
+        return found
 
     def case_of(self, gfx: str, data: Mapping[str, Any]) -> Example:
         """Return the example that --rocm-attn-example gives."""

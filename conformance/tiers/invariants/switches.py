@@ -1,4 +1,4 @@
-"""Each documented switch, flipped alone, changes some selection on some GPU: else it is dead."""
+"""Each documented switch, flipped alone, changes some selection on each GPU that it is for: else it is dead there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.promise.grid.outcomes import differ, is_answer
-from pytest_rocm_attn.flags import USE_AITER, variable
+from pytest_rocm_attn.flags import EXPLICIT, USE_AITER, variable
 from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.outcome import Rejected
 from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class SwitchLaw:
     Attributes:
         id, level, source, promise: as of a Law.
         name: the variable.
+        backends: what it switches.
+        gfx9: it is documented for gfx9 only.
     """
 
     id: str
@@ -66,6 +69,21 @@ class SwitchLaw:
     source: str
     promise: str
     name: str
+    backends: tuple[str, ...]
+    gfx9: bool = True
+
+    def is_for(self, gpu: Gpu) -> bool:
+        """Whether the switch is documented for a GPU."""
+        return gpu.is_gfx9 or not self.gfx9
+
+    def has_something_to_switch(self, gpu: Gpu, ask: Ask) -> bool:
+        """Whether one of the backends is not refused by name: what a GPU lacks cannot be switched."""
+        asked = [
+            Question(gpu, ((USE_AITER, "1"), (EXPLICIT, backend)), request)
+            for backend in self.backends
+            for request in (Request(), Request(use_mla=True))
+        ]
+        return not all(isinstance(seen.outcome, Rejected) for seen in ask(*asked))
 
     def change(self, gpus: Sequence[Gpu], ask: Ask, is_over: Callable[[], bool]) -> Flips:
         """Flip the switch alone under every combination of the others, until an answer changes.
@@ -105,35 +123,49 @@ def questions(gpus: Iterable[Gpu]) -> list[Question]:
     ]
 
 
-def _law(words: str, level: Level, source: str, name: str) -> SwitchLaw:
-    promise = f"some selection, on some GPU, that {name} alone changes"
-    return SwitchLaw(f"the-switch-of-{words}-changes-some-selection", level, source, promise, name)
+def _law(
+    words: str, level: Level, source: str, name: str, *backends: str, gfx9: bool = True
+) -> SwitchLaw:
+    promise = f"some selection that {name} alone changes"
+    name_of = f"the-switch-of-{words}-changes-some-selection"
+    return SwitchLaw(name_of, level, source, promise, name, backends, gfx9)
 
 
 SWITCH_LAWS: tuple[SwitchLaw, ...] = (
-    _law("aiter", "required", "docs/reference/contract.md#a1, #a10", USE_AITER),
+    _law(
+        "aiter",
+        "required",
+        "docs/reference/contract.md#a1, #a10",
+        USE_AITER,
+        *("ROCM_AITER_FA", "ROCM_AITER_UNIFIED_ATTN", "ROCM_AITER_MLA"),
+    ),
     _law(
         "aiter-mha",
         "required",
         "docs/reference/contract.md#a4, #a10, #i3a",
         "VLLM_ROCM_USE_AITER_MHA",
+        "ROCM_AITER_FA",
     ),
     _law(
         "aiter-unified-attention",
         "required",
         "docs/reference/contract.md#a4, #a13; docs/reference/known-regressions.md#rule-3",
         "VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION",
+        "ROCM_AITER_UNIFIED_ATTN",
     ),
     _law(
         "prefill-decode-attention",
         "required",
         "docs/reference/contract.md#a4, #a8",
         "VLLM_V1_USE_PREFILL_DECODE_ATTENTION",
+        "ROCM_ATTN",
+        gfx9=False,
     ),
     _law(
         "aiter-mla",
         "advisory",
         "docs/reference/contract.md#q7; docs/reference/known-regressions.md#rule-3",
         "VLLM_ROCM_USE_AITER_MLA",
+        "ROCM_AITER_MLA",
     ),
 )

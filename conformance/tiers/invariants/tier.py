@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,12 +18,13 @@ from pytest_rocm_attn.conformance.promise.got import CRASH, CRASHES, WRONG, Got,
 from pytest_rocm_attn.conformance.promise.verdict import Judgement
 from pytest_rocm_attn.conformance.report.schema import outcome_fields
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
+from pytest_rocm_attn.conformance.tiers.invariants.law import Example
 from pytest_rocm_attn.conformance.tiers.items import ConformanceItem
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Aiter, Gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
@@ -57,10 +58,9 @@ class InvariantsTier(Tier):
         for gpu in gpus:
             for law in laws:
                 yield Planned(law.id, LawItem, gpu, {"law": law})
-        # Some switches are documented for gfx9 only: without one nothing could be said of them.
-        if example is None and any(gpu.is_gfx9 for gpu in gpus):
-            for switch in SWITCH_LAWS:
-                yield Planned(switch.id, SwitchItem, None, {"law": switch})
+        for switch in SWITCH_LAWS if example is None else ():
+            for gpu in filter(switch.is_for, gpus):
+                yield Planned(switch.id, SwitchItem, gpu, {"law": switch})
 
     @functools.cached_property
     def asker(self) -> Asker:
@@ -89,6 +89,15 @@ def _check_example(law: Law | SequenceLaw, gfx: str, example: dict[str, Any]) ->
         raise pytest.UsageError(
             f"--rocm-attn-example: {error}; copy it whole from a report"
         ) from None
+
+
+def _words(case: Example) -> str:
+    """Return what is special about an example, in words."""
+    parts = [f"{name}={text!r}" for name, text in case.changed.items()]
+    parts += [f"{name}={value!r}" for name, value in case.request.non_default().items()]
+    if case.gpu.aiter is not Aiter.PRESENT:
+        parts.append(f"aiter {case.gpu.aiter.value}")
+    return ", ".join(parts) or "nothing set"
 
 
 class _Item(ConformanceItem):
@@ -162,7 +171,8 @@ class LawItem(_Item):
                 case = search.found[0] if search.found is not None else None
             if case is not None:
                 certain = certain or self.law.attempt(case, self.asker, self.asker.certain)
-                return self._told(case, certain, search.examples)
+                more = self._further(case) if certain is not None else []
+                return self._told(case, certain, search.examples, more)
         search.check_finished()
         words = f"held in {search.examples} examples"
         if unanswered := self.asker.unanswered:
@@ -177,8 +187,21 @@ class LawItem(_Item):
         }
         return "", _BROKEN
 
-    def _told(self, case: Any, broken: Broken | None, examples: int) -> tuple[str, Got]:
-        """Keep the report of the smallest example."""
+    def _further(self, case: Any) -> list[tuple[Any, Broken]]:
+        """Return the breaches that have nothing to do with the smallest one."""
+        if isinstance(case, Example):
+            gpu, effort = case.gpu, self.plugin.settings.effort
+            return cast("Law", self.law).further(gpu.gfx, self.asker, effort, case)
+        return []
+
+    def _told(
+        self,
+        case: Any,
+        broken: Broken | None,
+        examples: int,
+        more: Sequence[tuple[Any, Broken]] = (),
+    ) -> tuple[str, Got]:
+        """Keep the report of the smallest example, and what else breaks the law."""
         self.told["example"] = case.as_data()
         effort = self.plugin.settings.effort
         details = {"examples": examples, "seed": effort.seed, "example": case.as_data()}
@@ -187,6 +210,10 @@ class LawItem(_Item):
             self.told["fields"] = {"outcome": held, "details": details}
             return "", _BROKEN
         asked = broken.question
+        if more:
+            details["further"] = [
+                {"example": other.as_data(), "words": also.words} for other, also in more
+            ]
         self.told["fields"] = {
             "gpu": {"gfx": asked.gpu.gfx, "aiter": asked.gpu.aiter.value},
             "env": dict(asked.environ),
@@ -198,7 +225,8 @@ class LawItem(_Item):
         got = got_of(broken.outcome)
         # Of several examples that break a law any may be found first: only a crash is kept apart.
         got = got if got.answer in CRASHES else _BROKEN
-        return f"expected {self.law.promise}: {broken.words}", got
+        said = "".join(f"; and with {_words(other)}: {also.words}" for other, also in more)
+        return f"expected {self.law.promise}: {broken.words}{said}", got
 
     def reproduce(self, **own: Any) -> str:
         """Return the command that tries the smallest example again, or else makes this search."""
@@ -206,15 +234,16 @@ class LawItem(_Item):
 
 
 class SwitchItem(_Item):
-    """One switch, on all GPUs: node id ``rocm-attn::invariants::the-switch-of-...``."""
+    """One switch on one GPU: node id ``rocm-attn::invariants::the-switch-of-...[gfx942]``."""
 
     law: SwitchLaw
 
     def look(self) -> tuple[str, Got]:
-        gpus, effort = _gpus(self.plugin.settings), self.plugin.settings.effort
-        self.asker.warm(*gpus)
+        gpu, effort = self.gpu, self.plugin.settings.effort
+        assert gpu is not None
+        self.asker.warm(gpu)
         end = effort.end
-        found = self.law.change(gpus, self.asker, is_over=lambda: time.monotonic() > end)
+        found = self.law.change([gpu], self.asker, is_over=lambda: time.monotonic() > end)
         if found.change is not None:
             question, first, second = found.change
             words = f"{first} without and {second} with it"
@@ -228,8 +257,10 @@ class SwitchItem(_Item):
             return "", _BROKEN
         if found.tried < found.total:
             raise effort.stopped(found.tried, found.total, f"flips of {self.law.name}")
-        words = f"{self.law.name} changed nothing in {found.tried - found.unanswered} flips on"
-        words += f" {', '.join(gpu.gfx for gpu in gpus)}"
+        if found.unanswered < found.total and not self.law.has_something_to_switch(gpu, self.asker):
+            backends = " or ".join(self.law.backends)
+            pytest.skip(f"not applicable: {gpu.gfx} refuses {backends} by name")
+        words = f"{self.law.name} changed nothing in {found.tried - found.unanswered} flips on {gpu.gfx}"
         if found.unanswered:
             words += f"; {found.unanswered} flips have no answer on one side or both"
         self.told["fields"] = {"outcome": {"kind": "dead", "words": words}}

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis
 import pytest
@@ -58,6 +58,13 @@ class Asker:
                 del os.environ[name]
             seen.append(Observation(outcome, written=written))
         return seen
+
+
+class CertainAsker(Asker):
+    """Asks again in the same way: the selectors here keep nothing."""
+
+    def certain(self, *questions: Question) -> list[Observation]:
+        return self(*questions)
 
 
 # hypothesis before 6.155 repeats itself more (docs/invariants.md).
@@ -371,6 +378,74 @@ def test_a_switch_that_is_never_read_is_found_dead(law: Any) -> None:
     assert dead.tried == dead.total == len(questions(gpus)) // 2
     stopped = law.change(gpus, Asker(deaf), is_over=lambda: True)
     assert (stopped.tried, stopped.change) == (0, None)
+
+
+def test_a_law_that_is_broken_in_two_ways_names_both() -> None:
+    """The smallest would hide that the other does the same."""
+
+    def select(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        if request.has_sink or request.kv_cache_dtype == "fp8":
+            raise AttributeError("not there")
+        return reference(request, environ, gpu)
+
+    law, asker = BY_ID["every-legal-question-is-answered"], CertainAsker(select)
+    effort = Effort(examples=EXAMPLES)
+    (first, _) = law.search("gfx942", asker, effort).found or (None, None)
+    assert first is not None
+    more = law.further("gfx942", cast("Any", asker), effort, first)
+    special = [set(case.request.non_default()) for case in (first, *(case for case, _ in more))]
+    assert {"has_sink"} in special
+    assert {"kv_cache_dtype"} in special
+    assert all(isinstance(broken.outcome, Crashed) for _, broken in more)
+    # Each is a breach of its own: none has all that another one has.
+    cases = [first, *(case for case, _ in more)]
+    assert not [
+        (one, other) for one in cases for other in cases if one is not other and one.covers(other)
+    ]
+
+
+def test_a_law_that_is_broken_in_one_way_has_nothing_further() -> None:
+    def select(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        if request.has_sink:
+            raise AttributeError("not there")
+        return reference(request, environ, gpu)
+
+    law, asker = BY_ID["every-legal-question-is-answered"], CertainAsker(select)
+    effort = Effort(examples=EXAMPLES)
+    found = law.search("gfx942", asker, effort).found
+    assert found is not None
+    assert law.further("gfx942", cast("Any", asker), effort, found[0]) == []
+
+
+@pytest.mark.parametrize("law", SWITCH_LAWS, ids=lambda law: law.id)
+def test_a_switch_that_is_dead_on_one_gpu_is_seen_there(law: Any) -> None:
+    def deaf_on_one(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        deaf = gpu.gfx == "gfx950"
+        read = {n: text for n, text in environ.items() if n != law.name} if deaf else environ
+        return reference(request, read, gpu)
+
+    asker = Asker(deaf_on_one)
+    changes = {
+        gfx: law.change([Gpu(gfx)], asker, is_over=lambda: False).change
+        for gfx in ("gfx942", "gfx950")
+    }
+    assert changes["gfx942"] is not None
+    assert changes["gfx950"] is None
+    assert law.has_something_to_switch(Gpu("gfx950"), asker)
+
+
+def test_a_switch_has_nothing_to_switch_if_its_backend_is_refused_by_name() -> None:
+    def without(request: Request, environ: dict[str, str], gpu: Gpu) -> str:
+        if "AITER" in environ.get("VLLM_ATTENTION_BACKEND", ""):
+            raise ValueError("AITER does not support this GPU")
+        return "TRITON_MLA" if request.use_mla else "TRITON_ATTN"
+
+    served = {
+        law.name
+        for law in SWITCH_LAWS
+        if law.has_something_to_switch(Gpu("gfx90a"), Asker(without))
+    }
+    assert served == {"VLLM_V1_USE_PREFILL_DECODE_ATTENTION"}
 
 
 def test_a_flip_without_an_answer_on_one_side_shows_nothing() -> None:

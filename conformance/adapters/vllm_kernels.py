@@ -83,7 +83,7 @@ class RocmAttn(_Kernel):
 
     The HIP kernel, which it prefers for some decodes, is compiled into vLLM and is not here. The cache
     is laid out as ROCM_ATTN has it, unused slots included. Requests without a new token are left out, as
-    a runner leaves them out: the decode takes each request that is no prefill for one token.
+    a runner leaves them out: the decode takes each request but prefills for one token.
     """
 
     name = "ROCM_ATTN"
@@ -216,7 +216,7 @@ def _as_rocm_attn_has_it(problem: PagedAttention) -> tuple[torch.Tensor, torch.T
     blocks, size, heads, dim = problem.key_cache.shape
     x = 16 // problem.key_cache.dtype.itemsize
     if dim % x:
-        raise NotImplementedError(f"a head of {dim} elements, which is no multiple of {x}")
+        raise NotImplementedError(f"a head of {dim} elements: not a multiple of {x}")
     key = problem.key_cache.reshape(blocks, size, heads, dim // x, x)
     return (
         key.permute(0, 2, 3, 1, 4).contiguous(),

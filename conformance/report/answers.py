@@ -31,6 +31,7 @@ from pytest_rocm_attn.conformance.causes.described import Describer
 from pytest_rocm_attn.conformance.promise.grid.outcomes import ANSWERS, Behaviour
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
+from pytest_rocm_attn.conformance.report import words
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:
@@ -192,9 +193,14 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
         change = changes[number]
         assert change is not None
         left[_behaviour_of(change)].append(rows[number])
-    for change, members in left.items():
-        what = f"{cause_words.expected_words(change)} -> {change.got}."
-        yield Explained(what, (), tuple(members), members[0], 3)
+    for members in left.values():
+        # No attribute tells these from rows of another cause: the first one stands for all.
+        first = members[0]
+        flags = words.flags_words(first).replace("none set", "nothing set")
+        where = ", ".join((flags, words.request_words(first)))
+        expected, came = _answers(first)
+        what = f"{where[:1].upper()}{where[1:]}: {expected} -> {came}."
+        yield Explained(what, (), tuple(members), first, 3)
 
 
 def _came_so(row: Record, change: Change) -> bool:

@@ -263,3 +263,26 @@ def test_each_item_that_does_not_pass_is_in_one_cause_and_no_other_is_in_any(
     causes = explained.causes_of(rows, ())
     told = [name for cause in causes for name in cause["items"]]
     assert sorted(told) == sorted(name_of(row) for row in rows if row["verdict"] != "pass")
+
+
+def test_a_question_with_two_answers_expected_says_where_it_is_asked(record: Any) -> None:
+    rows = [
+        record(id="promised", verdict="fail", outcome=other_than_expected()),
+        record(
+            id="advised",
+            level="advice",
+            verdict="advice",
+            expect={"words": "ROCM_AITER_FA", "backend": "ROCM_AITER_FA"},
+            outcome=other_than_expected(),
+        ),
+        record(id="elsewhere", env={"VLLM_ROCM_USE_AITER": "1"}),
+    ]
+    said = [cause["what"] for cause in explained.causes_of(rows, ())]
+    assert said == [
+        "Nothing set, a plain layer: TRITON_ATTN -> ROCM_ATTN.",
+        "Default for all layers: ROCM_AITER_FA -> ROCM_ATTN, on gfx942.",
+    ]
+
+
+def other_than_expected() -> dict[str, str]:
+    return {"kind": "selected", "words": "ROCM_ATTN", "backend": "ROCM_ATTN"}

@@ -366,6 +366,36 @@ def _unseen_as_never(s, position, key, readable, window, CAUSAL: tl.constexpr):
     return tl.where(seen, s, float("-inf"))
 
 
+@triton.constexpr_function
+def has_nontemporal_loads():
+    """Return whether Triton's modifier `.cg` makes loads that do not displace what the caches hold."""
+    return _compiled_for()[0] == "hip"
+
+
+@triton.constexpr_function
+def xcds():
+    """Return the number of dies, each with an L2 cache of its own, that take workgroups in turn."""
+    return 8 if _compiled_for()[1] in ("gfx942", "gfx950") else 1
+
+
+@triton.jit
+def _place(program, programs, SHARERS: tl.constexpr, XCDS: tl.constexpr):
+    """Return a program's place in the order of work, a permutation of the programs.
+
+    SHARERS consecutive places read the same keys. Workgroups go to the XCDs in turn, so that those of
+    consecutive numbers would read the keys once for each XCD: sharers get numbers that are XCDS apart.
+    What does not fill a round of all XCDs keeps its number.
+    """
+    if SHARERS == 1 or XCDS == 1:
+        place = program
+    else:
+        number = program // XCDS
+        moved = (number // SHARERS * XCDS + program % XCDS) * SHARERS + number % SHARERS
+        whole = programs // (SHARERS * XCDS) * (SHARERS * XCDS)
+        place = tl.where(program < whole, moved, program)
+    return place
+
+
 @triton.jit
 def _anchor(top):
     """Return what to subtract from scores: their maximum, or 0 as inf - inf is NaN."""
@@ -406,6 +436,7 @@ def _tiles(
     MASKED: tl.constexpr,
     REPAIRED: tl.constexpr,  # a NaN that comes out is looked at again
     AHEAD: tl.constexpr,
+    CACHE: tl.constexpr,  # modifier of the loads of keys and values
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -420,13 +451,24 @@ def _tiles(
         value_column = column * PAGE_SIZE
     tail_column = BLOCK_D + tl.arange(0, TAIL if TAIL > 0 else 16)
     dtype = query.dtype
+    # A tile lies in one page: its number is a scalar, and so is the place of the tile's first key.
+    ONE_PAGE: tl.constexpr = PAGE_SIZE > 0 and PAGE_SIZE % BLOCK_N == 0
     page = tl.zeros([BLOCK_N], tl.int32)
-    if PAGE_SIZE > 0 and AHEAD:
+    if PAGE_SIZE > 0 and AHEAD and not ONE_PAGE:
         page = _pages(page_ptr, lo * BLOCK_N + lane, first_key, last_key, PAGE_SIZE, SPLIT_X > 0)
     for tile in range(lo, hi):
         keys = tile * BLOCK_N + lane
         readable = (keys >= first_key) & (keys < last_key)
-        if PAGE_SIZE > 0:
+        tile_key_ptr = key_ptr
+        tile_value_ptr = value_ptr
+        if ONE_PAGE:
+            first = tile * BLOCK_N
+            block = tl.load(page_ptr + first // PAGE_SIZE).to(tl.int64)
+            tile_key_ptr += block * stride_kb + (first % PAGE_SIZE) * stride_ks
+            tile_value_ptr += block * stride_vb + (first % PAGE_SIZE) * stride_vs
+            key_row = lane * stride_ks
+            value_row = lane * stride_vs
+        elif PAGE_SIZE > 0:
             if not AHEAD:
                 if MASKED:
                     page = _pages(page_ptr, keys, first_key, last_key, PAGE_SIZE, SPLIT_X > 0)
@@ -444,23 +486,25 @@ def _tiles(
         else:
             key_row = keys.to(tl.int64) * stride_ks
             value_row = keys.to(tl.int64) * stride_vs
-        key_ptrs = key_ptr + key_row[:, None] + key_column[None, :]
-        value_ptrs = value_ptr + value_row[:, None] + value_column[None, :]
+        key_ptrs = tile_key_ptr + key_row[:, None] + key_column[None, :]
+        value_ptrs = tile_value_ptr + value_row[:, None] + value_column[None, :]
         inside = (column < HEAD_SIZE)[None, :]
         if MASKED:
             if HEAD_SIZE == BLOCK_D:
-                k = tl.load(key_ptrs, mask=readable[:, None], other=0)
+                k = tl.load(key_ptrs, mask=readable[:, None], other=0, cache_modifier=CACHE)
             else:
-                k = tl.load(key_ptrs, mask=readable[:, None] & inside, other=0)
+                k = tl.load(
+                    key_ptrs, mask=readable[:, None] & inside, other=0, cache_modifier=CACHE
+                )
         elif HEAD_SIZE == BLOCK_D:
-            k = tl.load(key_ptrs)
+            k = tl.load(key_ptrs, cache_modifier=CACHE)
         else:
-            k = tl.load(key_ptrs, mask=inside, other=0)
+            k = tl.load(key_ptrs, mask=inside, other=0, cache_modifier=CACHE)
         if FP8 > 0:
             k = _dequantise(k, dtype, FP8)
         s = tl.dot(query, tl.trans(k), input_precision="ieee")
         if TAIL > 0:
-            tail_ptrs = key_ptr + key_row[:, None] + tail_column[None, :]
+            tail_ptrs = tile_key_ptr + key_row[:, None] + tail_column[None, :]
             if MASKED:
                 k_tail = tl.load(tail_ptrs, mask=readable[:, None], other=0)
             else:
@@ -496,13 +540,15 @@ def _tiles(
         else:
             if MASKED:  # unused slots may hold NaN, and 0 * NaN is NaN
                 if HEAD_SIZE == BLOCK_D:
-                    v = tl.load(value_ptrs, mask=readable[:, None], other=0)
+                    v = tl.load(value_ptrs, mask=readable[:, None], other=0, cache_modifier=CACHE)
                 else:
-                    v = tl.load(value_ptrs, mask=readable[:, None] & inside, other=0)
+                    v = tl.load(
+                        value_ptrs, mask=readable[:, None] & inside, other=0, cache_modifier=CACHE
+                    )
             elif HEAD_SIZE == BLOCK_D:
-                v = tl.load(value_ptrs)
+                v = tl.load(value_ptrs, cache_modifier=CACHE)
             else:
-                v = tl.load(value_ptrs, mask=inside, other=0)
+                v = tl.load(value_ptrs, mask=inside, other=0, cache_modifier=CACHE)
             if FP8 > 0:
                 v = _dequantise(v, dtype, FP8)
         acc = tl.dot(_weights(p, dtype), v, acc, input_precision="ieee")
@@ -759,11 +805,16 @@ def _attention_kernel(
     HEAD_BLOCKS: tl.constexpr = (GROUP + ROW_HEADS - 1) // ROW_HEADS
     BLOCK_Q: tl.constexpr = BLOCK_M // ROW_HEADS
     # One axis for all of them: the others end at 65,535 programs.
-    head_program = tl.program_id(0) % (KV_HEADS * HEAD_BLOCKS)
+    place = _place(tl.program_id(0), tl.num_programs(0), HEAD_BLOCKS, xcds())
+    head_program = place % (KV_HEADS * HEAD_BLOCKS)
     kv_head = head_program // HEAD_BLOCKS
     head_block = head_program % HEAD_BLOCKS
     # Later blocks of a causal request see more keys: start with them, so that short ones end the run.
-    block = (tl.num_programs(0) - 1 - tl.program_id(0)) // (KV_HEADS * HEAD_BLOCKS)
+    block = (tl.num_programs(0) - 1 - place) // (KV_HEADS * HEAD_BLOCKS)
+    # No other program reads the same keys: the caches are left to the rest.
+    CACHE: tl.constexpr = (
+        ".cg" if ONE_BLOCK and HEAD_BLOCKS == 1 and has_nontemporal_loads() else ""
+    )
     if ONE_BLOCK:
         request = block
         first_token = 0
@@ -883,21 +934,21 @@ def _attention_kernel(
             acc, total, top, query, query_tail, key_base, value_base, table, lo, open_lo,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, True, NOTES, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, True, NOTES, AHEAD, CACHE, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if LOOPS and not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_lo, open_hi,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, False, NOTES, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, False, NOTES, AHEAD, CACHE, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     if not REPAIRS:
         acc, total, top = _tiles(
             acc, total, top, query, query_tail, key_base, value_base, table, open_hi, hi,
             first_key, last_key, position, slope, scale * k_scale, soft_cap, window, stride_kb, stride_ks,
             stride_vb, stride_vs, slopes_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8,
-            SHARED, True, NOTES, AHEAD, BLOCK_N, BLOCK_D,
+            SHARED, True, NOTES, AHEAD, CACHE, BLOCK_N, BLOCK_D,
         )  # fmt: skip
 
     if SPLIT:

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.attention import _pages
+from pytest_rocm_attn.backends.kernels.attention import _pages, _place
 
 KEYS = 32
 
@@ -61,3 +61,43 @@ def test_the_page_of_every_key_in_the_range_is_looked_up(page_size: int, whole: 
         assert [pages[key] for key in readable] == [10 + key // page_size for key in readable]
         # Beyond the request's last page the table holds anything.
         assert all(page < 10 + -(-last_key // page_size) for page in pages if page)
+
+
+@triton.jit
+def _places_kernel(out, SHARERS: tl.constexpr, XCDS: tl.constexpr):
+    program = tl.program_id(0)
+    tl.store(out + program, _place(program, tl.num_programs(0), SHARERS, XCDS))
+
+
+def places(programs: int, sharers: int, xcds: int) -> list[int]:
+    out = torch.full((programs,), -1, dtype=torch.int32)
+    _places_kernel[(programs,)](out, sharers, xcds)
+    found: list[int] = out.tolist()
+    return found
+
+
+@pytest.mark.parametrize("sharers", [1, 2, 3, 4])
+@pytest.mark.parametrize("programs", [24, 32, 64, 100, 132])
+def test_programs_that_read_the_same_keys_are_on_one_xcd(programs: int, sharers: int) -> None:
+    programs -= programs % sharers
+    found = places(programs, sharers, 8)
+    assert sorted(found) == list(range(programs)), "each place once"
+    xcds: dict[int, set[int]] = {}
+    for program, place in enumerate(found):
+        xcds.setdefault(place // sharers, set()).add(program % 8)
+    whole = programs // (8 * sharers) * 8  # groups of sharers; the last ones do not fill a round
+    assert {group: len(on) for group, on in xcds.items() if group < whole and len(on) > 1} == {}
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
+@pytest.mark.parametrize("sharers", [1, 4])
+def test_an_xcd_reads_the_keys_of_as_few_heads_as_there_may_be(kv_heads: int, sharers: int) -> None:
+    found = places(64 * sharers, sharers, 8)
+    heads: dict[int, set[int]] = {}
+    for program, place in enumerate(found):
+        heads.setdefault(program % 8, set()).add(place // sharers % kv_heads)
+    assert {xcd: len(read) for xcd, read in heads.items()} == dict.fromkeys(range(8), 1)
+
+
+def test_the_order_is_as_it_was_where_there_is_one_xcd() -> None:
+    assert places(50, 2, 1) == list(range(50))

@@ -20,7 +20,7 @@ from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.registry import CLASS_PATHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.adapters.start.started import Started
     from pytest_rocm_attn.conformance.promise.naming import Named
@@ -120,6 +120,9 @@ class Serves(Protocol):
 
     def platform_found(self) -> dict[str, Any]:
         """Return the "platform" that the fork's own detection finds, and whether it "is_rocm"."""
+
+    def asked_before_workers(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield what the server asks its platform before it starts workers, by name, to be called."""
 
     def cache_block(
         self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu

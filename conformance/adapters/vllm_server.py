@@ -25,7 +25,7 @@ from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_rocm_attn.conformance.adapters.start.started import Started
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
@@ -39,6 +39,11 @@ _VISION = ("model_executor.models.vision", "get_vit_attn_backend")
 # Modules that remember what they have chosen.
 _CHAIN = ("v1.attention.selector", "attention.selector")
 _UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
+
+
+# What runs before workers are started, and what is a question by its name.
+_BEFORE_WORKERS = ("config", "engine", "v1/engine", "entrypoints", "usage", "platforms")
+_QUESTION = re.compile(r"(get|is|has|supports|support|use|can)_|device_count$|fp8_dtype$")
 
 
 class Server(Backends):
@@ -67,6 +72,18 @@ class Server(Backends):
         found = self._current_platform()
         name = f"{type(found).__module__}.{type(found).__qualname__}"
         return {"platform": name, "is_rocm": bool(found.is_rocm())}
+
+    def asked_before_workers(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield what the server asks its platform before it starts workers, by name, to be called.
+
+        These are the questions without arguments in the code of configurations and engines.
+        """
+        platform = self._current_platform()
+        made = interfaces.calls(self._sources(_BEFORE_WORKERS), interfaces.PLATFORM)
+        plain = {call.method for call in made if not call.positional and not call.named}
+        for name in sorted(filter(_QUESTION.match, plain)):
+            if callable(question := getattr(platform, name, None)):
+                yield name, question
 
     def cache_block(
         self, request: Request, backend: str, environ: Mapping[str, str], gpu: Gpu
@@ -160,9 +177,12 @@ class Server(Backends):
 
     def _server_sources(self) -> dict[str, str]:
         """Return module -> source of what the server runs around its layers, unimported."""
+        return self._sources(("v1/worker", "v1/engine", "model_executor/layers/attention"))
+
+    def _sources(self, folders: Iterable[str]) -> dict[str, str]:
         top = Path(str(importlib.import_module(self.fork.top).__file__)).parent
         found = {}
-        for folder in ("v1/worker", "v1/engine", "model_executor/layers/attention"):
+        for folder in folders:
             for path in sorted((top / folder).rglob("*.py")):
                 module = ".".join(path.relative_to(top.parent).with_suffix("").parts)
                 found[module] = path.read_text("utf-8")

@@ -21,6 +21,7 @@ is an answer; what we ourselves cannot do is marked "ours", and is never the for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -171,6 +172,24 @@ def _runtime(adapter: Adapter, asked: Question, backend: str) -> dict[str, Any]:
     return {"calls": [_lasting(call) for call in startup.runtime_calls]}
 
 
+def _before_workers(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
+    """Return what the server asks its platform before it starts workers, and what started the runtime.
+
+    Returns: "asked": the questions; "started": question -> calls that would have started it.
+    """
+    if startup.calls_by_now is None:
+        raise LacksError("nothing is mocked, so calls are not counted")
+    names, started = [], {}
+    for name, question in adapter.asked_before_workers():
+        names.append(name)
+        before = len(startup.calls_by_now())
+        with contextlib.suppress(Exception):  # what fails is another item's finding
+            question()
+        if calls := startup.calls_by_now()[before:]:
+            started[name] = [_lasting(call) for call in calls]
+    return {"asked": names, "started": started}
+
+
 def _cache_block(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
     block = adapter.cache_block(asked.request, backend, dict(asked.environ), asked.gpu)
     return {"block_size": block}
@@ -235,6 +254,7 @@ _KINDS = {
     "declare": _Kind(_declare, Declares, _NO_CLASSES),
     "import": _Kind(_import, Declares, "the selector's adapter does not know modules"),
     "runtime": _Kind(_runtime),
+    "before-workers": _Kind(_before_workers, Serves, _NO_SERVER),
     "platform": _Kind(lambda server, *_: server.platform_found(), Serves, _NO_SERVER),
     "cache-block": _Kind(_cache_block, Serves, _NO_SERVER, selects=True),
     "names": _Kind(_names, Serves, _NO_SERVER, selects=True),

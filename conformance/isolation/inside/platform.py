@@ -43,6 +43,7 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
         adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)
         if evidence == "mock":
             startup.runtime_calls = machine.runtime_calls
+            startup.calls_by_now = lambda: machine.runtime_calls
         # From here on the selector is asked, so that what becomes of this process is not its import.
         channel.send(wire.Imported())
         if wanted.prepare:

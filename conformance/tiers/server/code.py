@@ -85,4 +85,31 @@ def the_servers_calls_fit(item: CheckItem) -> Iterator[Defect]:
         yield Defect(f"{misfit['place']} does not fit {misfit['words']}")
 
 
-CHECKS = (predicates_know_the_gpu, twin_calls_heed_the_same, the_servers_calls_fit)
+def before_workers_question(gpu: Gpu) -> Question:
+    """Return the question what starts the device's runtime before a server starts its workers."""
+    return Question.of(gpu, {}, Request(), "before-workers")
+
+
+@check(
+    "questions-before-the-workers-leave-the-runtime-alone",
+    "what a server asks of its platform before it starts workers starts no device runtime",
+    "docs/server.md#items: a process that has started the runtime cannot fork",
+    asks=lambda gpu: [before_workers_question(gpu)],
+    level="advisory",
+)
+def no_question_starts_the_runtime(item: CheckItem) -> Iterator[Defect]:
+    answer = item.ask(before_workers_question(item.gpu))
+    if answer.trouble:
+        yield Defect(f"it cannot be asked: {answer.trouble}", deliberate=answer.deliberate)
+        return
+    item.counts["questions"] = len(answer.data["asked"])
+    for name, calls in answer.data["started"].items():
+        yield Defect(f"{name}() of the platform calls {', '.join(calls)}")
+
+
+CHECKS = (
+    no_question_starts_the_runtime,
+    predicates_know_the_gpu,
+    twin_calls_heed_the_same,
+    the_servers_calls_fit,
+)

@@ -102,6 +102,9 @@ SOURCES = {
                     return names.TORCH_SDPA
                 return names.ROCM_ATTN if head_size == 80 else names.TRITON_ATTN
             @classmethod
+            def get_device_total_memory(cls):
+                return torch.cuda.get_device_properties(0).total_memory
+            @classmethod
             def check_and_update_config(cls, config):
                 assert config.cache_config.block_size is None
                 by_flag = os.environ.get("VLLM_ROCM_USE_AITER") == "1"
@@ -223,6 +226,14 @@ SOURCES = {
                     return names.ROCM_AITER_FA
                 return attn_backend_override
             return current_platform.get_vit_attn_backend(head_size)
+    """,
+    "engine/arg_utils.py": """
+        from tinyfork.platforms import current_platform
+        def defaults():
+            if current_platform.is_rocm():
+                return current_platform.get_device_total_memory() > 1 << 36
+            current_platform.set_device(0)
+            return current_platform.get_vit_attn_backend(64)
     """,
     "v1/attention/ops/decode.py": """
         from tinyfork.platforms.rocm import use_rocm_custom_paged_attention

@@ -110,6 +110,17 @@ def test_importing_a_fork_that_asks_nothing_of_the_runtime_is_told_so(ask: Ask) 
     assert ask("runtime").data == {"calls": []}
 
 
+def test_what_the_server_asks_before_its_workers_is_asked_and_what_starts_the_runtime_is_named(
+    ask: Ask,
+) -> None:
+    """Questions only, and only those without arguments: setting a device is not one."""
+    data = ask("before-workers").data
+    assert data["asked"] == ["get_device_total_memory", "is_rocm"]
+    assert list(data["started"]) == ["get_device_total_memory"]
+    (call,) = data["started"]["get_device_total_memory"]
+    assert call.startswith("torch.cuda.get_device_properties()")
+
+
 def test_names_that_are_there_only_with_aiter_on_are_missing_with_it_off(ask: Ask) -> None:
     def missing(switch: str) -> list[str]:
         backend = "ROCM_AITER_MLA_SPARSE"

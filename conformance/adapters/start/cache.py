@@ -64,7 +64,7 @@ class Cache:
         every = tuple(cached)
         with self._start.fork.set_current_config(config):
             specs: dict[str, Any] = {}
-            customize = getattr(worker, "customize_attention_spec", lambda backend, spec: spec)
+            customize = getattr(worker, "customize_attention_spec", _customized)
             for name, one in cached.items():
                 with self._start.fault((name,), "describing its cache"):
                     specs[name] = customize(
@@ -284,6 +284,12 @@ class Cache:
         view = views[name]
         backend = self._start.started.backends[name]
         return f"{name} ({backend}) has shape {tuple(view.shape)}, strides {tuple(view.stride())}"
+
+
+def _customized(backend: Any, spec: Any) -> Any:
+    """Let a backend change the specification of its layers, as the runner does from v0.29.0 to v0.31.0."""
+    change = getattr(backend, "customize_spec", None)
+    return spec if change is None or not hasattr(spec, "head_size") else change(spec)
 
 
 def _overlap(first: Any, second: Any, blocks: int) -> bool:

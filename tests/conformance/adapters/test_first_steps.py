@@ -77,7 +77,9 @@ GROUP = """
 def steps(small_fork: Callable[..., tuple[Any, Any]]) -> Callable[..., Steps]:
     """A function that takes the steps of a server of the fork, with these lines in its code."""
 
-    def steps(described: str = PLAIN, *, build: str = "", forward: str = "") -> Steps:
+    def steps(
+        described: str = PLAIN, *, build: str = "", forward: str = "", after: str = ""
+    ) -> Steps:
         text = dedent(STEPPING)
         for mark, lines in (("IN_BUILD", build), ("IN_FORWARD", forward)):
             put = indent(dedent(lines).strip() or "pass", " " * 8)
@@ -92,6 +94,11 @@ def steps(small_fork: Callable[..., tuple[Any, Any]]) -> Callable[..., Steps]:
                 BACKENDS,
                 "class Base:",
                 "Stepping = type('Stepping', (Stepping, Impl), {})\n        class Base:",
+            ),
+            (
+                BACKENDS,
+                "class Rocm(Base):",
+                f"{indent(dedent(after), ' ' * 8)}\n        class Rocm(Base):",
             ),
             ("v1/worker/utils", "kv_cache_group_id: int\n", f"kv_cache_group_id: int\n{GROUP}"),
         )
@@ -117,6 +124,22 @@ def test_steps_are_taken_on_a_device_that_is_not_there(steps: Callable[..., Step
     assert found.calls == ["_C_cache_ops::reshape_and_cache_flash"] * 3
     torch: Any = sys.modules["torch"]
     assert not hasattr(torch.ops._C_cache_ops, "reshape_and_cache_flash")  # nothing stays
+
+
+def test_a_backend_changes_its_specification_before_the_cache_is_laid_out(
+    steps: Callable[..., Steps],
+) -> None:
+    """As the runner has it from v0.29.0 to v0.31.0: no function of the worker's does it."""
+    one_head = """
+        def one_head(spec):
+            import dataclasses
+            return dataclasses.replace(spec, num_kv_heads=1)
+        Base.customize_spec = staticmethod(one_head)
+    """
+    found = steps(after=one_head, forward="assert kv_cache.shape[3] != 1, 'one head'")
+    assert words(found.faults) == [
+        "attention: a prefill step, a decode step, a mixed step: one head"
+    ]
 
 
 def test_a_server_that_speculates_verifies_what_is_drafted(steps: Callable[..., Steps]) -> None:

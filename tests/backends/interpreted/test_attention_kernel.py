@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.attention import _pages, _place
+from pytest_rocm_attn.backends.kernels.order import place_of
+from pytest_rocm_attn.backends.kernels.tiles import look_up_pages
 
 KEYS = 32
 
@@ -28,7 +29,7 @@ def _look_up(
     COUNT: tl.constexpr,
 ):
     keys = tl.arange(0, COUNT)
-    tl.store(out + keys, _pages(table, keys, first_key, last_key, PAGE_SIZE, WHOLE))
+    tl.store(out + keys, look_up_pages(table, keys, first_key, last_key, PAGE_SIZE, WHOLE))
 
 
 def look_up(first_key: int, last_key: int, page_size: int, *, whole: bool) -> list[int]:
@@ -66,7 +67,7 @@ def test_the_page_of_every_key_in_the_range_is_looked_up(page_size: int, whole: 
 @triton.jit
 def _places_kernel(out, SHARERS: tl.constexpr, XCDS: tl.constexpr):
     program = tl.program_id(0)
-    tl.store(out + program, _place(program, tl.num_programs(0), SHARERS, XCDS))
+    tl.store(out + program, place_of(program, tl.num_programs(0), SHARERS, XCDS))
 
 
 def places(programs: int, sharers: int, xcds: int) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.attention import FP8_BIAS, _dequantise, _weights
+from pytest_rocm_attn.backends.kernels.formats import FP8_BIAS, dequantise, round_weights
 from pytest_rocm_attn.mock import mock_rocm
 
 # With instructions for e4m3fnuz, for e4m3fn through Triton and through assembly, and with none.
@@ -21,14 +21,14 @@ COUNT = 4096
 @triton.jit
 def _decode_kernel(bytes_ptr, out_ptr, FP8: tl.constexpr, COUNT: tl.constexpr):
     index = tl.arange(0, COUNT)
-    decoded = _dequantise(tl.load(bytes_ptr + index), out_ptr.dtype.element_ty, FP8)
+    decoded = dequantise(tl.load(bytes_ptr + index), out_ptr.dtype.element_ty, FP8)
     tl.store(out_ptr + index, decoded)
 
 
 @triton.jit
 def _round_kernel(weights_ptr, out_ptr, COUNT: tl.constexpr):
     index = tl.arange(0, COUNT)
-    tl.store(out_ptr + index, _weights(tl.load(weights_ptr + index), out_ptr.dtype.element_ty))
+    tl.store(out_ptr + index, round_weights(tl.load(weights_ptr + index), out_ptr.dtype.element_ty))
 
 
 @pytest.mark.parametrize("target", TARGETS)

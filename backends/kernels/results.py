@@ -1,0 +1,112 @@
+"""What a program stores: results, or parts of them that a second kernel merges.
+
+If keys are split, a program stores for its segment the normalised sum of values and the log-sum-exp of
+the scores, in base 2; `merge_segments_kernel` weighs the segments by them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.triton_interpreter import repair
+
+repair()
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def first_partial_row(request, query_start, requests, max_query_len, partial_rows):
+    """Return the row of a request's first token in the partial results: one for each token of the
+    batch, where that is less than max_query_len for each request."""
+    by_token = partial_rows < requests * max_query_len
+    return tl.where(by_token, query_start, request * max_query_len)
+
+
+@triton.jit
+def write_result(
+    acc,  # [ROWS, BLOCK_D] fp32
+    total,  # [ROWS] fp32
+    top,  # [ROWS] fp32, log2 domain
+    sink,  # [ROWS] fp32
+    v_scale,
+    result_ptrs,  # [ROWS, 1], the first column
+    lse_ptrs,  # [ROWS] fp32, log2 if SPLIT, else ln; or None
+    valid,  # [ROWS]
+    HAS_SINK: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Normalise and store."""
+    if HAS_SINK:
+        drained = sink == float("inf")  # it leaves no weight for the keys: 0, and NaN if 0 * inf is
+        acc = tl.where(drained[:, None], acc * 0.0, acc)
+        total = tl.where(drained, total * 0.0 + 1.0, total)
+        top = tl.where(drained, sink, top)
+    nothing = total == 0  # was seen: the answer is zero
+    acc = acc / tl.where(nothing, 1.0, total)[:, None] * v_scale
+    written = valid
+    if SPLIT:
+        written = valid & ~nothing
+    column = tl.arange(0, BLOCK_D)
+    tl.store(
+        result_ptrs + column[None, :],
+        acc.to(result_ptrs.dtype.element_ty),
+        mask=written[:, None] & (column < HEAD_SIZE)[None, :],
+    )
+    if lse_ptrs is not None:
+        lse = tl.where(nothing, float("-inf"), top + tl.log2(tl.where(nothing, 1.0, total)))
+        if not SPLIT:
+            lse = lse * LN2
+        tl.store(lse_ptrs, lse, mask=valid)
+
+
+@triton.jit(
+    do_not_specialize=["requests", "min_query_len", "max_query_len", "segments", "partial_rows"]
+)
+def _merge_segments_kernel(
+    partial_ptr,  # [partial_rows, heads, segments, HEAD_SIZE] fp32; then their lse,
+    # [partial_rows, heads, segments] fp32, log2; -inf: the part is unwritten
+    out_ptr,  # [tokens, heads, HEAD_SIZE]
+    query_start_loc_ptr,  # [requests + 1] int32
+    requests,
+    min_query_len,
+    max_query_len,
+    segments,
+    partial_rows,
+    heads,
+    stride_ot,
+    stride_oh,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK_C: tl.constexpr,  # columns of one program
+    BLOCK_S: tl.constexpr,
+):
+    request = tl.program_id(0) // max_query_len
+    token = tl.program_id(0) % max_query_len
+    head = tl.program_id(1)
+    query_start = tl.load(query_start_loc_ptr + request)
+    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    if (query_len < min_query_len) | (query_len > max_query_len) | (token >= query_len):
+        return
+    segment = tl.arange(0, BLOCK_S)
+    column = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
+    row = ((row_start + token).to(tl.int64) * heads + head) * segments
+    lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * HEAD_SIZE
+    lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
+    top = tl.max(lse, 0)
+    # A segment with an infinite sink or score outweighs all others: inf - inf would be NaN.
+    weight = tl.where(lse == top, 1.0, tl.exp2(lse - top))
+    weight = tl.where(lse == float("-inf"), 0.0, weight)
+    total = tl.sum(weight, 0)
+    parts = tl.load(
+        partial_ptr + (row + segment)[:, None] * HEAD_SIZE + column[None, :],
+        mask=(lse != float("-inf"))[:, None] & (column < HEAD_SIZE)[None, :],
+        other=0.0,
+    )
+    merged = tl.sum(parts * weight[:, None], 0) / tl.where(total == 0, 1.0, total)
+    out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
+    tl.store(
+        out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE
+    )

@@ -1,0 +1,50 @@
+"""Scores, in base 2, of keys that a row sees: scale, soft cap, ALiBi, causality and window.
+
+Semantics: docs/reference/backends.md#inputs.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pytest_rocm_attn.triton_interpreter import repair
+
+repair()
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI: tl.constexpr):
+    """Return scores in base 2 from dot products; distance is the query's position less the key's."""
+    if soft_cap is not None or HAS_ALIBI:
+        s = s * scale
+        if soft_cap is not None:
+            s = soft_cap * (2 * tl.sigmoid(2 * s / soft_cap) - 1)
+        if HAS_ALIBI:
+            s -= slope * distance.to(tl.float32)
+        s = s * LOG2E
+    else:
+        s = s * (scale * LOG2E)
+    return s
+
+
+@triton.jit
+def unseen_as_never(s, position, key, readable, window, CAUSAL: tl.constexpr):
+    """Return the scores with -inf for keys that a row does not see; readable is enough for rows that are
+    not causal, and is implied for those that are: no such row of a request lies behind its last key."""
+    if CAUSAL:
+        seen = key <= position
+        if window is not None:
+            seen = seen & (key > position - window)
+    else:
+        seen = readable
+        if window is not None:
+            seen = seen & (tl.abs(position - key) < window)
+    return tl.where(seen, s, float("-inf"))
+
+
+@triton.jit
+def anchor_of(top):
+    """Return what to subtract from scores: their maximum, or 0 as inf - inf is NaN."""
+    return tl.where(tl.abs(top) == float("inf"), 0.0, top)

@@ -76,12 +76,13 @@ def run(tmp_path: Path, places: list[Path], *arguments: str) -> dict[str, Any]:
         timeout=1800,
     )
     assert report.is_file(), done.stdout[-2000:] + done.stderr[-2000:]
-    return {row["id"]: row for row in json.loads(report.read_text())["rows"]}
+    rows = json.loads(report.read_text())["rows"]
+    return {f"{row['id']}[{row['gpu']['gfx']}]": row for row in rows}
 
 
 def names_of(rows: dict[str, Any], verdict: str) -> set[str]:
     """Return the rows of a verdict, each as "name[gpu]"."""
-    return {name.rpartition("::")[2] for name, row in rows.items() if row["verdict"] == verdict}
+    return {name for name, row in rows.items() if row["verdict"] == verdict}
 
 
 def on(name: str, *gpus: str) -> set[str]:

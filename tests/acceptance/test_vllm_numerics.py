@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -34,6 +35,49 @@ def test_a_releases_unified_attention_is_right(
         *(f"rocm-attn::numerics::VLLM::{case}" for case in CASES),
     )
     result.assert_outcomes(passed=len(CASES))
+
+
+KERNELS = "pytest_rocm_attn.conformance.adapters.vllm_kernels"
+# Backend, case -> the releases on which it is wrong; right on the others. vllm-project/vllm#47305: the kernels
+# load slots beyond a request's last token, and a NaN there poisons the output.
+FOUND = {
+    (f"{KERNELS}:RocmAttn", "mixed-batch-bfloat16"): {"0.12.0", "0.20.0", "0.24.0"},
+    (f"{KERNELS}:RocmAttn", "sliding-window-33"): {"0.12.0", "0.20.0", "0.24.0"},
+    (ADAPTER, "both-directions"): {"0.24.0"},
+    (ADAPTER, "mixed-batch-bfloat16"): set(),
+    (f"{KERNELS}:TritonMla", "mla-decode-with-heads-num-heads-16"): set(),
+    (f"{KERNELS}:TritonMla", "mla-decode-of-one-long-request"): set(),
+}
+DECLINED = {
+    (ADAPTER, "both-directions"): {"0.12.0", "0.20.0"}
+}  # "Only causal attention is supported"
+
+
+@pytest.mark.parametrize("release", ["0.12.0", "0.20.0", "0.24.0", "0.25.1", "0.33.0"])
+def test_a_releases_kernels_read_beyond_a_request_until_they_were_mended(
+    release: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (VLLM / release).is_dir():
+        pytest.skip(f"no vLLM {release} in {VLLM}; set ROCM_ATTN_VLLM_DIR")
+    monkeypatch.setenv("PYTHONPATH", str(VLLM / release))
+    names = {spec: f"B{number}" for number, spec in enumerate({spec: None for spec, _ in FOUND})}
+    pytester.runpytest_subprocess(
+        "--rocm-attn-conformance",
+        "--rocm-attn-tier=numerics",
+        "--rocm-attn-report=report.json",
+        f"--rocm-attn-backends={','.join(f'{name}={spec}' for spec, name in names.items())}",
+        *(f"rocm-attn::numerics::{names[spec]}::{case}" for spec, case in FOUND),
+    )
+    rows = json.loads((pytester.path / "report.json").read_text())["rows"]
+    found = {row["id"]: row["verdict"] for row in rows}
+    for (spec, case), wrong in FOUND.items():
+        verdict = found.get(f"{names[spec]}::{case}")
+        if release in DECLINED.get((spec, case), ()):
+            assert verdict is None  # what is declined has no verdict
+        elif release in wrong:
+            assert verdict in ("fail", "advisory"), (spec, case)
+        else:
+            assert verdict == "pass", (spec, case)
 
 
 def test_alibi_beside_sinks_is_wrong_in_0_12_0(

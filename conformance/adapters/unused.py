@@ -45,7 +45,9 @@ class _Kind(type):
 class _Unused(ModuleType):
     """A module whose every name is a class without meaning."""
 
-    __path__: Sequence[str] = ()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -75,7 +75,7 @@ class Stages:
             with contextlib.suppress(ValueError):  # one without a class
                 if member.get_path() == path:
                     return name
-        return path
+        return str(path)
 
 
 def _diffusion() -> Any:

@@ -21,7 +21,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise import capability_table, history
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 Version = Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]
 
 

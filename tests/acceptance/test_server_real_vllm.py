@@ -41,7 +41,6 @@ FOUND: dict[str, dict[str, str]] = {
         HYBRID: "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32",
         HYBRID_STEPS: "paged_attention_v1 is called with block size 544, and takes 16, 32",
         LATENT_STEPS: "batched_gemm_a16wfp4 is called with GPU gfx942, and takes gfx950, gfx1250",
-        PLAIN_STEPS: "",
         TWINS: "kv_cache_layout='NHD', where the other call chooses by",
     },
     "0.19.1": {INVARIANT: "batch_invariant mode requires an attention backend in", MTP: ""},

@@ -35,7 +35,7 @@ class Platform(Root): ...
 
 
 def found(select: Callable[[Request], Any], **more: Any) -> list[dict[str, str]]:
-    values = {"modules": (), "forget": lambda: None} | more
+    values: dict[str, Any] = {"modules": (), "forget": lambda: None} | more
     return list(capability.changes(Platform, select=select, **values))
 
 

@@ -71,7 +71,8 @@ class Stages:
     def _of_diffusion(self, request: Request, named: str | None) -> str:
         platform: Any = importlib.import_module("vllm_omni.platforms").current_omni_platform
         path: str = platform.get_diffusion_attn_backend_cls(named, request.head_size)
-        for name, member in _diffusion().__members__.items():
+        members: dict[str, Any] = dict(_diffusion().__members__)
+        for name, member in members.items():
             with contextlib.suppress(ValueError):  # one without a class
                 if member.get_path() == path:
                     return name

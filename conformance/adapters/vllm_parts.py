@@ -28,7 +28,7 @@ def of_draft(fork: Fork, named: Named) -> Any:
     Raises:
         LacksError: a draft's backend cannot be named.
     """
-    speculation = getattr(fork.module("config.speculative"), "SpeculativeConfig", None)
+    speculation: Any = getattr(fork.module("config.speculative"), "SpeculativeConfig", None)
     if "attention_backend" not in getattr(speculation, "__dataclass_fields__", {}):
         raise LacksError("the fork names no backend for a draft")
     asked: Any = object.__new__(speculation)  # its defaults; a whole one needs a model

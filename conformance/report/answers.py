@@ -195,12 +195,12 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
         left[_behaviour_of(change)].append(rows[number])
     for members in left.values():
         # No attribute tells these from rows of another cause: the first one stands for all.
-        first = members[0]
-        flags = words.flags_words(first).replace("none set", "nothing set")
-        where = ", ".join((flags, words.request_words(first)))
-        expected, came = _answers(first)
+        record = members[0]
+        flags = words.flags_words(record).replace("none set", "nothing set")
+        where = ", ".join((flags, words.request_words(record)))
+        expected, came = _answers(record)
         what = f"{where[:1].upper()}{where[1:]}: {expected} -> {came}."
-        yield Explained(what, (), tuple(members), first, 3)
+        yield Explained(what, (), tuple(members), record, 3)
 
 
 def _came_so(row: Record, change: Change) -> bool:

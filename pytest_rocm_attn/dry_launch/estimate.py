@@ -138,7 +138,7 @@ def _matrix(loop: Loop, gpu: Gpu) -> float:
 
 def _memory(loop: Loop, gpu: Gpu, wavefront: int) -> float | None:
     product = target_facts(gpu.gfx).get("product", [{}])[0]
-    figures = {
+    figures: dict[str, float] = {
         name: product[name]["v"]
         for name in ("bandwidth_gbs", "peak_fp16_tflops", "cu")
         if name in product

@@ -54,20 +54,29 @@ def test_the_changed_default_between_0_18_1_and_0_22_1_is_one_line(
     assert lines[1].startswith(
         "1. Default for ordinary layers: TRITON_ATTN -> ROCM_ATTN, on every GPU, except "
     )
-    assert lines[1].endswith(" (#39965).")
+    assert lines[1].endswith(" (#36702).")
 
 
-@pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(shipped())))
+QUICK = ("vllm-0.16.0", "vllm-0.25.1")  # nothing changed after it, much did; the others are slow
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(before, after, marks=() if before in QUICK else pytest.mark.slow)
+        for before, after in itertools.pairwise(shipped())
+    ],
+)
 def test_what_a_release_changed_is_read_in_a_minute(
     before: str, after: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", before, after]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = [line.partition(". ")[2] for line in lines if line[:1].isdigit() and ". " in line[:5]]
-    assert 1 <= len(told) <= 10
     assert all(len(sentence) < 160 for sentence in told)
     assert len(lines) <= 24
     found = Changelog.between(load(before), load(after), standard()).found
+    assert (1 if found.differing else 0) <= len(told) <= 10
     assert found.cells is not None
     shares = [cause.inside for cause in found.causes]
     assert sum(map(found.cells.count, shares)) == found.differing  # each cell in one cause
@@ -76,7 +85,7 @@ def test_what_a_release_changed_is_read_in_a_minute(
 
 @pytest.mark.parametrize(
     ("release", "number"),
-    [("0.12.0", "#26980"), ("0.18.1", "#35246"), ("0.19.1", "#39965"), ("0.28.0", "#56021")],
+    [("0.12.0", "#26980"), ("0.18.1", "#35246"), ("0.19.1", "#36702"), ("0.28.0", "#43615")],
 )
 def test_the_known_pull_request_of_a_release_is_named(
     release: str, number: str, capsys: pytest.CaptureFixture[str]

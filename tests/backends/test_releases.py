@@ -61,10 +61,8 @@ def known_difference(release: str, cell: Cell) -> bool:
     # AttentionConfig of these two parses the variable for CUDA's backends, and fails.
     if release in ("0.13.0", "0.14.1") and cell.environ.get("VLLM_FLASH_ATTN_VERSION") == "many":
         return True
-    # The grid's names are given in their exact case, and its variable is not the request's field.
-    return release >= "0.15" and (
-        cell.environ.get(NAMED) == "triton_attn" or "VLLM_BATCH_INVARIANT" in cell.environ
-    )
+    # The grid's names are given in their exact case.
+    return release >= "0.15" and cell.environ.get(NAMED) == "triton_attn"
 
 
 def disagreements(release: str, stride: int) -> list[str]:

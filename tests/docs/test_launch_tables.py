@@ -132,7 +132,15 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(("backend", "family", "gfx"), [*SAMPLE, *EVERY])
+# The table was made before the kernels' loops were changed (docs/backends.md, "What the compiled
+# loops cost"): a strict expectation, so that whoever makes it again takes this away.
+OUTDATED = pytest.mark.xfail(strict=True, reason="the table is of the kernels before 2026-11-30")
+
+
+@pytest.mark.parametrize(
+    ("backend", "family", "gfx"),
+    [*(pytest.param(*one, marks=OUTDATED) for one in SAMPLE), *EVERY],
+)
 def test_a_kernel_takes_what_the_table_says(
     from_report: Any, backend: str, family: str, gfx: str
 ) -> None:

@@ -144,8 +144,8 @@ def _reached(owner: type, name: str) -> Iterator[Target]:
             continue
         seen.add(key)
         yield Target(owner if key[0] else module, key[1], functions[key])
-        for node in ast.walk(functions[key]):
-            match node:
+        for inner in ast.walk(functions[key]):
+            match inner:
                 case ast.Call(ast.Name(id=called)):
                     waiting.append((False, called))
                 case ast.Call(ast.Attribute(ast.Name(id="cls"), attr=called)):

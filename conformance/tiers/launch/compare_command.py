@@ -24,7 +24,7 @@ _ADAPTERS = "pytest_rocm_attn.conformance.adapters"
 # Kernels of others that a short name stands for.
 PEERS = {
     "VLLM": f"{_ADAPTERS}.vllm_unified:UnifiedAttention",
-    "VLLM_MLA": f"{_ADAPTERS}.vllm_mla:MlaDecode",
+    "VLLM-MLA": f"{_ADAPTERS}.vllm_mla:MlaDecode",
     "AITER": f"{_ADAPTERS}.aiter_unified:UnifiedAttention",
 }
 

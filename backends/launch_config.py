@@ -1,6 +1,7 @@
 """Which tile a kernel runs with: the rule that picks, from launch_tiles.TILES, what fits the target.
 
-`choose_tile` takes the first candidate that is not larger than the work and that fits the target's LDS
+`choose_tile` takes the tile that launch_table.toml has for a shape, if it has one. Else it takes the first
+candidate that is not larger than the work and that fits the target's LDS
 and registers by `lds_bytes` and `registers`, two upper estimates; the launch tier compiles every choice
 for every target and compares (tests/backends/test_launch_config.py, docs/backends.md).
 `choose_segments` says into how many parts the keys of each request are split, and `choose_passes` which
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.backends.launch_table import tabled
 from pytest_rocm_attn.backends.launch_tiles import TILES
 from pytest_rocm_attn.errors import BackendLimitError
 
@@ -166,6 +168,9 @@ def choose_tile(kind: str, shape: Shape, target: Target) -> Tile:
     Raises:
         BackendLimitError: no candidate fits; the message gives the smallest need and the limit.
     """
+    tile = tabled(kind, shape, target)
+    if tile is not None:
+        return tile
     tiles = [
         tile
         for tile in TILES[target.family][kind]

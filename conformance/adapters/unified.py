@@ -96,14 +96,12 @@ def _window(problem: PagedAttention) -> tuple[int, int]:
     return problem.window - 1, 0 if problem.causal else problem.window - 1
 
 
-def first_home(
-    homes: tuple[str, ...], name: str = "unified_attention"
-) -> tuple[Callable[..., Any] | None, str]:
-    """Return a function from the first module that has it; else None and why not."""
+def first_home(homes: tuple[str, ...]) -> tuple[Callable[..., Any] | None, str]:
+    """Return unified_attention from the first module that has it; else None and why not."""
     failures = []
     for home in homes:
         try:
-            function: Callable[..., Any] = getattr(importlib.import_module(home), name)
+            function: Callable[..., Any] = importlib.import_module(home).unified_attention
         except (ImportError, AttributeError) as error:
             failures.append(f"{home}: {error}")
         else:

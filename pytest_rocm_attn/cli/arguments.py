@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "subjects",
         nargs="+",
         metavar="[NAME=]BACKEND[@TREE]",
-        help="TRITON_ATTN, TRITON_MLA, ROCM_ATTN, VLLM, VLLM-MLA, AITER, module:object or"
+        help="TRITON_ATTN, TRITON_MLA, ROCM_ATTN, VLLM, VLLM-MLA, VLLM-ROCM, AITER, module:object or"
         " file.py:object; TREE: the folder of a release's source, such as vllm-0.33.0",
     )
     kernels.add_argument("--gpu", required=True, metavar="GPU", help="such as gfx942 or MI300X")

@@ -24,7 +24,8 @@ _ADAPTERS = "pytest_rocm_attn.conformance.adapters"
 # Kernels of others that a short name stands for.
 PEERS = {
     "VLLM": f"{_ADAPTERS}.vllm_unified:UnifiedAttention",
-    "VLLM-MLA": f"{_ADAPTERS}.vllm_mla:MlaDecode",
+    "VLLM-MLA": f"{_ADAPTERS}.vllm_kernels:TritonMla",
+    "VLLM-ROCM": f"{_ADAPTERS}.vllm_kernels:RocmAttn",
     "AITER": f"{_ADAPTERS}.aiter_unified:UnifiedAttention",
 }
 

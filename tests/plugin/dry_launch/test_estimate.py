@@ -104,6 +104,40 @@ def test_an_llvm_mca_that_does_not_know_the_target_is_not_believed(tmp_path: Pat
     assert f"no llvm-mca knows gfx942 ({program}: 'gfx942' is not a recognized" in found.reason
 
 
+@pytest.mark.usefixtures("without_llvm")
+def test_an_llvm_mca_that_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LLVM 22.1.8 does on some loops."""
+    program = tmp_path / "llvm-mca-22"
+    program.write_text('#!/bin/sh\ncase "$*" in *json*) while :; do :; done;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("pytest_rocm_attn.dry_launch.llvm_mca.TIME_LIMIT", 1)
+    found = schedule(("s_nop 7",), Gpu("gfx942"))
+    assert found == NoSchedule(f"{program} was ended after 1 s of processor time")
+
+
+@pytest.mark.usefixtures("without_llvm")
+def test_a_wide_multiplication_is_halved_for_an_llvm_mca_that_does_not_end_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "llvm-mca-22"
+    program.write_text(
+        "#!/bin/sh\nread line\n"
+        'case "$line" in v_mad*) while :; do :; done;; esac\n'
+        'test "$line" = "v_mul_lo_u32 v20, v21, s26" && read line\n'
+        'test "$line" = "v_mul_hi_u32 v21, v21, s26" && cycles=400\n'
+        'echo \'{"TargetInfo": {"Resources": []}, "CodeRegions": [{"Instructions": [],'
+        ' "ResourcePressureView": {"ResourcePressureInfo": []},'
+        ' "SummaryView": {"TotalCycles": \'${cycles:-0}\'}}]}\'\n'.replace("\\'", "'")
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("pytest_rocm_attn.dry_launch.llvm_mca.TIME_LIMIT", 1)
+    found = schedule(("v_mad_i64_i32 v[20:21], s[42:43], v21, s26, 0",), Gpu("gfx942"))
+    assert not isinstance(found, NoSchedule)
+    assert found.clocks == 4 * 400 / 20
+
+
 def test_the_resident_waves_share_the_time_of_a_wave_alone() -> None:
     found = Estimate(
         busy={"matrix": 64.0, "vector": 20.0}, memory=None, alone=600.0, waves=4, model="two"

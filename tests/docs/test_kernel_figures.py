@@ -1,0 +1,93 @@
+"""The page of loop figures: made of its data, and the data is what the compiler makes of our kernels today."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+
+ROOT = Path(__file__).parents[2]
+ESTIMATED = ("clocks", "clocks_per_score", "clocks_per_key")  # by whichever llvm-mca is there
+SAMPLE = [("prefill", "gfx942"), ("decode", "gfx950")]  # compiled for the launch table too
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[Any]:
+    """The script that writes the page, as a module."""
+    file = ROOT / "tools" / "kernel_figures.py"
+    spec = importlib.util.spec_from_file_location("kernel_figures_tool", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def data(tool: Any) -> Any:
+    return json.loads(tool.DATA.read_text("utf-8"))
+
+
+def test_the_page_is_made_of_its_data(tool: Any, data: Any) -> None:
+    assert tool.page(data) == tool.PAGE.read_text("utf-8")
+
+
+def test_every_workload_has_our_figures_and_a_peers_on_every_target(tool: Any, data: Any) -> None:
+    assert set(data) == set(tool.workloads())
+    for name, targets in data.items():
+        assert set(targets) == set(tool.TARGETS), name
+        for gfx, backends in targets.items():
+            assert len(backends) >= 2, (name, gfx)
+            assert backends["ours"]["kernels"], (name, gfx, backends["ours"]["refusal"])
+
+
+@pytest.mark.parametrize(
+    ("workload", "gfx"),
+    [
+        pytest.param(
+            name, gfx, marks=[] if (name, gfx) in SAMPLE else [pytest.mark.slow], id=f"{name}-{gfx}"
+        )
+        for name in ("prefill", "decode", "decode-fp8", "short", "mixed", "mla-16", "mla-128")
+        for gfx in ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
+    ],
+)
+def test_our_figures_are_those_of_a_fresh_compile(
+    tool: Any, data: Any, workload: str, gfx: str
+) -> None:
+    """Make the page again (tools/kernel_figures.py) if this fails: a kernel or its tile was changed."""
+    if f"Triton {triton.__version__}" not in tool.PAGE.read_text("utf-8"):
+        pytest.skip(f"the page is of another Triton than {triton.__version__}")
+    work = tool.workloads()[workload]
+    subject = tool.subjects(work, "", "")["ours"]
+    fresh = tool.measure(subject, {workload: work}, gfx)[workload]
+    assert counted(fresh) == counted(data[workload][gfx]["ours"])
+
+
+def counted(entry: Any) -> list[dict[str, Any]]:
+    """Return the figures of each kernel that no estimate enters."""
+    return [
+        {name: value for name, value in kernel["figures"].items() if name not in ESTIMATED}
+        for kernel in entry["kernels"]
+    ]
+
+
+def test_the_ratio_divides_ours_by_the_least_of_the_peers(tool: Any) -> None:
+    def entry(clocks: float, bytes_: float, vector: float) -> dict[str, Any]:
+        figures = {"clocks_per_score": clocks, "bytes_per_key": bytes_, "vector_per_key": vector}
+        return {"kernels": [{"figures": figures | {"matrix": 4}}], "refusal": ""}
+
+    work = tool.workloads()
+    ours = entry(100, 400, 10)
+    backends = {"ours": ours, "slow": entry(500, 500, 20), "fast": entry(200, 800, 40)}
+    assert tool._ratio(work["prefill"], backends) == "0.50"
+    assert tool._ratio(work["decode"], backends) == "0.80 bytes, 0.50 vector"
+    assert tool._ratio(work["prefill"], {"ours": ours}) == "-"
+    refused = {"kernels": [], "refusal": "wrong: spills"}
+    assert tool._ratio(work["prefill"], {"ours": ours, "slow": refused}) == "-"

@@ -137,7 +137,7 @@ serves them; in a decode it is the larger of the two.
 
 "Of the best peer" divides ours by the least of the others: the estimated clocks a score if all rows of a tile have work; the bytes
 and the vector instructions a key in a decode. Less than 1 is better. A batch for which a backend launches several kernels has a line for each,
-and the ratio takes the kernel with the most matrix instructions.
+and the ratio takes the kernel with the largest tile.
 """
 
 
@@ -231,7 +231,12 @@ def row(gfx: str, name: str, figures: Mapping[str, Any], ratio: str) -> str:
 
 
 def _heaviest(entry: Mapping[str, Any]) -> Any:
-    return max(entry["kernels"], key=lambda kernel: kernel["figures"]["matrix"] or 0, default=None)
+    """Return the kernel with the largest tile."""
+    return max(
+        entry["kernels"],
+        key=lambda kernel: (kernel["figures"]["rows"] or 0) * (kernel["figures"]["keys"] or 0),
+        default=None,
+    )
 
 
 def _ratio(work: Workload, backends: Mapping[str, Any]) -> str:

@@ -81,13 +81,16 @@ def counted(entry: Any) -> list[dict[str, Any]]:
 def test_the_ratio_divides_ours_by_the_least_of_the_peers(tool: Any) -> None:
     def entry(clocks: float, bytes_: float, vector: float) -> dict[str, Any]:
         figures = {"clocks_per_score": clocks, "bytes_per_key": bytes_, "vector_per_key": vector}
-        return {"kernels": [{"figures": figures | {"matrix": 4}}], "refusal": ""}
+        return {"kernels": [{"figures": figures | {"rows": 16, "keys": 16}}], "refusal": ""}
 
     work = tool.workloads()
     ours = entry(100, 400, 10)
     backends = {"ours": ours, "slow": entry(500, 500, 20), "fast": entry(200, 800, 40)}
     assert tool._ratio(work["prefill"], backends) == "0.50"
     assert tool._ratio(work["decode"], backends) == "0.80 bytes, 0.50 vector"
+    small = {"figures": {**entry(1, 1, 1)["kernels"][0]["figures"], "keys": 1}}
+    both = {"kernels": [small, *ours["kernels"]], "refusal": ""}
+    assert tool._ratio(work["mixed"], backends | {"ours": both}) == "0.50"  # of the larger tile
     assert tool._ratio(work["prefill"], {"ours": ours}) == "-"
     refused = {"kernels": [], "refusal": "wrong: spills"}
     assert tool._ratio(work["prefill"], {"ours": ours, "slow": refused}) == "-"

@@ -25,7 +25,8 @@ def settings(pytestconfig: pytest.Config) -> Settings:
     return dataclasses.replace(found, subject=dataclasses.replace(found.subject, pure=False))
 
 
-@pytest.mark.parametrize("tier", TIERS)
+# The plan of upstream needs a release with a recording: tests/conformance/tiers/grid/test_upstream.py.
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "upstream"])
 def test_every_item_of_a_plan_has_a_name_of_its_own_and_a_class(
     settings: Settings, tier: str
 ) -> None:

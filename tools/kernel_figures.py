@@ -196,7 +196,7 @@ def page(data: Mapping[str, Any]) -> str:
     for name, work in workloads().items():
         if name in data:
             lines += section(work, data[name])
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 OURS = "ours"

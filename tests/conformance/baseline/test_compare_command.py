@@ -86,6 +86,7 @@ def test_revisions_are_compared_and_the_checkout_is_left_as_it_was(
 ) -> None:
     checkout = tmp_path / "checkout"
     write(checkout / "server", "ROCM_AITER_FA")
+    (checkout / ".gitignore").write_text("__pycache__/\n")  # as Python writes where it imports
     git(tmp_path, "init", "--quiet", str(checkout))
     git(checkout, "add", ".")
     git(checkout, "commit", "--quiet", "-m", "one")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Grid
 
 _GIT_LIMIT = 600  # seconds
+_BYTECODE = "PYTHONPYCACHEPREFIX"
 
 
 class CompareError(RocmAttnError, ValueError):
@@ -57,7 +58,10 @@ def run(arguments: argparse.Namespace) -> tuple[list[str], bool]:
         BaselineError: some cells could not be answered.
     """
     grid = standard() if arguments.whole else sample()
-    with tempfile.TemporaryDirectory(prefix="rocm-attn-compare-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="rocm-attn-compare-") as folder,
+        _bytecode_in(Path(folder) / "bytecode"),
+    ):
         sides = [
             _side(given, Path(folder) / number, arguments.selector)
             for number, given in (("base", arguments.base), ("head", arguments.head))
@@ -70,6 +74,20 @@ def run(arguments: argparse.Namespace) -> tuple[list[str], bool]:
         asked, all_of = f"{grid.cells:,}", f"{standard().cells:,}"
         lines += ["", f"A sample of {asked} cells was asked; --whole asks the grid of {all_of}."]
     return lines, bool(found.found.differing)
+
+
+@contextlib.contextmanager
+def _bytecode_in(folder: Path) -> Iterator[None]:
+    """Have the processes started meanwhile write their bytecode there, not in a checkout."""
+    before = os.environ.get(_BYTECODE)
+    os.environ[_BYTECODE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_BYTECODE]
+        else:
+            os.environ[_BYTECODE] = before
 
 
 def _side(given: str, scratch: Path, spec: str | None) -> Side:

@@ -86,7 +86,6 @@ def test_revisions_are_compared_and_the_checkout_is_left_as_it_was(
 ) -> None:
     checkout = tmp_path / "checkout"
     write(checkout / "server", "ROCM_AITER_FA")
-    (checkout / ".gitignore").write_text("__pycache__/\n")  # as Python writes where it imports
     git(tmp_path, "init", "--quiet", str(checkout))
     git(checkout, "add", ".")
     git(checkout, "commit", "--quiet", "-m", "one")
@@ -95,6 +94,7 @@ def test_revisions_are_compared_and_the_checkout_is_left_as_it_was(
     git(checkout, "add", "notes.txt")
     before = git(checkout, "status", "--porcelain"), git(checkout, "worktree", "list")
     monkeypatch.chdir(checkout / "server")
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     assert main(["compare", "HEAD", SELECTOR]) == 1
     lines = capsys.readouterr().out.splitlines()
     commit = git(checkout, "rev-parse", "HEAD")[:9]

@@ -20,6 +20,7 @@ _FILES = (
     *("pr-26980/appendix.toml", "vllm/automatic.toml", "vllm/mla.toml", "vllm/environment.toml"),
     "vllm/server.toml",
 )
+_CODE = " (the code alone)"  # how the source of such a row ends
 _INDEX = """# What each release promises
 
 A page for each release of vLLM: which backend an AMD user gets for what, from which source; what is broken; and what changed
@@ -58,13 +59,18 @@ def _page(whole: contract.Contract, one: Release, before: Release | None) -> str
     for row in shown:
         key = _asked(row), str(row.expect), row.source
         gpus.setdefault(key, []).extend(gpu.gfx for gpu in row.gpus)
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    alike: dict[tuple[str, str, str], tuple[list[str], dict[str, None]]] = {}
     for (asked, backend, source), targets in gpus.items():
         where = ", ".join(gfx for gfx in known_gpus() if gfx in targets)
-        alike.setdefault((where, backend, source), []).append(asked)
+        # What only the code says is no promise: one line for all that gets the same there.
+        apart = _CODE if source.endswith(_CODE) else source
+        questions, sources = alike.setdefault((where, backend, apart), ([], {}))
+        questions.append(asked)
+        sources[source.removesuffix(_CODE)] = None
     lines += [
-        f"| {'; or '.join(asked)} | {where} | {backend} | {source} |"
-        for (where, backend, source), asked in alike.items()
+        f"| {'; or '.join(questions)} | {where} | {backend} |"
+        f" {'; '.join(sources)}{_CODE if apart == _CODE else ''} |"
+        for (where, backend, apart), (questions, sources) in alike.items()
     ]
     lines += ["", "## What is broken", ""]
     lines += [f"- {one.story}" for one in promised.defects] or ["Nothing that is known."]

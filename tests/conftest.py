@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 # As many threads of torch as cores, in each xdist worker and each process that a test starts, wait for
 # each other longer than they compute: the tensors here are small. Set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run inside a test forgets what it imported first, but strategies that it made are cached in modules
+# that stay: they must be of the one hypothesis that all of the session's runs use.
+with contextlib.suppress(ImportError):
+    importlib.import_module("hypothesis.strategies")
 
 HARDWARE = Path(__file__).parent / "hardware"
 INTERPRETED = Path(__file__).parent / "backends" / "interpreted"

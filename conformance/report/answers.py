@@ -35,10 +35,11 @@ from pytest_rocm_attn.conformance.report import words
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from pytest_rocm_attn.conformance.causes.causes import Cause as Explanation
     from pytest_rocm_attn.conformance.causes.cells import Bits
+    from pytest_rocm_attn.conformance.causes.conditions import Given
     from pytest_rocm_attn.conformance.report.schema import Record
 
 _KINDS = {  # of outcomes in a report -> of behaviours
@@ -161,7 +162,8 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
         if one.change.expected != VARIOUS:
             # Rows are examples: a question that no row asks is not an exception.
             everywhere = one.everywhere and several
-            plain = replace(one, exceptions=(), precision=1.0, everywhere=everywhere)
+            clauses = _true_of(one.gpus, one.where)
+            plain = replace(one, where=clauses, exceptions=(), precision=1.0, everywhere=everywhere)
             alike[_behaviour_of(one.change)].append(plain)
     open_ones = {number for number, row in enumerate(rows) if row["verdict"] != Verdict.PASS}
     groups = []
@@ -230,6 +232,14 @@ def _behaviour_of(change: Change) -> Change:
     if change.expected == A_REFUSAL and got.kind == "Selected" and got != THE_NAMED_ONE:
         got = A_BACKEND
     return replace(change, got=got, level="advice" if change.level == "advice" else "", rule="")
+
+
+def _true_of(gpus: Collection[str], where: Sequence[Given]) -> tuple[Given, ...]:
+    """Return the clauses without one that leaves out a GPU on which there is such a row.
+
+    Most rows may be on fewer GPUs, but a sentence must not say that the others are not concerned.
+    """
+    return tuple(one for one in where if one.name != GFX or set(gpus) <= set(one.values))
 
 
 def _facts(row: Record) -> dict[str, Any]:
@@ -322,7 +332,7 @@ class _Merging:
             first,
             change=change,
             theme="",
-            where=described.where,
+            where=_true_of(gpus, described.where),
             smallest=self._cells.smallest(inside),
             gpus=gpus,
             everywhere=everywhere,

@@ -205,7 +205,7 @@ MUTANTS: dict[str, tuple[Mutation, str]] = {
     ),
     "decode context parallelism not checked": (
         unchecked("dcp"),
-        "Default for all layers with DCP: a refusal -> a backend, on all GPUs but gfx1100 and gfx1201.",
+        "Default for all layers with DCP: a refusal -> a backend, on every GPU.",
     ),
     "connectors not checked": (
         unchecked("kv-connector"),

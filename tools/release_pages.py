@@ -62,7 +62,7 @@ def _page(whole: contract.Contract, one: Release, before: Release | None) -> str
     alike: dict[tuple[str, str, str], tuple[list[str], dict[str, None]]] = {}
     for (asked, backend, source), targets in gpus.items():
         where = ", ".join(gfx for gfx in known_gpus() if gfx in targets)
-        # What only the code says is no promise: one line for all that gets the same there.
+        # What only the code says is not a promise: one line for all that gets the same there.
         apart = _CODE if source.endswith(_CODE) else source
         questions, sources = alike.setdefault((where, backend, apart), ([], {}))
         questions.append(asked)

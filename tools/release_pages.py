@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from pytest_rocm_attn.conformance.promise import contract, release, upstream
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend, Row
 from pytest_rocm_attn.conformance.promise.release import FIRST, Release
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend, Row
 from pytest_rocm_attn.gpu import known_gpus
 
 FOLDER = Path(__file__).parents[1] / "docs" / "releases"

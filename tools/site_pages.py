@@ -23,7 +23,7 @@ from pytest_rocm_attn.cli import atlas
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Row
+    from pytest_rocm_attn.conformance.promise.rows import Row
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pytest_rocm_attn"
@@ -201,7 +201,7 @@ def report_page() -> str:
 
 # Module -> the dictionaries in it that say what each field of an entry is, with a heading.
 _FORMATS = {
-    "contract": {"_HEAD_FIELDS": "contract.toml", "_CASE_FIELDS": "[[case]]: a row"},
+    "contract_file": {"HEAD_FIELDS": "contract.toml", "ENTRY_FIELDS": "[[case]]: a row"},
     "capability_table": {"_FIELDS": "[[capability]]: what a backend can do"},
     "history": {
         "_ENDED_FIELDS": "[[ended]]: rows that a release ended",

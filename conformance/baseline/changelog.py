@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
     from pytest_rocm_attn.conformance.baseline.known_changes import KnownChange
-    from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
+    from pytest_rocm_attn.conformance.causes.cause import Cause, Explained
     from pytest_rocm_attn.conformance.causes.cells import Origin
     from pytest_rocm_attn.conformance.causes.conditions import Condition
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Table
@@ -213,9 +213,9 @@ def _markdown(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
         sources = changelog.sources(cause)
         links = ", ".join(f"[{one.name}]({one.link})" for one in _linked(sources))
         link = f" ({links})" if links else ""
-        reason = "".join(
-            f" {escaped(one.reason[:1].upper() + one.reason[1:])}." for one in sources[:1]
-        )
+        # What the first one did, and what the first one that is linked did, if that is another.
+        told = dict.fromkeys(one.reason for one in (*sources[:1], *_linked(sources)[:1]))
+        reason = "".join(f" {escaped(one[:1].upper() + one[1:])}." for one in told)
         example = _code(question(changelog, cause.smallest))
         said = escaped(_sentence(cause, sources).removesuffix("."))
         lines.append(f"- {said}{link}.{reason} {cause.cells:,} cells, e.g. `{example}`.")

@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.baseline.baseline import shipped
 from pytest_rocm_attn.conformance.promise import contract
-from pytest_rocm_attn.conformance.promise.contract import (
-    ExpectBackend,
-    ExpectNever,
-    ExpectRefusal,
-    Row,
-)
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import behaviour, is_answer
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend, ExpectNever, ExpectRefusal, Row
 from pytest_rocm_attn.outcome import Rejected, from_wire
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
-    from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
+    from pytest_rocm_attn.conformance.causes.cause import Cause, Explained
     from pytest_rocm_attn.conformance.causes.conditions import Change, Condition
     from pytest_rocm_attn.conformance.promise.grid.space import Cell
 

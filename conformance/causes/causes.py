@@ -8,108 +8,36 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.causes.boxes import union_of
-from pytest_rocm_attn.conformance.causes.cells import KIND, is_field, is_variable, met, usual
+from pytest_rocm_attn.conformance.causes.cause import A_REFUSAL, VARIOUS, Cause, Explained, order
+from pytest_rocm_attn.conformance.causes.cells import is_field
 from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change, conditions
 from pytest_rocm_attn.conformance.causes.described import LITTLE, RECALL, Describer
+from pytest_rocm_attn.conformance.causes.meaning import (
+    any_of,
+    kind_of_change,
+    meaning_of,
+    only,
+    share_an_answer,
+    theme_of,
+)
 from pytest_rocm_attn.conformance.promise.grid.design import SWITCHES
-from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
-from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
+from pytest_rocm_attn.conformance.promise.grid.space import GFX
 from pytest_rocm_attn.flags import EXPLICIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.causes.cells import Bits, Cells, Origin
-    from pytest_rocm_attn.conformance.causes.conditions import Condition, Given
+    from pytest_rocm_attn.conformance.causes.cells import Bits, Cells
+    from pytest_rocm_attn.conformance.causes.conditions import Condition
     from pytest_rocm_attn.conformance.causes.described import Description
 
-# Stand in for a backend: another one than the cell names, and any.
-ANOTHER_ONE = Behaviour("Selected", "another one")
-A_BACKEND = Behaviour("Selected", "a backend")
-A_REFUSAL = Behaviour("Rejected")
-VARIOUS = Behaviour("Various")
-
-OTHER_VARIABLES = "variables"  # a theme: variables that selection does not read
 PLAIN = 0.8  # of the cells that a description is about: below it the words say "some layers"
 MOST = 10  # causes, if those of little weight can be put together
 _CLEARER = 0.2  # what telling apart must add to that share
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One change of behaviour with one explanation.
-
-    Attributes:
-        change: what it changes, by meaning.
-        theme: what decides it: "aiter", a field of the request, OTHER_VARIABLES; "" for the switches,
-            what is named and the GPU.
-        where: clauses that are true of 90% of its cells at least, as few as are worth it.
-        exceptions: where the clauses are true and yet nothing differs.
-        precision: of the cells that clauses and exceptions describe, and in which a backend was
-            expected, or a refusal, as the change has it, the share that differs so.
-        cells: how many they are.
-        smallest: the one of those that clauses and exceptions describe that is nearest to the
-            defaults.
-        gpus: those on which users meet it.
-        everywhere: that is every GPU.
-        backends: those that are named, expected or got in most of its cells, most cells first.
-        families: numbers of the groups of cells in which it is met.
-        conditions: the positions of the exact conditions that its cells are in.
-        inside: the cells.
-        parts: if one change has several descriptions, a cause for each, the one that most users meet
-            first; theme, where, exceptions, precision and smallest are those of the first.
-    """
-
-    change: Change
-    theme: str
-    where: tuple[Given, ...]
-    exceptions: tuple[Given, ...]
-    precision: float
-    cells: int
-    smallest: Origin
-    gpus: tuple[str, ...]
-    everywhere: bool
-    backends: tuple[str, ...]
-    families: tuple[int, ...]
-    conditions: tuple[int, ...]
-    inside: Bits
-    parts: tuple[Cause, ...] = ()
-
-    @property
-    def variables(self) -> frozenset[str]:
-        """The variables that its clauses set."""
-        names = (one.name for one in self.where if None not in one.values)
-        return frozenset(name for name in names if is_variable(name) and name != EXPLICIT)
-
-    @property
-    def met(self) -> int:
-        """Who meets it first: see cells.met()."""
-        return met(self.smallest.distance)
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """Every difference.
-
-    Attributes:
-        cells: all that were compared.
-        conditions: the most important first.
-        causes: in the order of how many users meet them.
-        differing: how many cells differ.
-        left: how many differing cells no condition covers: 0 unless there are too many conditions.
-        left_smallest: the smallest of these; None if there is none.
-    """
-
-    cells: Cells | None
-    conditions: tuple[Condition, ...] = ()
-    causes: tuple[Cause, ...] = ()
-    differing: int = 0
-    left: int = 0
-    left_smallest: Origin | None = None
 
 
 def explain(
@@ -138,59 +66,6 @@ def explain(
     )
 
 
-# --- what a condition means -----------------------------------------------------------------------
-
-
-def _theme(condition: Condition) -> str:
-    """Return what decides a condition, unless it is a switch, a name or the GPU."""
-    sparse = any(one.name == "use_sparse" and one.values == (True,) for one in condition.where)
-    departing = [
-        one.name
-        for one in condition.where
-        if not set(usual(one.name, sparse=sparse)) & set(one.values)
-    ]
-    crash = no_answer(condition.change.got) or no_answer(condition.change.expected)
-    if crash and AITER in departing:
-        return AITER
-    fields = [name for name in departing if is_field(name) and name not in KIND]
-    if fields or AITER in departing:
-        return (*fields, AITER)[0]
-    further = [
-        name for name in departing if is_variable(name) and name not in (EXPLICIT, *SWITCHES)
-    ]
-    return OTHER_VARIABLES if further else ""
-
-
-def _meaning(condition: Condition, theme: str) -> Change:
-    """Return a condition's change by meaning: equal for those that a reader takes for one."""
-    change = condition.change
-    expected, got = change.expected, change.got
-    names = [one.values for one in condition.where if one.name == EXPLICIT]
-    named = bool(names) and None not in names[0]
-    if no_answer(got):
-        expected = VARIOUS
-    elif no_answer(expected):
-        got = VARIOUS
-    elif A_REFUSAL in (expected, got):
-        backend = got if expected == A_REFUSAL else expected
-        if theme:
-            backend = A_BACKEND
-        elif named and backend != THE_NAMED_ONE:
-            one = len(names[0]) == 1 and backend.name == names[0][0]
-            backend = THE_NAMED_ONE if one else ANOTHER_ONE
-        elif backend != THE_NAMED_ONE:
-            backend = A_BACKEND
-        expected, got = (A_REFUSAL, backend) if expected == A_REFUSAL else (backend, A_REFUSAL)
-    elif got == THE_NAMED_ONE:
-        expected = ANOTHER_ONE
-    return replace(change, expected=expected, got=got)
-
-
-def no_answer(answer: Behaviour) -> bool:
-    """Whether it is neither a backend nor a refusal: a crash, a hang ..."""
-    return answer.kind not in ("Selected", "Rejected", "Various", "Answer")
-
-
 # --- grouping -------------------------------------------------------------------------------------
 
 Key = tuple[Change, str, tuple[str, ...]]  # meaning, theme, and the switches that tell it apart
@@ -205,9 +80,9 @@ class _Grouping:
         self._describer = Describer(cells)
         refusals = (one.inside for one in found if one.change.expected == A_REFUSAL)
         self._refusals = refused | union_of(refusals)  # where a refusal was expected
-        themes = [_theme(condition) for condition in found]
+        themes = [theme_of(condition) for condition in found]
         self._meanings = [
-            (_meaning(condition, theme), theme)
+            (meaning_of(condition, theme), theme)
             for condition, theme in zip(found, themes, strict=True)
         ]
 
@@ -237,7 +112,7 @@ class _Grouping:
         found = self._few(self._alike(self._merged(found)))
         if left:
             found.append(self._cause((Change(VARIOUS, VARIOUS), "", ()), left))
-        return sorted(found, key=_order)
+        return sorted(found, key=order)
 
     def _shared(self, groups: Mapping[Key, Bits]) -> dict[Key, Bits]:
         """Give each cell to one of its groups: to the one that is left with the most."""
@@ -295,7 +170,7 @@ class _Grouping:
         """Let causes be one that make one change under the same variables, whatever is asked for."""
         groups: dict[tuple[Any, ...], list[Cause]] = defaultdict(list)
         for cause in causes:
-            groups[_kind_of_change(cause), cause.variables].append(cause)
+            groups[kind_of_change(cause), cause.variables].append(cause)
         return [self._together(group) for group in groups.values()]
 
     def _few(self, causes: Sequence[Cause]) -> list[Cause]:
@@ -304,7 +179,7 @@ class _Grouping:
         Changes of a default stay apart, and so do changes under variables of which neither has all.
         """
         open_ones = dict(enumerate(causes))
-        kinds = {number: _kind_of_change(cause) for number, cause in open_ones.items()}
+        kinds = {number: kind_of_change(cause) for number, cause in open_ones.items()}
         pairs: list[
             tuple[int, int, int]
         ] = []  # a heap: how many cells both have, and which they are
@@ -313,7 +188,7 @@ class _Grouping:
             one = open_ones[number]
             for position in others if one.met else ():
                 other = open_ones[position]
-                if other.met and _share_an_answer((one, kinds[number]), (other, kinds[position])):
+                if other.met and share_an_answer((one, kinds[number]), (other, kinds[position])):
                     heapq.heappush(pairs, (one.cells + other.cells, position, number))
 
         if len(open_ones) > MOST:
@@ -324,7 +199,7 @@ class _Grouping:
             if all(number in open_ones for number in both):
                 number = max(kinds) + 1
                 whole = self._together([open_ones.pop(one) for one in both])
-                kinds[number] = _kind_of_change(whole)
+                kinds[number] = kind_of_change(whole)
                 open_ones[number] = whole
                 offer(number, [one for one in open_ones if one != number])
         return list(open_ones.values())
@@ -333,13 +208,13 @@ class _Grouping:
         """Return causes as one; each of them is a part of it."""
         if len(causes) == 1:
             return causes[0]
-        parts = sorted((part for one in causes for part in one.parts or (one,)), key=_order)
+        parts = sorted((part for one in causes for part in one.parts or (one,)), key=order)
         inside = union_of(part.inside for part in parts)
         mine = tuple(n for n, one in enumerate(self._conditions) if one.inside & inside)
         gpus = self._cells.values(GFX, inside)
         pairs = [(part.change.expected, part.change.got) for part in parts]
         expected, got = (
-            _any_of(
+            any_of(
                 [(answers[side], part.cells) for part, answers in zip(parts, pairs, strict=True)]
             )
             for side in (0, 1)
@@ -364,8 +239,8 @@ class _Grouping:
         changes = [self._conditions[number].change for number in mine]
         change = replace(
             change,
-            expected=_only([one.expected for one in changes], change.expected),
-            got=_only([one.got for one in changes], change.got),
+            expected=only([one.expected for one in changes], change.expected),
+            got=only([one.got for one in changes], change.got),
         )
         described = self._described(change, inside)
         gpus = cells.values(GFX, inside)
@@ -404,80 +279,3 @@ class _Grouping:
             if spare < 0 or found:
                 found.append(name)
         return tuple(reversed(found))
-
-
-def _only(answers: Sequence[Behaviour], otherwise: Behaviour) -> Behaviour:
-    """Return the one backend that all of these are, if what stands for several is just that one."""
-    several = otherwise in (A_BACKEND, ANOTHER_ONE, VARIOUS)
-    return answers[0] if several and len(set(answers)) == 1 else otherwise
-
-
-def _names(cause: Cause) -> bool:
-    """Whether its cells name a backend."""
-    return any(one.name == EXPLICIT and None not in one.values for one in cause.where)
-
-
-def _kind_of_change(cause: Cause) -> Change:
-    """Return what is equal for changes that differ in what is asked for alone."""
-    change = cause.change
-    expected, got = change.expected, change.got
-    if got == A_REFUSAL:
-        expected = THE_NAMED_ONE if _names(cause) else A_BACKEND
-    elif expected == A_REFUSAL and _names(cause):
-        got = THE_NAMED_ONE
-    elif got == THE_NAMED_ONE:
-        expected = ANOTHER_ONE
-    return replace(change, expected=expected, got=got)
-
-
-def _share_an_answer(one: tuple[Cause, Change], other: tuple[Cause, Change]) -> bool:
-    """Whether what two causes change has an answer in common, of changes that can be one.
-
-    Args:
-        one: a cause, and the kind of its change.
-        other: another one.
-    """
-    (first, mine), (second, theirs) = one, other
-    if mine.expected != theirs.expected and mine.got != theirs.got:
-        return False
-    if (mine.level, mine.rule, mine.declared) != (theirs.level, theirs.rule, theirs.declared):
-        return False
-    answers = (mine.expected, mine.got, theirs.expected, theirs.got)
-    if mine.wanted or theirs.wanted or any(map(no_answer, answers)):
-        return False
-    refusals = [(kind.expected == A_REFUSAL, kind.got == A_REFUSAL) for kind in (mine, theirs)]
-    variables = first.variables, second.variables
-    return refusals[0] == refusals[1] and (
-        variables[0] <= variables[1] or variables[1] <= variables[0]
-    )
-
-
-def _any_of(answers: Sequence[tuple[Behaviour, int]]) -> Behaviour:
-    """Return the answers of several changes as one, those of most cells first.
-
-    Args:
-        answers: each with the number of its cells.
-    """
-    counts: Counter[Behaviour] = Counter()
-    for answer, cells in answers:
-        counts[answer] += cells
-    if len(counts) == 1:
-        return answers[0][0]
-    several = (A_BACKEND, ANOTHER_ONE, THE_NAMED_ONE)
-    if any(one.kind != "Selected" or one in several for one in counts):
-        return A_BACKEND
-    names = [one.name for one, _ in counts.most_common()]
-    return Behaviour("Selected", f"{', '.join(names[:-1])} or {names[-1]}")
-
-
-def _order(cause: Cause) -> tuple[Any, ...]:
-    """Sort key: what fails first; then who meets it, a plain layer first; then by size."""
-    change = cause.change
-    return (
-        change.level in ("advisory", "observed"),
-        change.declared,
-        cause.met,
-        bool(cause.theme),
-        -cause.cells,
-        repr((change, cause.theme)),
-    )

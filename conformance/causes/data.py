@@ -9,7 +9,7 @@ from pytest_rocm_attn.conformance.causes import words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_rocm_attn.conformance.causes.causes import Cause
+    from pytest_rocm_attn.conformance.causes.cause import Cause
     from pytest_rocm_attn.conformance.causes.conditions import Condition, Given
 
 

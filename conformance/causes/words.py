@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.causes.causes import (
+from pytest_rocm_attn.conformance.causes.cause import (
     A_BACKEND,
     ANOTHER_ONE,
     OTHER_VARIABLES,
-    PLAIN,
     VARIOUS,
 )
+from pytest_rocm_attn.conformance.causes.causes import PLAIN
 from pytest_rocm_attn.conformance.causes.cells import ASKS, KIND, is_field, is_variable
 from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE
 from pytest_rocm_attn.conformance.promise.grid.space import AITER, GFX
@@ -22,7 +22,7 @@ from pytest_rocm_attn.flags import EXPLICIT, VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.causes.causes import Cause
+    from pytest_rocm_attn.conformance.causes.cause import Cause
     from pytest_rocm_attn.conformance.causes.conditions import Change, Condition, Given
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour
 

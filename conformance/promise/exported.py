@@ -12,7 +12,7 @@ import msgspec
 
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.promise import contract as contracts
-from pytest_rocm_attn.conformance.promise import release, servers_file
+from pytest_rocm_attn.conformance.promise import release, rows, servers_file
 from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
@@ -73,7 +73,7 @@ class RowFields(msgspec.Struct, frozen=True):
 
     id: str
     source: str
-    level: contracts.Level
+    level: rows.Level
     gpus: tuple[str, ...]
     aiter: Literal["present", "absent", "impostor", "broken"]
     env: dict[str, str]
@@ -205,19 +205,19 @@ def _named(named: Named | None) -> NamedFields | None:
     return NamedFields(named.backend, dict(named.per_kind), named.asks, named.model)
 
 
-def _expected(expect: contracts.Expect) -> Expected:
+def _expected(expect: rows.Expect) -> Expected:
     match expect:
-        case contracts.ExpectBackend(backend):
+        case rows.ExpectBackend(backend):
             return ExpectedBackend(backend)
-        case contracts.ExpectRefusal(mentions, reasons):
+        case rows.ExpectRefusal(mentions, reasons):
             return ExpectedRefusal(mentions, tuple(reasons))
-        case contracts.ExpectNever(backends):
+        case rows.ExpectNever(backends):
             return ExpectedNever(backends)
-        case contracts.ExpectServed():
+        case rows.ExpectServed():
             return ExpectedServed()
 
 
-def _row(row: contracts.Row) -> RowFields:
+def _row(row: rows.Row) -> RowFields:
     (aiter,) = {gpu.aiter for gpu in row.gpus}
     return RowFields(
         row.id,

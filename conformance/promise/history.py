@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_rocm_attn.conformance.promise.contract import Level, Row
     from pytest_rocm_attn.conformance.promise.got import Got
+    from pytest_rocm_attn.conformance.promise.rows import Level, Row
 
 NAMED = "named"  # as an answer of a defect: what was named
 

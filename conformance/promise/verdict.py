@@ -6,23 +6,23 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pytest_rocm_attn.conformance.promise.contract import (
+from pytest_rocm_attn.conformance.promise.deviations import Claims
+from pytest_rocm_attn.conformance.promise.got import CRASHES, Got, got_of
+from pytest_rocm_attn.conformance.promise.mentions import missing
+from pytest_rocm_attn.conformance.promise.reasons import reasons_in
+from pytest_rocm_attn.conformance.promise.rows import (
     ExpectBackend,
     ExpectNever,
     ExpectRefusal,
     ExpectServed,
 )
-from pytest_rocm_attn.conformance.promise.deviations import Claims
-from pytest_rocm_attn.conformance.promise.got import CRASHES, Got, got_of
-from pytest_rocm_attn.conformance.promise.mentions import missing
-from pytest_rocm_attn.conformance.promise.reasons import reasons_in
 from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut, Unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Expect, Level, Row
     from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.rows import Expect, Level, Row
     from pytest_rocm_attn.outcome import Outcome
 
 

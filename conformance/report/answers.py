@@ -11,13 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.causes import words as cause_words
-from pytest_rocm_attn.conformance.causes.causes import (
-    A_BACKEND,
-    A_REFUSAL,
-    ANOTHER_ONE,
-    VARIOUS,
-    explain,
-)
+from pytest_rocm_attn.conformance.causes.cause import A_BACKEND, A_REFUSAL, ANOTHER_ONE, VARIOUS
+from pytest_rocm_attn.conformance.causes.causes import explain
 from pytest_rocm_attn.conformance.causes.cells import (
     ASKS,
     KIND,
@@ -37,7 +32,7 @@ from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from pytest_rocm_attn.conformance.causes.causes import Cause as Explanation
+    from pytest_rocm_attn.conformance.causes.cause import Cause as Explanation
     from pytest_rocm_attn.conformance.causes.cells import Bits
     from pytest_rocm_attn.conformance.causes.conditions import Given
     from pytest_rocm_attn.conformance.report.schema import Record

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+MARK = "rocm-attn: "  # what each line about a run begins with
 PATIENCE = 2.0  # seconds in which nothing is shown: most work is done by then
 REFRESH, EVERY = 0.5, 10.0  # seconds between two texts: on a terminal, in a file
 

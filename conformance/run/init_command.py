@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import checkout, shape
 from pytest_rocm_attn.conformance.promise import upstream
-from pytest_rocm_attn.conformance.report import explained, json_file, whole_file, words
+from pytest_rocm_attn.conformance.report import explained, json_file, progress, whole_file, words
 from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:
@@ -235,21 +235,27 @@ def _judged(folder: Path, root: Path, spec: str, say: Callable[[str], None]) -> 
     path = os.pathsep.join(filter(None, [str(root.resolve()), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory(prefix="rocm-attn-init-") as scratch:
         report = Path(scratch) / "report.json"
-        done = subprocess.run(
+        run = subprocess.Popen(
             [
-                *(sys.executable, "-m", "pytest", "-q", "--rocm-attn-conformance"),
+                *(sys.executable, "-m", "pytest", "--rocm-attn-conformance"),
                 *("-p", "no:cacheprovider", f"--rocm-attn-selector={spec}"),
                 f"--rocm-attn-report={report}",
             ],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
+        assert run.stdout is not None
+        lines = []
+        with run:
+            for line in filter(None, map(str.strip, run.stdout)):
+                lines.append(line)
+                if line.startswith(progress.MARK):  # its head, and how far it is
+                    say(line)
         if not report.exists():
-            last = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()][-3:]
-            say(f"it did not run: {' / '.join(last)}")
+            say(f"it did not run: {' / '.join(lines[-3:])}")
             return False
         found = json_file.load(report)
     say(words.headline(found))

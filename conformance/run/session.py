@@ -16,17 +16,13 @@ import pytest
 from pytest_rocm_attn import options
 from pytest_rocm_attn.conformance.isolation import Pool, WorkerError, probing
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
-from pytest_rocm_attn.conformance.report import (
-    draft,
-    output,
-    results,
-    terminal,
-)
+from pytest_rocm_attn.conformance.report import draft, output, results, terminal
 from pytest_rocm_attn.conformance.report.notes import Notes
-from pytest_rocm_attn.conformance.report.progress import Progress, beside_pytest
+from pytest_rocm_attn.conformance.report.progress import MARK, Progress, beside_pytest
 from pytest_rocm_attn.conformance.report.results import Results
 from pytest_rocm_attn.conformance.run import header
 from pytest_rocm_attn.conformance.run import settings as settings_module
+from pytest_rocm_attn.conformance.run.command_line import CommandLine, selects
 from pytest_rocm_attn.conformance.run.reports import Reports, content_of
 from pytest_rocm_attn.conformance.tiers import TIERS, tier_class
 from pytest_rocm_attn.conformance.tiers.base import (
@@ -66,16 +62,15 @@ class ConformancePlugin:
         self._session: pytest.Session | None = None
         self._asked: tuple[float, list[Future[Observation]]] = 0.0, []
         self._reports = Reports(self.settings.reports)
-        self._ids = self._take_node_ids()
-        self._pytest_words, self._given = self._find_command()
+        self._line = CommandLine(config)
         self._plans = self._make_plans()
         self._known = [
             f"{ROOT}::{tier}::{planned.name}"
             for tier, plan in self._plans.items()
             for planned in plan
         ]
-        for wanted in self._ids:
-            if not any(_selects(wanted, nodeid) for nodeid in self._known):
+        for wanted in self._line.ids:
+            if not any(selects(wanted, nodeid) for nodeid in self._known):
                 raise pytest.UsageError(f"no such row: {wanted}.{nearest(wanted, self._known)}")
 
     def _make_plans(self) -> dict[str, list[Planned]]:
@@ -106,33 +101,11 @@ class ConformancePlugin:
         Args:
             own: options of one item, by name with underscores: they replace the run's.
         """
-        given = self._given | {name.replace("_", "-"): value for name, value in own.items()}
-        start = ["python", "-m", "pytest", "--rocm-attn-conformance"]
-        return [*start, *self._pytest_words, *options.words(given)]
-
-    def _take_node_ids(self) -> list[str]:
-        """Take node ids of the matrix out of pytest's arguments, and keep it from adding a path."""
-        args = list(self.config.args)
-        ids = [arg for arg in args if arg == ROOT or arg.startswith(f"{ROOT}::")]
-        named_paths = self.config.args_source is pytest.Config.ArgsSource.ARGS
-        self.config.args[:] = [arg for arg in args if arg not in ids] if named_paths else []
-        if self._is_worker:
-            return list(self.config.workerinput["rocm_attn_ids"])  # type: ignore[attr-defined]  # xdist sets it
-        return ids
-
-    def _find_command(self) -> tuple[list[str], dict[str, Any]]:
-        """Return what a printed command repeats: pytest's own options, and ours by name."""
-        if self._is_worker:  # which knows what it is to do, but not how the user said it
-            words, given = self.config.workerinput["rocm_attn_command"]  # type: ignore[attr-defined]  # xdist sets it
-            return words, given
-        paths = self.config.args_source is pytest.Config.ArgsSource.ARGS and bool(self.config.args)
-        given = settings_module.repeated(self.config)
-        return options.pytest_words(self.config, paths=paths), given
+        return self._line.again(**own)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        node.workerinput["rocm_attn_ids"] = self._ids
-        node.workerinput["rocm_attn_command"] = self._pytest_words, self._given
+        self._line.send(node.workerinput)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -151,7 +124,7 @@ class ConformancePlugin:
         """Leave out what the command line does not name, so that pytest does not count it."""
         report = yield
         if isinstance(collector, Tier) and report.passed:
-            report.result = [item for item in report.result if self._names(item.nodeid)]
+            report.result = [item for item in report.result if self._line.names(item.nodeid)]
         return report
 
     def _matrix(self, session: pytest.Session) -> Matrix:
@@ -162,14 +135,10 @@ class ConformancePlugin:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Count the items of a tier that cannot be collected: the run ends without them."""
         if report.failed and report.nodeid.startswith(f"{ROOT}::"):
-            lost = [n for n in self._known if _selects(report.nodeid, n) and self._names(n)]
+            lost = [n for n in self._known if selects(report.nodeid, n) and self._line.names(n)]
             self.results.select(lost)
             words = report.longreprtext.strip().splitlines() or ["unknown"]
             self.notes.lines.append(f"{report.nodeid} cannot be collected: {words[-1]}")
-
-    def _names(self, nodeid: str) -> bool:
-        """Whether the command line names an item, as it does all if it names none."""
-        return not self._ids or any(_selects(wanted, nodeid) for wanted in self._ids)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what is to be run; an xdist controller collects nothing itself."""
@@ -193,7 +162,7 @@ class ConformancePlugin:
             self._probe()  # before any xdist worker is started
         except pytest.UsageError:
             # Nothing is collected, so what -k and the like would leave out counts as well.
-            self.results.select(nodeid for nodeid in self._known if self._names(nodeid))
+            self.results.select(nodeid for nodeid in self._known if self._line.names(nodeid))
             self._finish(session)
             raise
         self._close()
@@ -274,7 +243,7 @@ class ConformancePlugin:
         parts = [f"{done:,} of {len(self.results.selected):,} items"]
         parts += [one() for one in self._described]
         parts += [f"at {self._current}"] if self._current else []
-        return f"rocm-attn: {', '.join(parts)}"
+        return f"{MARK}{', '.join(parts)}"
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Note what is run, for the progress."""
@@ -413,7 +382,3 @@ class ConformancePlugin:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             pool.close()
-
-
-def _selects(wanted: str, nodeid: str) -> bool:
-    return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))

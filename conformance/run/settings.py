@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.baseline.baseline import Baseline
     from pytest_rocm_attn.conformance.isolation.machine import Machine
-    from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
+    from pytest_rocm_attn.conformance.promise.contract import Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
+    from pytest_rocm_attn.conformance.promise.rows import Cell
     from pytest_rocm_attn.conformance.promise.upstream import Upstream
     from pytest_rocm_attn.conformance.tiers.settings import Recorded
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_rocm_attn.citations import linked
 from pytest_rocm_attn.conformance.isolation import Observation, Question
-from pytest_rocm_attn.conformance.promise.contract import (
+from pytest_rocm_attn.conformance.promise.rows import (
     ExpectBackend,
     ExpectNever,
     ExpectRefusal,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.promise.contract import Cell, Row
+    from pytest_rocm_attn.conformance.promise.rows import Cell, Row
     from pytest_rocm_attn.conformance.promise.verdict import Judgement
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.isolation import Question
-    from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.promise.deviations import Claims
     from pytest_rocm_attn.conformance.promise.got import Got
     from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.report.schema import Declined, Record
     from pytest_rocm_attn.conformance.tiers.base import Plugin, Tier
     from pytest_rocm_attn.gpu import Gpu

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.isolation import Subject
     from pytest_rocm_attn.conformance.isolation.machine import Machine
-    from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
+    from pytest_rocm_attn.conformance.promise.contract import Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
+    from pytest_rocm_attn.conformance.promise.rows import Cell
     from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.conformance.tiers.effort import Effort
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest

@@ -1,4 +1,4 @@
-"""Three broken copies of vLLM 0.33.0: the first screen says what each one does, in one cause.
+"""The first screen of runs on real vLLM: what a broken copy does, in one cause; a release by PR #26980.
 
 Nothing but what is printed is read. Slow; ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in
 test_real_vllm.py.
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-RELEASE = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.33.0"
+FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+RELEASE = FOLDER / "0.33.0"
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 FAILS = ("FAIL ", "CRASH ", "ERROR ")
 ENUM = "AttentionBackendEnum"
@@ -64,28 +65,45 @@ def broken(folder: Path, file: str, edits: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("file", "edits", "cause"), MUTANTS.values(), ids=MUTANTS)
-def test_the_first_screen_names_what_was_changed(
-    tmp_path: Path, file: str, edits: dict[str, str], cause: str
-) -> None:
-    if not RELEASE.is_dir():
-        pytest.skip(f"vLLM 0.33.0 is not unpacked in {RELEASE.parent}; see docs/real-vllm.md")
+def screen_of(release: Path, tmp_path: Path, *options: str) -> list[str]:
+    """Return the lines that a run on a release, which falls short, ends with."""
+    if not release.is_dir():
+        pytest.skip(f"{release.name} is not unpacked in {FOLDER}; see docs/real-vllm.md")
     done = subprocess.run(
         [
             PYTHON,
             *("-m", "pytest", "-q", "--rocm-attn-conformance", "-p", "no:cacheprovider"),
             "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
+            *options,
         ],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(broken(tmp_path / "fork", file, edits))},
+        env=os.environ | {"PYTHONPATH": str(release)},
         check=False,
         capture_output=True,
         text=True,
         timeout=1800,
     )
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    screen = done.stdout[done.stdout.index("ROCm attention conformance") :].splitlines()
+    return done.stdout[done.stdout.index("ROCm attention conformance") :].splitlines()
+
+
+@pytest.mark.parametrize(("file", "edits", "cause"), MUTANTS.values(), ids=MUTANTS)
+def test_the_first_screen_names_what_was_changed(
+    tmp_path: Path, file: str, edits: dict[str, str], cause: str
+) -> None:
+    fork = broken(tmp_path / "fork", file, edits) if RELEASE.is_dir() else RELEASE
+    screen = screen_of(fork, tmp_path)
     causes = [line for line in screen if line.startswith(FAILS)]
     assert len(causes) <= 2, screen
     assert causes[0].removeprefix("FAIL").lstrip().startswith(cause), screen
     assert len(screen) <= 40, screen
+
+
+@pytest.mark.parametrize("release", ["0.12.0", "0.25.1", "0.33.0"])
+def test_what_a_release_does_otherwise_than_the_pull_request_fits_a_screen(
+    tmp_path: Path, release: str
+) -> None:
+    screen = screen_of(FOLDER / release, tmp_path, "--rocm-attn-contract=pr-26980")
+    causes = [line for line in screen if line.startswith((*FAILS, "ADVISORY "))]
+    assert 1 <= len(causes) <= 12, screen
+    assert len(screen) <= 60, screen

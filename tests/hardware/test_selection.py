@@ -21,7 +21,7 @@ from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_rocm_attn.conformance.promise.contract import Cell
+    from pytest_rocm_attn.conformance.promise.rows import Cell
     from pytest_rocm_attn.hardware import DetectedGpu
 
 HOST_SELECTOR = f"{Path(__file__).with_name('host_selector.py')}:select"

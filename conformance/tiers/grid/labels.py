@@ -8,7 +8,8 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.causes.causes import Explained, explain
+from pytest_rocm_attn.conformance.causes.cause import Explained
+from pytest_rocm_attn.conformance.causes.causes import explain
 from pytest_rocm_attn.conformance.causes.cells import bits_of
 from pytest_rocm_attn.conformance.causes.conditions import THE_NAMED_ONE, Change
 from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour

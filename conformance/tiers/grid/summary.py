@@ -20,7 +20,7 @@ from pytest_rocm_attn.conformance.tiers.items import flags_words, request_words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_rocm_attn.conformance.causes.causes import Cause
+    from pytest_rocm_attn.conformance.causes.cause import Cause
     from pytest_rocm_attn.conformance.causes.cells import Origin
     from pytest_rocm_attn.conformance.promise.grid.space import Cell, Family, Slice
     from pytest_rocm_attn.conformance.report.schema import Condition, Record, Summary

@@ -23,10 +23,10 @@ from pytest_rocm_attn.gpu import Gpu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Level
     from pytest_rocm_attn.conformance.promise.deviations import Deviation
     from pytest_rocm_attn.conformance.promise.grid.outcomes import Behaviour, Table
     from pytest_rocm_attn.conformance.promise.grid.space import Slice
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
     from pytest_rocm_attn.conformance.tiers.grid.judge import Finding, Judged
     from pytest_rocm_attn.conformance.tiers.settings import Settings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.tiers.effort import Effort
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
     from pytest_rocm_attn.conformance.tiers.invariants.search import Search

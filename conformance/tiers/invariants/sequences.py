@@ -27,7 +27,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.tiers.effort import Effort
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
     from pytest_rocm_attn.conformance.tiers.invariants.law import Ask

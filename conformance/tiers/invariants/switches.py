@@ -16,7 +16,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.tiers.invariants.law import Ask
 
 # Layers that backends differ in: where the first of a release's candidates serves one, a switch that

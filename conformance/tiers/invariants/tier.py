@@ -26,7 +26,7 @@ from pytest_rocm_attn.gpu import Aiter, Gpu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_rocm_attn.conformance.promise.contract import Level
+    from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
     from pytest_rocm_attn.conformance.tiers.invariants.law import Broken, Law
     from pytest_rocm_attn.conformance.tiers.invariants.sequences import SequenceLaw

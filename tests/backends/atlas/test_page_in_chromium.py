@@ -15,10 +15,10 @@ from pytest_rocm_attn.backends.releases import RELEASES, policy_of
 from pytest_rocm_attn.cli import main
 from pytest_rocm_attn.conformance.baseline.baseline import load
 from pytest_rocm_attn.conformance.promise import contract
-from pytest_rocm_attn.conformance.promise.contract import Row
 from pytest_rocm_attn.conformance.promise.got import Got
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import behaviour
+from pytest_rocm_attn.conformance.promise.rows import Row
 from pytest_rocm_attn.errors import RequestError, SelectionError
 from pytest_rocm_attn.flags import ATTENTION_BACKEND, EXPLICIT
 from pytest_rocm_attn.registry import EVERY_NAME

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_rocm_attn.conformance.causes.causes import Explained, explain
+from pytest_rocm_attn.conformance.causes.cause import Explained
+from pytest_rocm_attn.conformance.causes.causes import explain
 from pytest_rocm_attn.conformance.causes.cells import Cells
 from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.causes.words import LONGEST, sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_rocm_attn.conformance.promise import contract
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend, ExpectRefusal
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend, ExpectRefusal
 from pytest_rocm_attn.errors import ContractError
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request

@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from pytest_rocm_attn.conformance.promise import contract
-from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
+from pytest_rocm_attn.conformance.promise.contract import Contract
+from pytest_rocm_attn.conformance.promise.rows import Cell, ExpectBackend
 from pytest_rocm_attn.errors import FlagError
 from pytest_rocm_attn.flags import VARIABLES, Flags
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -133,7 +134,7 @@ def test_an_explicit_name_is_honoured_or_refused_and_sparse_is_the_one_exception
 ) -> None:
     for row in shipped.rows:
         named = row.env.get("VLLM_ATTENTION_BACKEND")
-        if named and isinstance(row.expect, contract.ExpectBackend) and not row.request.use_sparse:
+        if named and isinstance(row.expect, ExpectBackend) and not row.request.use_sparse:
             assert row.expect.backend == named, row.id
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from pytest_rocm_attn.backends import select
 from pytest_rocm_attn.conformance.promise import contract, release, upstream
-from pytest_rocm_attn.conformance.promise.contract import Contract, ExpectBackend
+from pytest_rocm_attn.conformance.promise.contract import Contract
 from pytest_rocm_attn.conformance.promise.got import Got
 from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.conformance.promise.release import Release
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.errors import ContractError, FlagError, SelectionError
 from pytest_rocm_attn.flags import EXPLICIT, Flags

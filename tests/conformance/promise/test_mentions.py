@@ -6,7 +6,7 @@ import pytest
 
 from pytest_rocm_attn import Rejected
 from pytest_rocm_attn.conformance.promise import mentions
-from pytest_rocm_attn.conformance.promise.contract import ExpectRefusal
+from pytest_rocm_attn.conformance.promise.rows import ExpectRefusal
 from pytest_rocm_attn.conformance.promise.verdict import shortfall_of
 
 # What releases of vLLM answer, word for word.

@@ -16,7 +16,10 @@ from pytest_rocm_attn import (
     TimedOut,
     Unrecognised,
 )
-from pytest_rocm_attn.conformance.promise.contract import (
+from pytest_rocm_attn.conformance.promise.deviations import Claims, Deviation, Deviations
+from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.promise.reasons import Reason
+from pytest_rocm_attn.conformance.promise.rows import (
     Expect,
     ExpectBackend,
     ExpectNever,
@@ -25,9 +28,6 @@ from pytest_rocm_attn.conformance.promise.contract import (
     Level,
     Row,
 )
-from pytest_rocm_attn.conformance.promise.deviations import Claims, Deviation, Deviations
-from pytest_rocm_attn.conformance.promise.history import Defect
-from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.outcome import Outcome
 

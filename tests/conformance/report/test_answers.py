@@ -18,7 +18,8 @@ from pytest_rocm_attn.backends import select
 from pytest_rocm_attn.backends.policy import Branch, Policy, Rule
 from pytest_rocm_attn.backends.releases import policy_of
 from pytest_rocm_attn.conformance.promise import contract, upstream
-from pytest_rocm_attn.conformance.promise.contract import Cell, Contract
+from pytest_rocm_attn.conformance.promise.contract import Contract
+from pytest_rocm_attn.conformance.promise.rows import Cell
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.conformance.report import explained
 from pytest_rocm_attn.conformance.report.schema import name_of, outcome_fields

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise import contract
-from pytest_rocm_attn.conformance.promise.contract import ExpectBackend
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import explained
 from pytest_rocm_attn.conformance.report.schema import name_of

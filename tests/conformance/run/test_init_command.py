@@ -188,6 +188,21 @@ def test_the_first_run_is_told_by_cause(fork: Path, capsys: Captured) -> None:
     assert "it did not run: ERROR: " in capsys.readouterr().out
 
 
+def test_how_far_the_first_run_is_is_shown_meanwhile(
+    fork: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'rocm-attn: 1 of 2 items'\necho other\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(init_command.sys, "executable", str(python))
+    assert main(["init", str(fork)]) == 1
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "running the matrix once, which takes minutes for vLLM ...",
+        "rocm-attn: 1 of 2 items",
+        "it did not run: rocm-attn: 1 of 2 items / other",
+    ]
+
+
 def test_the_workflow_that_is_written_is_the_one_that_the_documentation_shows() -> None:
     shown = (ROOT / "docs" / "ci" / "rocm-attn.yml").read_bytes()
     assert (ROOT / "conformance" / "run" / "starter" / "rocm-attn.yml").read_bytes() == shown

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pytest_rocm_attn import Request
-from pytest_rocm_attn.conformance.causes.causes import Cause, Explained
+from pytest_rocm_attn.conformance.causes.cause import Cause, Explained
 from pytest_rocm_attn.conformance.causes.cells import Cells
 from pytest_rocm_attn.conformance.causes.conditions import (
     THE_NAMED_ONE,

@@ -263,3 +263,52 @@ def test_the_guard_of_the_rooms_sees_an_offence(
     )
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     assert room_offences() == {"conformance/promise/bad.py": {"report", "run", "tiers"}}
+
+
+# --- the size of modules, and names of classes ----------------------------------------------------
+
+LONGEST = 400  # lines of a module
+# Classes that a user names as MODULE:CLASS, so that another module's may have the same name.
+NAMED_WITH_THEIR_MODULE = {
+    "adapters/aiter_unified.py:UnifiedAttention",
+    "adapters/sglang.py:Server",
+}
+
+
+def too_long() -> dict[str, int]:
+    """Return the modules of conformance/ that are too long, and how long they are."""
+    lengths = {file: len(file.read_text().splitlines()) for file in sources("conformance")}
+    return {file.name: length for file, length in lengths.items() if length > LONGEST}
+
+
+def names_taken_twice() -> dict[str, list[str]]:
+    """Return the names that several classes of conformance/ have, and the modules of these."""
+    found: dict[str, list[str]] = {}
+    for file in sources("conformance"):
+        place = file.relative_to(ROOT / "conformance").as_posix()
+        for node in ast.parse(file.read_text()).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            if f"{place}:{node.name}" not in NAMED_WITH_THEIR_MODULE:
+                found.setdefault(node.name, []).append(place)
+    return {name: sorted(places) for name, places in found.items() if len(places) > 1}
+
+
+def test_a_module_of_conformance_can_be_read_in_one_go() -> None:
+    assert too_long() == {}
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    assert names_taken_twice() == {}
+
+
+def test_the_guards_of_size_and_names_see_an_offence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "conformance" / "promise"
+    folder.mkdir(parents=True)
+    (folder / "long.py").write_text("class Row: ...\n" + "\n" * LONGEST)
+    (folder / "rows.py").write_text("class Row: ...\nclass Cell: ...\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert too_long() == {"long.py": LONGEST + 1}
+    assert names_taken_twice() == {"Row": ["promise/long.py", "promise/rows.py"]}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_rocm_attn.conformance.tiers.launch.compare_command import (
-    Subject,
+    KernelSubject,
     examine,
     family,
     loops_of,
@@ -141,7 +141,7 @@ and the ratio takes the kernel with the largest tile.
 """
 
 
-def measure(subject: Subject, work: Mapping[str, Workload], gfx: str) -> dict[str, Any]:
+def measure(subject: KernelSubject, work: Mapping[str, Workload], gfx: str) -> dict[str, Any]:
     """Return, by workload, what the page needs of a backend's kernels on a target."""
     try:
         found = examine(subject, [one.case for one in work.values()], Gpu(gfx))
@@ -258,7 +258,7 @@ def _ratio(work: Workload, backends: Mapping[str, Any]) -> str:
     return ", ".join(found) or "-"
 
 
-def subjects(work: Workload, vllm: str, aiter: str) -> dict[str, Subject]:
+def subjects(work: Workload, vllm: str, aiter: str) -> dict[str, KernelSubject]:
     """Return the backends that take part in a workload, by the name on the page."""
     (mine,) = read_subjects([work.ours])
     found = {OURS: mine}
@@ -279,7 +279,7 @@ def gather(
     """Yield workload, target, backend and what was measured; a process for each backend and target."""
     known = workloads()
     for gfx in targets:
-        grouped: dict[tuple[str, Subject], dict[str, Workload]] = {}
+        grouped: dict[tuple[str, KernelSubject], dict[str, Workload]] = {}
         for name in names:
             for shown, subject in subjects(known[name], vllm, aiter).items():
                 grouped.setdefault((shown, subject), {})[name] = known[name]

@@ -190,7 +190,13 @@ def report_schema() -> dict[str, dict[str, tuple[str, str]]]:
 
 def report_page() -> str:
     """Return the page of the JSON report's fields."""
-    names = {"Record": "rows", "Declined": "declined", "Summary": "summaries"}
+    names = {
+        "Record": "rows",
+        "Declined": "declined",
+        "ConditionEntry": "conditions",
+        "CauseEntry": "causes",
+        "Summary": "summaries",
+    }
     lines = ["# Fields of the JSON report", "[Reports](../reports.md) explains what is counted."]
     for name, fields in report_schema().items():
         lines.append(f"## An entry of `{names.get(name, name)}`")

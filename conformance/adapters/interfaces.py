@@ -20,7 +20,7 @@ BACKEND = frozenset({"attn_backend", "backend", "backend_cls", "attn_backend_cls
 
 
 @dataclass(frozen=True)
-class Call:
+class PlatformCall:
     """A call of a method, by what it is called on.
 
     Args:
@@ -36,7 +36,7 @@ class Call:
     named: tuple[str, ...]
 
 
-def calls(sources: Mapping[str, str], held_by: frozenset[str]) -> Iterator[Call]:
+def calls(sources: Mapping[str, str], held_by: frozenset[str]) -> Iterator[PlatformCall]:
     """Yield the calls of methods on what these names hold; calls with ``*`` or ``**`` are left out.
 
     Args:
@@ -57,10 +57,10 @@ def calls(sources: Mapping[str, str], held_by: frozenset[str]) -> Iterator[Call]
             named = tuple(keyword.arg for keyword in node.keywords if keyword.arg)
             if len(named) == len(node.keywords):
                 place = f"{module}:{node.lineno}"
-                yield Call(place, node.func.attr, len(node.args), named)
+                yield PlatformCall(place, node.func.attr, len(node.args), named)
 
 
-def misfits(made: Iterable[Call], owner: Any) -> Iterator[tuple[Call, str]]:
+def misfits(made: Iterable[PlatformCall], owner: Any) -> Iterator[tuple[PlatformCall, str]]:
     """Yield the calls that a class does not take although its root does, each with the reason.
 
     Args:
@@ -96,7 +96,7 @@ def _bound(base: type, method: str) -> inspect.Signature | None:
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def _refuses(signature: inspect.Signature, call: Call) -> str:
+def _refuses(signature: inspect.Signature, call: PlatformCall) -> str:
     """Return why a signature does not take a call; "" if it does."""
     try:
         signature.bind(*[None] * call.positional, **dict.fromkeys(call.named))
@@ -106,7 +106,7 @@ def _refuses(signature: inspect.Signature, call: Call) -> str:
 
 
 def _shifted(
-    own: inspect.Signature, root: inspect.Signature, call: Call
+    own: inspect.Signature, root: inspect.Signature, call: PlatformCall
 ) -> tuple[int, str, str] | None:
     """Return (number, own name, root's name) of the first argument that means something else."""
     pairs = zip(own.parameters.values(), root.parameters.values(), strict=False)

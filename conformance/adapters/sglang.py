@@ -116,7 +116,7 @@ class Server:
             for name in ("server_args", "configs.model_config", "kernel_plugins.amd.binding"):
                 importlib.import_module(f"sglang.srt.{name}")
 
-    def select(self, request: Request, environ: Mapping[str, str]) -> Answer:
+    def select(self, request: Request, environ: Mapping[str, str]) -> NamedAnswer:
         """Return what SGLang chooses.
 
         Args:
@@ -133,7 +133,7 @@ class Server:
             for part in ("prefill", "decode")
         }
         trace = [f"{name} is {getattr(view, name)}" for name in _TRACED if hasattr(view, name)]
-        return Answer("+".join(dict.fromkeys(map(str, parts.values()))), tuple(trace))
+        return NamedAnswer("+".join(dict.fromkeys(map(str, parts.values()))), tuple(trace))
 
 
 _TRACED = (
@@ -143,7 +143,7 @@ _TRACED = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class NamedAnswer:
     """What a server chose, and what else it resolved that bears on attention."""
 
     backend: str

@@ -33,13 +33,13 @@ def stand_ins(*packages: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-class _Kind(type):
+class _StandInKind(type):
     """A class whose every attribute is such a class."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Kind(name, (), {})
+        return _StandInKind(name, (), {})
 
 
 class _Unused(ModuleType):
@@ -52,7 +52,7 @@ class _Unused(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Kind(name, (), {})
+        return _StandInKind(name, (), {})
 
 
 class _Finder(MetaPathFinder, Loader):

@@ -35,7 +35,7 @@ from pytest_rocm_attn.conformance.adapters.vllm_fork import (
     request_values,
     server_values,
 )
-from pytest_rocm_attn.conformance.adapters.vllm_server import Server
+from pytest_rocm_attn.conformance.adapters.vllm_server import VllmServer
 from pytest_rocm_attn.outcome import Selected, Unrecognised
 from pytest_rocm_attn.request import Request
 
@@ -56,7 +56,7 @@ def is_full_chain(found: object) -> bool:
     return {"head_size", "dtype", "kv_cache_dtype"} <= set(inspect.signature(found).parameters)
 
 
-class Naming(Server, abc.ABC):
+class Naming(VllmServer, abc.ABC):
     """How a fork's users name backends; see adapters.Names."""
 
     def named_by_variable(self, named: Named) -> bool:

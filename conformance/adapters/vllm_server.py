@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.adapters.start.started import Started
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
-    from pytest_rocm_attn.conformance.promise.servers_file import Server as Description
+    from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.outcome import Selected, Unrecognised
     from pytest_rocm_attn.request import Request
@@ -46,7 +46,7 @@ _BEFORE_WORKERS = ("config", "engine", "v1/engine", "entrypoints", "usage", "pla
 _QUESTION = re.compile(r"(get|is|has|supports|support|use|can)_|device_count$|fp8_dtype$")
 
 
-class Server(Backends):
+class VllmServer(Backends):
     """What a vLLM-like package can be asked besides its selector.
 
     Args:
@@ -110,9 +110,7 @@ class Server(Backends):
         finally:
             self.fork.server_config = kept
 
-    def start(
-        self, server: Description, environ: Mapping[str, str], gpu: Gpu | None = None
-    ) -> Started:
+    def start(self, server: Server, environ: Mapping[str, str], gpu: Gpu | None = None) -> Started:
         """Start a server, as far as it goes without weights and without a device.
 
         Args:

@@ -22,7 +22,7 @@ from pytest_rocm_attn.outcome import Rejected, from_wire
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.history import KnownDefect
 
 
 def evidence() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _meant(row: Row) -> dict[str, Sequence[str]]:
     return {"never": []}
 
 
-def _defect(defect: Defect, rows: Sequence[Row]) -> dict[str, Any]:
+def _defect(defect: KnownDefect, rows: Sequence[Row]) -> dict[str, Any]:
     about = [
         (number, targets)
         for number, row in enumerate(rows)

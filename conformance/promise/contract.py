@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.promise import capability_table, contract_file, history
-from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.promise.history import KnownDefect
 from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.conformance.promise.release import FIRST, LAST, Release
-from pytest_rocm_attn.conformance.promise.rows import Cell, Row
+from pytest_rocm_attn.conformance.promise.rows import Row, RowOnGpu
 from pytest_rocm_attn.conformance.promise.toml_file import Place, convert, entries, read_toml
 from pytest_rocm_attn.conformance.promise.upstream import ORIGINAL
 from pytest_rocm_attn.errors import ContractError, nearest
@@ -60,14 +60,14 @@ class Contract:
     rows: tuple[Row, ...]
     capabilities: tuple[capability_table.Promise, ...] = ()
     folder: Path | None = None
-    defects: tuple[Defect, ...] = ()
+    defects: tuple[KnownDefect, ...] = ()
     by_age: bool = False
     upstream: Upstream | None = None
     ended: tuple[Row, ...] = ()
     grids: tuple[tuple[Release, Path], ...] = ()
     relatives: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def cells(self, gpus: Sequence[str] = ()) -> tuple[Cell, ...]:
+    def cells(self, gpus: Sequence[str] = ()) -> tuple[RowOnGpu, ...]:
         """Return the rows on each of these targets, or on all that have rows.
 
         A target without rows of its own has those that are promised by family on a relative of it.
@@ -78,7 +78,7 @@ class Contract:
             gfx: self.relatives[gfx] for gfx in gpus if gfx in self.relatives and gfx not in own
         }
         cells += [
-            Cell(cell.row, replace(cell.gpu, gfx=gfx))
+            RowOnGpu(cell.row, replace(cell.gpu, gfx=gfx))
             for gfx, relative in lent.items()
             for cell in cells
             if cell.row.by_family and cell.gpu.gfx == relative
@@ -114,7 +114,7 @@ class Contract:
         return self.id == _ORIGINAL_ID
 
 
-def _shows(row: Row, defects: tuple[Defect, ...]) -> bool:
+def _shows(row: Row, defects: tuple[KnownDefect, ...]) -> bool:
     return any(defect.is_about(row.id, gpu.gfx) for defect in defects for gpu in row.gpus)
 
 
@@ -217,7 +217,7 @@ class _Entries:
         self._place = place
         self._rows: list[Row] = []
         self._capabilities: list[capability_table.Promise] = []
-        self._defects: list[Defect] = []
+        self._defects: list[KnownDefect] = []
         self._taken: dict[str, dict[str, Path]] = {key: {} for key in (*_ENTRIES, *_HISTORY)}
         self._grids = tuple(
             (history.release_of(until, f"grid.{name}", LAST, place), folder)

@@ -48,7 +48,7 @@ class Head(msgspec.Struct, forbid_unknown_fields=True):
     variables: list[str] = []
 
 
-class _Platform(msgspec.Struct, forbid_unknown_fields=True):
+class _Targets(msgspec.Struct, forbid_unknown_fields=True):
     gfx: str | list[str]
     aiter: bool | Literal["impostor", "broken"] = True
 
@@ -67,7 +67,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     source: str
     level: Level
-    platform: _Platform
+    platform: _Targets
     expect: _Expect
     env: dict[str, object] = {}
     undeclared: list[str] = []
@@ -241,7 +241,7 @@ def _row(case: Entry, head: Head, place: Place) -> Row:
     )
 
 
-def _gpus(platform: _Platform, place: Place) -> tuple[Gpu, ...]:
+def _gpus(platform: _Targets, place: Place) -> tuple[Gpu, ...]:
     names = [platform.gfx] if isinstance(platform.gfx, str) else platform.gfx
     if not names:
         place.fail("platform.gfx", "names no target", "list at least one")

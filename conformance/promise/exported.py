@@ -243,7 +243,7 @@ def _capability(one: capability_table.Promise) -> CapabilityFields:
     )
 
 
-def _defect(one: history.Defect) -> DefectFields:
+def _defect(one: history.KnownDefect) -> DefectFields:
     return DefectFields(
         *(one.id, one.what, linked(one.link), one.match, one.answers),
         *(one.mentions, tuple(one.reasons)),

@@ -30,7 +30,7 @@ NAMED = "named"  # as an answer of a defect: what was named
 
 
 @dataclass(frozen=True, slots=True)
-class Defect:
+class KnownDefect:
     """A known defect of upstream releases: a fork inherits it.
 
     Attributes:
@@ -173,7 +173,7 @@ def ended(rows: Sequence[Row], table: Mapping[str, Any], place: Place) -> list[R
     return rows
 
 
-def defects(table: Mapping[str, Any], place: Place, taken: dict[str, Path]) -> list[Defect]:
+def defects(table: Mapping[str, Any], place: Place, taken: dict[str, Path]) -> list[KnownDefect]:
     """Return the ``[[defect]]`` entries of a file.
 
     Raises:
@@ -190,7 +190,7 @@ def defects(table: Mapping[str, Any], place: Place, taken: dict[str, Path]) -> l
                 check_answer(answer, "answers", here)
         check_link(entry.link, here)
         found.append(
-            Defect(
+            KnownDefect(
                 entry.id,
                 entry.what,
                 entry.link,

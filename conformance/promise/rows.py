@@ -115,13 +115,13 @@ class Row:
         """Say whether a release promises it."""
         return self.since <= upstream < self.until
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[RowOnGpu, ...]:
         """Return the row on each of its GPUs."""
-        return tuple(Cell(self, gpu) for gpu in self.gpus)
+        return tuple(RowOnGpu(self, gpu) for gpu in self.gpus)
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class RowOnGpu:
     """One row on one GPU: the unit that is run and judged."""
 
     row: Row

@@ -89,7 +89,7 @@ class _Layer(msgspec.Struct):
     role: Role = "target"
 
 
-class _Speculation(msgspec.Struct):
+class _Drafting(msgspec.Struct):
     method: str
     tokens: int
 
@@ -104,7 +104,7 @@ class _Server(msgspec.Struct):
     decode_context_parallel: int = 1
     prefill_context_parallel: int = 1
     connector: str = ""
-    speculation: _Speculation | None = None
+    speculation: _Drafting | None = None
     encoder_decoder: bool = False
     architecture: str = ""
     config: dict[str, Any] = {}

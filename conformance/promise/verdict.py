@@ -21,7 +21,7 @@ from pytest_rocm_attn.outcome import Crashed, Died, Rejected, Selected, TimedOut
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.history import KnownDefect
     from pytest_rocm_attn.conformance.promise.rows import Expect, Level, Row
     from pytest_rocm_attn.outcome import Outcome
 
@@ -124,7 +124,7 @@ def judge(
     claims: Claims = NOTHING,
     *,
     strict: bool = False,
-    defects: Iterable[Defect] = (),
+    defects: Iterable[KnownDefect] = (),
     gfx: str = "",
 ) -> Judgement:
     """Judge one outcome.

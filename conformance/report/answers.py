@@ -50,7 +50,7 @@ _LONGEST = 55  # characters of the answers that were expected, or came, in one s
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedRows:
     """Questions that fall short for one cause.
 
     Attributes:
@@ -130,7 +130,7 @@ class _Group:
     inside: Bits
 
 
-def explained(rows: Sequence[Record]) -> Iterator[Explained]:
+def explained(rows: Sequence[Record]) -> Iterator[ExplainedRows]:
     """Yield the causes of questions that do not pass; those that pass tell the causes apart.
 
     Args:
@@ -176,7 +176,7 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
         first, *others = group.descriptions
         inside = list(ones(group.inside))
         plainest = first.smallest.place[0]
-        yield Explained(
+        yield ExplainedRows(
             cause_words.sentence(first),
             tuple(map(cause_words.where_of, others))
             if len({one.change for one in group.descriptions}) == 1
@@ -197,7 +197,7 @@ def explained(rows: Sequence[Record]) -> Iterator[Explained]:
         where = ", ".join((flags, words.request_words(record)))
         expected, came = _answers(record)
         what = f"{where[:1].upper()}{where[1:]}: {expected} -> {came}."
-        yield Explained(what, (), tuple(members), record, 3)
+        yield ExplainedRows(what, (), tuple(members), record, 3)
 
 
 def _came_so(row: Record, change: Change) -> bool:

@@ -18,18 +18,18 @@ from pytest_rocm_attn.conformance.report.schema import name_of, sort_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 _LONGEST = 400  # characters of what a message says
 
 
-def of(report: Mapping[str, Any]) -> list[Cause]:
+def of(report: Mapping[str, Any]) -> list[CauseEntry]:
     """Return the causes of a report, made if it has none, as one of an older version."""
-    given: list[Cause] = report.get("causes") or []
+    given: list[CauseEntry] = report.get("causes") or []
     return given or causes_of(report["rows"], report.get("summaries") or ())
 
 
-def causes_of(rows: Iterable[Record], summaries: Iterable[Mapping[str, Any]]) -> list[Cause]:
+def causes_of(rows: Iterable[Record], summaries: Iterable[Mapping[str, Any]]) -> list[CauseEntry]:
     """Return the causes of all items that do not pass: failing ones first, then by who meets them.
 
     Each such item is in exactly one cause; slices of the grid are in those of their cells.
@@ -39,7 +39,7 @@ def causes_of(rows: Iterable[Record], summaries: Iterable[Mapping[str, Any]]) ->
         summaries: of tiers whose items are explained together.
     """
     told = {summary["tier"]: summary for summary in summaries if summary["conditions"]}
-    found: list[tuple[tuple[Any, ...], Cause]] = []
+    found: list[tuple[tuple[Any, ...], CauseEntry]] = []
     tiers: dict[str, list[Record]] = defaultdict(list)
     for row in sorted(rows, key=sort_key):
         tiers[row["tier"]].append(row)
@@ -55,7 +55,7 @@ def causes_of(rows: Iterable[Record], summaries: Iterable[Mapping[str, Any]]) ->
     return [cause for _, cause in sorted(found, key=lambda pair: pair[0])]
 
 
-def _order(cause: Cause, met: int) -> tuple[Any, ...]:
+def _order(cause: CauseEntry, met: int) -> tuple[Any, ...]:
     fails = Verdict(cause["verdict"]).fails
     required = cause["level"] == "required"
     return not fails, not required, met, -cause["count"], cause["tier"], cause["what"]
@@ -64,7 +64,7 @@ def _order(cause: Cause, met: int) -> tuple[Any, ...]:
 # --- everything else ------------------------------------------------------------------------------
 
 
-def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], Cause]]:
+def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], CauseEntry]]:
     """Yield what a tier says about its cells: all its causes; of an older report its conditions."""
     for number, one in enumerate(summary.get("causes") or summary["conditions"]):
         level = "declared" if one.get("declared") else one["level"]
@@ -74,7 +74,7 @@ def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], C
             "observed": Verdict.DIFFERS,
         }.get(level)
         said = one.get("sentence") or f"{one['where']}: {one['expected']} -> {one['got']}."
-        cause: Cause = {
+        cause: CauseEntry = {
             "tier": summary["tier"],
             "verdict": (verdict or Verdict.ADVISORY).value,
             "level": level,
@@ -93,7 +93,7 @@ def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], C
         yield _order(cause, number), cause
 
 
-def _of_others(rows: Iterable[Record]) -> Iterator[tuple[tuple[Any, ...], Cause]]:
+def _of_others(rows: Iterable[Record]) -> Iterator[tuple[tuple[Any, ...], CauseEntry]]:
     together: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for row in rows:
         if row["verdict"] != Verdict.PASS:
@@ -132,7 +132,7 @@ def _subject(members: Sequence[Record]) -> str:
 
 def _cause(
     members: Sequence[Record], what: str, smallest: Record, also: Iterable[str] = ()
-) -> Cause:
+) -> CauseEntry:
     worst = Verdict.worst([row["verdict"] for row in members])
     declared = worst is Verdict.DEVIATION
     gpus = dict.fromkeys(row["gpu"]["gfx"] for row in members if row["gpu"])

@@ -10,7 +10,7 @@ from pytest_rocm_attn.conformance.report.schema import column
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.history import KnownDefect
     from pytest_rocm_attn.conformance.report.schema import Record, Summary
 
 TIER = "documented"  # whose rows are promises of the release
@@ -24,7 +24,7 @@ _DIFFERENT = (
 def headline(
     rows: Sequence[Record],
     release: str,
-    defects: Iterable[Defect],
+    defects: Iterable[KnownDefect],
     cells: Iterable[tuple[str, str]],
     summaries: Iterable[Summary] = (),
 ) -> list[str]:
@@ -62,7 +62,7 @@ def _cells(rows: Sequence[Record], release: str, summaries: Iterable[Summary]) -
 def _promises(
     rows: Sequence[Record],
     release: str,
-    defects: Iterable[Defect],
+    defects: Iterable[KnownDefect],
     cells: Iterable[tuple[str, str]],
 ) -> list[str]:
     """Return how many items of the contract differ, by cause, and what is the release's own."""

@@ -17,7 +17,7 @@ from pytest_rocm_attn.conformance.report.schema import name_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 _MOST = 10  # of each kind
 _SHOWN = {Verdict.ADVISORY: "warning", Verdict.DIFFERS: "warning"}
@@ -49,7 +49,7 @@ def lines(
         yield _line(kind, cause, _inside(_raised(rows, workspace) or place, workspace))
 
 
-def _line(kind: str, cause: Cause, where: tuple[Path, int] | None) -> str:
+def _line(kind: str, cause: CauseEntry, where: tuple[Path, int] | None) -> str:
     title = f"ROCm attention: {cause['verdict']} [{words.count_words(cause)}]"
     properties = {"title": title}
     if where is not None:

@@ -24,7 +24,7 @@ from pytest_rocm_attn.conformance.report.schema import column
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 LIMIT = 4_500_000  # bytes of the page
 _MOST_BACKENDS = 100  # of the table by evidence
@@ -128,7 +128,7 @@ def _causes(report: Mapping[str, Any]) -> str:
     )
 
 
-def _cause(cause: Cause) -> str:
+def _cause(cause: CauseEntry) -> str:
     verdict = Verdict(cause["verdict"])
     also = [("also", text) for text in cause["also"][:_MOST_NAMES]]
     facts = "".join(
@@ -144,7 +144,7 @@ def _cause(cause: Cause) -> str:
     )
 
 
-def _items(cause: Cause) -> str:
+def _items(cause: CauseEntry) -> str:
     """Return the list of a cause's items, closed; each is a link to its story below."""
     if not cause["items"]:
         return ""

@@ -18,7 +18,7 @@ from pytest_rocm_attn.conformance.report.schema import column, name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 LIMIT = 10_000  # bytes: what is read of a job's summary; the HTML and JSON reports hold the rest
 _MOST_NAMES = 5  # of items that share a cause
@@ -130,7 +130,7 @@ def _evidence(table: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n".join([*lines, "", f"{'; '.join(meanings)}.", "", ""])
 
 
-def _cause(number: int, cause: Cause) -> str:
+def _cause(number: int, cause: CauseEntry) -> str:
     """Return a cause: its sentence, and the example with its command if it makes the run fail."""
     verdict = Verdict(cause["verdict"])
     count = words.count_words(cause)

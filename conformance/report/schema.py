@@ -108,7 +108,7 @@ class Declined(TypedDict):
     reason: str
 
 
-class Condition(TypedDict):
+class ConditionEntry(TypedDict):
     """Cells of a tier that fall short alike.
 
     Attributes:
@@ -132,7 +132,7 @@ class Condition(TypedDict):
     again: str
 
 
-class Cause(TypedDict):
+class CauseEntry(TypedDict):
     """One change of behaviour with one explanation, which items or cells share.
 
     Attributes:
@@ -182,7 +182,7 @@ class Summary(TypedDict):
 
     tier: str
     told: list[str]
-    conditions: list[Condition]
+    conditions: list[ConditionEntry]
     causes: NotRequired[list[dict[str, Any]]]
     exact: NotRequired[list[dict[str, Any]]]
 
@@ -218,7 +218,7 @@ class Report(TypedDict):
     not_run: list[str]
     notes: list[str]
     summaries: list[Summary]
-    causes: list[Cause]
+    causes: list[CauseEntry]
 
 
 # What a file may lack, of another version or written by hand. Names and verdicts have no default.

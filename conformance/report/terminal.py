@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 _MOST_NAMES = 3  # of items that share a cause
 _MOST_CAUSES = 12
@@ -98,7 +98,7 @@ def _markup(verdict: Verdict) -> dict[str, bool]:
 # --- causes ---------------------------------------------------------------------------------------
 
 
-def _write_causes(out: pytest.TerminalReporter, causes: Sequence[Cause]) -> None:
+def _write_causes(out: pytest.TerminalReporter, causes: Sequence[CauseEntry]) -> None:
     shown = causes if out.verbosity >= 1 else causes[:_MOST_CAUSES]
     for cause in shown:
         verdict = Verdict(cause["verdict"])
@@ -118,7 +118,7 @@ def _write_causes(out: pytest.TerminalReporter, causes: Sequence[Cause]) -> None
         )
 
 
-def _counted(causes: Sequence[Cause]) -> Counter[str]:
+def _counted(causes: Sequence[CauseEntry]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for cause in causes:
         counts[cause["unit"]] += cause["count"]

@@ -21,7 +21,7 @@ from pytest_rocm_attn.request import Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_rocm_attn.conformance.report.schema import Cause, Record
+    from pytest_rocm_attn.conformance.report.schema import CauseEntry, Record
 
 
 def gpu_words(record: Record) -> str:
@@ -134,7 +134,7 @@ def facts_of(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def count_words(cause: Cause) -> str:
+def count_words(cause: CauseEntry) -> str:
     """Return how many items or cells a cause has, and on how many GPUs."""
     unit = f"{cause['count']:,} {cause['unit']}{'' if cause['count'] == 1 else 's'}"
     if len(cause["totals"]) > 1:
@@ -143,7 +143,7 @@ def count_words(cause: Cause) -> str:
     return f"{unit}, {len(gpus)} GPUs" if len(gpus) > 1 else unit
 
 
-def cause_lines(cause: Cause) -> list[tuple[str, str]]:
+def cause_lines(cause: CauseEntry) -> list[tuple[str, str]]:
     """Return what follows a cause's sentence, as (label, text): three lines, one if it is shown only.
 
     where: the plainest example. why: what was promised, and its source. show: the command.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.isolation.machine import Machine
     from pytest_rocm_attn.conformance.promise.contract import Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
-    from pytest_rocm_attn.conformance.promise.rows import Cell
+    from pytest_rocm_attn.conformance.promise.rows import RowOnGpu
     from pytest_rocm_attn.conformance.promise.upstream import Upstream
     from pytest_rocm_attn.conformance.tiers.settings import Recorded
 
@@ -263,7 +263,7 @@ def _from_here(config: pytest.Config, spec: str) -> str:
 
 def _cells(
     the_contract: Contract, gpus: Sequence[str], *, needed: Sequence[str]
-) -> tuple[Cell, ...]:
+) -> tuple[RowOnGpu, ...]:
     cells = list(the_contract.cells(gpus))
     # Platform by platform, so that the first are judged while the selector is being imported on
     # the next.

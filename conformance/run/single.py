@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.outcome import Outcome
 
 
-class Ask(Protocol):
+class RocmSelect(Protocol):
     """What the fixture's value is."""
 
     def __call__(
@@ -30,7 +30,7 @@ class Ask(Protocol):
     ) -> Outcome: ...
 
 
-def asker(config: pytest.Config) -> Iterator[Ask]:
+def asker(config: pytest.Config) -> Iterator[RocmSelect]:
     """Yield a function that asks the selector that the options name; the fixture's body.
 
     The worker processes start with the first question and end with the test. What is wrong with a

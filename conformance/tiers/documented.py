@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.promise.rows import Cell, Row
+    from pytest_rocm_attn.conformance.promise.rows import Row, RowOnGpu
     from pytest_rocm_attn.conformance.promise.verdict import Judgement
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
@@ -44,7 +44,7 @@ class DocumentedTier(Tier):
 class CellItem(ConformanceItem):
     """One row on one GPU: node id ``rocm-attn::documented::row-id[gfx942]``."""
 
-    def __init__(self, *, cell: Cell, **kwargs: Any) -> None:
+    def __init__(self, *, cell: RowOnGpu, **kwargs: Any) -> None:
         super().__init__(level=cell.row.level, **kwargs)
         self.cell = cell
         self.observation: Observation | None = None
@@ -116,7 +116,7 @@ class CellItem(ConformanceItem):
         }
 
 
-def _question(cell: Cell) -> Question:
+def _question(cell: RowOnGpu) -> Question:
     row = cell.row
     if row.named is None:
         return Question.of(cell.gpu, row.env, row.request)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.isolation import Question
     from pytest_rocm_attn.conformance.promise.deviations import Claims
     from pytest_rocm_attn.conformance.promise.got import Got
-    from pytest_rocm_attn.conformance.promise.history import Defect
+    from pytest_rocm_attn.conformance.promise.history import KnownDefect
     from pytest_rocm_attn.conformance.promise.rows import Level
     from pytest_rocm_attn.conformance.report.schema import Declined, Record
     from pytest_rocm_attn.conformance.tiers.base import Plugin, Tier
@@ -194,7 +194,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
                 return Judgement(Verdict.INHERITED, words, tuple(dict.fromkeys(got)), stories)
         return verdict_on(shortfall, self.level, got, claims, strict=settings.strict)
 
-    def _known_defect(self, got: Got) -> Defect | None:
+    def _known_defect(self, got: Got) -> KnownDefect | None:
         """Return the known defect of the release that shows in a result."""
         gfx = self.gpu.gfx if self.gpu else ""
         tier = self.parent.name

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.contract import Contract
     from pytest_rocm_attn.conformance.promise.deviations import Deviations
     from pytest_rocm_attn.conformance.promise.grid.rules import Rule
-    from pytest_rocm_attn.conformance.promise.rows import Cell
+    from pytest_rocm_attn.conformance.promise.rows import RowOnGpu
     from pytest_rocm_attn.conformance.promise.servers_file import Server
     from pytest_rocm_attn.conformance.tiers.effort import Effort
     from pytest_rocm_attn.conformance.tiers.numerics.subjects import BackendUnderTest
@@ -66,7 +66,7 @@ class Settings:
     subject: Subject
     machine: Machine | None
     contract: Contract
-    cells: tuple[Cell, ...]
+    cells: tuple[RowOnGpu, ...]
     backends: tuple[BackendUnderTest, ...]
     deviations: Deviations | None
     tiers: tuple[str, ...]

@@ -21,7 +21,7 @@ from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_rocm_attn.conformance.promise.rows import Cell
+    from pytest_rocm_attn.conformance.promise.rows import RowOnGpu
     from pytest_rocm_attn.hardware import DetectedGpu
 
 HOST_SELECTOR = f"{Path(__file__).with_name('host_selector.py')}:select"
@@ -64,7 +64,7 @@ def look(*mocked: str) -> dict[str, Any]:
     return seen
 
 
-def outcomes(selector: str, cells: Iterable[Cell], machine: Gpu | None) -> list[Outcome]:
+def outcomes(selector: str, cells: Iterable[RowOnGpu], machine: Gpu | None) -> list[Outcome]:
     """Return what a selector answers to each cell, on the machine unmocked, or mocked for None."""
     pool = Pool(Subject(selector, fork=machine is None, machine=machine))
     try:
@@ -74,7 +74,7 @@ def outcomes(selector: str, cells: Iterable[Cell], machine: Gpu | None) -> list[
         pool.close()
 
 
-def disagreements(real: list[Outcome], mocked: list[Outcome], cells: list[Cell]) -> list[str]:
+def disagreements(real: list[Outcome], mocked: list[Outcome], cells: list[RowOnGpu]) -> list[str]:
     """Return in words where two lists of answers differ: in the backend, or in whether they refuse."""
     found = []
     for one, other, cell in zip(real, mocked, cells, strict=True):
@@ -84,7 +84,7 @@ def disagreements(real: list[Outcome], mocked: list[Outcome], cells: list[Cell])
     return found
 
 
-def cells_of(gpu: Gpu) -> list[Cell]:
+def cells_of(gpu: Gpu) -> list[RowOnGpu]:
     """Return the contract's required cells about a GPU in its state of aiter."""
     rows = contract.load("pr-26980").rows
     return [

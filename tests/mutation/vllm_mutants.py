@@ -48,7 +48,7 @@ from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
 from pytest_rocm_attn.conformance.promise import contract, upstream
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.outcomes import behaviour
-from pytest_rocm_attn.conformance.promise.rows import Cell
+from pytest_rocm_attn.conformance.promise.rows import RowOnGpu
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.conformance.tiers.effort import Effort
 from pytest_rocm_attn.conformance.tiers.invariants.laws import LAWS
@@ -325,7 +325,7 @@ class Suite:
         return None
 
 
-def _question(cell: Cell) -> Question:
+def _question(cell: RowOnGpu) -> Question:
     row = cell.row
     if row.named is None:
         return Question.of(cell.gpu, row.env, row.request)

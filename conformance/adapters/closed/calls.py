@@ -34,7 +34,7 @@ class UnknownKernelError(RocmAttnError):
 
 
 @dataclass(frozen=True)
-class Call:
+class KernelCall:
     """A call of a closed kernel.
 
     Attributes:
@@ -62,7 +62,7 @@ class Recorder:
 
     def __init__(self, aiter: Aiter) -> None:
         self.aiter = aiter
-        self.calls: list[Call] = []
+        self.calls: list[KernelCall] = []
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -122,21 +122,21 @@ class Recorder:
         name = kernel.rpartition(".")[2]
         returns = RETURNS.get(kernel) or RETURNS.get(name)
         if returns is None:
-            self.calls.append(Call(kernel))
+            self.calls.append(KernelCall(kernel))
             raise UnknownKernelError(f"what {kernel} returns is not known")
         if signature is None:
-            self.calls.append(Call(kernel))
+            self.calls.append(KernelCall(kernel))
             raise UnknownKernelError(
                 f"the parameters of {kernel} in AITER {self.aiter.version} are not known"
             )
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            self.calls.append(Call(kernel, misfit=str(error)))
+            self.calls.append(KernelCall(kernel, misfit=str(error)))
             raise
         bound.apply_defaults()
         facts = FACTS.get(name)
-        self.calls.append(Call(kernel, facts(bound.arguments) if facts else {}))
+        self.calls.append(KernelCall(kernel, facts(bound.arguments) if facts else {}))
         return returns(bound.arguments)
 
     # --- operators --------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Recorder:
 
         def operator(*args: Any, **kwargs: Any) -> None:
             known = dict(zip(names, args, strict=False)) | kwargs
-            self.calls.append(Call(full, facts(known) if facts else {}))
+            self.calls.append(KernelCall(full, facts(known) if facts else {}))
 
         return operator
 

@@ -21,7 +21,7 @@ from pytest_rocm_attn.mock.patching import Layer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.adapters.closed.calls import Call
+    from pytest_rocm_attn.conformance.adapters.closed.calls import KernelCall
     from pytest_rocm_attn.conformance.adapters.closed.signatures import Aiter
     from pytest_rocm_attn.dry_launch import Launches
 
@@ -41,7 +41,7 @@ class Device:
     recorder: Recorder
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[KernelCall]:
         """The calls of closed kernels, so far."""
         return self.recorder.calls
 

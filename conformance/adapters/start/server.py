@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_rocm_attn.conformance.adapters.vllm_fork import Fork
-    from pytest_rocm_attn.conformance.adapters.vllm_server import Server as Adapter
+    from pytest_rocm_attn.conformance.adapters.vllm_server import VllmServer
     from pytest_rocm_attn.conformance.promise.servers_file import Layer, Server
     from pytest_rocm_attn.gpu import Gpu
     from pytest_rocm_attn.request import Request
@@ -51,7 +51,7 @@ class Start:
 
     def __init__(
         self,
-        adapter: Adapter,
+        adapter: VllmServer,
         server: Server,
         environ: Mapping[str, str],
         gpu: Gpu | None = None,

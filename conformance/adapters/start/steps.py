@@ -27,7 +27,7 @@ from pytest_rocm_attn.errors import MockError, SelectorError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_rocm_attn.conformance.adapters.closed.calls import Call
+    from pytest_rocm_attn.conformance.adapters.closed.calls import KernelCall
     from pytest_rocm_attn.conformance.adapters.start.batches import Batch
     from pytest_rocm_attn.conformance.adapters.start.cache import Cache
     from pytest_rocm_attn.conformance.adapters.start.device import Device
@@ -166,7 +166,7 @@ class FirstSteps:
 
     # --- what is found ----------------------------------------------------------------------------
 
-    def _hold(self, layer: Layer, doing: str, calls: list[Call]) -> None:
+    def _hold(self, layer: Layer, doing: str, calls: list[KernelCall]) -> None:
         """Hold calls of closed kernels against what these need."""
         aiter = self._device.recorder.aiter
         gfx = self._gpu.gfx

@@ -62,7 +62,7 @@ _NEEDS_DEVICE = ("'CUDA' backend", "not compiled with CUDA", "No HIP GPUs", "no 
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _QuestionKind:
     """How one kind of question is answered.
 
     Args:
@@ -247,23 +247,27 @@ def _capability(adapter: Starts, asked: Question, backend: str) -> dict[str, Any
 _NO_CLASSES = "the selector's adapter does not know backend classes"
 _NO_SERVER = "the selector's adapter does not know a server"
 _KINDS = {
-    "construct": _Kind(
+    "construct": _QuestionKind(
         _construct, Constructs, "the selector has no construct() (docs/adapters.md)", selects=True
     ),
-    "build": _Kind(_build, Constructs, "the selector has no construct() (docs/adapters.md)"),
-    "declare": _Kind(_declare, Declares, _NO_CLASSES),
-    "import": _Kind(_import, Declares, "the selector's adapter does not know modules"),
-    "runtime": _Kind(_runtime),
-    "before-workers": _Kind(_before_workers, Serves, _NO_SERVER),
-    "platform": _Kind(lambda server, *_: server.platform_found(), Serves, _NO_SERVER),
-    "cache-block": _Kind(_cache_block, Serves, _NO_SERVER, selects=True),
-    "names": _Kind(_names, Serves, _NO_SERVER, selects=True),
-    "predicates": _Kind(lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER),
-    "server": _Kind(_server, Starts, _NO_SERVER),
-    "steps": _Kind(_steps, Starts, _NO_SERVER),
-    "capability": _Kind(_capability, Starts, _NO_SERVER),
-    "code": _Kind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
-    "vision": _Kind(
+    "build": _QuestionKind(
+        _build, Constructs, "the selector has no construct() (docs/adapters.md)"
+    ),
+    "declare": _QuestionKind(_declare, Declares, _NO_CLASSES),
+    "import": _QuestionKind(_import, Declares, "the selector's adapter does not know modules"),
+    "runtime": _QuestionKind(_runtime),
+    "before-workers": _QuestionKind(_before_workers, Serves, _NO_SERVER),
+    "platform": _QuestionKind(lambda server, *_: server.platform_found(), Serves, _NO_SERVER),
+    "cache-block": _QuestionKind(_cache_block, Serves, _NO_SERVER, selects=True),
+    "names": _QuestionKind(_names, Serves, _NO_SERVER, selects=True),
+    "predicates": _QuestionKind(
+        lambda server, *_: {"predicates": server.unheeded()}, Serves, _NO_SERVER
+    ),
+    "server": _QuestionKind(_server, Starts, _NO_SERVER),
+    "steps": _QuestionKind(_steps, Starts, _NO_SERVER),
+    "capability": _QuestionKind(_capability, Starts, _NO_SERVER),
+    "code": _QuestionKind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
+    "vision": _QuestionKind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
     ),
 }

@@ -42,7 +42,7 @@ DECLARABLE: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class RequestFamily:
     """Requests that differ in one thing.
 
     Args:
@@ -86,7 +86,7 @@ class BuildCase:
             receives.
     """
 
-    family: Family
+    family: RequestFamily
     environment: Environment
     gpu: Gpu
 
@@ -114,54 +114,64 @@ _SPARSE = Request(use_mla=True, use_sparse=True, block_size=1)
 _SINKS = (Request(has_sink=True), Request(has_sink=True, head_size=64))
 
 _DENSE = (
-    Family("head-sizes", _varied(_PLAIN, "head_size", HEAD_SIZES)),
-    Family("dtypes", _varied(_PLAIN, "dtype", DTYPES)),
-    Family("cache-dtypes", _varied(_PLAIN, "kv_cache_dtype", CACHE_DTYPES)),
-    Family("block-sizes", (*_varied(_PLAIN, "block_size", BLOCK_SIZES), Request(block_size=None))),
-    Family("attention-types", _varied(replace(_PLAIN, head_size=64), "attn_type", ATTN_TYPES)),
-    Family("sinks", _SINKS),
-    Family("optional-sinks", (_PLAIN, Request(head_size=64)), told=False, none_for_sinks=True),
-    Family("sliding-windows", _varied(_PLAIN, "sliding_window", (128, 4096)), told=False),
-    Family("soft-caps", _varied(_PLAIN, "logits_soft_cap", (30.0, 50.0)), told=False),
-    Family("alibi-slopes", (Request(alibi=True), Request(alibi=True, num_heads=12)), told=False),
-    Family(
+    RequestFamily("head-sizes", _varied(_PLAIN, "head_size", HEAD_SIZES)),
+    RequestFamily("dtypes", _varied(_PLAIN, "dtype", DTYPES)),
+    RequestFamily("cache-dtypes", _varied(_PLAIN, "kv_cache_dtype", CACHE_DTYPES)),
+    RequestFamily(
+        "block-sizes", (*_varied(_PLAIN, "block_size", BLOCK_SIZES), Request(block_size=None))
+    ),
+    RequestFamily(
+        "attention-types", _varied(replace(_PLAIN, head_size=64), "attn_type", ATTN_TYPES)
+    ),
+    RequestFamily("sinks", _SINKS),
+    RequestFamily(
+        "optional-sinks", (_PLAIN, Request(head_size=64)), told=False, none_for_sinks=True
+    ),
+    RequestFamily("sliding-windows", _varied(_PLAIN, "sliding_window", (128, 4096)), told=False),
+    RequestFamily("soft-caps", _varied(_PLAIN, "logits_soft_cap", (30.0, 50.0)), told=False),
+    RequestFamily(
+        "alibi-slopes", (Request(alibi=True), Request(alibi=True, num_heads=12)), told=False
+    ),
+    RequestFamily(
         "head-counts",
         _varied(_PLAIN, "num_heads", HEAD_COUNTS)
         + tuple(Request(num_heads=heads, num_kv_heads=1) for heads in (8, 64)),
     ),
 )
 _LATENT = (
-    Family("mla-head-sizes", _varied(_MLA, "head_size", (576, 320))),
-    Family("mla-dtypes", _varied(_MLA, "dtype", DTYPES)),
-    Family(
+    RequestFamily("mla-head-sizes", _varied(_MLA, "head_size", (576, 320))),
+    RequestFamily("mla-dtypes", _varied(_MLA, "dtype", DTYPES)),
+    RequestFamily(
         "mla-cache-dtypes",
         _varied(_MLA, "kv_cache_dtype", CACHE_DTYPES)
         + _varied(_MLA_BLOCK_1, "kv_cache_dtype", CACHE_DTYPES),
     ),
-    Family(
+    RequestFamily(
         "mla-block-sizes",
         (
             *_varied(_MLA, "block_size", (1, 8, 16, 32, 64, 128, 256)),
             replace(_MLA, block_size=None),
         ),
     ),
-    Family(
+    RequestFamily(
         "mla-head-counts",
         _varied(_MLA, "num_heads", HEAD_COUNTS) + _varied(_MLA_BLOCK_1, "num_heads", HEAD_COUNTS),
     ),
 )
 _SPARSE_FAMILIES = (
-    Family("sparse-mla-dtypes", _varied(_SPARSE, "dtype", DTYPES)),
-    Family("sparse-mla-cache-dtypes", _varied(_SPARSE, "kv_cache_dtype", CACHE_DTYPES)),
-    Family("sparse-mla-block-sizes", _varied(_SPARSE, "block_size", (1, 16, 64))),
-    Family("sparse-mla-head-counts", _varied(_SPARSE, "num_heads", HEAD_COUNTS)),
+    RequestFamily("sparse-mla-dtypes", _varied(_SPARSE, "dtype", DTYPES)),
+    RequestFamily("sparse-mla-cache-dtypes", _varied(_SPARSE, "kv_cache_dtype", CACHE_DTYPES)),
+    RequestFamily("sparse-mla-block-sizes", _varied(_SPARSE, "block_size", (1, 16, 64))),
+    RequestFamily("sparse-mla-head-counts", _varied(_SPARSE, "num_heads", HEAD_COUNTS)),
 )
 # If aiter is not as it should be, what matters is whether anything can be built at all.
-_ANYTHING = (Family("plain-layers", (_PLAIN, Request(dtype="float16", head_size=64), *_SINKS)),)
+_ANYTHING = (
+    RequestFamily("plain-layers", (_PLAIN, Request(dtype="float16", head_size=64), *_SINKS)),
+)
 _ANYTHING_LATENT = (
-    Family("plain-mla-layers", (_MLA,)),
+    RequestFamily("plain-mla-layers", (_MLA,)),
     # Block size 1 leads to ROCM_AITER_MLA, whatever the flags (docs/reference/contract.md#mla).
-    Family("mla-layers-of-block-1", (_MLA_BLOCK_1, _SPARSE), wants_aiter=True),
+    RequestFamily("mla-layers-of-block-1", (_MLA_BLOCK_1, _SPARSE), wants_aiter=True),
 )
 
 _BY_DEFAULT = Environment("by-default", {})
@@ -224,7 +234,7 @@ def cases(gpus: Iterable[str]) -> Iterator[BuildCase]:
                 yield BuildCase(family, environment, Gpu(gfx, state))
 
 
-def _pairs(*, whole: bool) -> Iterator[tuple[Family, Environment]]:
+def _pairs(*, whole: bool) -> Iterator[tuple[RequestFamily, Environment]]:
     for families, anything, environments in (
         (_DENSE, _ANYTHING, _DENSE_ENVIRONMENTS),
         (_LATENT, _ANYTHING_LATENT, _LATENT_ENVIRONMENTS),

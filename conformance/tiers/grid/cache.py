@@ -55,7 +55,7 @@ class _Kept(msgspec.Struct):
     written: list[str]
 
 
-class Cache:
+class AnswerCache:
     """What one selector answered so far.
 
     Args:

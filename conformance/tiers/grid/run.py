@@ -240,7 +240,7 @@ class _Side:
             self._pool.close()
 
 
-def _cache(plugin: Plugin, subject: Subject) -> cache.Cache | None:
+def _cache(plugin: Plugin, subject: Subject) -> cache.AnswerCache | None:
     kept = getattr(plugin.config, "cache", None)  # there is none under -p no:cacheprovider
     settings = plugin.settings
     if kept is None or settings.fresh:
@@ -250,4 +250,4 @@ def _cache(plugin: Plugin, subject: Subject) -> cache.Cache | None:
     if settings.draft is not None:
         apart.append(settings.draft)
     key = cache.fingerprint(subject, standard().digest, apart)
-    return cache.Cache(Path(kept.mkdir("rocm-attn-grid")), key) if key else None
+    return cache.AnswerCache(Path(kept.mkdir("rocm-attn-grid")), key) if key else None

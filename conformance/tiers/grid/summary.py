@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.causes.cause import Cause
     from pytest_rocm_attn.conformance.causes.cells import Origin
     from pytest_rocm_attn.conformance.promise.grid.space import Cell, Family, Slice
-    from pytest_rocm_attn.conformance.report.schema import Condition, Record, Summary
+    from pytest_rocm_attn.conformance.report.schema import ConditionEntry, Record, Summary
 
 MOST = 10  # causes that are shown
 COUNTS = (
@@ -131,7 +131,7 @@ def summary(records: Sequence[Record]) -> Summary:
     }
 
 
-def _cause(run: _Together, cause: Cause) -> Condition:
+def _cause(run: _Together, cause: Cause) -> ConditionEntry:
     """Return a cause as plain data that every report shows: a condition of a Summary."""
     change, smallest = cause.change, run.smallest(cause.smallest)
     expected, got = words.answers_of(cause)

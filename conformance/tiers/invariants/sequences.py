@@ -40,7 +40,7 @@ _REQUESTS = (Request(), Request(use_mla=True), Request(dtype="float16"))
 
 
 @dataclass(frozen=True)
-class Steps:
+class Selections:
     """Selections in one process, each with the environment that it was made under."""
 
     gpu: Gpu
@@ -67,7 +67,7 @@ class Steps:
         }
 
     @classmethod
-    def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Steps:
+    def from_data(cls, gfx: str, data: Mapping[str, Any]) -> Selections:
         """Return the sequence that as_data() wrote. ValueError, TypeError for anything else."""
         if set(data) != {"selections"} or not data["selections"]:
             raise ValueError("a sequence has the field 'selections', and nothing else")
@@ -113,19 +113,19 @@ class SequenceLaw:
             search.found = self._without_idle_steps(steps, asker), broken
         return search
 
-    def _without_idle_steps(self, steps: Steps, asker: Asker) -> Steps:
+    def _without_idle_steps(self, steps: Selections, asker: Asker) -> Selections:
         """Leave out every selection before the last without which the last is stale all the same."""
         for number in reversed(range(len(steps.selections) - 1)):
             selections = steps.selections[:number] + steps.selections[number + 1 :]
-            if self._replay(shorter := Steps(steps.gpu, selections), asker, asker) is not None:
+            if self._replay(shorter := Selections(steps.gpu, selections), asker, asker) is not None:
                 steps = shorter
         return steps
 
-    def case_of(self, gfx: str, data: Mapping[str, Any]) -> Steps:
+    def case_of(self, gfx: str, data: Mapping[str, Any]) -> Selections:
         """Return the example that --rocm-attn-example gives."""
-        return Steps.from_data(gfx, data)
+        return Selections.from_data(gfx, data)
 
-    def attempt(self, case: Steps, asker: Asker, ask: Ask) -> Broken | None:
+    def attempt(self, case: Selections, asker: Asker, ask: Ask) -> Broken | None:
         """Replay a sequence; compare its last answer with a clean process's, and name the cause."""
         replayed = self._replay(case, asker, ask)
         if replayed is None:
@@ -138,7 +138,9 @@ class SequenceLaw:
             answers[-1],
         )
 
-    def _replay(self, case: Steps, asker: Asker, ask: Ask) -> tuple[list[Outcome], Outcome] | None:
+    def _replay(
+        self, case: Selections, asker: Asker, ask: Ask
+    ) -> tuple[list[Outcome], Outcome] | None:
         """Return the answers, and what the last should be; None if it is that."""
         interview = asker.interview(case.gpu, dict(case.selections[0][0]))
         if not isinstance(interview, Interview):
@@ -155,14 +157,14 @@ class SequenceLaw:
         return [answer.outcome for answer in seen], fresh.outcome
 
 
-def _cause(asker: Asker, case: Steps, fresh: Outcome) -> str:
+def _cause(asker: Asker, case: Selections, fresh: Outcome) -> str:
     try:
         return remembered.in_words(asker, case.questions, fresh)
     except WorkerError as error:  # the answers are wrong all the same
         return f"what remembers was not found: {error}"
 
 
-def _told(case: Steps, answers: list[str]) -> str:
+def _told(case: Selections, answers: list[str]) -> str:
     words = []
     before: dict[str, str] | None = None
     for (environ, request), answer in zip(case.selections, answers, strict=True):
@@ -225,7 +227,7 @@ def _machine(
                     return
                 self.process, self.refresh = begun
             self.made.append((tuple(self.environ.items()), request))
-            steps = Steps(gpu, tuple(self.made))
+            steps = Selections(gpu, tuple(self.made))
             question = steps.questions[-1]
             first = len(self.made) == 1
             (seen,) = self.process.ask([question], refresh=self.refresh and first)

@@ -31,7 +31,7 @@ PEERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class KernelSubject:
     """A backend whose kernels are compared.
 
     Args:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
     return lines[1:]
 
 
-def read_subjects(texts: Sequence[str]) -> list[Subject]:
+def read_subjects(texts: Sequence[str]) -> list[KernelSubject]:
     """Return the backends of a command line: ``[NAME=]SPEC[@TREE]``.
 
     SPEC is ``module:object``, ``file.py:object``, one of PEERS or one of our own backends.
@@ -86,7 +86,7 @@ def read_subjects(texts: Sequence[str]) -> list[Subject]:
     """
     ours = {one.name: one.compiled or one.spec for one in REFERENCES if one.compiled != ""}
     known = PEERS | ours
-    found: dict[str, Subject] = {}
+    found: dict[str, KernelSubject] = {}
     for text in texts:
         spec, at, tree = text.partition("@")
         if at and not Path(tree).is_dir():
@@ -95,10 +95,10 @@ def read_subjects(texts: Sequence[str]) -> list[Subject]:
         short = rest if equals else spec
         if ":" in short:
             (one,) = parse(spec)
-            subject = Subject(one.name, one.spec, tree)
+            subject = KernelSubject(one.name, one.spec, tree)
         elif short in known:
             name = label if equals else f"{short} of {Path(tree).name}" if tree else short
-            subject = Subject(name, known[short], tree)
+            subject = KernelSubject(name, known[short], tree)
         else:
             raise BackendUnderTestError(
                 f"no backend is called {short!r}.{nearest(short, known)} Known: {', '.join(known)}; or write"
@@ -126,7 +126,7 @@ def family(name: str) -> Case:
     return known[name]
 
 
-def examine(subject: Subject, families: Sequence[Case], gpu: Gpu) -> dict[str, Result]:
+def examine(subject: KernelSubject, families: Sequence[Case], gpu: Gpu) -> dict[str, Result]:
     """Return the result of each family, by its id, from a process of the backend's own.
 
     Raises:

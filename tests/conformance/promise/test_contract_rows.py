@@ -9,7 +9,7 @@ import pytest
 
 from pytest_rocm_attn.conformance.promise import contract
 from pytest_rocm_attn.conformance.promise.contract import Contract
-from pytest_rocm_attn.conformance.promise.rows import Cell, ExpectBackend
+from pytest_rocm_attn.conformance.promise.rows import ExpectBackend, RowOnGpu
 from pytest_rocm_attn.errors import FlagError
 from pytest_rocm_attn.flags import VARIABLES, Flags
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -35,7 +35,7 @@ def shipped() -> Contract:
     return contract.load("pr-26980")
 
 
-def cells_of(shipped: Contract) -> list[Cell]:
+def cells_of(shipped: Contract) -> list[RowOnGpu]:
     return [cell for row in shipped.rows for cell in row.cells()]
 
 

@@ -17,7 +17,7 @@ from pytest_rocm_attn import (
     Unrecognised,
 )
 from pytest_rocm_attn.conformance.promise.deviations import Claims, Deviation, Deviations
-from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.promise.history import KnownDefect
 from pytest_rocm_attn.conformance.promise.reasons import Reason
 from pytest_rocm_attn.conformance.promise.rows import (
     Expect,
@@ -192,7 +192,7 @@ def test_a_change_that_must_hold_is_kept_lost_or_caught_up_with(
     assert verdict is Verdict.DEVIATION or "dev.toml:3" in judged.message
 
 
-DEFECT = Defect(
+DEFECT = KnownDefect(
     "the-switch-is-dead",
     "Nothing reads it",
     "#7",

@@ -19,7 +19,7 @@ from pytest_rocm_attn.backends.policy import Branch, Policy, Rule
 from pytest_rocm_attn.backends.releases import policy_of
 from pytest_rocm_attn.conformance.promise import contract, upstream
 from pytest_rocm_attn.conformance.promise.contract import Contract
-from pytest_rocm_attn.conformance.promise.rows import Cell
+from pytest_rocm_attn.conformance.promise.rows import RowOnGpu
 from pytest_rocm_attn.conformance.promise.verdict import Verdict, judge
 from pytest_rocm_attn.conformance.report import explained
 from pytest_rocm_attn.conformance.report.schema import name_of, outcome_fields
@@ -38,7 +38,7 @@ def judged_by() -> Contract:
     return contract.load("vllm").at(upstream.given(RELEASE))
 
 
-def answer(policy: Policy, cell: Cell) -> Outcome | None:
+def answer(policy: Policy, cell: RowOnGpu) -> Outcome | None:
     """Return what a policy answers; None to what is not about a layer's backend."""
     environ, named = dict(cell.row.env), cell.row.named
     if EXPLICIT in environ:  # the release does not read it, and refuses nothing

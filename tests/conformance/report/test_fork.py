@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_rocm_attn.conformance.promise.history import Defect
+from pytest_rocm_attn.conformance.promise.history import KnownDefect
 from pytest_rocm_attn.conformance.report import fork
 
-SWITCH = Defect("dead", "Nothing reads the switch", "#7", ("switch",), ("ROCM_ATTN",))
+SWITCH = KnownDefect("dead", "Nothing reads the switch", "#7", ("switch",), ("ROCM_ATTN",))
 
 
 def told(*rows: dict[str, Any], ran: int | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -194,7 +195,7 @@ def test_how_far_the_first_run_is_is_shown_meanwhile(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'rocm-attn: 1 of 2 items'\necho other\n")
     python.chmod(0o755)
-    monkeypatch.setattr(init_command.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     assert main(["init", str(fork)]) == 1
     assert capsys.readouterr().out.splitlines()[-3:] == [
         "running the matrix once, which takes minutes for vLLM ...",

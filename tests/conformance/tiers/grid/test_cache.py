@@ -13,7 +13,7 @@ from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.isolation.inside.cells import UNANSWERED
 from pytest_rocm_attn.conformance.promise.grid.space import Axis, Family
 from pytest_rocm_attn.conformance.tiers.grid import cache
-from pytest_rocm_attn.conformance.tiers.grid.cache import Cache, fingerprint
+from pytest_rocm_attn.conformance.tiers.grid.cache import AnswerCache, fingerprint
 from pytest_rocm_attn.conformance.tiers.grid.parts import Part, PartTable, parts_of
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def table() -> PartTable:
 
 
 def test_what_was_kept_comes_back(tmp_path: Path, part: Part) -> None:
-    kept = Cache(tmp_path, "key")
+    kept = AnswerCache(tmp_path, "key")
     assert kept.load(part) is None
     kept.save(part, table())
     assert kept.load(part) == table()
-    assert Cache(tmp_path, "other key").load(part) is None
+    assert AnswerCache(tmp_path, "other key").load(part) is None
     kept.file(part).unlink()
     assert kept.load(part) is None
 
@@ -85,7 +85,7 @@ def test_what_was_kept_comes_back(tmp_path: Path, part: Part) -> None:
 def test_a_file_that_is_damaged_or_lacks_something_counts_as_none(
     tmp_path: Path, part: Part, damage: Callable[[str], str]
 ) -> None:
-    kept = Cache(tmp_path, "key")
+    kept = AnswerCache(tmp_path, "key")
     kept.save(part, table())
     (file,) = (tmp_path / "key").iterdir()
     file.write_text(damage(file.read_text()))
@@ -94,8 +94,8 @@ def test_a_file_that_is_damaged_or_lacks_something_counts_as_none(
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, part: Part) -> None:
     (tmp_path / "key").write_text("a file where the folder should be")
-    Cache(tmp_path, "key").save(part, table())
-    assert Cache(tmp_path, "key").load(part) is None
+    AnswerCache(tmp_path, "key").save(part, table())
+    assert AnswerCache(tmp_path, "key").load(part) is None
 
 
 def test_the_fingerprint_depends_on_whatever_an_answer_depends_on(

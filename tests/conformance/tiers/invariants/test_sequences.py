@@ -11,7 +11,7 @@ from pytest_rocm_attn import Gpu, Request
 from pytest_rocm_attn.conformance.isolation import Pool, Subject
 from pytest_rocm_attn.conformance.tiers.effort import Effort
 from pytest_rocm_attn.conformance.tiers.invariants.asking import Asker
-from pytest_rocm_attn.conformance.tiers.invariants.sequences import SEQUENCES, Steps
+from pytest_rocm_attn.conformance.tiers.invariants.sequences import SEQUENCES, Selections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_what_a_process_remembers_is_caught_and_named(
             search = law.search("gfx942", asker, Effort())
             assert search.found is not None
             steps, _ = search.found
-            again = Steps.from_data("gfx942", steps.as_data())
+            again = Selections.from_data("gfx942", steps.as_data())
             assert again == steps
             told = law.attempt(again, asker, asker.certain)
             assert told is not None
@@ -112,7 +112,7 @@ def test_what_a_process_remembers_is_caught_and_named(
 
 def test_a_sequence_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="'selections', and nothing else"):
-        Steps.from_data("gfx942", {"environ": {}})
+        Selections.from_data("gfx942", {"environ": {}})
 
 
 def test_a_sequence_that_ends_its_process_breaks_no_law_about_memory(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_sequence_that_ends_its_process_breaks_no_law_about_memory(tmp_path: P
     pool = Pool(Subject(f"{path}:select", preload=()), lanes=1)
     asker = Asker(pool)
     try:
-        steps = Steps(Gpu("gfx942"), (((), Request()), ((), Request())))
+        steps = Selections(Gpu("gfx942"), (((), Request()), ((), Request())))
         assert BY_ID[AGAIN].attempt(steps, asker, asker.certain) is None
         # It breaks no law, and it is not passed either: nothing was answered.
         assert "exited" in asker.only_failures
@@ -140,7 +140,7 @@ def test_a_selector_that_cannot_be_imported_on_a_platform_passes_no_law_about_me
         for ask in (
             lambda: BY_ID[AGAIN].search("gfx942", asker, Effort(examples=8)),
             lambda: BY_ID[AGAIN].attempt(
-                Steps(Gpu("gfx942"), (((), Request()), ((), Request()))), asker, asker.certain
+                Selections(Gpu("gfx942"), (((), Request()), ((), Request()))), asker, asker.certain
             ),
         ):
             asker.start_tally()

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from pytest_rocm_attn.cli import main
-from pytest_rocm_attn.conformance.tiers.launch.compare_command import PEERS, Subject, read_subjects
+from pytest_rocm_attn.conformance.tiers.launch.compare_command import (
+    PEERS,
+    KernelSubject,
+    read_subjects,
+)
 from pytest_rocm_attn.errors import BackendUnderTestError
 
 BACKENDS = """
@@ -83,10 +87,10 @@ def test_names_stand_for_our_backends_and_for_peers_of_a_tree(tmp_path: Path) ->
         ["ROCM_ATTN", f"VLLM@{tree}", f"old=VLLM@{tree}", "mine.py:Backend"]
     )
     # Its Triton kernels: another compiler builds the HIP decode.
-    assert ours == Subject("ROCM_ATTN", "pytest_rocm_attn.backends.under_test:RocmAttnTriton")
-    assert peer == Subject("VLLM of vllm-0.33.0", PEERS["VLLM"], str(tree))
-    assert named == Subject("old", PEERS["VLLM"], str(tree))
-    assert other == Subject("Backend", "mine.py:Backend")
+    assert ours == KernelSubject("ROCM_ATTN", "pytest_rocm_attn.backends.under_test:RocmAttnTriton")
+    assert peer == KernelSubject("VLLM of vllm-0.33.0", PEERS["VLLM"], str(tree))
+    assert named == KernelSubject("old", PEERS["VLLM"], str(tree))
+    assert other == KernelSubject("Backend", "mine.py:Backend")
 
 
 @pytest.mark.parametrize(

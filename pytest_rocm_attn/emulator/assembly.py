@@ -46,6 +46,8 @@ _OPERAND = re.compile(
     r"|(?:neg|abs|sext|lit|vmcnt|lgkmcnt|expcnt|hwreg|sendmsg)\((?:[^()]|\([^)]*\))*\)"
     r"|[^\s,\[]+(?:\[[^\]]*\])?"
 )
+_NAMED = re.compile(r"[a-z]\w*:[^:]")  # what may be a modifier with a value; registers are v[0:1]
+_LABEL = re.compile(r"([.\w$]+):")
 _ENCODING = re.compile(r"_(e64_dpp|e32|e64|dpp|sdwa)$")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)([^;]*)(?:;\s*(.*))?")
 _FILE = re.compile(r'\.file\s+(\d+)\s+(?:"([^"]*)"\s+)?"([^"]*)"')
@@ -215,7 +217,7 @@ class _Reader:
         return -1  # what the emulator needs is printed as a number
 
     def _line(self, line: str, number: int) -> None:
-        if label := re.match(r"([.\w$]+):", line):
+        if label := _LABEL.match(line):
             self._label(label[1])
             line = line[label.end() :].strip()
         if not line or line.startswith(";"):
@@ -270,15 +272,17 @@ class _Reader:
             self.data += bytes(-len(self.data) % (1 << int(rest.split(",")[0], 0)))
 
     def _instruction(self, line: str, number: int) -> None:
-        text = " ".join(line.split(";")[0].split("//")[0].split())
+        text = " ".join(line.partition(";")[0].partition("//")[0].split())
         mnemonic, _, rest = text.partition(" ")
         suffix = _ENCODING.search(mnemonic)
         name = mnemonic[: suffix.start()] if suffix else mnemonic
-        modifiers: dict[str, Any] = {
-            key: _modifier(value) for key, value in MODIFIERS.findall(rest)
-        }
+        modifiers: dict[str, Any] = {}
+        if _NAMED.search(rest):
+            modifiers = {key: _modifier(value) for key, value in MODIFIERS.findall(rest)}
+            rest = MODIFIERS.sub("", rest)
+        plain = "(" not in rest and "|" not in rest
         operands = []
-        for token in _OPERAND.findall(MODIFIERS.sub("", rest)):
+        for token in rest.replace(",", " ").split() if plain else _OPERAND.findall(rest):
             if token in FLAGS:
                 modifiers[token] = True
             elif token not in ("&", "|"):

@@ -252,7 +252,7 @@ def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) 
         active = m.exec[w]
         if ((at + size > m.scratch_bytes) & active).any():
             raise m.fault(f"{verb} beyond the {m.scratch_bytes} bytes of private memory")
-        rows = np.arange(m.count)[w][:, None]
+        rows = m.rows[:, None]
         return np.where(active, at, 0) + (rows * m.lanes + lane) * m.scratch_stride, active
 
     def load(m: Machine, w: Waves) -> None:

@@ -6,8 +6,9 @@ Metadata"; on gfx12 the workgroup's place comes in trap registers.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.emulator.assembly import Kernel
 
 TOGETHER = 256  # waves that run in lockstep, as many as fit numpy's caches
+KEPT = 50_000  # instructions of the programs that are kept; one made ready takes some 3 KB
 LIMIT = 20_000_000  # instructions in lockstep that a batch of workgroups may run
 # User SGPRs in their order: the directive, and how many registers it takes.
 _USER_REGISTERS = (
@@ -54,11 +56,34 @@ class Executed:
     by_instruction: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=256)
+_kept: dict[str, Code] = {}  # by assembly; the one used last stands last
+
+
 def code_of(assembly: str) -> Code:
     """Return a program made ready, from its assembly; the last few are kept."""
-    program = read_assembly(assembly)
-    return Code(program, 64 if program.gfx.startswith("gfx9") else 32)
+    code = _kept.pop(assembly, None)
+    if code is None:
+        program = read_assembly(assembly)
+        code = Code(program, 64 if program.gfx.startswith("gfx9") else 32)
+    _kept[assembly] = code
+    left = sum(len(one.steps) for one in _kept.values())
+    for text, other in list(_kept.items())[:-1]:
+        if left > KEPT:
+            left -= len(other.steps)
+            del _kept[text]
+    return code
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Put off Python's collection of cycles: steps and arrays form none, and are many."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def launch(
@@ -91,18 +116,18 @@ def launch(
         EmulatorError: the emulator does not know an instruction, operand or argument of it.
     """
     __tracebackhide__ = True
-    code = code_of(assembly)
-    if name not in code.program.kernels:
-        raise EmulatorError(f"the assembly has no kernel {name!r}")
-    try:
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), _no_collection():
+        code = code_of(assembly)
+        if name not in code.program.kernels:
+            raise EmulatorError(f"the assembly has no kernel {name!r}")
+        try:
             return _Launch(code, name, grid, threads, dynamic_lds, seed, limit).run(
                 arguments, regions
             )
-    except EmulationFault as fault:
-        raise EmulationFault(f"{name} on {code.program.gfx}: {fault}") from None
-    except EmulatorError as error:
-        raise EmulatorError(f"{name} on {code.program.gfx}: {error}") from None
+        except EmulationFault as fault:
+            raise EmulationFault(f"{name} on {code.program.gfx}: {fault}") from None
+        except EmulatorError as error:
+            raise EmulatorError(f"{name} on {code.program.gfx}: {error}") from None
 
 
 class _Launch:
@@ -185,7 +210,7 @@ class _Launch:
         wave = np.tile(np.arange(waves), count)
         items = wave[:, None] * lanes + np.arange(lanes)
         machine.vector[0] = items.astype(np.uint32)
-        machine.undefined.pop(0, None)
+        machine.define(0, None, everywhere=True)
         last = self.threads - wave * lanes  # a workgroup's last wave may not be full
         if (last < lanes).any():
             machine.set_mask(EXEC, slice(None), np.arange(lanes) < last[:, None])
@@ -222,7 +247,7 @@ class _Launch:
 
 def _set(machine: Machine, register: int, value: object) -> None:
     machine.set_scalar(register, slice(None), value)
-    machine.undefined.pop(SCALAR_KEY + register, None)
+    machine.define(SCALAR_KEY + register, None, everywhere=True)
 
 
 def _vectors(directives: dict[str, int]) -> int:

@@ -42,8 +42,9 @@ class Lds:
             # epoch * 64 + wave of the last writer; epoch of each wave's last read
             self._writer = np.zeros(cells, np.int32)
             self._readers = np.zeros((waves, cells), np.int32)
-        # Stores that their waves may not have waited for: (waves, number, first cell, active).
-        self._late: list[tuple[Waves, Array, Array, Array]] = []
+        # Stores that their waves may not have waited for: these, their workgroups, their places in
+        # them, the number of the store in each, position, active.
+        self._late: list[tuple[Array, Array, Array, Array, Array, Array]] = []
 
     def base(self, machine: Machine, waves: Waves) -> Array:
         """Return where each wave's local memory starts, [waves, 1]."""
@@ -83,19 +84,23 @@ class Lds:
         wave = self._wave(machine, waves)
         epoch = self._epoch[number][:, None]
         mine = epoch * 64 + wave
-        cells = self._readers.shape[1]
+        cell = self._cells(position, size)
+        writer = self._writer[cell]
+        bad = (writer // 64 == epoch) & (writer != mine) & active
+        if bad.any():
+            self._conflict(machine, waves, position, bad, writer % 64, "reads", "wrote")
+        where = wave * self._readers.shape[1] + cell
         flat = self._readers.reshape(-1)
-        for part in range(0, size, self.granule):
-            cell = (position + part) // self.granule
-            writer = self._writer[cell]
-            bad = (writer // 64 == epoch) & (writer != mine) & active
-            if bad.any():
-                self._conflict(machine, waves, position, bad, writer % 64, "reads", "wrote")
-            where = wave * cells + cell
-            if active.all():
-                flat[where] = epoch
-            else:
-                flat[where[active]] = np.broadcast_to(epoch, active.shape)[active]
+        if active.all():
+            flat[where] = epoch
+        else:
+            flat[where[:, active]] = np.broadcast_to(epoch, active.shape)[active]
+
+    def _cells(self, position: Array, size: int) -> Array:
+        """Return the cells of each access, [cells, waves, lanes]."""
+        first = np.arange(0, size, self.granule)[:, None, None]
+        cells: Array = (position + first) // self.granule
+        return cells
 
     def note_store(
         self,
@@ -124,35 +129,34 @@ class Lds:
         for before, after in zip(old, values, strict=True):
             changes |= (before ^ after) & keep != 0
         changes &= active
-        for part in range(0, size, self.granule):
-            cell = (position + part) // self.granule
-            if changes.any():
-                writer = self._writer[cell]
-                bad = (writer // 64 == epoch) & (writer != mine) & changes
-                if bad.any():
-                    self._conflict(machine, waves, position, bad, writer % 64, "writes", "wrote")
-                for other in range(self.waves):
-                    bad = (self._readers[other][cell] == epoch) & (wave != other) & changes
-                    if bad.any():
-                        them = np.full(active.shape, other)
-                        self._conflict(machine, waves, position, bad, them, "writes", "read")
-            self._writer[cell[active]] = mine[active]
-            # Two waves that write one place at once: the values must be the same.
-            lost = (self._writer[cell] != mine) & active
-            if lost.any():
-                given = [np.broadcast_to(value, active.shape)[active] for value in values]
-                mixed = np.zeros(active.shape, bool)
-                mixed[active] = overwritten(position[active], size, given)
-                if (lost & mixed).any():
-                    writer = self._writer[cell] % 64
-                    self._conflict(
-                        machine, waves, position, lost & mixed, writer, "writes", "writes"
-                    )
-        self._late.append((waves, sequence, np.broadcast_to(position, active.shape), active))
+        cell = self._cells(position, size)
+        if changes.any():
+            writer = self._writer[cell]
+            bad = (writer // 64 == epoch) & (writer != mine) & changes
+            if bad.any():
+                self._conflict(machine, waves, position, bad, writer % 64, "writes", "wrote")
+            other = np.arange(self.waves)[:, None, None, None]
+            readers = (self._readers[:, cell] == epoch) & (other != wave) & changes
+            if readers.any():
+                them = readers.argmax(axis=0)
+                bad = readers.any(axis=0)
+                self._conflict(machine, waves, position, bad, them, "writes", "read")
+        self._writer[cell[:, active]] = mine[active]
+        # Two waves that write one place at once: the values must be the same.
+        writer = self._writer[cell]
+        lost = (writer != mine) & active
+        if lost.any():
+            given = [np.broadcast_to(value, active.shape)[active] for value in values]
+            mixed = np.zeros(active.shape, bool)
+            mixed[active] = overwritten(position[active], size, given)
+            if (lost & mixed).any():
+                bad = lost & mixed
+                self._conflict(machine, waves, position, bad, writer % 64, "writes", "writes")
+        place = np.broadcast_to(position, active.shape)
+        self._late.append((machine.rows, number, wave, sequence, place, active))
 
     def _wave(self, machine: Machine, waves: Waves) -> Array:
-        numbers = np.arange(machine.count)[waves] % self.waves
-        wave: Array = numbers[:, None]
+        wave: Array = (machine.rows % self.waves)[:, None]
         return wave
 
     def barrier(self, machine: Machine, groups: Array) -> None:
@@ -167,14 +171,14 @@ class Lds:
         kept = []
         passed = np.zeros(len(self._epoch), bool)
         passed[groups] = True
-        for waves, sequence, position, active in self._late:
+        for store in self._late:
+            waves, number, wave, sequence, position, active = store
             late = machine.waits.under_way(LDS, sequence, waves)
             if not late.any():
                 continue
-            kept.append((waves, sequence, position, active))
-            number = machine.workgroup[waves]
+            kept.append(store)
             rows = (late & passed[number])[:, None] & active
-            mine = (self._epoch[number] * 64)[:, None] + self._wave(machine, waves)
+            mine = (self._epoch[number] * 64)[:, None] + wave
             self._writer[position[rows] // self.granule] = np.broadcast_to(mine, rows.shape)[rows]
         self._late = kept
 
@@ -188,12 +192,12 @@ class Lds:
         verb: str,
         their: str,
     ) -> None:
-        where, lane = np.argwhere(bad)[0]
+        cell, where, lane = np.argwhere(bad)[0]
         wave = int(self._wave(machine, waves)[where, 0])
-        offset = int(np.broadcast_to(position, bad.shape)[where, lane] % self.stride)
+        offset = int(np.broadcast_to(position, bad.shape[1:])[where, lane] % self.stride)
         raise machine.fault(
             f"race: wave {wave} {verb} offset {offset} of LDS, which wave"
-            f" {int(other[where, lane])} of the same workgroup {their}, with no barrier between"
+            f" {int(other[cell, where, lane])} of the same workgroup {their}, with no barrier between"
         )
 
 

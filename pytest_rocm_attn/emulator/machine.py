@@ -1,7 +1,7 @@
 """The state of many waves that run in lockstep: registers, EXEC, undefined bits, loads under way.
 
-Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``. A
-selection of waves is a slice that takes all, or an array of their numbers.
+Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``. They show
+the waves in focus, those that run together; a selection of waves is a slice that takes all of them.
 
 Besides the values there is a shadow: the bits that nothing has defined. It is kept only of registers
 that have such bits (``undefined``), so that it costs next to nothing once a kernel is under way.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.emulator.memory import Memory
 
 Array: TypeAlias = NDArray[Any]
-Waves: TypeAlias = "slice | NDArray[np.intp]"
+Waves: TypeAlias = slice
 
 # Scalar registers by our own number; hardware's encodings differ between families.
 VCC, M0, EXEC, NULL = 106, 124, 126, 128
@@ -64,14 +64,12 @@ class Machine:
         gfx: str,
     ) -> None:
         count = len(workgroup)
-        self.grid_group = grid_group
-        self.workgroup, self.count, self.lanes, self.gfx = workgroup, count, lanes, gfx
-        self.vector = np.full((vectors, count, lanes), POISON, np.uint32)
-        self.scalar = np.full((SCALARS, count), POISON, np.uint32)
-        self.scalar[NULL] = 0
-        self.scc = np.zeros(count, bool)
-        self.exec = np.ones((count, lanes), bool)
-        self.exec_is_full = True
+        self.lanes, self.gfx = lanes, gfx
+        vector = np.full((vectors, count, lanes), POISON, np.uint32)
+        scalar = np.full((SCALARS, count), POISON, np.uint32)
+        scalar[NULL] = 0
+        scc, mask = np.zeros(count, bool), np.ones((count, lanes), bool)
+        self._whole = (vector, scalar, scc, mask, workgroup, grid_group)
         self.lds, self.memory = lds, memory
         # Private memory, lane by lane, in bytes; nothing of it is defined.
         self.scratch_bytes = scratch
@@ -79,10 +77,15 @@ class Machine:
         self.scratch = np.full(count * lanes * self.scratch_stride, 0xFF, np.uint8)
         self.scratch_shadow = np.full_like(self.scratch, 0xFF)
         self.waits = Waits(count, gfx)
-        # None stands for a shadow of ones everywhere.
-        self.undefined: dict[int, Array | None] = dict.fromkeys(range(vectors))
-        self.undefined.update(dict.fromkeys(range(SCALAR_KEY, SCALAR_KEY + NULL)))
-        self.undefined[SCC_KEY] = None
+        # Of all waves: which have undefined bits, as the bits of a number, and which bits these are.
+        keys = (*range(vectors), *range(SCALAR_KEY, SCALAR_KEY + NULL), SCC_KEY)
+        self._unsure: dict[int, tuple[int, Array | None]]
+        self._unsure = dict.fromkeys(keys, ((1 << count) - 1, None))
+        self._changed: set[int] = set()  # keys of what was defined since the waves came into focus
+        # Of the waves in focus. None stands for a shadow of ones everywhere.
+        self.undefined: dict[int, Array | None] = {}
+        self.rows = np.zeros(0, np.intp)
+        self.focus(np.arange(count))
         # What the running instruction leaves undefined of its results: (key, shadow).
         self.late: list[tuple[int, Array]] = []
         self.here: Any = None  # the instruction that runs, for messages
@@ -90,11 +93,86 @@ class Machine:
         if lanes == 64:
             self.set_scalar(EXEC + 1, slice(None), FULL)
         for register in (EXEC, EXEC + 1):
-            self.undefined.pop(SCALAR_KEY + register)
+            self.define(SCALAR_KEY + register, None, everywhere=True)
 
     def size(self, waves: Waves) -> int:
         """Return how many waves a selection has."""
-        return self.count if isinstance(waves, slice) else len(waves)
+        return self.count
+
+    # --- which waves run together ---
+
+    def focus(self, rows: NDArray[np.intp]) -> None:
+        """Show these waves until the next call, so that instructions see no others.
+
+        Args:
+            rows: their numbers, ascending.
+        """
+        if np.array_equal(rows, self.rows):
+            return
+        self._put_back()
+        first, last = int(rows[0]), int(rows[-1])
+        near = last - first + 1 == len(rows)
+        # A view where they are neighbours, else a copy, which _put_back returns.
+        self._at: slice | NDArray[np.intp] = slice(first, last + 1) if near else rows
+        vector, scalar, scc, mask, workgroup, grid_group = self._whole
+        self.rows, self.count = rows, len(rows)
+        self.vector, self.scalar = vector[:, self._at], scalar[:, self._at]
+        self.scc, self.exec = scc[self._at], mask[self._at]
+        self.workgroup, self.grid_group = workgroup[self._at], grid_group[self._at]
+        self.exec_is_full = bool(self.exec.all())
+        self.waits.rows = self._at
+        self._bits = sum(1 << row for row in rows.tolist())
+        self.undefined = {
+            key: self._part(key, waves, shadow)
+            for key, (waves, shadow) in self._unsure.items()
+            if waves & self._bits
+        }
+
+    def _part(self, key: int, waves: int, shadow: Array | None) -> Array | None:
+        """Return the shadow of the waves in focus, given that of all."""
+        if shadow is not None:
+            part: Array = shadow[self._at]
+            return part
+        if waves & self._bits == self._bits:
+            return None
+        return self._shadow_of(key, waves, self.rows)
+
+    def _shadow_of(self, key: int, waves: int, rows: NDArray[np.intp]) -> Array:
+        """Return the shadow of rows of which some waves have ones everywhere."""
+        words = np.array([FULL if waves >> row & 1 else 0 for row in rows.tolist()], np.uint32)
+        return words if key >= SCALAR_KEY else np.repeat(words[:, None], self.lanes, 1)
+
+    def _put_back(self) -> None:
+        """Return to all waves what became of those in focus."""
+        if not len(self.rows):
+            return
+        if not isinstance(self._at, slice):
+            whole, own = self._whole, (self.vector, self.scalar, self.scc, self.exec)
+            whole[0][:, self._at], whole[1][:, self._at] = own[:2]
+            whole[2][self._at], whole[3][self._at] = own[2:]
+        for key in self._changed:
+            self._keep_shadow(key)
+        self._changed.clear()
+
+    def _keep_shadow(self, key: int) -> None:
+        waves, shadow = self._unsure.get(key, (0, None))
+        if key not in self.undefined:
+            waves &= ~self._bits
+            if shadow is not None:
+                shadow[self._at] = 0
+        elif (own := self.undefined[key]) is None:
+            waves |= self._bits
+            if shadow is not None:
+                shadow[self._at] = FULL
+        else:
+            if shadow is None:
+                shadow = self._shadow_of(key, waves, np.arange(len(self._whole[2])))
+            waves |= self._bits
+            shadow[self._at] = own
+        if waves:
+            self._unsure[key] = waves, shadow
+        else:
+            self._unsure.pop(key, None)
 
     def fault(self, words: str) -> EmulationFault:
         """Return a fault of the instruction that runs."""
@@ -104,19 +182,14 @@ class Machine:
 
     def write(self, register: int, waves: Waves, value: Array) -> None:
         """Write 32 bits of each lane that EXEC has, broadcast over waves and lanes."""
-        if isinstance(waves, slice):
-            if self.exec_is_full:
-                self.vector[register][...] = value
-            else:
-                np.copyto(self.vector[register], value, where=self.exec)
+        if self.exec_is_full:
+            self.vector[register] = value
         else:
-            self.vector[register, waves] = np.where(
-                self.exec[waves], value, self.vector[register, waves]
-            )
+            np.copyto(self.vector[register], value, where=self.exec)
 
     def write_half(self, register: int, high: bool, waves: Waves, value: Array) -> None:
         """Write 16 bits of each lane into one half; the other half stays."""
-        old = self.vector[register, waves]
+        old = self.vector[register]
         if high:
             self.write(register, waves, value << np.uint32(16) | old & np.uint32(0xFFFF))
         else:
@@ -196,7 +269,7 @@ class Machine:
         words = [self.scalar_shadow(register + i, waves) for i in range(self.lanes // 32)]
         return _unpacked(np.stack(words))
 
-    def define(self, key: int, waves: Waves, shadow: Array | None, *, everywhere: bool) -> None:
+    def define(self, key: int, shadow: Array | None, *, everywhere: bool) -> None:
         """Note the undefined bits of what was just written.
 
         Args:
@@ -206,21 +279,17 @@ class Machine:
         old = self.undefined.get(key, _CLEAN)
         if shadow is None and old is _CLEAN:
             return
+        self._changed.add(key)
         flat = key >= SCALAR_KEY
-        whole = flat or everywhere or self.exec_is_full
-        if shadow is None and whole and isinstance(waves, slice):
-            del self.undefined[key]
-            return
-        if old is None:
-            old = np.full(self.count if flat else (self.count, self.lanes), FULL)
-        elif old is _CLEAN:
-            old = np.zeros(self.count if flat else (self.count, self.lanes), np.uint32)
-        new = np.uint32(0) if shadow is None else shadow
-        old[waves] = new if flat or everywhere else np.where(self.exec[waves], new, old[waves])
-        if old.any():
-            self.undefined[key] = old
-        else:
+        if not (flat or everywhere or self.exec_is_full):
+            before = np.uint32(0) if old is _CLEAN else FULL if old is None else old
+            shadow = np.where(self.exec, np.uint32(0) if shadow is None else shadow, before)
+        if shadow is None or not shadow.any():
             self.undefined.pop(key, None)
+        else:  # of its own, as it may be a view of another register's
+            new = np.empty(self.count if flat else (self.count, self.lanes), np.uint32)
+            new[...] = shadow
+            self.undefined[key] = new
 
     def demand(self, what: str, shadow: Array, where: Array | None = None) -> None:
         """Raise a fault if undefined bits reach what decides.

@@ -128,10 +128,11 @@ def permute_bytes(a: Array, b: Array, selector: Array) -> Array:
             pick <= 7, pick, np.where(pick <= 11, 2 * (pick & u32(3)) + u32(1), u32(0))
         )
         chosen = (pool >> (shift.astype(u64) * u64(8)) & u64(0xFF)).astype(u32)
-        sign = np.where(chosen & u32(0x80), u32(0xFF), u32(0))
-        constant = np.where(pick == 12, u32(0), u32(0xFF))
-        value = np.where(pick <= 7, chosen, np.where(pick <= 11, sign, constant))
-        result |= value << u32(8 * byte)
+        if (pick > 7).any():
+            sign = np.where(chosen & u32(0x80), u32(0xFF), u32(0))
+            constant = np.where(pick == 12, u32(0), u32(0xFF))
+            chosen = np.where(pick <= 7, chosen, np.where(pick <= 11, sign, constant))
+        result |= chosen << u32(8 * byte)
     return result
 
 

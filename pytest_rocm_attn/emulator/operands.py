@@ -6,6 +6,7 @@ instruction reads, with the shadow of its undefined bits.
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Callable
@@ -112,6 +113,15 @@ def parse(text: str, program: Program | None = None) -> Operand:
     Raises:
         EmulatorError: it is of no known kind.
     """
+    found = _fixed(text) or _expression(text, program)
+    if found is None:
+        raise EmulatorError(f"operand {text!r}")
+    return found
+
+
+@functools.lru_cache(maxsize=16_384)
+def _fixed(text: str) -> Operand | None:
+    """Return an operand that means the same in every program, with its modifiers, or None."""
     negative = absolute = sext = False
     if text.startswith("neg("):
         negative, text = True, text[4:-1]
@@ -123,13 +133,13 @@ def parse(text: str, program: Program | None = None) -> Operand:
         absolute, text = True, text[1:-1]
     if text.startswith("abs("):
         absolute, text = True, text[4:-1]
-    found = _plain(text, program)
-    if found is None:
-        raise EmulatorError(f"operand {text!r}")
+    found = _plain(text)
+    if found is None or not (negative or absolute or sext):
+        return found
     return replace(found, negative=negative, absolute=absolute, sext=sext)
 
 
-def _plain(text: str, program: Program | None) -> Operand | None:
+def _plain(text: str) -> Operand | None:
     if match := re.fullmatch(r"([vas])(\d+)(\.[lh])?", text):
         return _register(match[1], int(match[2]), 1, match[3] or "")
     if match := re.fullmatch(r"([vas])\[(\d+):(\d+)\]", text):
@@ -148,7 +158,7 @@ def _plain(text: str, program: Program | None) -> Operand | None:
         return Operand("constant", int(match[1], 0))
     if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text):
         return Operand("constant", int(text, 0) & 0xFFFFFFFFFFFFFFFF)
-    return _expression(text, program)
+    return None
 
 
 def _register(kind: str, index: int, count: int, half: str) -> Operand:
@@ -194,8 +204,11 @@ class Source:
     keys: tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=16_384)
 def source(operand: Operand, kind: str) -> Source:
     """Return the source of a vector instruction's operand, read as a type.
+
+    The programs that run share them, as building them takes longer than running most instructions.
 
     Raises:
         EmulatorError: the operand is not a value.
@@ -238,13 +251,13 @@ def _word(operand: Operand) -> Source:
     register = operand.index
     if operand.kind == "v":
         return Source(
-            lambda m, w: m.vector[register] if isinstance(w, slice) else m.vector[register, w],
+            lambda m, w: m.vector[register],
             lambda m, w: m.vector_shadow(register, w),
             operand.widened(1).keys,
         )
     if operand.kind == "s":
         return Source(
-            lambda m, w: m.scalar[register, w][:, None],
+            lambda m, w: m.scalar[register][:, None],
             lambda m, w: m.scalar_shadow(register, w)[:, None],
             operand.widened(1).keys,
         )
@@ -287,6 +300,7 @@ def _typed(base: Source, operand: Operand, dtype: Any, is_float: bool) -> Source
     return Source(typed, base.shadow, base.keys)
 
 
+@functools.lru_cache(maxsize=16_384)
 def scalar_source(operand: Operand, kind: str) -> Source:
     """Return the source of a scalar instruction's operand: [waves], or [1]."""
     inner = source(operand, kind)

@@ -92,6 +92,7 @@ class _Run:
         self.code, self.machine, self.left, self.limit = code, machine, limit, limit
         self.place = np.full(machine.count, entry, np.intp)
         self.state = np.zeros(machine.count, np.int8)
+        self.workgroup = machine.workgroup
         self.within = np.arange(machine.count) % machine.lds.waves
         self.order = None if seed is None else random.Random(seed)
 
@@ -121,11 +122,11 @@ class _Run:
     def _group(self, live: NDArray[np.bool_]) -> None:
         """Run the waves at the lowest address until they part, join others, or stop."""
         index = int(self.place[live].min())
-        chosen = live & (self.place == index)
-        waves: Waves = slice(None) if chosen.all() else np.flatnonzero(chosen)
-        alone = bool((chosen == live).all())
+        rows = np.flatnonzero(live & (self.place == index))
+        alone = len(rows) == np.count_nonzero(live)
         code, machine = self.code, self.machine
-        size = machine.size(waves)
+        machine.focus(rows)
+        waves, size = slice(None), len(rows)
         while True:
             step = code.steps[index] or code.step(index)
             machine.here = code.program.instructions[index]
@@ -137,31 +138,31 @@ class _Run:
                 _execute(step, machine, waves)
                 index += 1
             else:
-                following = self._control(step, index, waves)
+                following = self._control(step, index, rows)
                 if following is None:
                     return
                 index = following
                 if not alone:
-                    self.place[waves] = index
+                    self.place[rows] = index
                     return
             if not alone and index in code.joins:
-                self.place[waves] = index
+                self.place[rows] = index
                 return
 
-    def _control(self, step: Step, index: int, waves: Waves) -> int | None:
+    def _control(self, step: Step, index: int, rows: NDArray[np.intp]) -> int | None:
         """Carry out a change of flow; return the next instruction, or None if the waves part."""
-        machine = self.machine
+        machine, waves = self.machine, slice(None)
         if step.touched and not step.touched.isdisjoint(machine.waits.awaited):
             _check_arrived(step, machine, waves)
         if step.reads and not machine.undefined.keys().isdisjoint(step.reads):
             step.taint(machine, waves)
         if step.control == "end":
-            self.state[waves] = ENDED
+            self.state[rows] = ENDED
             self._release()
             return None
         if step.control == "barrier":
-            self.place[waves] = index + 1
-            self.state[waves] = WAITS
+            self.place[rows] = index + 1
+            self.state[rows] = WAITS
             self._release()
             return None
         if step.control == "always":
@@ -177,7 +178,7 @@ class _Run:
             return self.code.target(index)
         if not decided.any():
             return index + 1
-        self.place[waves] = np.where(decided, self.code.target(index), index + 1)
+        self.place[rows] = np.where(decided, self.code.target(index), index + 1)
         return None
 
     def _release(self) -> None:
@@ -185,7 +186,7 @@ class _Run:
         waiting = self.state == WAITS
         if not waiting.any():
             return
-        group = self.machine.workgroup
+        group = self.workgroup
         running = np.bincount(group, self.state == RUNS)
         free = (running == 0)[group] & waiting
         if free.any():
@@ -216,10 +217,10 @@ def _execute(step: Step, machine: Machine, waves: Waves) -> None:
         step.run(machine, waves)
         left = dict(shadows)
         for key in step.writes:
-            machine.define(key, waves, left.get(key), everywhere=step.everywhere)
+            machine.define(key, left.get(key), everywhere=step.everywhere)
     if machine.late:
         for key, shadow in machine.late:
-            machine.define(key, waves, shadow, everywhere=False)
+            machine.define(key, shadow, everywhere=False)
         machine.late.clear()
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_rocm_attn.emulator.machine import Array, Waves
+    from pytest_rocm_attn.emulator.machine import Array
+
+    Rows = slice | NDArray[np.intp]
 
 LOAD, STORE, LDS, SCALAR = "load", "store", "LDS", "scalar load"
 # Counter of each kind of operation, by family.
@@ -62,8 +64,11 @@ def waited(name: str, operands: list[str]) -> dict[str, int]:
 class Waits:
     """The operations under way of each wave.
 
+    A selection of waves is a slice, which stands for those in focus, or an array of their numbers.
+
     Attributes:
         awaited: keys of the registers that some load has yet to fill.
+        rows: the waves in focus.
     """
 
     def __init__(self, waves: int, gfx: str) -> None:
@@ -77,34 +82,36 @@ class Waits:
             name: {} for name in names
         }
         self.awaited: set[int] = set()
+        self.rows: Rows = slice(None)
 
-    def issue(self, kind: str, keys: Iterable[int], waves: Waves, here: object) -> Array:
+    def issue(self, kind: str, keys: Iterable[int], waves: Rows, here: object) -> Array:
         """Note an operation that will fill registers, or none; return its number in each wave."""
-        counter = self._counter[kind]
+        counter, rows = self._counter[kind], self._rows(waves)
         issued = self._issued[counter]
-        issued[waves] += 1
+        issued[rows] += 1
         if kind == SCALAR:
-            self._last_scalar[counter][waves] = issued[waves]
+            self._last_scalar[counter][rows] = issued[rows]
         pending = self._pending[counter]
         for key in keys:
             sequence = pending[key][0] if key in pending else np.zeros(len(issued), np.int64)
-            sequence[waves] = issued[waves]
+            sequence[rows] = issued[rows]
             pending[key] = (sequence, here)
             self.awaited.add(key)
-        if (issued[waves] - self._done[counter][waves] > self._full[counter]).any():
+        if (issued[rows] - self._done[counter][rows] > self._full[counter]).any():
             self.wait(counter, self._full[counter], waves)
-        return issued[waves].copy()
+        return issued[rows].copy()
 
-    def wait(self, counter: str, most: int, waves: Waves) -> None:
+    def wait(self, counter: str, most: int, waves: Rows) -> None:
         """Note that no more than most operations of a counter are under way."""
         if counter not in self._issued:
             return
-        issued, done = self._issued[counter][waves], self._done[counter][waves]
+        rows = self._rows(waves)
+        issued, done = self._issued[counter][rows], self._done[counter][rows]
         reached = issued - most
         if most:  # scalar loads return in any order
-            scalar = self._last_scalar[counter][waves] > done
+            scalar = self._last_scalar[counter][rows] > done
             reached = np.where(scalar, done, reached)
-        self._done[counter][waves] = np.maximum(done, reached)
+        self._done[counter][rows] = np.maximum(done, reached)
         self._forget(counter)
 
     def _forget(self, counter: str) -> None:
@@ -115,18 +122,22 @@ class Waits:
         if arrived:
             self.awaited = {key for keys in self._pending.values() for key in keys}
 
-    def unfinished(self, keys: Iterable[int], waves: Waves) -> tuple[int, Any] | None:
+    def unfinished(self, keys: Iterable[int], waves: Rows) -> tuple[int, Any] | None:
         """Return the first key that is not filled in some wave, with what is to fill it."""
+        rows = self._rows(waves)
         for counter, pending in self._pending.items():
-            done = self._done[counter][waves]
+            done = self._done[counter][rows]
             for key in keys:
                 if key in pending:
                     sequence, here = pending[key]
-                    if (sequence[waves] > done).any():
+                    if (sequence[rows] > done).any():
                         return key, here
         return None
 
-    def under_way(self, kind: str, sequence: Array, waves: Waves) -> NDArray[np.bool_]:
+    def under_way(self, kind: str, sequence: Array, waves: Rows) -> NDArray[np.bool_]:
         """Return which waves have not waited for the operation of a number."""
-        late: NDArray[np.bool_] = sequence > self._done[self._counter[kind]][waves]
+        late: NDArray[np.bool_] = sequence > self._done[self._counter[kind]][self._rows(waves)]
         return late
+
+    def _rows(self, waves: Rows) -> Rows:
+        return self.rows if isinstance(waves, slice) else waves

@@ -1,0 +1,36 @@
+"""The programs that were launched last are kept ready, up to a number of instructions."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_rocm_attn.emulator import launch
+
+Execute = Callable[..., Any]
+
+
+def test_programs_are_kept_up_to_a_number_of_instructions(
+    execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_kept", {})
+    monkeypatch.setattr(launch, "KEPT", 25)
+    for number in (70, 71, 70, 72):  # 11 instructions each: 71 was used least recently
+        execute(f"\tv_mov_b32_e32 v1, {number}\n" * 10)
+    firsts = [code.program.instructions[0].text for code in launch._kept.values()]
+    assert firsts == ["v_mov_b32_e32 v1, 70", "v_mov_b32_e32 v1, 72"]
+
+
+def test_a_launch_leaves_the_collection_of_cycles_as_it_was(execute: Execute) -> None:
+    assert gc.isenabled()
+    execute("")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        execute("")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -1,0 +1,63 @@
+"""Waves that part and meet again keep their own registers, and their own undefined bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_rocm_attn.errors import EmulationFault
+
+Execute = Callable[..., Any]
+
+# s2 is the workgroup. Workgroups 0 and 2 go to .even; v1 is where a lane of a workgroup stores.
+PARTED = """
+	s_load_dwordx2 s[4:5], s[0:1], 0x0
+	s_lshl_b32 s6, s2, 6
+	v_or_b32_e32 v1, s6, v0
+	v_lshlrev_b32_e32 v1, 2, v1
+	s_waitcnt lgkmcnt(0)
+	s_bitcmp1_b32 s2, 0
+	s_cbranch_scc0 .even
+	v_mov_b32_e32 v2, s2
+	{odd}
+	s_branch .join
+.even:
+	{even}
+.join:
+	{after}
+"""
+STORE = "global_store_dword v1, v2, s[4:5]"
+
+
+def parted(execute: Execute, *, odd: str = "", even: str = "", after: str = STORE) -> torch.Tensor:
+    out = torch.full((4, 64), -1, dtype=torch.int32)
+    execute(PARTED.format(odd=odd, even=even, after=after), tensors={"out": out}, grid=(4, 1, 1))
+    return out
+
+
+def test_waves_that_part_write_their_own_registers(execute: Execute) -> None:
+    out = parted(execute, even="v_mov_b32_e32 v2, 40")
+    assert out[:, 0].tolist() == out[:, 63].tolist() == [40, 1, 40, 3]
+
+
+def test_what_some_waves_define_stays_undefined_in_the_others(execute: Execute) -> None:
+    with pytest.raises(EmulationFault, match="uninitialised data of lane 0 reaches memory"):
+        parted(execute)
+
+
+def test_what_a_wave_leaves_undefined_of_a_register_does_not_spread_to_others(
+    execute: Execute,
+) -> None:
+    # v3 is undefined everywhere: v2 becomes undefined in the even workgroups, which do not store.
+    out = parted(execute, odd=STORE, even="v_mov_b32_e32 v2, v3", after="v_mov_b32_e32 v4, v2")
+    assert out[:, 0].tolist() == [-1, 1, -1, 3]
+    with pytest.raises(EmulationFault, match="uninitialised data"):
+        parted(execute, odd=STORE, even="v_mov_b32_e32 v2, v3")
+
+
+def test_waves_that_end_early_leave_the_others_as_they_were(execute: Execute) -> None:
+    out = parted(execute, even="s_endpgm", after=f"v_add_u32_e32 v2, 5, v2\n\t{STORE}")
+    assert out[:, 7].tolist() == [-1, 6, -1, 8]

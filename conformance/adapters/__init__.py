@@ -160,6 +160,12 @@ class Starts(Protocol):
     def read_code(self) -> dict[str, Any]:
         """Return the "predicates" and the "twins" of the code that chooses and of what it chooses."""
 
+    def misfits(self) -> list[dict[str, str]]:
+        """Return what the server uses of its platform and of backend classes, and what does not fit."""
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Return which device the platform means by each ordinal, next to the runtime's."""
+
 
 class CallableAdapter:
     """Any callable that takes, by name, some of: request, flags, environ, gpu.

@@ -68,10 +68,10 @@ def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
         here; "unheeded": in words, one text for each attribute and place.
     """
     parameters = list(inspect.signature(predicate).parameters)
-    choices = list(_choices(predicate.__name__, parameters, top))
+    places = list(choices(predicate.__name__, parameters, top))
     plain = _true_for(predicate, parameters)
     found = []
-    for choice in choices:
+    for choice in places:
         for name in sorted(choice.needed):
             if name not in choice.passed:
                 why = "does not receive it"
@@ -83,8 +83,8 @@ def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
                 f"{predicate.__name__} {why}: {name}, which only one of the kernels is given that"
                 f" {choice.module}.{choice.function} chooses between"
             )
-    places = [f"{choice.module}.{choice.function}" for choice in choices]
-    return {"callers": places, "taken": plain is not None, "unheeded": found}
+    callers = [f"{choice.module}.{choice.function}" for choice in places]
+    return {"callers": callers, "taken": plain is not None, "unheeded": found}
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -139,7 +139,8 @@ def _unusual(name: str) -> Any:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _choices(predicate: str, parameters: list[str], top: str) -> Iterator[Choice]:
+def choices(predicate: str, parameters: list[str], top: str) -> Iterator[Choice]:
+    """Yield the places in a package's imported attention modules that choose a kernel by a predicate."""
     for name, module in sorted(sys.modules.items()):
         if not name.startswith(f"{top}.") or "attention" not in name:
             continue

@@ -18,6 +18,7 @@ from pytest_rocm_attn.conformance.adapters import (
     predicate_table,
     predicates,
     twin_calls,
+    visible,
 )
 from pytest_rocm_attn.conformance.adapters.start.server import Start
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
@@ -43,6 +44,12 @@ _UPGRADE = ("attention.layer", "maybe_get_vit_flash_attn_backend")
 
 # What runs before workers are started, and what is a question by its name.
 _BEFORE_WORKERS = ("config", "engine", "v1/engine", "entrypoints", "usage", "platforms")
+# What runs the layers of a server, and what moves their caches.
+_SERVING = (
+    *("v1", "distributed", "executor", "worker", "compilation", "model_executor/layers"),
+    *("model_executor/model_loader", "model_executor/warmup"),
+)
+_ATTENDING = ("v1/worker", "v1/engine", "model_executor/layers/attention")
 _QUESTION = re.compile(r"(get|is|has|supports|support|use|can)_|device_count$|fp8_dtype$")
 
 
@@ -79,8 +86,9 @@ class VllmServer(Backends):
         These are the questions without arguments in the code of configurations and engines.
         """
         platform = self._current_platform()
-        made = interfaces.calls(self._sources(_BEFORE_WORKERS), interfaces.PLATFORM)
-        plain = {call.method for call in made if not call.positional and not call.named}
+        modules = interfaces.trees(self._sources(_BEFORE_WORKERS), interfaces.PLATFORM)
+        made = interfaces.uses(modules, interfaces.PLATFORM, {})
+        plain = {use.name for use in made if use.positional == 0 and not use.named}
         for name in sorted(filter(_QUESTION.match, plain)):
             if callable(question := getattr(platform, name, None)):
                 yield name, question
@@ -124,8 +132,7 @@ class VllmServer(Backends):
         """Return what can be read off the code of the platform and of the backends it may choose.
 
         Returns: "predicates": predicate -> arguments -> answer (predicate_table.py); "twins": for each
-            call that forgets what a twin heeds, "module", "callee", "line", "other" and "words";
-            "misfits": for each call of the server that a class does not take, "place", "on" and "words".
+            call that forgets what a twin heeds, "module", "callee", "line", "other" and "words".
         """
         modules = self._own_modules()
         forgetful = []
@@ -137,7 +144,6 @@ class VllmServer(Backends):
         return {
             "predicates": predicate_table.table(modules),
             "twins": forgetful,
-            "misfits": list(self._misfits()),
         }
 
     def capability_changes(self, environ: Mapping[str, str], gpu: Gpu) -> list[dict[str, str]]:
@@ -160,22 +166,46 @@ class VllmServer(Backends):
         platform = self._platform_class()
         return list(capability.changes(platform, modules, select, forget))
 
+    def devices(self) -> list[dict[str, Any]]:
+        """Return which device the platform means by each ordinal, next to the runtime's (visible.py)."""
+        return visible.devices(self._current_platform())
+
+    def misfits(self) -> list[dict[str, str]]:
+        """Return what the server uses of its platform and of backend classes, and what does not fit.
+
+        Returns: "place", "on" what, and what is wrong in "words", of each.
+        """
+        return list(self._misfits())
+
     def _misfits(self) -> Iterator[dict[str, str]]:
-        sources = self._server_sources()
-        held = [(interfaces.PLATFORM, "the platform", self._current_platform())]
+        platform = self._current_platform()
+        backends = {}
         for backend in self._named_by_the_platform():
             # One that cannot be imported is another item's finding.
             with contextlib.suppress(Exception):
-                held.append((interfaces.BACKEND, backend, self._backend_class(backend)))
-        made = {by: list(interfaces.calls(sources, by)) for by, _, _ in held}
-        for by, on, owner in held:
-            for call, reason in interfaces.misfits(made[by], owner):
-                words = f"{call.method}() of {on}: {reason}"
-                yield {"place": call.place, "on": on, "words": words}
+                backends[backend] = self._backend_class(backend)
+        knows = dict.fromkeys(interfaces.PLATFORM, platform)
+        modules = interfaces.trees(self._sources(_SERVING), interfaces.PLATFORM)
+        made = interfaces.uses(modules, interfaces.PLATFORM, knows)
+        found = list(interfaces.misfits(made, platform, self._other_platforms_have()))
+        yield from _misfit_words("the platform", found)
+        modules = interfaces.trees(self._sources(_ATTENDING), interfaces.BACKEND)
+        for backend, cls in backends.items():
+            holds = knows | dict.fromkeys(interfaces.BACKEND, cls)
+            made = interfaces.uses(modules, interfaces.BACKEND, holds)
+            others = [other for other in backends.values() if other is not cls]
+            found = list(interfaces.misfits(made, cls, _one_of(others)))
+            yield from _misfit_words(backend, found)
 
-    def _server_sources(self) -> dict[str, str]:
-        """Return module -> source of what the server runs around its layers, unimported."""
-        return self._sources(("v1/worker", "v1/engine", "model_executor/layers/attention"))
+    def _other_platforms_have(self) -> Callable[[str], bool]:
+        """Return whether this platform should have an attribute that it lacks.
+
+        It should if CUDA's platform has it, since AMD's GPUs take the same ways, or if no platform does.
+        """
+        sources = self._sources(("platforms",))
+        by_module = {name.rpartition(".")[2]: interfaces.defined(sources[name]) for name in sources}
+        everywhere = set().union(*by_module.values())
+        return lambda name: name in by_module.get("cuda", ()) or name not in everywhere
 
     def _sources(self, folders: Iterable[str]) -> dict[str, str]:
         top = Path(str(importlib.import_module(self.fork.top).__file__)).parent
@@ -322,3 +352,14 @@ class _Multimodal:
 
     def __init__(self, override: Any) -> None:
         self.mm_encoder_attn_backend = override
+
+
+def _misfit_words(on: str, found: Iterable[tuple[interfaces.Use, str]]) -> Iterator[dict[str, str]]:
+    for use, reason in found:
+        words = f"{use.name}{'' if use.positional is None else '()'} of {on}: {reason}"
+        yield {"place": use.place, "on": on, "words": words}
+
+
+def _one_of(classes: Iterable[Any]) -> Callable[[str], bool]:
+    """Return whether one of the classes has an attribute."""
+    return lambda name: any(hasattr(one, name) for one in classes)

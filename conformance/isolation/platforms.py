@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import wire
+from pytest_rocm_attn.conformance.isolation.inside.environment import DEVICE_LISTS
 from pytest_rocm_attn.conformance.isolation.processes import Process, WorkerError
 from pytest_rocm_attn.conformance.isolation.question import Observation
 from pytest_rocm_attn.errors import SelectorError
@@ -58,7 +59,8 @@ class Platform:
         return sum(environ.get(name) != self.environ.get(name) for name in self._relevant(environ))
 
     def _relevant(self, environ: Mapping[str, str]) -> set[str]:
-        return (environ.keys() | self.environ.keys()) & self.reads.keys()
+        # A list of devices is read by torch and by the mock, below what records reads.
+        return (environ.keys() | self.environ.keys()) & (self.reads.keys() | DEVICE_LISTS)
 
 
 class Platforms:

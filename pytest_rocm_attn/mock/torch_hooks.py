@@ -10,6 +10,7 @@ import dis
 import functools
 import importlib
 import itertools
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pytest_rocm_attn.gpu import Amdsmi
 from pytest_rocm_attn.mock.errors import needs_device, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import CodeType, FrameType, ModuleType
 
     from pytest_rocm_attn.mock.devices import Device, DeviceProperties
@@ -235,9 +236,12 @@ class _Hooks:
         # torch has checked the bound. Which physical GPU it is shows in its serial and bus only.
         visible = torch.cuda._parse_visible_devices()
         if visible and isinstance(visible[0], str):
-            uuids = torch.cuda._raw_device_uuid_amdsmi() or []
-            visible = torch.cuda._transform_uuid_to_ordinals(visible, uuids)
-        return self._device.properties(int(visible[index]))
+            return self._device.properties(_ordinals(visible)[index])
+        number = int(visible[index])
+        if listed := os.environ.get("ROCR_VISIBLE_DEVICES"):
+            # HIP counts what ROCr leaves; torch's list has HIP's numbers.
+            number = _ordinals(listed.split(","))[number]
+        return self._device.properties(number)
 
     def lazy_init(self) -> None:
         """Stand for torch.cuda._lazy_init: nothing for torch's Python, an error for its C++.
@@ -280,6 +284,16 @@ class _Hooks:
                 " host can answer, set it: monkeypatch.setattr(torch._C, ..., raising=False)",
             )
         raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
+
+
+def _ordinals(listed: Sequence[str]) -> list[int]:
+    """Return the numbers of devices that a list of visible ones names, by number or by UUID."""
+    import torch
+
+    if listed[0].strip().isdecimal():
+        return [int(one) for one in listed]
+    uuids = torch.cuda._raw_device_uuid_amdsmi() or []
+    return [int(one) for one in torch.cuda._transform_uuid_to_ordinals([*listed], uuids)]
 
 
 @functools.cache

@@ -22,6 +22,9 @@ TURBOQUANT = "qwen3-8b-turboquant-starts-by-default"  # #54988
 INVARIANT = "llama-3-8b-batch-invariant-starts-by-default"  # #40173
 DFLASH = "kimi-k2-with-a-dflash-drafter-starts-by-default"  # #40632
 CONNECTOR = "use-kv-connector-reaches-the-selector"
+# vllm-project/vllm#53943, #54761: what several ranks of a context need, alone and of a drafter that is not causal.
+USE_DCP = "use-dcp-reaches-the-selector"
+DSPARK = "kimi-k3-with-a-dspark-drafter-over-the-context-starts-with-aiter-on"
 DCP = "qwen3-235b-over-the-context-starts-by-default"
 MTP = "deepseek-r1-speculating-in-blocks-of-one-starts-with-aiter-on"  # #28222
 HYBRID = "a-hybrid-model-with-blocks-of-544-starts-with-aiter-on"  # #32492
@@ -31,6 +34,7 @@ LATENT_STEPS = "deepseek-r1-steps-with-aiter-on"  # #34641
 PLAIN_STEPS = "llama-3-8b-steps-with-aiter-on"
 PREDICATES = "predicates-know-what-the-gpu-has-with-aiter-on"  # #34641, #51964
 TWINS = "twin-calls-heed-the-same"  # #33123
+CALLS = "the-servers-calls-fit"  # #36845
 PLAIN = "llama-3-8b-starts-by-default"
 
 # Release -> item -> a part of what it finds; "" for nothing.
@@ -43,6 +47,8 @@ FOUND: dict[str, dict[str, str]] = {
         LATENT_STEPS: "batched_gemm_a16wfp4 is called with GPU gfx942, and takes gfx950, gfx1250",
         TWINS: "kv_cache_layout='NHD', where the other call chooses by",
     },
+    "0.17.1": {CALLS: "insert_blocks_to_device of the platform: it has no such attribute"},
+    "0.18.1": {CALLS: ""},
     "0.19.1": {INVARIANT: "batch_invariant mode requires an attention backend in", MTP: ""},
     "0.20.0": {
         INVARIANT: "",
@@ -60,7 +66,13 @@ FOUND: dict[str, dict[str, str]] = {
         DCP: "RocmAttentionImpl does not",
         PREDICATES: "is true, and the GPU lacks AITER's Gluon kernel for MLA",
     },
+    "0.28.0": {
+        USE_DCP: "without being asked about use_dcp",
+        DSPARK: "AiterMLAImpl does not",
+    },
     "0.29.0": {
+        USE_DCP: "",
+        DSPARK: "",
         DCP: "RocmAttentionImpl does not",
         TURBOQUANT: "No KV cache layout satisfies every supported set",
     },
@@ -69,6 +81,7 @@ FOUND: dict[str, dict[str, str]] = {
         TURBOQUANT: "",
         PLAIN: "",
         "qwen3-8b-ultraquant-starts-by-default": "No KV cache layout satisfies every supported set",
+        CALLS: "",
         TWINS: "lacks is_ultraquant_run, which the other call passes",
     },
 }

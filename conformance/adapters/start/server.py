@@ -11,12 +11,13 @@ is left out and named in Started.left_out.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_rocm_attn.conformance.adapters import LacksError, allow_lists, construct
+from pytest_rocm_attn.conformance.adapters import LacksError, allow_lists, construct, join
 from pytest_rocm_attn.conformance.adapters.start.cache import Cache
 from pytest_rocm_attn.conformance.adapters.start.configuration import Configuration
 from pytest_rocm_attn.conformance.adapters.start.stand_ins import (
@@ -25,7 +26,7 @@ from pytest_rocm_attn.conformance.adapters.start.stand_ins import (
     homes,
     kind_of,
 )
-from pytest_rocm_attn.conformance.adapters.start.started import NEEDS, Fault, Started
+from pytest_rocm_attn.conformance.adapters.start.started import NEEDS, TOGETHER, Fault, Started
 from pytest_rocm_attn.conformance.adapters.start.steps import FirstSteps
 from pytest_rocm_attn.conformance.adapters.vllm_fork import Call, request_values
 
@@ -241,10 +242,17 @@ class Start:
                 continue
             if not asked.get(need) and need not in self.started.unasked:
                 self.started.unasked.append(need)
-            predicate = getattr(chosen, says, None)
-            if callable(predicate) and not predicate():
-                words = f"{self._name(chosen)} is selected, and says by {says}() that it does not"
-                self.started.faults.append(Fault((layer.name,), f"needing {need}", words))
+            self._says(layer, chosen, says, need)
+        for says, needs in TOGETHER.items():
+            if all(getattr(layer.request, need) for need in needs):
+                self._says(layer, chosen, says, " with ".join(needs))
+
+    def _says(self, layer: Layer, chosen: Any, says: str, need: str) -> None:
+        """Note if the backend says by a predicate that it does not have what the layer needs."""
+        predicate = getattr(chosen, says, None)
+        if callable(predicate) and not predicate():
+            words = f"{self._name(chosen)} is selected, and says by {says}() that it does not"
+            self.started.faults.append(Fault((layer.name,), f"needing {need}", words))
 
     # --- all layers -------------------------------------------------------------------------------
 
@@ -268,8 +276,27 @@ class Start:
             return
         cache = Cache(self)
         cache.lay_out(config)
+        self._join(cache)
         if self.gpu is not None and cache.groups:
             self.started.steps = FirstSteps(self, config, cache, self.gpu).take()
+
+    def _join(self, cache: Cache) -> None:
+        """Note the layers that are given a backend for a kernel that refuses them."""
+        platform = importlib.import_module(self.adapter._platform())
+        sizes = {
+            name: size
+            for groups, size in zip(cache.groups, cache.sizes, strict=True)
+            for group in groups
+            for name in group.layer_names
+        }
+        for layer in self.server.layers:
+            if layer.name not in sizes:
+                continue
+            request = replace(layer.request, block_size=sizes[layer.name])
+            impl = type(self.real[layer.name].impl)
+            with self.fault((layer.name,), "asking the predicates of its kernels"):
+                for words in join.refusing(impl, request, platform, self.fork.top):
+                    self.started.joins.append(Fault((layer.name,), "", words))
 
     def _build(self, config: Any, layer: Layer, block: int) -> None:
         own = self.configuration.of_layer(config, layer)
@@ -321,7 +348,7 @@ class Start:
             "impl": None,
             "indexer": None,
             "topk_buffer_width": construct.TOPK if request.use_sparse else None,
-            "non_causal_multi_token_decode": False,
+            "non_causal_multi_token_decode": request.use_mla and request.use_non_causal,
         }
         for name, value in values.items():
             vars(made)[name] = value

@@ -13,6 +13,8 @@ NEEDS = {
     "use_pcp": "supports_pcp",
     "use_non_causal": "supports_non_causal",
 }
+# The same for what only comes up if a layer needs several things at once.
+TOGETHER = {"supports_non_causal_dcp": ("use_mla", "use_non_causal", "use_dcp")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Started:
         unasked: the server's needs that are not among the fields of the selector's question.
         not_filled: fields of the selector's question that a request says nothing about: who asks
             the platform without a server leaves them at their defaults.
+        joins: layers whose backend refuses them by its own predicate and runs another kernel.
         steps: the first steps, if they were asked for and the server came so far.
     """
 
@@ -74,4 +77,5 @@ class Started:
     left_out: list[str] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     not_filled: list[str] = field(default_factory=list)
+    joins: list[Fault] = field(default_factory=list)
     steps: Steps | None = None

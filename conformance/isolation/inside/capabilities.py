@@ -14,6 +14,8 @@
     steps       start one, and take its first steps
     capability  which answers change under an impossible compute capability
     code        the predicates and the twin calls of the fork's code
+    interfaces  what the server uses of its platform and of backend classes, and what does not fit
+    devices     which device the platform means by each ordinal
 
 Each answers with Told, or with the selection's outcome if nothing was selected. What the fork raises
 is an answer; what we ourselves cannot do is marked "ours", and is never the fork's fault.
@@ -201,7 +203,7 @@ def _names(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
 
 
 def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
-    """Return how far a server came: "backends", "asked", "left_out", "unasked", "not_filled", and "faults"."""
+    """Return how far a server came, by the names of the fields of Started; "steps" are left out."""
     server = msgspec.json.decode(asked.detail, type=Server)
     started = adapter.start(server, dict(asked.environ))
     return {
@@ -210,6 +212,7 @@ def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
         "left_out": started.left_out,
         "unasked": started.unasked,
         "not_filled": started.not_filled,
+        "joins": [_fault(one, asked.gpu) for one in started.joins],
         "faults": [_fault(one, asked.gpu) for one in started.faults],
     }
 
@@ -267,6 +270,10 @@ _KINDS = {
     "steps": _QuestionKind(_steps, Starts, _NO_SERVER),
     "capability": _QuestionKind(_capability, Starts, _NO_SERVER),
     "code": _QuestionKind(lambda server, *_: server.read_code(), Starts, _NO_SERVER),
+    "interfaces": _QuestionKind(
+        lambda server, *_: {"misfits": server.misfits()}, Starts, _NO_SERVER
+    ),
+    "devices": _QuestionKind(lambda server, *_: {"devices": server.devices()}, Starts, _NO_SERVER),
     "vision": _QuestionKind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
     ),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # What a user's shell may hold that would change a row's meaning: every declared variable, and the
 # lists of visible devices, which would hide the mocked GPU.
-_DEVICE_LISTS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+DEVICE_LISTS = {"HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
 
 
 class EnvironmentReads:
@@ -61,7 +61,7 @@ def neutral_environment(keep: Mapping[str, str], *, mocked: bool = True) -> dict
 
     The lists of visible devices stay where the GPUs are real.
     """
-    dropped = VARIABLES.keys() | set(_DEVICE_LISTS if mocked else ())
+    dropped = VARIABLES.keys() | (DEVICE_LISTS if mocked else set())
     return {
         name: value
         for name, value in keep.items()

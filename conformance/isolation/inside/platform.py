@@ -11,6 +11,7 @@ from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
+    DEVICE_LISTS,
     EnvironmentReads,
     neutral_environment,
     rename_variables,
@@ -34,7 +35,11 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
         from pytest_rocm_attn.mock import import_memory, mock_rocm
         from pytest_rocm_attn.mock.patching import Layer
 
-        machine = mock_rocm(gpu, force=True)  # whoever started this process asked for the mock
+        listed = any(name in wanted.environ for name in DEVICE_LISTS)
+        count = 4 if listed else 1  # so that a list of devices can hide and reorder some
+        machine = mock_rocm(
+            gpu, force=True, count=count
+        )  # whoever started this process asked for the mock
         machine.enter()
         import_memory.install(Layer())  # until the process ends
     rename_variables(shape.prefix_of_spec(wanted.selector))

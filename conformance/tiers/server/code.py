@@ -69,15 +69,20 @@ def twin_calls_heed_the_same(item: CheckItem) -> Iterator[Defect]:
         )
 
 
+def interfaces_question(gpu: Gpu) -> Question:
+    """Return the question what the server uses of its platform and of backends, and what does not fit."""
+    return Question.of(gpu, {}, Request(), "interfaces")
+
+
 @check(
     "the-servers-calls-fit",
-    "the platform and each backend take the calls that the server makes by their roots' signatures",
-    "conformance/adapters/interfaces.py; vllm-project/vllm#26029",
-    asks=lambda gpu: [code_question(gpu, {})],
+    "the platform and each backend have what the server uses, and take its calls",
+    "conformance/adapters/interfaces.py; vllm-project/vllm#26029, #36845",
+    asks=lambda gpu: [interfaces_question(gpu)],
     level="advisory",
 )
 def the_servers_calls_fit(item: CheckItem) -> Iterator[Defect]:
-    answer = item.ask(code_question(item.gpu, {}))
+    answer = item.ask(interfaces_question(item.gpu))
     if answer.trouble:
         yield Defect(f"it cannot be read: {answer.trouble}", deliberate=answer.deliberate)
         return
@@ -107,7 +112,49 @@ def no_question_starts_the_runtime(item: CheckItem) -> Iterator[Defect]:
         yield Defect(f"{name}() of the platform calls {', '.join(calls)}")
 
 
+VISIBLE = {
+    "hip": {"HIP_VISIBLE_DEVICES": "3,1"},
+    "cuda": {"CUDA_VISIBLE_DEVICES": "3,1"},
+    "rocr": {"ROCR_VISIBLE_DEVICES": "2,3"},
+    "rocr-and-hip": {"ROCR_VISIBLE_DEVICES": "2,3", "HIP_VISIBLE_DEVICES": "1"},
+}
+
+
+def devices_question(gpu: Gpu, variables: str) -> Question:
+    """Return the question which device the platform means by each ordinal under some of VISIBLE."""
+    return Question.of(gpu, VISIBLE[variables], Request(), "devices")
+
+
+@check(
+    "a-device-is-the-same-for-platform-and-runtime-under-{variables}",
+    "the platform means the device by an ordinal that the runtime gives it",
+    "https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html",
+    over=lambda _: [{"variables": variables} for variables in VISIBLE],
+    asks=lambda gpu, variables: [devices_question(gpu, variables)],
+    level="advisory",
+    environ=lambda variables: VISIBLE[variables],
+)
+def means_the_visible_device(item: CheckItem, variables: str) -> Iterator[Defect]:
+    answer = item.ask(devices_question(item.gpu, variables))
+    if answer.trouble:
+        yield Defect(
+            f"it cannot be asked: {answer.trouble}",
+            environ=VISIBLE[variables],
+            deliberate=answer.deliberate,
+        )
+        return
+    item.counts["devices"] = len(answer.data["devices"])
+    for one in answer.data["devices"]:
+        if one["said"] != one["is"]:
+            yield Defect(
+                f"device {one['device']} is number {one['is']} of the machine, and the platform says"
+                f" {one['said']}",
+                environ=VISIBLE[variables],
+            )
+
+
 CHECKS = (
+    means_the_visible_device,
     no_question_starts_the_runtime,
     predicates_know_the_gpu,
     twin_calls_heed_the_same,

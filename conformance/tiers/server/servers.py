@@ -139,6 +139,31 @@ def fills_every_field(item: CheckItem, server: Server) -> Iterator[Defect]:
         yield Defect("rows that ask the platform leave a field at its default", value=name)
 
 
+@check(
+    "chosen-backends-run-their-own-kernels-{flags}",
+    "a backend is chosen for a kernel that takes the layer",
+    "conformance/adapters/join.py; vllm-project/vllm#54440",
+    level="advisory",
+    environ=lambda flags, **_: FLAGS[flags],
+)
+def runs_its_own_kernel(item: CheckItem, flags: str, servers: Sequence[Server]) -> Iterator[Defect]:
+    asked = 0
+    for server in servers:
+        try:
+            answer = _told(item, question_of(item.gpu, server, flags))
+        except (Inapplicable, WorkerError):  # the item of its start says so
+            continue
+        asked += not answer.trouble
+        for fault in answer.data.get("joins", ()):
+            yield Defect(
+                fault_words(fault, answer.data["backends"]),
+                environ=environ_of(server, flags),
+                value=server.id,
+            )
+    if not asked:
+        raise Inapplicable("no server can be started")
+
+
 def checks_of(servers: Sequence[Server]) -> tuple[Check, ...]:
     """Return the checks of servers that are described."""
     return (
@@ -151,6 +176,10 @@ def checks_of(servers: Sequence[Server]) -> tuple[Check, ...]:
         replace(
             reaches_the_selector,
             over=lambda gpu: [{"need": need, "servers": on(gpu, servers)} for need in NEEDS],
+        ),
+        replace(
+            runs_its_own_kernel,
+            over=lambda gpu: [{"flags": flags, "servers": on(gpu, servers)} for flags in FLAGS],
         ),
         replace(
             fills_every_field, over=lambda gpu: [{"server": one} for one in on(gpu, servers)[:1]]

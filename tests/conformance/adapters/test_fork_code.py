@@ -282,7 +282,56 @@ def run(group, current_platform):
 def test_calls_that_a_class_does_not_take_as_its_root_does_are_found(
     cls: type, expected: list[tuple[str, str]]
 ) -> None:
-    made = list(interfaces.calls({"server": SERVER}, interfaces.BACKEND))
-    assert [call.place for call in made] == ["server:3", "server:5", "server:6"]
-    found = interfaces.misfits(made, cls)
-    assert [(call.place, reason) for call, reason in found] == expected
+    made = used(SERVER, interfaces.BACKEND, cls)
+    assert [use.place for use in made] == [f"server:{line}" for line in (3, 4, 5, 6)]
+    found = interfaces.misfits(made, cls, lambda name: False)
+    assert [(use.place, reason) for use, reason in found] == expected
+
+
+def used(source: str, held_by: frozenset[str], owner: object) -> list[interfaces.Use]:
+    modules = interfaces.trees({"server": source}, held_by)
+    return list(interfaces.uses(modules, held_by, dict.fromkeys(held_by, owner)))
+
+
+class Rocm(Root):
+    device_type: str = "cuda"
+
+    def is_cuda(self) -> bool:
+        return False
+
+    def copies(self, blocks: int) -> None: ...
+
+
+COPIES = """
+def run(current_platform):
+    copy = current_platform.insert_blocks
+    if current_platform.is_cuda():
+        current_platform.runtime_major()
+    if hasattr(current_platform, "pack"):
+        current_platform.pack(1)
+    current_platform.copies(1, to="cpu")
+    current_platform.others_alone()
+    return current_platform.device_type, copy
+"""
+
+
+def test_what_the_server_uses_and_the_platform_lacks_is_found_where_it_runs() -> None:
+    """As insert_blocks_to_device of vLLM's platform, which CUDA's alone had (vllm-project/vllm#36845)."""
+    made = used(COPIES, interfaces.PLATFORM, Rocm())
+    found = list(interfaces.misfits(made, Rocm(), lambda name: name != "others_alone"))
+    assert [(use.place, use.name, reason) for use, reason in found] == [
+        ("server:3", "insert_blocks", "it has no such attribute"),
+        ("server:8", "copies", "got an unexpected keyword argument 'to'"),
+    ]
+
+
+def test_the_names_that_a_modules_classes_define_are_read() -> None:
+    source = """
+        class Platform:
+            name = "x"
+            kind: str
+            def method(self):
+                self.other = local = 1
+        def function(): ...
+    """
+    assert interfaces.defined(dedent(source)) == {"name", "kind", "method"}

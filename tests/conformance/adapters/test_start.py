@@ -118,6 +118,44 @@ def test_what_a_backend_says_that_it_does_not_is_held_against_the_server(
     )
 
 
+def test_what_a_backend_lacks_of_several_needs_together_is_held_against_the_server(
+    start: Callable[..., Started],
+) -> None:
+    """As vLLM's MLA backends, some of which draft without a causal mask, but not over several ranks."""
+    says = """class Base:
+            supports_non_causal = classmethod(lambda cls: True)
+            supports_non_causal_dcp = classmethod(lambda cls: False)"""
+    changes = (
+        ("v1/attention/backends/__init__", "class Base:", says),
+        ("v1/attention/backends/__init__", "return not asked.use_non_causal", "return True"),
+        (
+            "v1/attention/selector",
+            "def get_attn_backend(head_size, dtype, kv_cache_dtype, attn_type)",
+            "def get_attn_backend(head_size, dtype, kv_cache_dtype, attn_type, use_mla=False)",
+        ),
+        (
+            "model_executor/layers/attention/__init__",
+            "class CrossAttention",
+            "class MLAAttention(Attention): ...\n        class CrossAttention",
+        ),
+    )
+    drafter = """
+        decode_context_parallel = 2
+        speculation = { method = "dspark", tokens = 2 }
+        [[server.layer]]
+        name = "drafter"
+        role = "drafter"
+        request = { head_size = 576, use_mla = true, use_non_causal = true }
+    """
+    said = words(start(drafter, *changes))
+    assert said[0] == (
+        "drafter: needing use_mla with use_non_causal with use_dcp: ROCM_ATTN is selected, and says by"
+        " supports_non_causal_dcp() that it does not"
+    )
+    apart = start(drafter.replace("decode_context_parallel = 2", ""), *changes)
+    assert not [one for one in words(apart) if "needing" in one]
+
+
 def test_a_need_that_is_no_field_of_the_question_is_unasked(start: Callable[..., Started]) -> None:
     started = start("decode_context_parallel = 2" + PLAIN)
     assert started.unasked == ["use_dcp"]

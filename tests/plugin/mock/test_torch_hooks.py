@@ -100,6 +100,11 @@ def test_the_visible_device_keeps_the_identity_of_its_physical_gpu(
     assert len(set(uuids)) == 4
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3,1")
     assert [str(torch.cuda.get_device_properties(i).uuid) for i in (0, 1)] == [uuids[3], uuids[1]]
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "2,3")  # HIP counts what ROCr leaves
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
+    assert str(torch.cuda.get_device_properties(0).uuid) == uuids[3]
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES")
+    assert [str(torch.cuda.get_device_properties(i).uuid) for i in (0, 1)] == uuids[2:]
 
 
 @pytest.mark.parametrize("gfx", known_gpus())

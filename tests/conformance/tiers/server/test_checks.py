@@ -121,6 +121,22 @@ def test_a_need_that_no_server_with_a_backend_has_is_not_applicable() -> None:
         found(servers.reaches_the_selector.find, Item(nothing), need="use_dcp", servers=shipped())
 
 
+def test_a_layer_that_its_backends_kernel_refuses_is_a_finding_of_its_server() -> None:
+    joins = [{"layers": ["decoder"], "doing": "", "words": "use_custom is false"}]
+    check = servers.runs_its_own_kernel.find
+    item: CheckItem = Item({**came(), "joins": joins})  # type: ignore[assignment]
+    (defect,) = check(item, flags="by-default", servers=[WHISPER])
+    assert (defect.wrong, defect.value) == ("decoder (ROCM_ATTN): use_custom is false", WHISPER.id)
+    assert found(check, Item({**came(), "joins": []}), flags="by-default", servers=[WHISPER]) == []
+
+
+def test_a_device_that_the_platform_confuses_is_a_finding() -> None:
+    same = {"device": 0, "is": "2", "said": "2"}
+    check = code.means_the_visible_device.find
+    (wrong,) = found(check, Item({"devices": [same, same | {"said": "0"}]}), variables="rocr")
+    assert wrong == "device 0 is number 2 of the machine, and the platform says 0"
+
+
 def test_a_predicate_that_says_yes_to_what_the_gpu_lacks_is_a_finding() -> None:
     said = {"vllm._aiter_ops.ops.is_fp4bmm_enabled": {"": "True"}, "vllm.on_mi3xx": {"": "True"}}
     data = {"predicates": said, "twins": []}

@@ -45,7 +45,7 @@ class AiterFunction:
     def call(self, backend: str, **arguments: Any) -> Any:
         """Call it with arguments by name, leaving out those that are neutral and unknown to it.
 
-        The GPU that holds the tensors is the current one meanwhile.
+        The GPU that holds the tensors is the current one during the call.
 
         Raises:
             BackendInputError: the tensors are on several GPUs.

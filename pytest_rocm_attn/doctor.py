@@ -1,4 +1,4 @@
-"""What this machine has that bears on ROCm attention: ``rocm-attn doctor``.
+"""What on this machine affects ROCm attention: ``rocm-attn doctor``.
 
 Nothing is imported to find out: torch, triton and aiter are read as files.
 """

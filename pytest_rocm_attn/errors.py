@@ -111,7 +111,7 @@ class MockArgumentError(MockError, ValueError):
 
 
 class BackendLimitError(RocmAttnError, ValueError):
-    """A reference backend was asked for what it does not do; nothing was launched or written."""
+    """A reference backend does not support a request; it launched and wrote nothing."""
 
 
 class BackendInputError(RocmAttnError, ValueError):

@@ -1,4 +1,4 @@
-"""The environment variables that bear on ROCm attention: declared once, parsed exactly.
+"""The environment variables that affect ROCm attention: declared once, parsed exactly.
 
 Source of every row and rule: docs/reference/environment.md#parse-rules and #variables (vLLM's
 envs.py and the modules that use the values).
@@ -209,7 +209,7 @@ OPTIONS: dict[str, Variable] = {
     )
 }
 
-# Read by some release of vLLM from 0.11.2 to 0.33.0, without a bearing on the attention backend.
+# Read by some release of vLLM from 0.11.2 to 0.33.0, without an effect on the attention backend.
 NEIGHBOURS = frozenset(
     f"VLLM_ROCM_{name}"
     for name in (

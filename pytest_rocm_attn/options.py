@@ -523,9 +523,9 @@ def words(values: Mapping[str, Any]) -> list[str]:
 
 
 def repeated(config: pytest.Config) -> dict[str, Any]:
-    """Return what the command line gives of the options that a printed command repeats.
+    """Return those options of the command line that a printed command must repeat.
 
-    Ini settings in a file are found there again.
+    Ini settings are left out: the repeated command reads the same file.
     """
     given = {option.name: config.getoption(option.ini) for option in OPTIONS}
     return {

@@ -49,6 +49,15 @@ HABITS = {
     "speaks? (?:of|for)": "covers, describes",
     "(?:is|are|was|were) put to": "say who tests it",
     "mend(?:s|ed)?": "fix, correct",
+    "(?-i:Shipped|First|Last|Left|Missing|Listed|Named|Needed) (?:is|are|was|were|comes?)": (
+        "begin with the subject"
+    ),
+    "meanwhile|for the time being": "while ..., in the meantime, until ...",
+    "hence": "therefore, so",
+    "be (?:it|they)": "even if, or",
+    "nor (?:is|are|does|do|can|has|have|will)": "neither ... nor, or a new sentence",
+    "(?:bears?|bearing) on": "affect, effect on",
+    "held against": "compared with",
     "otherwise than": "differently from, or name the difference",
     "(?:only|except|even|also|not|else) where|(?-i:where) (?:there|nothing|no|none|aiter|it is)": (
         "if, when"

@@ -89,7 +89,7 @@ class Constructs(Protocol):
 
 @runtime_checkable
 class Fills(Protocol):
-    """An adapter that knows which parts of a request its fork can be asked."""
+    """An adapter that says which fields of a request its fork can receive."""
 
     def not_asked(self, request: Request) -> tuple[str, ...]:
         """Return the fields in which a request is special and which the fork cannot be asked."""

@@ -144,7 +144,7 @@ _TRACED = (
 
 @dataclass(frozen=True)
 class NamedAnswer:
-    """What a server chose, and what else it resolved that bears on attention."""
+    """What a server chose, and what else it resolved that affects attention."""
 
     backend: str
     trace: tuple[str, ...]

@@ -326,7 +326,7 @@ _LATER_VALUES = (
     *("use_rswa", "use_adaptive_verification", "use_batch_invariant"),
 )
 # Fields that a selector is asked by a parameter or a field of its bundle, by that name; other
-# fields of a request do not bear on a selection.
+# fields of a request do not affect a selection.
 _ASKED_AS = {name: name for name in (*_LATER_VALUES, "use_sparse", "has_sink", "use_mm_prefix")} | {
     "attn_type": "attn_type",
     "sliding_window": "has_sliding_window",

@@ -59,8 +59,8 @@ class UnifiedAttention(Unified):
 def an_active_driver() -> Iterator[None]:
     """Let vLLM see one active Triton driver while it is imported, if none is needed.
 
-    vLLM replaces Triton by placeholders where it finds no GPU; the interpreter needs none, nor does
-    the emulator.
+    vLLM replaces Triton by placeholders where it finds no GPU; neither the
+    interpreter nor the emulator needs one.
     """
     import triton
     from triton.backends import backends

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> tuple[list[str], bool]:
 
 @contextlib.contextmanager
 def _bytecode_in(folder: Path) -> Iterator[None]:
-    """Have the processes started meanwhile write their bytecode there, not in a checkout."""
+    """Let the processes that start within the block write their bytecode there, not in a checkout."""
     before = os.environ.get(_BYTECODE)
     os.environ[_BYTECODE] = str(folder)
     try:
@@ -108,7 +108,7 @@ def _side(given: str, scratch: Path, spec: str | None) -> Side:
         found = checkout.find(folder)
         if found is None:
             raise CompareError(
-                f"{given}: no */{shape.PLATFORM} in it has a class with"
+                f"{given}: it contains no */{shape.PLATFORM} with a class that has"
                 f" {checkout.SELECTS}; name the selector with --selector MODULE:OBJECT"
             )
         return Side(name, found.root, found.spec)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.promise.grid.space import Family, Grid
     from pytest_rocm_attn.conformance.tiers.grid.evaluate import Counts
 
-_EVERY = 0.5  # seconds between two looks at how far it is
+_EVERY = 0.5  # seconds between two looks at the progress
 
 
 def record(

@@ -70,7 +70,7 @@ def write_draft(path: Path, text: str) -> None:
     """Write a draft of deviations to a new file, or below the comments of one that declares nothing.
 
     Raises:
-        ReportError: it declares something meanwhile, or cannot be written.
+        ReportError: somebody has added entries since the run began, or it cannot be written.
     """
     try:
         before = path.read_text("utf-8") if path.exists() else ""

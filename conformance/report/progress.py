@@ -1,4 +1,4 @@
-"""How far a piece of work is, while it lasts: on a terminal in place, in a file a line now and then."""
+"""The progress of a piece of work: in place on a terminal, a line now and then in a file."""
 
 from __future__ import annotations
 

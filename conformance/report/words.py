@@ -68,7 +68,7 @@ def request_words(record: Record) -> str:
 
 
 def departures(record: Record) -> int:
-    """Return in how many fields a record's request differs from a plain one."""
+    """Return how many fields of a record's request differ from the defaults."""
     return len(_departures(record["request"] or {}))
 
 

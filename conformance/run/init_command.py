@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> bool:
     spec = arguments.selector or (found.spec if found else None)
     if spec is None:
         raise InitError(
-            f"{folder}: no */{shape.PLATFORM} in it has a class with {checkout.SELECTS}; name the"
+            f"{folder}: it contains no */{shape.PLATFORM} with a class that has {checkout.SELECTS}; name the"
             " selector with --selector MODULE:OBJECT or FILE.py:OBJECT"
         )
     root = found.root if found else checkout.root_of(folder, spec) or folder

@@ -88,7 +88,9 @@ def read(path: Path) -> Tables:
             f"--against {path}: cannot be read ({error.strerror}); check the path"
         ) from None
     except ValueError as error:
-        raise PredicatesError(f"--against {path}: is not JSON ({error})") from None
+        raise PredicatesError(
+            f"--against {path}: is not JSON ({error}); name a file that this command wrote"
+        ) from None
     is_one = isinstance(found, dict) and all(
         isinstance(table, dict) and all(isinstance(said, str) for said in table.values())
         for table in found.values()

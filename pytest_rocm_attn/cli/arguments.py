@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="say what this machine has",
-        description="Say what this machine has that bears on ROCm attention.",
+        description="Report what on this machine affects ROCm attention.",
     )
     doctor.add_argument(
         "--import-aiter",

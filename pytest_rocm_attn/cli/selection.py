@@ -170,7 +170,7 @@ def _read(environ: Mapping[str, str], policy: Policy) -> dict[str, str]:
 
 
 def _without_effect(environ: Mapping[str, str], policy: Policy) -> list[str]:
-    """Return a sentence for each variable that is set and does not bear on the selection."""
+    """Return a sentence for each variable that is set and does not affect the selection."""
     found = []
     for name in environ:
         if why := policy.ignored.get(name):

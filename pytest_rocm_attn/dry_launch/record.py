@@ -242,7 +242,7 @@ class Launch(Kernel):
             configuration that an autotuner tried.
         grid: number of programs along each axis; None for a warmup.
         num_warps, num_stages: launch options.
-        options: the other options of the backend that bear on speed, by name.
+        options: the other options of the backend that affect speed, by name.
         constexprs: value of each compile-time argument, those that Triton specialised included.
         signature: Triton's type of each argument.
         attributes: what Triton assumes of each argument that it specialised, by the compiler's names:

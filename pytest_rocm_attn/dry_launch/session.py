@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.mock.triton_driver import Event
 
-# Options of Triton's AMD backend that bear on a kernel's figures, where the Triton at hand has them.
+# Options of Triton's AMD backend that affect a kernel's figures, if the installed Triton has them.
 OPTIONS = ("num_ctas", "waves_per_eu", "matrix_instr_nonkdim", "kpack", "schedule_hint")
 
 

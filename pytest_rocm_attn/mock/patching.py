@@ -81,7 +81,7 @@ class Layer:
         """Take packages and all below them out of sys.modules until put back.
 
         Args:
-            roots: top-level names, and whether a finder may find them again meanwhile. For those
+            roots: top-level names, and whether a finder may find them again while the layer is in place. For those
                 that it may not, the import system answers "not installed".
         """
         before = _families(roots)

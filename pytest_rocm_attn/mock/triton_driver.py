@@ -6,7 +6,7 @@ the GPU, this one tells whoever listens (``listen``), and hands the launch to an
 has one. The driver's members are those of
 docs/reference/mock-surface.md#triton-driver.
 
-Four methods of Triton and one cache are wrapped meanwhile, because Triton keys what it caches by
+While the driver is active, four methods of Triton and one cache are wrapped, because Triton keys what it caches by
 the number of the device and not by its architecture: ``JITFunction.run`` and ``Autotuner.run``, so
 that each kernel and autotuner has caches of its own per activation (and no timing of a kernel that
 never ran reaches the disk), ``JITFunction._do_compile``, so that a long compilation is named and
@@ -378,7 +378,7 @@ class _Activation:
         Args:
             owner: a JITFunction or an Autotuner.
             fresh: makes the values for an owner that this activation has not seen.
-            volatile: further attributes that owner may set meanwhile and that must not stay.
+            volatile: further attributes that owner may set in the meantime and that must not stay.
         """
         loan = _loans.get(id(owner))
         if loan is not None and loan.holder is self:
@@ -400,7 +400,7 @@ class _Activation:
 
 @dataclass
 class _Loan:
-    """An object whose caches belong to an activation for the time being."""
+    """An object whose caches one activation uses until it ends."""
 
     owner: Any
     originals: Mapping[str, Any]

@@ -42,6 +42,12 @@ def check_prose() -> Any:
         ("All are equal but for the time.", "but for"),
         ("MLA is not put to it; a layer is put to it.", "is put to"),
         ("A case is skipped where there is no GPU.", "where there"),
+        ("It takes a name. Shipped is the newest patch.", "Shipped is"),
+        ("The methods are wrapped meanwhile.", "meanwhile"),
+        ("A room imports those alone, be it for types.", "be it"),
+        ("The interpreter needs none, nor does the emulator.", "nor does"),
+        ("The variables that bear on attention.", "bear on"),
+        ("A call is held against its needs.", "held against"),
     ],
 )
 def test_a_banned_habit_is_found(check_prose: Any, text: str, found: str) -> None:
@@ -54,6 +60,7 @@ def test_a_banned_habit_is_found(check_prose: Any, text: str, found: str) -> Non
         "There is no GPU, and it is no longer slow.",
         "Where do I change a verdict?",
         "The argument is None.",
+        "The kind that is missing is counted, and may be its last.",
         "The besieged are besides the point.",
         "Write `report` for `told`, and ``come to`` as ``total``.",
         "```text\nis told\n```\n\nplain words",

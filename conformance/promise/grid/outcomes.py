@@ -41,7 +41,7 @@ _SET = re.compile(r"\{('[^'{}:]*'(?:, '[^'{}:]*')+)\}")
 
 
 def normalised(outcome: Outcome) -> Outcome:
-    """Return the outcome with every text in the form that repeated runs share.
+    """Return the outcome without what differs from run to run in its texts, such as addresses.
 
     A crash keeps the last line of its traceback only.
     """

@@ -231,9 +231,9 @@ def check_each_decides(rules: Sequence[Rule], slices: Iterable[Slice], file: Pat
 
 
 def applied(rules: Sequence[Rule], to: Slice) -> Sequence[int]:
-    """Return for each cell of a slice 1 + the index of the rule that decides it, or 0.
+    """Return, for each cell of a slice, 1 + the index of the rule that decides it, or 0 if none does.
 
-    A cell whose environment cannot be parsed is decided by none.
+    No rule decides a cell whose environment cannot be parsed.
     """
     low, high = 0, 0
     for index in reversed(range(len(rules))):

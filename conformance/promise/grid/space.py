@@ -1,6 +1,6 @@
 """The cells of the grid: products of axes, numbered, the same in every run of one version.
 
-A family is a kind of request with the environment that bears on it; its cells are the product of
+A family is a kind of request with the environment that affects it; its cells are the product of
 its axes, in mixed-radix order with the last axis fastest. A slice is the part of a family on one
 GPU: the unit that is run, judged and reported, and a contiguous run of the family's numbers.
 

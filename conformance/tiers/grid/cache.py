@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _SCHEMA = 1
 _MOST_FILES = 20_000  # of a selector whose source is larger, nothing is kept
-# Variables that bear on what a selector answers or on what is imported; a shell holds many others.
+# Variables that affect what a selector answers or what is imported; a shell holds many others.
 _PREFIXES = (
     *("VLLM_", "SGLANG_", "AITER_", "ROCM_", "HIP_", "HSA_", "TRITON_", "TORCH", "PYTORCH_"),
     *("PYTHONPATH", "FLASH_ATTENTION_", "LD_"),

@@ -81,7 +81,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """New tokens of all requests."""
+        """The number of new tokens of all requests."""
         return sum(new for new, _ in self.lengths)
 
     @property

@@ -519,7 +519,7 @@ BUNDLED = """
 """
 SPECIAL = Request(
     head_size=64,  # asked by every convention
-    alibi=True,  # does not bear on a selection
+    alibi=True,  # does not affect a selection
     sliding_window=128,
     use_dcp=True,
     use_rswa=True,

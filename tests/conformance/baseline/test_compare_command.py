@@ -108,7 +108,10 @@ def test_revisions_are_compared_and_the_checkout_is_left_as_it_was(
     ("arguments", "why"),
     [
         (["no-such-thing"], "no-such-thing: is neither a folder nor a revision"),
-        (["empty"], r"empty: no \*/platforms/rocm.py in it has a class with get_attn_backend_cls"),
+        (
+            ["empty"],
+            r"empty: it contains no \*/platforms/rocm.py with a class that has get_attn_backend_cls",
+        ),
         (["empty", SELECTOR], "empty: has no package serving"),
         (["empty", "--selector=pick.py:select"], "empty: has no pick.py"),
     ],

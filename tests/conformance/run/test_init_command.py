@@ -154,7 +154,7 @@ def test_a_form_that_cannot_be_edited_safely_is_left_and_the_line_is_given(
     [
         ("pyproject.toml", "[a", "pyproject.toml: cannot be parsed"),
         ("pytest.ini", "key\n[pytest]\n", "pytest.ini: cannot be parsed"),
-        ("serving/platforms/rocm.py", "", "has a class with get_attn_backend_cls"),
+        ("serving/platforms/rocm.py", "", "with a class that has get_attn_backend_cls"),
     ],
 )
 def test_what_stops_it_is_named_in_one_line_before_anything_is_written(

@@ -124,8 +124,9 @@ class Declared:
         return self._words[name, target]
 
     def says(self, feature: str, gpu: Gpu) -> bool:
-        """Whether the class declares that it supports a feature on a GPU."""
-        return feature in self.words("yes", gpu)
+        """Whether the class declares that it supports a feature on a GPU, with the aiter there."""
+        wanting = gpu.aiter is not _PRESENT and feature in self.entry.get("with_aiter", "").split()
+        return not wanting and feature in self.words("yes", gpu)
 
 
 @functools.cache

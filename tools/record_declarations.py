@@ -61,7 +61,8 @@ HEAD = """\
 # must be a multiple; `yes` is what the class supports besides. X_on gives other values of X on some
 # targets; yes_on what is supported there only. `gpus` are the targets that its
 # supports_compute_capability takes; all, if it is missing. `needs` is a package that its module
-# imports, `missing` one that no ROCm build has; `never` is a refusal of every request, `undeclared` the
+# imports, `missing` one that no ROCm build has; `with_aiter` is what it supports only if AMD's aiter is
+# installed; `never` is a refusal of every request, `undeclared` the
 # second reason for which the class refuses a cache dtype that it does not declare, `twice` those caches,
 # if they are not all.
 """
@@ -92,12 +93,16 @@ class Torchvision(MetaPathFinder, Loader):
         pass
 
 
-def ask_release() -> dict[str, dict[str, Any]]:
-    """Return target -> backend -> what its class says, of the release on the path."""
+def ask_release(aiter: Aiter) -> dict[str, dict[str, Any]]:
+    """Return target -> backend -> what its class says, of the release on the path.
+
+    Args:
+        aiter: whether AMD's aiter is installed.
+    """
     from pytest_rocm_attn.mock import import_memory
     from pytest_rocm_attn.mock.patching import Layer
 
-    with mock_rocm(Gpu(HOST, Aiter.PRESENT)):
+    with mock_rocm(Gpu(HOST, aiter)):
         import_memory.install(Layer())
         from vllm.config import VllmConfig, set_current_vllm_config
         from vllm.platforms import rocm
@@ -257,8 +262,17 @@ def compact(sizes: list[int]) -> str:
 # --- the table --------------------------------------------------------------------------------------
 
 
-def merged(answers: dict[str, Any], name: str, package: Path) -> dict[str, Any]:
-    """Return one entry for the answers of a backend on every target."""
+def merged(
+    answers: dict[str, Any], without: dict[str, Any], name: str, package: Path
+) -> dict[str, Any]:
+    """Return one entry for the answers of a backend on every target.
+
+    Args:
+        answers: target -> backend -> what its class says.
+        without: the same if AMD's aiter is not installed.
+        name: the backend.
+        package: the folder of the release.
+    """
     by_gpu = {gfx: answers[gfx][name] for gfx in distinct_gpus()}
     first = by_gpu[HOST]
     if "takes" not in first:
@@ -302,6 +316,13 @@ def merged(answers: dict[str, Any], name: str, package: Path) -> dict[str, Any]:
         for text, gpus in texts.items():
             if text != usual:
                 entry.setdefault(f"{field}_on", {})[text] = " ".join(gpus)
+    lost = {
+        word
+        for gfx in takes or by_gpu
+        for word in set(by_gpu[gfx]["yes"]) - set(without[gfx][name].get("yes", by_gpu[gfx]["yes"]))
+    }
+    if lost:
+        entry["with_aiter"] = " ".join(sorted(lost))
     return entry
 
 
@@ -352,13 +373,16 @@ def _toml(value: Any) -> str:
 
 
 def record(release: str, releases: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of one release, asked in a process of its own."""
+    """Return the entries of one release, asked in processes of their own, with aiter and without."""
     paths = [str(releases / release), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "VLLM_LOGGING_LEVEL": "ERROR"}
-    command = [sys.executable, __file__, "--here"]
-    done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
-    answers = json.loads(done.stdout.splitlines()[-1])
-    return {name: merged(answers, name, releases / release) for name in answers[HOST]}
+    asked = []
+    for aiter in (Aiter.PRESENT, Aiter.ABSENT):
+        command = [sys.executable, __file__, "--here", aiter.value]
+        done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
+        asked.append(json.loads(done.stdout.splitlines()[-1]))
+    answers, without = asked
+    return {name: merged(answers, without, name, releases / release) for name in answers[HOST]}
 
 
 def main() -> int:
@@ -368,10 +392,10 @@ def main() -> int:
     parser.add_argument("release", nargs="*", default=known)
     parser.add_argument("--releases", type=Path, default=Path("/work/vllm"))
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", type=Aiter, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.here:
-        print(json.dumps(ask_release()))
+        print(json.dumps(ask_release(arguments.here)))
         return 0
     text = render({one: record(one, arguments.releases) for one in arguments.release})
     if arguments.check:

@@ -22,10 +22,12 @@ from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import Cell
 from pytest_rocm_attn.errors import FlagError, SelectionError, UnknownReleaseError
 from pytest_rocm_attn.flags import ATTENTION_BACKEND, PREFILL_DECODE, USE_PREFILL_DECODE
+from pytest_rocm_attn.gpu import Aiter
 from pytest_rocm_attn.outcome import Outcome, Rejected, Selected
 
 RECORDED = tuple(name.removeprefix("vllm-") for name in shipped())
 REFUSED = "refused"
+STRIDE = 499  # of the sample that the default tests look at
 
 
 def answer(policy: Policy | str, request: Request, gpu: Gpu, environ: dict[str, str]) -> str:
@@ -65,24 +67,29 @@ def known_difference(release: str, cell: Cell) -> bool:
     return release >= "0.15" and cell.environ.get(NAMED) == "triton_attn"
 
 
+def questions(release: str, stride: int) -> Iterator[tuple[Cell, dict[str, str], str]]:
+    """Yield cells, the environment that says the same to a policy, and the release's answer."""
+    policy = policy_of(release)
+    for cell, outcome in recorded(release, stride):
+        # A release that crashes, at the import of a broken aiter, has no answer to agree with.
+        if isinstance(outcome, Selected | Rejected) and not known_difference(release, cell):
+            theirs = outcome.backend if isinstance(outcome, Selected) else REFUSED
+            yield cell, as_the_release_is_asked(policy, cell.environ), theirs
+
+
 def disagreements(release: str, stride: int) -> list[str]:
     policy = policy_of(release)
     found = []
-    for cell, outcome in recorded(release, stride):
-        # A release that crashes, at the import of a broken aiter, has no answer to agree with.
-        if not isinstance(outcome, Selected | Rejected) or known_difference(release, cell):
-            continue
-        theirs = outcome.backend if isinstance(outcome, Selected) else REFUSED
-        environ = as_the_release_is_asked(policy, cell.environ)
+    for cell, environ, theirs in questions(release, stride):
         mine = answer(policy, cell.request, cell.gpu, environ)
         if mine != theirs:
-            found.append(f"{cell}: {release} {outcome}, policy {mine}")
+            found.append(f"{cell}: {release} {theirs}, policy {mine}")
     return found
 
 
 @pytest.mark.parametrize("release", RECORDED)
 def test_a_policy_agrees_with_the_recorded_release_on_a_sample_of_the_grid(release: str) -> None:
-    assert disagreements(release, stride=499) == []
+    assert disagreements(release, STRIDE) == []
 
 
 @pytest.mark.slow
@@ -93,7 +100,7 @@ def test_a_policy_agrees_with_the_recorded_release_on_the_whole_grid(release: st
 
 def test_the_sample_would_show_the_policy_of_another_era() -> None:
     policy, wrong = policy_of("0.12"), 0
-    for cell, outcome in recorded("0.18.1", stride=499):
+    for cell, outcome in recorded("0.18.1", STRIDE):
         if isinstance(outcome, Selected):
             environ = as_the_release_is_asked(policy, cell.environ)
             wrong += answer(policy, cell.request, cell.gpu, environ) != outcome.backend
@@ -229,6 +236,18 @@ def test_an_ultraquant_run_limits_a_named_backend_only() -> None:
     assert answer("0.33", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
     named = {ATTENTION_BACKEND: "TRITON_ATTN"}
     assert answer("0.33", layer, Gpu("gfx942"), named) == "TRITON_ATTN"
+
+
+@pytest.mark.parametrize("name", ["ROCM_AITER_MLA", "ROCM_AITER_TRITON_MLA"])
+def test_non_causal_mla_of_aiter_needs_the_package_besides_its_gpu(name: str) -> None:
+    """supports_non_causal of vllm/v1/attention/backends/mla/rocm_aiter_mla.py, v0.30.0 on."""
+    layer, named = Request(use_mla=True, use_non_causal=True), {ATTENTION_BACKEND: name}
+    for release in ("0.30", "0.31", "0.32", "0.33"):
+        for aiter, got in ((Aiter.PRESENT, name), (Aiter.ABSENT, REFUSED)):
+            assert answer(release, layer, Gpu("gfx950", aiter), named) == got
+            assert answer(release, layer, Gpu("gfx942", aiter), named) == REFUSED
+        causal = Request(use_mla=True)
+        assert answer(release, causal, Gpu("gfx950", Aiter.ABSENT), named) == name
 
 
 @pytest.mark.parametrize("release", ["0.20", "0.33"])

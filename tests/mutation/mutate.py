@@ -6,7 +6,9 @@ Each mutant is one change to one syntax tree. A forked process loads it in place
 file is changed) and runs the tests until one fails. A mutant that no test notices is a survivor;
 EQUIVALENT lists those that cannot be noticed, each with its reason, and an entry that names no
 surviving mutant is an error. Words select the mutants whose name contains one of them. --policies
-breaks the policies of releases instead, whose test compares them with recordings: half a minute each.
+breaks the policies of releases instead: their answers are compared with the recordings first, in the
+forked process itself, on the cells that their test draws; only a mutant that changes none of these runs
+the other tests.
 
 Exit code: 0 when every survivor is listed, 1 otherwise.
 """
@@ -25,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +221,79 @@ class _Finder(MetaPathFinder):
         return spec_from_file_location(fullname, file, loader=_Loader(fullname, file, self.tree))
 
 
-def _run_tests(module: str, tree: ast.Module) -> int:
+@dataclass
+class Drawn:
+    """The questions of the sample of recorded cells, and the answers of the releases.
+
+    Attributes:
+        asked: release -> (request, flags, GPU, the backend or "refused") of each cell.
+    """
+
+    asked: dict[str, list[tuple[Any, Any, Any, str]]]
+
+    @classmethod
+    def read(cls) -> Drawn:
+        """Draw them as tests/backends/test_releases.py does, in this process."""
+        tests = _tests_of_policies()
+        from pytest_rocm_attn.errors import FlagError
+        from pytest_rocm_attn.flags import Flags
+
+        asked: dict[str, list[tuple[Any, Any, Any, str]]] = {}
+        for release in tests.RECORDED:
+            asked[release] = []
+            for cell, environ, theirs in tests.questions(release, tests.STRIDE):
+                try:
+                    question = cell.request, Flags(environ), cell.gpu, theirs
+                except FlagError:
+                    continue  # refused before a policy is asked
+                asked[release].append(question)
+        return cls(asked)
+
+    def differ(self) -> bool:
+        """Say whether the policies of this process answer one of them otherwise."""
+        from pytest_rocm_attn.backends import selector
+        from pytest_rocm_attn.backends.releases import policy_of
+        from pytest_rocm_attn.errors import SelectionError
+
+        # The texts of refusals take most of the time. Other tests look at them.
+        said: Any = selector
+        names = ("_message", "_other_names", "_other_switches", "_other_flags", "nearest")
+        own = {name: getattr(said, name) for name in names}
+        for name in names:
+            setattr(said, name, lambda *_: "")
+        try:
+            for release, questions in self.asked.items():
+                policy = policy_of(release)
+                for request, flags, gpu, theirs in questions:
+                    try:
+                        mine = selector.select(request, flags, gpu, policy).backend
+                    except SelectionError:
+                        mine = "refused"
+                    if mine != theirs:
+                        return True
+        finally:
+            for name, function in own.items():
+                setattr(said, name, function)
+        return False
+
+
+def _tests_of_policies() -> Any:
+    """Import the tests of the policies from their file."""
+    spec = spec_from_file_location("tests_of_policies", ROOT / POLICIES[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _forget() -> None:
+    """Make this process import the modules under test anew."""
+    for name in [name for name in sys.modules if name.startswith("pytest_rocm_attn.backends")]:
+        del sys.modules[name]
+
+
+def _run_tests(module: str, tree: ast.Module, drawn: Drawn | None) -> int:
     """Run the module's tests against tree, in this process; return pytest's exit code."""
     import pytest
 
@@ -228,19 +302,24 @@ def _run_tests(module: str, tree: ast.Module) -> int:
         os.dup2(devnull, stream)
     sys.meta_path.insert(0, _Finder(module, tree))
     os.chdir(ROOT)
+    if drawn is not None and drawn.differ():
+        return 1
     plugins = ("rocm_attn", "randomly", "xdist", "cacheprovider")
     return int(
         pytest.main(
             [
                 *(word for plugin in plugins for word in ("-p", f"no:{plugin}")),
                 *("-x", "-q", "--assert=plain", "--tb=no"),
+                *(() if drawn is None else ("-k", "not on_a_sample_of_the_grid")),
                 *MODULES[module][1],
             ]
         )
     )
 
 
-def _fork(module: str, tree: ast.Module, mutant: Mutant | None) -> int:
+def _fork(
+    module: str, tree: ast.Module, mutant: Mutant | None, drawn: Drawn | None = None
+) -> int:
     child = os.fork()
     if child:
         return child
@@ -250,12 +329,14 @@ def _fork(module: str, tree: ast.Module, mutant: Mutant | None) -> int:
         signal.alarm(SECONDS)
         if mutant is not None:
             mutant.apply()
-        code = _run_tests(module, ast.fix_missing_locations(tree))
+        code = _run_tests(module, ast.fix_missing_locations(tree), drawn)
     finally:  # whatever was raised: the mutant was noticed, and the parent's stack is not ours
         os._exit(code)
 
 
-def run(mutants: list[Mutant], trees: dict[str, ast.Module], jobs: int) -> list[Mutant]:
+def run(
+    mutants: list[Mutant], trees: dict[str, ast.Module], jobs: int, drawn: Drawn | None = None
+) -> list[Mutant]:
     """Return the mutants that no test noticed."""
     survivors: list[Mutant] = []
     running: dict[int, Mutant] = {}
@@ -264,7 +345,7 @@ def run(mutants: list[Mutant], trees: dict[str, ast.Module], jobs: int) -> list[
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            running[_fork(mutant.module, trees[mutant.module], mutant)] = mutant
+            running[_fork(mutant.module, trees[mutant.module], mutant, drawn)] = mutant
         pid, status = os.wait()
         mutant = running.pop(pid)
         done += 1
@@ -310,13 +391,15 @@ def main() -> int:
     hypothesis.settings.load_profile("mutation")
 
     assert not [name for name in sys.modules if name.startswith("pytest_rocm_attn")]
+    drawn = Drawn.read() if arguments.policies else None
+    _forget()
     start = time.monotonic()
     os.environ.pop("PYTEST_ADDOPTS", None)
     for module in {MODULES[mutant.module][1]: mutant.module for mutant in mutants}.values():
-        if os.waitpid(_fork(module, trees[module], None), 0)[1]:
+        if os.waitpid(_fork(module, trees[module], None, drawn), 0)[1]:
             print(f"the tests of {module} fail without any mutation; mend them first")
             return 1
-    survivors = run(mutants, trees, arguments.jobs)
+    survivors = run(mutants, trees, arguments.jobs, drawn)
     listed = [mutant.name for mutant in survivors if mutant.name in EQUIVALENT]
     open_ = [mutant.name for mutant in survivors if mutant.name not in EQUIVALENT]
     unused = [] if arguments.words or arguments.policies else sorted(set(EQUIVALENT) - set(listed))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from dataclasses import dataclass, replace
 
 from pytest_rocm_attn.backends import declarations
@@ -123,8 +124,8 @@ def _names(name: str) -> Predicate:
     )
 
 
-_EVER: Version = (0, 0)
-_NEVER: Version = (1, 0)  # later than every release that is known
+_EVER: Version = ()  # before every release
+_NEVER: Version = (sys.maxsize,)  # after every release
 # Names of the registry that came and went; 0.18 on, declarations.toml has them.
 _GONE: tuple[tuple[str, Version, Version], ...] = (  # name, first, first without it
     ("XFORMERS", _EVER, (0, 12)),

@@ -187,22 +187,27 @@ class ConformanceItem(pytest.Item, abc.ABC):
         """Return the judgement on a shortfall, or on that there is none; see verdict_on()."""
         settings, claims = self.plugin.settings, self.claims()
         if shortfall and got and not claims.entries:
-            known = [self._known_defect(one) for one in got]
+            known = [self.known_defect(one) for one in got]
             if None not in known:
                 stories = "; ".join(dict.fromkeys(one.story for one in known if one is not None))
                 words = f"{shortfall} ({stories})"
                 return Judgement(Verdict.INHERITED, words, tuple(dict.fromkeys(got)), stories)
         return verdict_on(shortfall, self.level, got, claims, strict=settings.strict)
 
-    def _known_defect(self, got: Got) -> KnownDefect | None:
-        """Return the known defect of the release that shows in a result."""
+    def known_defect(self, got: Got, row_id: str = "") -> KnownDefect | None:
+        """Return the known defect of the release that shows in a result.
+
+        Args:
+            got: the result.
+            row_id: what it is a result of, if it is not the item.
+        """
         gfx = self.gpu.gfx if self.gpu else ""
         tier = self.parent.name
         return next(
             (
                 one
                 for one in self.plugin.settings.contract.defects
-                if one.explains(self.row_id, gfx, got, tier=tier)
+                if one.explains(row_id or self.row_id, gfx, got, tier=tier)
             ),
             None,
         )

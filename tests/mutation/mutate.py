@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import os
 import re
 import signal
@@ -393,6 +394,7 @@ def main() -> int:
     assert not [name for name in sys.modules if name.startswith("pytest_rocm_attn")]
     drawn = Drawn.read() if arguments.policies else None
     _forget()
+    gc.freeze()  # what is there already is shared with every forked process: collecting would copy it
     start = time.monotonic()
     os.environ.pop("PYTEST_ADDOPTS", None)
     for module in {MODULES[mutant.module][1]: mutant.module for mutant in mutants}.values():

@@ -142,6 +142,18 @@ def test_a_deviation_covers_one_answer_to_a_rule_or_a_slice(
     assert ("the answer of a deviation changed" in row["message"]) is changed
 
 
+def test_a_known_defect_of_the_release_covers_the_rule_that_it_breaks(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    assert run("--rocm-attn-upstream=0.12").ret == pytest.ExitCode.TESTS_FAILED
+    assert run("--rocm-attn-upstream=0.11").ret == pytest.ExitCode.OK
+    (row,) = report(pytester)["rows"]
+    assert row["verdict"] == "inherited-defect"
+    assert row["details"]["defect"].startswith("VLLM_ROCM_USE_AITER=1 overrides the backend")
+    assert "96 of 2,688 cells" in row["message"]
+    assert [one["answer"] for one in row["fell_short"]] == ["ROCM_AITER_FA"]
+
+
 def test_a_cell_under_several_conditions_is_counted_once(
     run: Run, pytester: pytest.Pytester
 ) -> None:

@@ -105,8 +105,12 @@ class SliceItem(ConformanceItem):
         came = tuple(dict.fromkeys(got(difference.got) for difference in differing))
         used = [entry for d in judged.differing if (entry := self._declared(d.rule, d.got))]
         idle = None if single else self.claims(*judged.rules).idle(used)
-        if open_ones:
-            unmet = [got(d.got) for d in differing if not d.declared]
+        undeclared = [d for d in differing if not d.declared]
+        known = {d: self.known_defect(got(d.got), d.rule) for d in undeclared}
+        if None in known.values():
+            unmet = [got(d.got) for d in undeclared if known[d] is None]
+            unknown = {d.rule for d in undeclared if known[d] is None}
+            open_ones = [finding for finding in open_ones if finding.change.rule in unknown]
             crashed = any(each.answer in CRASHES for each in unmet)
             words = words_of(judged, open_ones)
             if idle is not None:
@@ -145,6 +149,10 @@ class SliceItem(ConformanceItem):
                 f" ({idle.reason}); delete that entry or narrow its match",
                 came,
             )
+        if known:
+            stories = "; ".join(dict.fromkeys(one.story for one in known.values() if one))
+            words = f"{words_of(judged, open_ones)} ({stories})"
+            return Judgement(Verdict.INHERITED, words, came, stories)
         if required:
             reasons = "; ".join(sorted({entry.reason for entry in used}))
             words = f"{words_of(judged, required)} (declared: {reasons})"

@@ -318,9 +318,7 @@ def _run_tests(module: str, tree: ast.Module, drawn: Drawn | None) -> int:
     )
 
 
-def _fork(
-    module: str, tree: ast.Module, mutant: Mutant | None, drawn: Drawn | None = None
-) -> int:
+def _fork(module: str, tree: ast.Module, mutant: Mutant | None, drawn: Drawn | None = None) -> int:
     child = os.fork()
     if child:
         return child

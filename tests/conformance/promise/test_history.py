@@ -216,8 +216,10 @@ def test_every_defect_is_about_items_that_are_there(shipped: Contract) -> None:
         for pattern in defect.match:
             tier, _, _ = pattern.rpartition("::")
             found = items.get(tier or "documented")
-            assert tier in TIERS if found is None else any(
-                matches(pattern, (name, "gfx942", tier or "documented")) for name in found
+            assert (
+                tier in TIERS
+                if found is None
+                else any(matches(pattern, (name, "gfx942", tier or "documented")) for name in found)
             ), pattern
 
 

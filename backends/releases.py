@@ -164,7 +164,7 @@ def _overriding(release: str) -> Policy:
             ("default", "TRITON_ATTN", ()),
         )
     ]
-    names = _registry((0, 11))
+    names = _registry(_EVER)
     sparse = _like(
         SPARSE_MLA,
         source,
@@ -278,15 +278,15 @@ class _Candidate:
 
 # The targets for which is_aiter_found_and_supported() (vllm/_aiter_ops.py) says yes, besides a package being found.
 _AITER_TARGETS: tuple[tuple[Version, Predicate], ...] = (
-    ((0, 18), GFX9),
+    (_EVER, GFX9),
     ((0, 19), _MI3XX),
     ((0, 27), _CDNA3),
 )
 _SUPPORTED = object()  # stands for the release's own of these in a row
 _ORDINARY: tuple[_Candidate, ...] = (
-    _Candidate("aiter-unified", "ROCM_AITER_UNIFIED_ATTN", (0, 18), (0, 19), (AITER, UNIFIED)),
-    _Candidate("aiter-flash-attention", "ROCM_AITER_FA", (0, 18), (0, 19), (AITER, MHA)),
-    _Candidate("prefill-decode", "ROCM_ATTN", (0, 18), (0, 19), (_PREFILL_DECODE,)),
+    _Candidate("aiter-unified", "ROCM_AITER_UNIFIED_ATTN", _EVER, (0, 19), (AITER, UNIFIED)),
+    _Candidate("aiter-flash-attention", "ROCM_AITER_FA", _EVER, (0, 19), (AITER, MHA)),
+    _Candidate("prefill-decode", "ROCM_ATTN", _EVER, (0, 19), (_PREFILL_DECODE,)),
     _Candidate(
         "aiter-unified-on-rdna4",
         "ROCM_AITER_UNIFIED_ATTN",
@@ -317,18 +317,18 @@ _ORDINARY: tuple[_Candidate, ...] = (
         when=(AITER_FOUND, _SUPPORTED),  # type: ignore[arg-type]
         why="PR #36702",
     ),
-    _Candidate("triton-attn", "TRITON_ATTN", (0, 18)),
+    _Candidate("triton-attn", "TRITON_ATTN", _EVER),
     _Candidate("turboquant", "TURBOQUANT", (0, 20), why="PR #38479"),
     _Candidate("rocm-octave", "ROCM_OCTAVE", (0, 33)),
     _Candidate("ultraquant", "ULTRAQUANT", (0, 32), why="PR #57057"),
 )
 _MLA_ENABLED = (AITER, MLA, AITER_FOUND, _SUPPORTED)
 _MLA: tuple[_Candidate, ...] = (
-    _Candidate("aiter-mla", "ROCM_AITER_MLA", (0, 18), when=_MLA_ENABLED),  # type: ignore[arg-type]
-    _Candidate("triton-mla", "TRITON_MLA", (0, 18)),
-    _Candidate("aiter-triton-mla", "ROCM_AITER_TRITON_MLA", (0, 18), when=_MLA_ENABLED),  # type: ignore[arg-type]
+    _Candidate("aiter-mla", "ROCM_AITER_MLA", _EVER, when=_MLA_ENABLED),  # type: ignore[arg-type]
+    _Candidate("triton-mla", "TRITON_MLA", _EVER),
+    _Candidate("aiter-triton-mla", "ROCM_AITER_TRITON_MLA", _EVER, when=_MLA_ENABLED),  # type: ignore[arg-type]
 )
-_SPARSE = (_Candidate("aiter-mla-sparse", "ROCM_AITER_MLA_SPARSE", (0, 18)),)
+_SPARSE = (_Candidate("aiter-mla-sparse", "ROCM_AITER_MLA_SPARSE", _EVER),)
 
 
 def _candidates(release: str, version: Version) -> Policy:

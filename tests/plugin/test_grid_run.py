@@ -149,7 +149,7 @@ def test_a_known_defect_of_the_release_covers_the_rule_that_it_breaks(
     assert run("--rocm-attn-upstream=0.11").ret == pytest.ExitCode.OK
     (row,) = report(pytester)["rows"]
     assert row["verdict"] == "inherited-defect"
-    assert row["details"]["defect"].startswith("VLLM_ROCM_USE_AITER=1 overrides the backend")
+    assert row["details"]["defect"].startswith("Variables override the backend that the user")
     assert "96 of 2,688 cells" in row["message"]
     assert [one["answer"] for one in row["fell_short"]] == ["ROCM_AITER_FA"]
 

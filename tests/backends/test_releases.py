@@ -181,6 +181,76 @@ def test_what_changed_from_one_release_to_the_next(
     assert found == [was, is_]
 
 
+NO_MHA = AITER | {"VLLM_ROCM_USE_AITER_MHA": "0"}
+NON_CAUSAL_DCP = {"use_mla": True, "use_non_causal": True, "use_dcp": True}
+
+
+# What a switch, or the lack of the package, decides beyond the sample: platforms/rocm.py of each release.
+@pytest.mark.parametrize(
+    ("release", "request_", "environ", "aiter", "backend"),
+    [
+        ("0.18", {}, NO_MHA, "present", "TRITON_ATTN"),
+        ("0.22", {"has_sink": True}, AITER, "present", "ROCM_AITER_UNIFIED_ATTN"),
+        ("0.33", {"has_sink": True}, AITER, "present", "ROCM_AITER_FA"),  # 43817
+        ("0.33", {"has_sink": True}, NO_MHA, "present", "ROCM_AITER_UNIFIED_ATTN"),
+        ("0.33", {"has_sink": True}, AITER, "absent", "TRITON_ATTN"),
+        ("0.33", {"use_mla": True}, AITER, "present", "ROCM_AITER_MLA"),
+        ("0.33", {"use_mla": True}, AITER | {"VLLM_ROCM_USE_AITER_MLA": "0"}, "present", "TRITON_MLA"),
+        ("0.28", NON_CAUSAL_DCP, {}, "present", "TRITON_MLA"),  # asked about together from 0.29 on
+        ("0.29", NON_CAUSAL_DCP, {}, "present", REFUSED),
+        ("0.30", NON_CAUSAL_DCP, AITER, "present", REFUSED),
+        ("0.31", NON_CAUSAL_DCP, AITER, "present", "ROCM_AITER_MLA"),
+        ("0.33", {"use_per_head_quant_scales": True}, {}, "present", REFUSED),
+    ],
+)  # fmt: skip
+def test_what_a_switch_or_the_lack_of_aiter_decides(
+    release: str, request_: dict[str, object], environ: dict[str, str], aiter: str, backend: str
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    assert answer(release, request, Gpu("gfx950", Aiter(aiter)), environ) == backend
+
+
+@pytest.mark.parametrize("release", ["0.13", "0.14", "0.15"])
+def test_the_option_names_a_backend_from_0_13_on_and_the_variable_until_0_14(release: str) -> None:
+    """PR #26315 brought the option, PR #32812 removed the variable."""
+    gpu = Gpu("gfx942")
+    assert answer(release, Request(), gpu, {ATTENTION_BACKEND: "ROCM_ATTN"}) == "ROCM_ATTN"
+    reads = release != "0.15"
+    named = answer(release, Request(), gpu, {NAMED: "ROCM_ATTN"})
+    assert named == ("ROCM_ATTN" if reads else "TRITON_ATTN")
+    assert bool(policy_of(release).ignored) is not reads
+    switched = answer(release, Request(), gpu, {PREFILL_DECODE: "1"})
+    assert switched == ("ROCM_ATTN" if reads else "TRITON_ATTN")
+
+
+LATENT = ("aiter-mla-sparse", "aiter-mla", "triton-mla", "aiter-triton-mla")
+BY_AITER = ("aiter-flash-attention", "aiter-unified", "triton-attn")
+RULES = {
+    "0.11": (
+        *("aiter-mla", "block-size-1-mla", "mla-default", "named-flex-attention"),
+        *("aiter-flash-attention", "named-aiter-flash-attention", "aiter-unified"),
+        *("named-aiter-unified", "prefill-decode", "named-rocm-attn", "default"),
+    ),
+    "0.18": (
+        *LATENT,
+        *("aiter-unified", "aiter-flash-attention", "prefill-decode", "triton-attn"),
+    ),
+    "0.22": (*LATENT, "rocm-attn", *BY_AITER, "turboquant"),
+    "0.25": (*LATENT, "rocm-attn", *BY_AITER, "turboquant"),
+    "0.33": (
+        *LATENT,
+        *("aiter-unified-on-rdna4", "rocm-attn", *BY_AITER),
+        *("turboquant", "rocm-octave", "ultraquant"),
+    ),
+}
+
+
+@pytest.mark.parametrize("release", RULES)
+def test_a_trace_names_the_rules_in_the_order_in_which_they_are_asked(release: str) -> None:
+    found = [rule.name for branch in policy_of(release).branches for rule in branch.rules]
+    assert tuple(found) == RULES[release]
+
+
 def test_each_answer_cites_the_file_and_release_that_decided_it() -> None:
     for release in RELEASES:
         for request in (Request(), Request(use_mla=True), Request(has_sink=True)):
@@ -234,8 +304,8 @@ def test_a_turboquant_run_shares_one_layout() -> None:
 def test_an_ultraquant_run_limits_a_named_backend_only() -> None:
     layer = Request(run_kv_cache_dtype="ultraquant_4bit")
     assert answer("0.33", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
-    named = {ATTENTION_BACKEND: "TRITON_ATTN"}
-    assert answer("0.33", layer, Gpu("gfx942"), named) == "TRITON_ATTN"
+    for name, given in (("TRITON_ATTN", "TRITON_ATTN"), ("ROCM_AITER_FA", "ROCM_ATTN")):
+        assert answer("0.33", layer, Gpu("gfx942"), {ATTENTION_BACKEND: name}) == given
 
 
 @pytest.mark.parametrize("name", ["ROCM_AITER_MLA", "ROCM_AITER_TRITON_MLA"])

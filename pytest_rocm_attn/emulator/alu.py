@@ -2,7 +2,7 @@
 
 Names are gfx9's; names.py maps what later targets call the same. Source: AMD's ISA guides for
 "CDNA3", "CDNA4", "RDNA3" and "RDNA4", sections on VOP1, VOP2 and VOP3, whose pseudo-code each line
-restates; tests/emulator/test_against_pseudo_code.py runs that pseudo-code against it.
+restates; tests/plugin/emulator/test_against_pseudo_code.py runs that pseudo-code against it.
 """
 
 from __future__ import annotations

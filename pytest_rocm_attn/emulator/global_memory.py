@@ -49,7 +49,7 @@ CACHE_CONTROL = frozenset(
     ]
 )
 _VECTOR = re.compile(r"(global|flat|buffer|scratch)_(load|store)_(\w+?)(_d16)?(_hi)?")
-_SCALAR = re.compile(r"s_(buffer_)?load_dword(?:x(\d+))?")
+_SCALAR = re.compile(r"s_(buffer_)?load_(?:dword(?:x(\d+))?|([iu])(8|16))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ def build(context: Context) -> Step | None:
     if context.name in CACHE_CONTROL:
         return Step(lambda m, w: None)
     if match := _SCALAR.fullmatch(context.name):
-        return _scalar_load(context, int(match[2] or 1), buffer=bool(match[1]))
+        size = int(match[4]) // 8 if match[4] else 4 * int(match[2] or 1)
+        return _scalar_load(context, size, buffer=bool(match[1]), signed=match[3] == "i")
     match = _VECTOR.fullmatch(context.name)
     if match is None or match[3] not in BYTES:
         return None
@@ -296,8 +297,8 @@ def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) 
 # --- scalar loads ---
 
 
-def _scalar_load(context: Context, words: int, *, buffer: bool) -> Step:
-    operands = context.operands()
+def _scalar_load(context: Context, size: int, *, buffer: bool, signed: bool) -> Step:
+    operands, words = context.operands(), max(1, size // 4)
     target, base = operands[0].index, operands[1].index
     extra = operands[2] if len(operands) > 2 else Operand("constant", 0)
     moved = scalar_source(extra, "i32")
@@ -308,10 +309,11 @@ def _scalar_load(context: Context, words: int, *, buffer: bool) -> Step:
         start = m.scalar64(base, w).astype(i64)
         if buffer:
             start = start & 0xFFFFFFFFFFFF
-        address = (start + moved.fetch(m, w).astype(i64) + offset) & ~np.int64(3)
+        address = (start + moved.fetch(m, w).astype(i64) + offset) & ~np.int64(min(size, 4) - 1)
         everyone = np.ones(address.shape, bool)
-        m.memory.check(m, address, 4 * words, everyone, "reads")
-        for word, value in enumerate(m.memory.load(address, 4 * words)):
+        m.memory.check(m, address, size, everyone, "reads")
+        values = m.memory.load(address, size)
+        for word, value in enumerate([extended(values[0], size)] if signed else values):
             m.set_scalar(target + word, w, value)
         m.waits.issue(SCALAR, keys, w, m.here)
 

@@ -54,7 +54,7 @@ _WIDTH = {
     "i16": "sshort",
 }
 _MEMORY = re.compile(r"(buffer|global|scratch|flat)_(load|store)_(d16_)?(hi_)?([bui]\d+)")
-_SCALAR_LOAD = re.compile(r"s_(buffer_)?load_(?:[bui])(\d+)")
+_SCALAR_LOAD = re.compile(r"s_(buffer_)?load_b(\d+)")
 _LDS = re.compile(r"ds_(load|store)_(2addr_)?(stride64_)?(\w+)")
 
 

@@ -35,9 +35,17 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     return (a.astype(np.longdouble) * b + c).astype(f64)
 
 
+def _number(result: Array, a: Array, b: Array) -> Array:
+    """Replace a NaN by the number that the other one is: fmax and fmin pass on a signalling NaN."""
+    nan = np.isnan(result)
+    if nan.any():
+        result = np.where(nan, np.where(np.isnan(a), b, a), result)
+    return result
+
+
 def greater(a: Array, b: Array) -> Array:
     """The larger number; of a NaN and a number the number, of both zeros +0."""
-    result = np.fmax(a, b)
+    result = _number(np.fmax(a, b), a, b)
     zero = result == 0
     if zero.any():
         both = (a == 0) & (b == 0) & ~(np.signbit(a) & np.signbit(b))
@@ -47,7 +55,7 @@ def greater(a: Array, b: Array) -> Array:
 
 def lesser(a: Array, b: Array) -> Array:
     """The smaller number; of a NaN and a number the number, of both zeros -0."""
-    result = np.fmin(a, b)
+    result = _number(np.fmin(a, b), a, b)
     zero = result == 0
     if zero.any():
         signed = (np.signbit(a) & (a == 0)) | (np.signbit(b) & (b == 0))
@@ -70,7 +78,7 @@ def median_float(a: Array, b: Array, c: Array) -> Array:
 def turns(a: Array) -> Array:
     """Whole turns as radians, the whole ones left out."""
     wide = a.astype(f64)
-    radians: Array = (wide - np.floor(wide)) * (2 * np.pi)
+    radians: Array = (wide - np.rint(wide)) * (2 * np.pi)
     return radians
 
 

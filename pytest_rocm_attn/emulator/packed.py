@@ -210,6 +210,14 @@ def _dot(context: Context, kind: str, into: str | None) -> Step:
         value = bits.view(f16).astype(f32) if kind == "f16" else n.from_bfloat16(bits)
         return -value if sign else value
 
+    def rounded(number: Array) -> Array:
+        """Into a half: the guide rounds each product and each sum to it."""
+        if into is None:
+            return number
+        return (
+            number.astype(f16).astype(f32) if into == "f16" else n.from_bfloat16(n.bfloat16(number))
+        )
+
     def value(m: Machine, w: Waves) -> Array:
         a, b = (word.fetch(m, w) for word in words)
         total = start.fetch(m, w)
@@ -217,7 +225,8 @@ def _dot(context: Context, kind: str, into: str | None) -> Step:
             total = total.view(f16).astype(f32) if into == "f16" else n.from_bfloat16(total)
         for which in (0, 1):
             first = half(a, picks[which][0], signs[which][0])
-            total = total + first * half(b, picks[which][1], signs[which][1])
+            second = half(b, picks[which][1], signs[which][1])
+            total = rounded(total + rounded(first * second))
         if into == "bf16":
             return n.bfloat16(total)
         return total.astype(f16).view(u16) if into else total

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from pytest_rocm_attn.emulator.numbers import (
     f16,
     f32,
     f64,
-    fma32,
     fp8_values,
     i32,
     to_fp8,
@@ -162,8 +161,12 @@ def _wide_multiply_add(context: Context) -> Step:
 
     def run(m: Machine, w: Waves) -> None:
         product = (a.fetch(m, w).astype(wide) * b.fetch(m, w).astype(wide)).view(np.uint64)
-        total = np.broadcast_to(product + c.fetch(m, w), (m.size(w), m.lanes))
-        m.set_mask(out, w, (total < c.fetch(m, w)) & m.exec[w])
+        added = c.fetch(m, w)
+        total = np.broadcast_to(product + added, (m.size(w), m.lanes))
+        carry = total < added
+        if signed:  # bit 64 of a sum of 65 bits
+            carry = carry ^ ((product ^ added) >> u64(63) != 0)
+        m.set_mask(out, w, carry & m.exec[w])
         to.write(m, w, np.ascontiguousarray(total))
 
     def taint(m: Machine, w: Waves) -> Shadows:
@@ -181,7 +184,7 @@ def _wide_multiply_add(context: Context) -> Step:
 
 def _exponent(x: Array) -> Array:
     """The biased exponent."""
-    mantissa = 23 if x.dtype == f32 else 52
+    mantissa = {2: 10, 4: 23, 8: 52}[x.dtype.itemsize]
     bits = np.ascontiguousarray(np.abs(x)).view(f"u{x.dtype.itemsize}")
     return (bits >> bits.dtype.type(mantissa)).astype(np.int64)
 
@@ -205,7 +208,7 @@ def division_scale(s0: Array, denominator: Array, numerator: Array) -> tuple[Arr
         np.full_like(s0, np.nan),
         np.where(is_den, up, s0),
         up,
-        np.where(is_den, up, s0),
+        np.where(is_den, down, s0),  # the guides say up, which would overflow
         down,
         np.where(is_num, up, s0),
         up,
@@ -239,13 +242,14 @@ def _division_fmas(context: Context) -> Step:
     mask = Operand("s", VCC, context.lanes // 32)
     power = 128 if kind == "f64" else 64
     half_way = 1023 if kind == "f64" else 127
+    wide: Any = np.longdouble if kind == "f64" else f64
 
     def value(m: Machine, w: Waves) -> Array:
         a, b, c = (one.fetch(m, w) for one in sources)
-        plain = fma32(a, b, c) if kind == "f32" else a * b + c
-        up = _exponent(np.broadcast_to(c, plain.shape)) > half_way
-        scale = np.where(up, plain.dtype.type(2.0**power), plain.dtype.type(2.0**-power))
-        return np.where(m.mask(VCC, w), plain * scale, plain)
+        exact = a.astype(wide) * b + c
+        up = _exponent(np.broadcast_to(c, exact.shape)) > half_way
+        scale = np.where(up, wide(2.0**power), wide(2.0**-power))
+        return np.where(m.mask(VCC, w), exact * scale, exact).astype(c.dtype)  # rounded once
 
     def shadow(m: Machine, w: Waves) -> Array:
         unsure = np.where(m.mask_shadow(VCC, w), u32(1), u32(0))
@@ -265,6 +269,10 @@ def division_fixup(quotient: Array, denominator: Array, numerator: Array) -> Arr
     undefined = ((denominator == 0) & (numerator == 0)) | (
         np.isinf(denominator) & np.isinf(numerator)
     )
+    if one is not f16:  # the steps of a long division may overflow on the way
+        least = -150 if one is f32 else -1075
+        zero = zero | (_exponent(numerator) - _exponent(denominator) < least)
+        result = np.where(np.isfinite(quotient), result, one(np.inf) * sign)
     result = np.where(zero, one(0) * sign, result)
     result = np.where(infinite, one(np.inf) * sign, result)
     result = np.where(undefined, one(np.nan), result)

@@ -303,7 +303,10 @@ class ConformancePlugin:
         if report.when != "call" or (row := results.row_of(report)) is None:
             return None
         verdict = Verdict(row["verdict"])
-        return verdict.category, verdict.letter, (verdict.word, {verdict.colour: True})
+        # Before 8.3, pytest's summary prints a word with its colour as the tuple that it is.
+        plain = pytest.version_tuple < (8, 3)
+        word = verdict.word if plain else (verdict.word, {verdict.colour: True})
+        return verdict.category, verdict.letter, word
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

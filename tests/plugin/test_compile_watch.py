@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -11,6 +12,9 @@ import pytest
 
 from pytest_rocm_attn import compile_watch
 
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed"
+)
 SUITE = """
 import time
 
@@ -40,11 +44,12 @@ def test_slow(dry_launch, capfd):
 """
 
 
+@needs_torch
 @pytest.mark.parametrize(
     "options",
     [
         (),
-        ("-n1",),
+        pytest.param(("-n1",), marks=pytest.mark.slow),
         pytest.param(("-s",), marks=pytest.mark.slow),
         pytest.param(("--capture=sys",), marks=pytest.mark.slow),
     ],
@@ -64,6 +69,7 @@ def test_a_slow_compilation_is_named_on_the_terminal_past_capturing(
     assert ("printed before" in shown) == (options == ("-s",))
 
 
+@needs_torch
 def test_the_option_bounds_compilations(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=SUITE.replace("sleep(1)", "sleep(20)"))
     result = pytester.runpytest_subprocess(

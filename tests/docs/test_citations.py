@@ -201,6 +201,7 @@ def test_every_error_gives_the_address() -> None:
         assert str(error) == f"{SITE}reference/backends/#triton-mla"
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_run_gives_addresses_in_the_terminal_and_in_the_report(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         selector="def select(request, environ, gpu):\n    return 'FLEX_ATTENTION'\n"

@@ -485,6 +485,7 @@ def test_a_variable_that_changes_nothing_in_the_release_is_noted(capsys: Capture
     assert json.loads(out)["doubts"] == []
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_explain_sets_the_rules_beside_an_installed_selector(
     capsys: Capture, tmp_path: Path
 ) -> None:

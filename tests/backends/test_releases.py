@@ -182,6 +182,9 @@ def test_what_changed_from_one_release_to_the_next(
 
 
 NO_MHA = AITER | {"VLLM_ROCM_USE_AITER_MHA": "0"}
+FP16: dict[str, object] = {"use_mla": True, "dtype": "float16"}
+FP8: dict[str, object] = {"kv_cache_dtype": "fp8"}
+NON_CAUSAL: dict[str, object] = {"use_non_causal": True}
 NON_CAUSAL_DCP = {"use_mla": True, "use_non_causal": True, "use_dcp": True}
 
 
@@ -201,6 +204,11 @@ NON_CAUSAL_DCP = {"use_mla": True, "use_non_causal": True, "use_dcp": True}
         ("0.30", NON_CAUSAL_DCP, AITER, "present", REFUSED),
         ("0.31", NON_CAUSAL_DCP, AITER, "present", "ROCM_AITER_MLA"),
         ("0.33", {"use_per_head_quant_scales": True}, {}, "present", REFUSED),
+        # AiterMLABackend.validate_configuration, v0.30.0 on: no non-causal decode in float16.
+        ("0.33", FP16, {ATTENTION_BACKEND: "ROCM_AITER_MLA"}, "present", "ROCM_AITER_MLA"),
+        ("0.33", FP16 | NON_CAUSAL, {ATTENTION_BACKEND: "ROCM_AITER_MLA"}, "present", REFUSED),
+        ("0.33", FP16 | NON_CAUSAL | FP8, {ATTENTION_BACKEND: "ROCM_AITER_MLA"}, "present", "ROCM_AITER_MLA"),
+        ("0.33", FP16 | NON_CAUSAL, {ATTENTION_BACKEND: "TRITON_MLA"}, "present", "TRITON_MLA"),
     ],
 )  # fmt: skip
 def test_what_a_switch_or_the_lack_of_aiter_decides(
@@ -258,6 +266,8 @@ def test_each_answer_cites_the_file_and_release_that_decided_it() -> None:
             cited = [step.source for step in selection.trace[:-1]]
             for source in cited:
                 assert re.match(r"vllm/\S+\.py\b.*\(v0\.\d+(\.\d+)?\)", source), source
+    (rule,) = [r for r in policy_of("0.33").branches[-1].rules if r.name == "rocm-attn"]
+    assert rule.source == "vllm/platforms/rocm.py, _get_backend_priorities (v0.33.0); PR #36702"
 
 
 def test_a_candidate_that_cannot_serve_is_passed_over_with_its_reason() -> None:
@@ -266,6 +276,54 @@ def test_a_candidate_that_cannot_serve_is_passed_over_with_its_reason() -> None:
     (passed,) = [step for step in selection.trace if step.reason.startswith("ROCM_ATTN does not")]
     assert (passed.rule, passed.answer) == ("sinks", "no")
     assert "attention sinks not supported" in passed.reason
+
+
+# What validate_configuration of v0.33.0's vllm/v1/attention/backend.py says of each, and our rule and words.
+@pytest.mark.parametrize(
+    ("field", "backend", "rule", "words", "upstream"),
+    [
+        ("use_mm_prefix", "ROCM_ATTN", "mm-prefix", "a bidirectional multimodal prefix",
+         "partial multimodal token full attention not supported"),
+        ("has_sink", "ROCM_ATTN", "sinks", "attention sinks (has_sink)",
+         "attention sinks not supported"),
+        ("use_per_head_quant_scales", "ROCM_ATTN", "per-head-quant-scales",
+         "quantisation scales per head", "per-head quant scales not supported"),
+        ("use_rswa", "ROCM_ATTN", "rswa", "R-SWA", "R-SWA not supported"),
+        ("use_non_causal", "ROCM_AITER_UNIFIED_ATTN", "non-causal", "non-causal attention",
+         "non-causal attention not supported"),
+        ("use_batch_invariant", "ROCM_ATTN", "batch-invariance", "batch invariance",
+         "batch invariance not supported"),
+        ("use_kv_connector", "ROCM_ATTN", "kv-connector", "a KV connector",
+         "KV connector not supported"),
+        ("use_pcp", "ROCM_ATTN", "pcp", "PCP", "PCP not supported"),
+        ("use_dcp", "ROCM_ATTN", "dcp", "DCP", "DCP not supported"),
+    ],
+)  # fmt: skip
+def test_a_refused_feature_is_named_by_its_rule_in_our_words_and_upstreams(
+    field: str, backend: str, rule: str, words: str, upstream: str
+) -> None:
+    request = Request(**{field: True})  # type: ignore[arg-type]  # a field of several types
+    with pytest.raises(SelectionError) as caught:
+        select(request, Flags({ATTENTION_BACKEND: backend}), Gpu("gfx942"), "0.33")
+    assert f"does not support {words} ({upstream})" in str(caught.value)
+    assert rule in [step.rule for step in caught.value.trace]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "words", "file"),
+    [
+        ("CUSTOM", "registered", "must be registered before use", "registry.py"),
+        ("FLASHINFER", "imports", "cannot be imported: No module named 'flashinfer'", "flashinfer.py"),
+    ],
+)  # fmt: skip
+def test_a_name_without_a_class_that_can_be_imported_is_refused_with_the_reason(
+    name: str, rule: str, words: str, file: str
+) -> None:
+    with pytest.raises(SelectionError) as caught:
+        select(Request(), Flags({ATTENTION_BACKEND: name}), Gpu("gfx942"), "0.33")
+    assert f"{name} (named by {ATTENTION_BACKEND}) {words}" in str(caught.value)
+    assert f"vllm/v1/attention/backends/{file} (v0.33)" in str(caught.value)
+    assert rule in [step.rule for step in caught.value.trace]
 
 
 def test_a_refusal_of_every_candidate_names_each_with_what_it_lacks_and_a_way_out() -> None:

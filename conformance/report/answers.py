@@ -193,8 +193,8 @@ def explained(rows: Sequence[Record]) -> Iterator[ExplainedRows]:
     for members in left.values():
         # No attribute tells these from rows of another cause: the first one stands for all.
         record = members[0]
-        flags = words.flags_words(record).replace("none set", "nothing set")
-        where = ", ".join((flags, words.request_words(record)))
+        asked = (words.flags_words, words.named_words, words.request_words)
+        where = ", ".join(filter(None, (say(record) for say in asked)))
         expected, came = _answers(record)
         what = f"{where[:1].upper()}{where[1:]}: {expected} -> {came}."
         yield ExplainedRows(what, (), tuple(members), record, 3)

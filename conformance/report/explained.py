@@ -136,7 +136,7 @@ def _cause(
     worst = Verdict.worst([row["verdict"] for row in members])
     declared = worst is Verdict.DEVIATION
     gpus = dict.fromkeys(row["gpu"]["gfx"] for row in members if row["gpu"])
-    parts = (words.flags_words(smallest), words.gpu_words(smallest), words.request_words(smallest))
+    asked = (words.flags_words, words.named_words, words.gpu_words, words.request_words)
     what = words.one_line(what)
     return {
         "tier": smallest["tier"],
@@ -146,7 +146,7 @@ def _cause(
         "also": list(also),
         "promise": f"{smallest['id']}: expected {words.expected_words(smallest)}",
         "source": smallest["source"],
-        "smallest": "; ".join(part for part in parts if part),
+        "smallest": "; ".join(filter(None, (say(smallest) for say in asked))),
         "again": smallest["again"],
         "count": len(members),
         "totals": dict(Counter(row["verdict"] for row in members)),

@@ -73,7 +73,7 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     notes += left_out
     return template.substitute(
         page,
-        notes="".join(f'<p class="note">{_escaped(note)}</p>' for note in notes),
+        notes="".join(f'<p class="note">{_broken(_escaped(note))}</p>' for note in notes),
         data=data,
     )
 
@@ -178,8 +178,8 @@ def _linked(text: str) -> str:
 
 
 def _broken(markup: str) -> str:
-    """Return escaped text that may be broken after a joint of a name, not within its words."""
-    return re.sub(r"(?<=\w)(::|[-_/.=,\]])(?=\w)", r"\1<wbr>", markup)
+    """Return escaped text that may be broken after a joint of a name, not in its words or numbers."""
+    return re.sub(r"(?<=\w)(::|[-_/=\]]|[.,](?!\d))(?=\w)", r"\1<wbr>", markup)
 
 
 def _selected(report: Mapping[str, Any]) -> str:

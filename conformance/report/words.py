@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report.schema import column, sort_key
 from pytest_rocm_attn.errors import RequestError
@@ -52,11 +53,27 @@ def names_of(records: Iterable[Record]) -> list[str]:
     return [f"{name}[{', '.join(dict.fromkeys(columns))}]" for name, columns in found.items()]
 
 
+NO_VARIABLES = "no variables"  # in place of an environment that sets none
+
+
 def flags_words(record: Record) -> str:
     """Return a record's environment as a shell takes it; "" if it is not about one."""
     if record["env"] is None:
         return ""
-    return " ".join(f"{n}={shlex.quote(text)}" for n, text in record["env"].items()) or "none set"
+    return environment_words(record["env"])
+
+
+def environment_words(environ: Mapping[str, str]) -> str:
+    """Return an environment as a shell takes it."""
+    return " ".join(f"{n}={shlex.quote(text)}" for n, text in environ.items()) or NO_VARIABLES
+
+
+def named_words(record: Record) -> str:
+    """Return what the user names in a record's question, besides variables; "" for nothing."""
+    named = record["named"]
+    if named is None:
+        return ""
+    return str(Named(**named | {"per_kind": tuple(map(tuple, named["per_kind"]))}))
 
 
 def request_words(record: Record) -> str:

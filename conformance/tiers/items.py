@@ -15,12 +15,13 @@ from pytest_rocm_attn.citations import linked, pages_linked
 from pytest_rocm_attn.conformance.promise.verdict import NOTHING, Judgement, Verdict, verdict_on
 from pytest_rocm_attn.conformance.report import results
 from pytest_rocm_attn.conformance.report.schema import record
+from pytest_rocm_attn.conformance.report.words import environment_words
 from pytest_rocm_attn.conformance.tiers import TIERS
 from pytest_rocm_attn.errors import RocmAttnError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_rocm_attn.conformance.isolation import Question
     from pytest_rocm_attn.conformance.promise.deviations import Claims
@@ -172,7 +173,7 @@ class ConformanceItem(pytest.Item, abc.ABC):
         assert row is not None
         story = [("verdict", row["verdict"])]
         if row["env"] is not None:
-            story.append(("flags", flags_words(row["env"])))
+            story.append(("flags", environment_words(row["env"])))
         if self.gpu is not None:
             story.append(("gpu", f"{self.gpu.gfx}, aiter {self.gpu.aiter}"))
         story += [
@@ -298,11 +299,6 @@ def cause_of(error: BaseException) -> str:
     if not isinstance(error, RocmAttnError | pytest.fail.Exception) or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= _LONGEST_CAUSE else f"{text[:_LONGEST_CAUSE]} [cut]"
-
-
-def flags_words(env: Mapping[str, str]) -> str:
-    """Return an environment in words."""
-    return " ".join(f"{name}={shlex.quote(text)}" for name, text in env.items()) or "none set"
 
 
 def request_words(request: Request) -> str:

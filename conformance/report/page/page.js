@@ -236,7 +236,7 @@
       el("tr", null, el("th", { class: "corner", scope: "col", rowspan: "2" }, prefix ? `flags, without ${prefix}` : "flags"),
         families.map((family) => el("th", { class: "first", scope: "colgroup", colspan: span(family) }, family))),
       el("tr", null, columns.map(({ gpu, first }) => el("th", { class: first ? "upright first" : "upright", scope: "col" }, el("span", null, gpu)))));
-    const count = (flags) => (flags === "none set" ? 0 : flags.split("=").length);
+    const count = (flags) => (flags === "no variables" ? 0 : flags.split("=").length);
     const rows = [...group(members, (cell) => cell.flags)].sort(([a], [b]) => count(a) - count(b) || (a < b ? -1 : 1));
     return limited(rows, limit, (some) => tableOf(
       "Each square: one set of flags, one family of requests, one GPU; the worst verdict among its items", head,

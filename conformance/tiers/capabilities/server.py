@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.report.words import environment_words
 from pytest_rocm_attn.conformance.tiers.capabilities import cases
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check, each_backend
-from pytest_rocm_attn.conformance.tiers.items import flags_words
 from pytest_rocm_attn.flags import EXPLICIT, USE_AITER
 from pytest_rocm_attn.gpu import Amdsmi, Gpu
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -92,7 +92,9 @@ def has_one_cache_block(item: CheckItem, backend: str) -> Iterator[Defect]:
     if item.counts["chosen"] < 2:
         raise Inapplicable(f"{backend} is chosen in one way at most")
     if len(given) > 1:
-        sizes = "; ".join(f"{size} with {flags_words(ways[0])}" for size, ways in given.items())
+        sizes = "; ".join(
+            f"{size} with {environment_words(ways[0])}" for size, ways in given.items()
+        )
         yield Defect(f"{backend}'s cache blocks differ by how it is chosen: {sizes}")
 
 
@@ -187,7 +189,7 @@ def vision_takes_what_is_named(item: CheckItem) -> Iterator[Defect]:
                 yield Defect(wrong, environ=environ, deliberate=False)
             elif not answer.trouble and answer.data["backend"] != override:
                 wrong = f"{named} gives way to {answer.data['backend']}"
-                yield Defect(wrong, environ=environ, value=flags_words(environ))
+                yield Defect(wrong, environ=environ, value=environment_words(environ))
 
 
 @check(

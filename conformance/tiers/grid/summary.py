@@ -14,8 +14,9 @@ from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid import diagram
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import GFX, Axis
+from pytest_rocm_attn.conformance.report.words import environment_words
 from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, explained
-from pytest_rocm_attn.conformance.tiers.items import flags_words, request_words
+from pytest_rocm_attn.conformance.tiers.items import request_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,6 +151,6 @@ def _cause(run: _Together, cause: Cause) -> ConditionEntry:
 def cell_words(cell: Cell) -> str:
     """Return the question of a cell in words."""
     return (
-        f"{flags_words(cell.environ)}; {cell.gpu.gfx}, aiter {cell.gpu.aiter};"
+        f"{environment_words(cell.environ)}; {cell.gpu.gfx}, aiter {cell.gpu.aiter};"
         f" {request_words(cell.request)}"
     )

@@ -13,10 +13,11 @@ from pytest_rocm_attn.conformance.isolation import Subject
 from pytest_rocm_attn.conformance.promise.got import CRASHES
 from pytest_rocm_attn.conformance.promise.grid.outcomes import got
 from pytest_rocm_attn.conformance.promise.verdict import Judgement, Verdict
+from pytest_rocm_attn.conformance.report.words import environment_words
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.grid import run as grid_run
 from pytest_rocm_attn.conformance.tiers.grid.summary import COUNTS, cell_words, summary, table
-from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, flags_words, request_words
+from pytest_rocm_attn.conformance.tiers.items import ConformanceItem, request_words
 from pytest_rocm_attn.errors import RocmAttnError
 from pytest_rocm_attn.gpu import Gpu
 
@@ -189,7 +190,7 @@ class SliceItem(ConformanceItem):
         if number is not None:
             cell = self.part.cell(number)
             story += [
-                ("flags", flags_words(cell.environ)),
+                ("flags", environment_words(cell.environ)),
                 ("gpu", f"{cell.gpu.gfx}, aiter {cell.gpu.aiter}"),
                 ("request", request_words(cell.request)),
             ]

@@ -280,7 +280,7 @@ def test_a_question_with_two_answers_expected_says_where_it_is_asked(record: Any
     ]
     said = [cause["what"] for cause in explained.causes_of(rows, ())]
     assert said == [
-        "Nothing set, a plain layer: TRITON_ATTN -> ROCM_ATTN.",
+        "No variables, a plain layer: TRITON_ATTN -> ROCM_ATTN.",
         "Default for all layers: ROCM_AITER_FA -> ROCM_ATTN, on gfx942.",
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.conformance.promise import contract
+from pytest_rocm_attn.conformance.promise.naming import Named
 from pytest_rocm_attn.conformance.promise.rows import ExpectBackend
 from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report import explained
@@ -89,7 +90,17 @@ def test_one_change_is_one_cause_whatever_it_means_for_the_run(record: Any) -> N
     (cause,) = explained.causes_of(rows, ())
     assert (cause["verdict"], cause["totals"]) == ("fail", {"fail": 2, "advisory": 1})
     assert cause["what"] == "Default for ordinary layers: TRITON_ATTN -> FLEX_ATTENTION, on gfx942."
-    assert cause["smallest"] == "none set; gfx942, aiter present; a plain layer"
+    assert cause["smallest"] == "no variables; gfx942, aiter present; a plain layer"
+
+
+def test_an_example_says_what_is_named(record: Any) -> None:
+    named = asdict(Named("rocm_attn", (("sliding_window", "TRITON_ATTN"),)))
+    rows = [record(id="named", verdict="fail", named=named, outcome=selected("FLEX_ATTENTION"))]
+    (cause,) = explained.causes_of(rows, ())
+    assert cause["smallest"] == (
+        "no variables; 'rocm_attn' named, 'TRITON_ATTN' named for sliding_window;"
+        " gfx942, aiter present; a plain layer"
+    )
 
 
 def test_an_item_that_passes_is_in_no_cause_though_another_asks_the_same(record: Any) -> None:

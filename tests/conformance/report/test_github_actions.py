@@ -27,7 +27,7 @@ def test_a_cause_that_fails_is_an_error_on_the_function_that_selects(
     (line,) = github_actions.lines(report(*rows), place, tmp_path)
     assert line.startswith(
         "::error file=vllm/platforms/rocm.py,line=775,title=ROCm attention%3A fail [2 items]::"
-        "Default for all layers: TRITON_ATTN -> ROCM_ATTN, on gfx942.%0Awhere: none set;"
+        "Default for all layers: TRITON_ATTN -> ROCM_ATTN, on gfx942.%0Awhere: no variables;"
     )
     assert "%0Ashow: python -m pytest" in line
 

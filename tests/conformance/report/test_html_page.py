@@ -229,7 +229,7 @@ SNAPSHOT = """\
 <ol class="conditions"><li class="story is-fail"><div class="bar"><span class="mark fail">fail</span>
 <strong>Default for ordinary layers: TRITON_ATTN -&gt; FLEX_ATTENTION, on gfx942.</strong>
 <span class="count">1 item</span></div><dl class="facts">
-<dt>where</dt><dd>none set; gfx942, aiter present; a plain layer</dd>
+<dt>where</dt><dd>no variables; gfx942, aiter present; a plain layer</dd>
 <dt>why</dt><dd>the-default: expected TRITON_ATTN (the handbook, page 3)</dd>
 <dt>show</dt><dd><div class="command"><code>pytest again</code></div></dd></dl>
 <details><summary>1 item</summary><ul class="members">
@@ -239,6 +239,6 @@ SNAPSHOT = """\
 <p>No backend is named, and aiter is present. The plainest request of each family; +1: other requests get another answer; marked: some fall short.</p>
 <div class="evidence selected" tabindex="0" role="region" aria-label="Backends"><table>
 <thead><tr><td></td><th scope="col">gfx942</th></tr></thead><tbody>
-<tr><th scope="row">none set<br><span class="count">ordinary</span></th><td class="wrong">FLEX_ATTENTION</td></tr>
-<tr><th scope="row">none set<br><span class="count">MLA</span></th><td>TRITON_ATTN</td></tr>
+<tr><th scope="row">no variables<br><span class="count">ordinary</span></th><td class="wrong">FLEX_ATTENTION</td></tr>
+<tr><th scope="row">no variables<br><span class="count">MLA</span></th><td>TRITON_ATTN</td></tr>
 </tbody></table></div></section>"""

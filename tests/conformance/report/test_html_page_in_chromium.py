@@ -132,6 +132,7 @@ def test_on_a_phone_no_name_breaks_inside_a_word_and_no_scroller_lies_in_a_scrol
         }
         for row in sample["rows"][5:10]
     ]
+    sample["notes"] = ["Nobody reads VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION in vllm-project/vllm."]
     window = {"width": 360, "height": 800}
     page = show(sample, "#aiter-is-ignored[gfx942]", viewport=window, color_scheme=scheme)
     assert page.locator("#detail").is_visible()
@@ -231,7 +232,7 @@ def test_the_keyboard_alone_reaches_and_reads_every_cell(
             break
     assert stops[0] == ""  # the search field
     assert "cell" in stops[-1]
-    assert page.evaluate("document.activeElement.title") == "none set, ordinary, gfx90a: pass"
+    assert page.evaluate("document.activeElement.title") == "no variables, ordinary, gfx90a: pass"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     label = page.evaluate("document.activeElement.title")

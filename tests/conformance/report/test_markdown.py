@@ -235,7 +235,7 @@ Selector `ours.pick:select (ours 4.5)`, contract `ours` (on the CPU under a mock
 ## Causes
 
 1. **fail**: `Default for ordinary layers: TRITON_ATTN -> FLEX_ATTENTION, on every GPU.` (2 items, 2 GPUs)
-   - where: `none set; gfx942, aiter present; a plain layer`
+   - where: `no variables; gfx942, aiter present; a plain layer`
    - why: `the-default: expected TRITON_ATTN (the handbook, page 3)`
 
    ```sh
@@ -248,7 +248,7 @@ No backend is named, and aiter is present; the plainest request of each family; 
 
 | flags | family | `gfx942` | `gfx1201` |
 | --- | --- | --- | --- |
-| `none set` | ordinary | **`FLEX_ATTENTION`** | **`FLEX_ATTENTION`** |
+| `no variables` | ordinary | **`FLEX_ATTENTION`** | **`FLEX_ATTENTION`** |
 
 
 ## Shortfalls by GPU
@@ -264,7 +264,7 @@ No backend is named, and aiter is present; the plainest request of each family; 
 ### fail: `the-default`
 
 - GPU: `gfx942, aiter present`, `gfx1201, aiter present`
-- flags: `none set`
+- flags: `no variables`
 - request: `a plain layer`
 - expected: `TRITON_ATTN`
 - got: `FLEX_ATTENTION`

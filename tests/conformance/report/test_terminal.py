@@ -71,7 +71,7 @@ FAILING = f"""\
 == ROCm attention conformance
 8 items: 2 pass, 4 fail, 2 advisory (contract ours, selector ours.pick:select (ours 4.5))
 FAIL      Default for ordinary layers: TRITON_ATTN -> FLEX_ATTENTION, on every GPU. [4 items, 2 GPUs]
-  where  none set; gfx942, aiter present; a plain layer
+  where  no variables; gfx942, aiter present; a plain layer
   why    the-default: expected TRITON_ATTN (the handbook, page 3)
   show   {AGAIN}
 ADVISORY  AITER=1: TRITON_ATTN -> a crash (KeyError). [2 items, 2 GPUs]
@@ -92,7 +92,7 @@ def test_more_of_it_is_asked_for(record: Any, report: Any) -> None:
         ["ADVISORY", "aiter-on"],
     ]
     assert items[1] == (
-        "FAIL      the-default[gfx942, gfx1201] | none set | gfx942, aiter present | a plain layer | expected"
+        "FAIL      the-default[gfx942, gfx1201] | no variables | gfx942, aiter present | a plain layer | expected"
         f" TRITON_ATTN | got FLEX_ATTENTION | the handbook, page 3 | {AGAIN}"
     )
     matrix = written(done, 2).removeprefix(FAILING).partition("== what fell short")[0]

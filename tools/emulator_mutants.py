@@ -2,8 +2,9 @@
 
     python tools/emulator_mutants.py gfx942 TritonAttn sliding-window-16 100
 
-Runs a case on the emulator, then again and again with one executed instruction of its kernels dropped or
-altered (a constant off by one, two sources exchanged), and prints the result of each kind.
+Runs a case of the tier on the emulator, then again and again with one executed instruction of its kernels
+dropped, or altered by a constant that is one larger. Prints how many changes gave a wrong result or a fault,
+and what the others changed. Instructions that compute nothing by their definition are left alone.
 """
 
 from __future__ import annotations
@@ -11,93 +12,157 @@ from __future__ import annotations
 import random
 import re
 import sys
+import zlib
 from collections import Counter
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from pytest_rocm_attn.backends import under_test
 from pytest_rocm_attn.conformance.tiers.numerics import judge
 from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
-from pytest_rocm_attn.emulator.launch import code_of
+from pytest_rocm_attn.emulator import launch
+from pytest_rocm_attn.emulator.assembly import Instruction, read_assembly
+from pytest_rocm_attn.emulator.machine import FULL, Machine, Waves
+from pytest_rocm_attn.emulator.scheduler import Code
 from pytest_rocm_attn.emulator.triton_launch import Emulation
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock import triton_driver
 
 # What computes nothing: hints, and padding between instructions that hardware needs.
-IDLE = re.compile(r"s_(nop|delay_alu|clause|endpgm|setprio|sleep|wait_alu|code_end|set_inst)")
+IDLE = re.compile(
+    r"s_(nop|delay_alu|clause|endpgm|setprio|sleep|wait_alu|code_end|set_inst|sendmsg)"
+)
+NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
+ready = launch.code_of
 
 
 @dataclass
-class Mutated(Emulation):
-    """An emulation that exchanges the assembly of kernels."""
+class Watched(Emulation):
+    """An emulation that runs one program in place of another, and notes what each launch leaves.
 
-    edits: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        instead: the program to run for an assembly.
+        left: checksums of each launch's tensors afterwards.
+        longest: how many instructions the longest launch took in lockstep.
+    """
+
+    instead: dict[str, Code] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
+    longest: int = 0
 
     def __call__(self, gpu: Any, compiled: Any, grid: Any, arguments: Any) -> None:
-        text = self.edits.get(compiled.asm["amdgcn"], compiled.asm["amdgcn"])
-        inner = SimpleNamespace(
-            name=compiled.name, metadata=compiled.metadata, src=compiled.src, asm={"amdgcn": text}
-        )
-        super().__call__(gpu, inner, grid, arguments)
+        launch.code_of = lambda text: self.instead.get(text) or ready(text)
+        super().__call__(gpu, compiled, grid, arguments)
+        for one in arguments:
+            if isinstance(one, torch.Tensor):
+                held = torch.empty(0, dtype=torch.uint8).set_(one.untyped_storage())
+                self.left.append(zlib.crc32(held.numpy()))
+
+    def _note(self, assembly: str, done: launch.Executed) -> None:
+        super()._note(assembly, done)
+        self.longest = max(self.longest, done.steps)
 
 
-def mutant(text: str, line: int, draw: random.Random) -> tuple[str, str]:
-    """Return the assembly with one line changed, and how: "dropped" or "altered"."""
-    lines = text.splitlines()
-    code = lines[line - 1].split(";")[0]
-    numbers = list(re.finditer(r"(?<=[ ,:])(\d+)(?=$|[ ,])", code.rstrip()))
+def mutant(code: Code, instruction: Instruction, draw: random.Random) -> tuple[Code, str]:
+    """Return the program with one instruction changed, and how: "dropped" or "altered"."""
+    numbers = list(NUMBER.finditer(instruction.text))
+    text, how = "s_nop 0", "dropped"
     if numbers and draw.random() < 0.5:
-        chosen = draw.choice(numbers)
-        code = f"{code[: chosen.start()]}{int(chosen[1]) + 1}{code[chosen.end() :]}"
-        how = "altered"
-    else:
-        code, how = "\ts_nop 0", "dropped"
-    lines[line - 1] = code
-    return "\n".join(lines) + "\n", how
+        chosen, how = draw.choice(numbers), "altered"
+        before, after = instruction.text[: chosen.start()], instruction.text[chosen.end() :]
+        text = f"{before}{int(chosen[1]) + 1}{after}"
+    target = f'\t.amdgcn_target "amdgcn-amd-amdhsa--{code.program.gfx}"\n'
+    (changed,) = read_assembly(f"{target}\t{text}\n").instructions
+    number = instruction.index
+    instructions = list(code.program.instructions)
+    instructions[number] = replace(
+        changed, index=number, line=instruction.line, place=instruction.place
+    )
+    result = Code(replace(code.program, instructions=instructions), code.lanes)
+    result.steps = list(code.steps)
+    result.steps[number] = None
+    return result, how
+
+
+def kind_of(finding: Any) -> str:
+    """Return how a change was noticed, or "unnoticed"."""
+    if finding.kind != "crashed":
+        return "unnoticed" if finding.kind == "right" else str(finding.kind)
+    kinds = {"EmulationFault": "fault", "EmulatorError": "refused"}
+    return next((kind for name, kind in kinds.items() if name in finding.words), "crashed")
+
+
+def unknown(code: Code, number: int) -> Code:
+    """Return the program with the results of one instruction undefined."""
+    step = code.step(number)
+
+    def run(machine: Machine, waves: Waves) -> None:
+        step.run(machine, waves)
+        machine.late.extend((key, np.array(FULL)) for key in step.writes)
+
+    result = Code(code.program, code.lanes)
+    result.steps = list(code.steps)
+    result.steps[number] = replace(step, run=run)
+    return result
 
 
 def main() -> None:
     """Run the mutants that the command line asks for."""
     gfx, name, wanted, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # it fills what torch.empty gives
     draw = random.Random(int(sys.argv[5]) if len(sys.argv) > 5 else 0)
-    emulation = Mutated(limit=30_000)
+    emulation = Watched()
     triton_driver.activate(Gpu(gfx), emulation)
     (case,) = (one for one in shipped() if one.id == wanted)
     backend = getattr(under_test, name)()
-    assert judge.examine(backend, case, torch.device("cpu")).kind == "right"
-    places = []
-    for text, counts in emulation.executed.items():
-        for instruction in code_of(text).program.instructions:
-            if counts[instruction.index] and not IDLE.match(instruction.name):
-                places.append((text, instruction))
+
+    def examined(instead: dict[str, Code]) -> tuple[Any, list[int]]:
+        emulation.instead, emulation.left = instead, []
+        return judge.examine(backend, case, torch.device("cpu")), emulation.left
+
+    finding, usual = examined({})
+    assert finding.kind == "right"
+    emulation.limit = 2 * emulation.longest
+    places = [
+        (text, instruction)
+        for text, counts in emulation.executed.items()
+        for instruction in ready(text).program.instructions
+        if counts[instruction.index] and not IDLE.match(instruction.name)
+    ]
     draw.shuffle(places)
+
+    def why(text: str, instruction: Instruction, same: bool) -> str:
+        """Return the class of a change that was not noticed."""
+        if instruction.name.startswith("s_wait"):
+            return "a wait: another one covers it"
+        if instruction.name.startswith("s_cbranch"):
+            return "a branch: the code is right without it"
+        if not same:
+            return "the bytes of a tensor differ, and the error is within its bound"
+        finding, left = examined({text: unknown(ready(text), instruction.index)})
+        if finding.kind == "right" and left == usual:
+            return "nothing that counts depends on the result"
+        return "the result is the same"
+
     found: Counter[str] = Counter()
-    survivors: Counter[str] = Counter()
+    survivors: dict[str, Counter[str]] = {}
     for text, instruction in places[:count]:
-        changed, how = mutant(text, instruction.line, draw)
-        emulation.edits = {text: changed}
-        finding = judge.examine(backend, case, torch.device("cpu"))
-        words = finding.words
-        kind = "unnoticed" if finding.kind == "right" else finding.kind
-        if kind == "crashed":
-            kind = (
-                "fault"
-                if "EmulationFault" in words
-                else "refused"
-                if "EmulatorError" in words
-                else "crash"
-            )
+        changed, how = mutant(ready(text), instruction, draw)
+        finding, left = examined({text: changed})
+        kind = kind_of(finding)
         found[kind] += 1
         if kind == "unnoticed":
-            survivors[f"{how} {instruction.name}"] += 1
-        if kind == "crash":
-            print(instruction, words[:300])
+            reason = why(text, instruction, left == usual)
+            survivors.setdefault(reason, Counter())[f"{how} {instruction.text}"] += 1
+        if kind == "crashed":
+            print(instruction, finding.words[:300])
     print(gfx, name, wanted, f"{len(places)} executed instructions;", dict(found))
-    print("unnoticed:", dict(survivors.most_common()), flush=True)
+    for reason, counts in survivors.items():
+        print(f"  {reason}: {counts.total()}", dict(counts.most_common()), flush=True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ class Lds:
             # epoch * 64 + wave of the last writer; epoch of each wave's last read
             self._writer = np.zeros(cells, np.int32)
             self._readers = np.zeros((waves, cells), np.int32)
+            # Epoch in which each workgroup read last, and wrote last.
+            self._read = np.zeros(workgroups, np.int32)
+            self._written = np.zeros(workgroups, np.int32)
         # Stores that their waves may not have waited for: these, their workgroups, their places in
         # them, the number of the store in each, position, active.
         self._late: list[tuple[Array, Array, Array, Array, Array, Array]] = []
@@ -82,13 +85,15 @@ class Lds:
             return
         number = machine.workgroup[waves]
         wave = self._wave(machine, waves)
-        epoch = self._epoch[number][:, None]
-        mine = epoch * 64 + wave
+        now = self._epoch[number]
+        epoch = now[:, None]
         cell = self._cells(position, size)
-        writer = self._writer[cell]
-        bad = (writer // 64 == epoch) & (writer != mine) & active
-        if bad.any():
-            self._conflict(machine, waves, position, bad, writer % 64, "reads", "wrote")
+        if (self._written[number] == now).any():
+            writer = self._writer[cell]
+            bad = (writer // 64 == epoch) & (writer != epoch * 64 + wave) & active
+            if bad.any():
+                self._conflict(machine, waves, position, bad, writer % 64, "reads", "wrote")
+        self._read[number] = now
         where = wave * self._readers.shape[1] + cell
         flat = self._readers.reshape(-1)
         if active.all():
@@ -121,39 +126,47 @@ class Lds:
             return
         number = machine.workgroup[waves]
         wave = self._wave(machine, waves)
-        epoch = np.broadcast_to(self._epoch[number][:, None], active.shape)
+        now = self._epoch[number]
+        epoch = np.broadcast_to(now[:, None], active.shape)
         mine = epoch * 64 + wave
-        old = self.load(position, size)[0]
-        changes = np.zeros(active.shape, bool)
-        keep = np.uint32((1 << 8 * min(size, 4)) - 1)
-        for before, after in zip(old, values, strict=True):
-            changes |= (before ^ after) & keep != 0
-        changes &= active
         cell = self._cells(position, size)
-        if changes.any():
-            writer = self._writer[cell]
-            bad = (writer // 64 == epoch) & (writer != mine) & changes
-            if bad.any():
-                self._conflict(machine, waves, position, bad, writer % 64, "writes", "wrote")
-            other = np.arange(self.waves)[:, None, None, None]
-            readers = (self._readers[:, cell] == epoch) & (other != wave) & changes
-            if readers.any():
-                them = readers.argmax(axis=0)
-                bad = readers.any(axis=0)
-                self._conflict(machine, waves, position, bad, them, "writes", "read")
-        self._writer[cell[:, active]] = mine[active]
+        read, written = (self._read[number] == now).any(), (self._written[number] == now).any()
+        if read or written:
+            changes = self._changes(position, size, values) & active
+            if written and changes.any():
+                writer = self._writer[cell]
+                bad = (writer // 64 == epoch) & (writer != mine) & changes
+                if bad.any():
+                    self._conflict(machine, waves, position, bad, writer % 64, "writes", "wrote")
+            if read and changes.any():
+                other = np.arange(self.waves)[:, None, None, None]
+                readers = (self._readers[:, cell] == epoch) & (other != wave) & changes
+                if readers.any():
+                    them, bad = readers.argmax(axis=0), readers.any(axis=0)
+                    self._conflict(machine, waves, position, bad, them, "writes", "read")
+        self._written[number] = now
+        if active.all():
+            self._writer[cell] = mine
+        else:
+            self._writer[cell[:, active]] = mine[active]
         # Two waves that write one place at once: the values must be the same.
         writer = self._writer[cell]
         lost = (writer != mine) & active
         if lost.any():
             given = [np.broadcast_to(value, active.shape)[active] for value in values]
-            mixed = np.zeros(active.shape, bool)
-            mixed[active] = overwritten(position[active], size, given)
-            if (lost & mixed).any():
-                bad = lost & mixed
-                self._conflict(machine, waves, position, bad, writer % 64, "writes", "writes")
+            scatter(self._bytes, position[active], size, given)
+            lost &= self._changes(position, size, values)
+            if lost.any():
+                self._conflict(machine, waves, position, lost, writer % 64, "writes", "writes")
         place = np.broadcast_to(position, active.shape)
         self._late.append((machine.rows, number, wave, sequence, place, active))
+
+    def _changes(self, position: Array, size: int, values: Sequence[Array]) -> Array:
+        """Return where other bytes lie than these values."""
+        keep = np.uint32((1 << 8 * min(size, 4)) - 1)
+        words = zip(gather(self._bytes, position, size), values, strict=True)
+        changes: Array = np.any([(before ^ after) & keep != 0 for before, after in words], axis=0)
+        return changes
 
     def _wave(self, machine: Machine, waves: Waves) -> Array:
         wave: Array = (machine.rows % self.waves)[:, None]
@@ -180,6 +193,7 @@ class Lds:
             rows = (late & passed[number])[:, None] & active
             mine = (self._epoch[number] * 64)[:, None] + wave
             self._writer[position[rows] // self.granule] = np.broadcast_to(mine, rows.shape)[rows]
+            self._written[number[rows.any(axis=1)]] = self._epoch[number[rows.any(axis=1)]]
         self._late = kept
 
     def _conflict(

@@ -128,6 +128,10 @@ def reversed_bits(x: Array) -> Array:
 
 def permute_bytes(a: Array, b: Array, selector: Array) -> Array:
     """v_perm_b32: bytes of {a, b} by a selector each; 8 to 11 a sign, 12 zero, above that ones."""
+    picks = selector.reshape(-1)[:1].view(np.uint8)
+    if (picks <= 7).all() and (selector == selector.flat[0]).all():  # one for all, mostly
+        both = np.stack(np.broadcast_arrays(b, a, selector)[:2], axis=-1)
+        return np.ascontiguousarray(both.view(np.uint8)[..., picks]).view(u32)[..., 0]
     pool = a.astype(u64) << u64(32) | b
     result = np.zeros(np.broadcast_shapes(pool.shape, selector.shape), u32)
     for byte in range(4):

@@ -29,7 +29,6 @@ IDLE = frozenset(
         "s_set_inst_prefetch_distance",
         "s_icache_inv",
         "s_ttracedata",
-        "s_barrier_signal",
         "s_round_mode",
         "s_denorm_mode",
         "s_setreg_b32",
@@ -42,6 +41,8 @@ IDLE = frozenset(
         "s_decperflevel",
     ]
 )
+# gfx12 splits a barrier: a wave signals that it has come, and waits for the others later.
+_BARRIERS = {"s_barrier": "barrier", "s_barrier_signal": "signal", "s_barrier_wait": "wait"}
 _CONDITIONS = {
     "s_cbranch_scc0": ("scc", False),
     "s_cbranch_scc1": ("scc", True),
@@ -70,8 +71,8 @@ def build(context: Context) -> Step | None:
         return Step(_idle)
     if name == "s_endpgm":
         return Step(_idle, control="end")
-    if name in ("s_barrier", "s_barrier_wait"):
-        return Step(_idle, control="barrier")
+    if name in _BARRIERS:
+        return Step(_idle, control=_BARRIERS[name])
     if name == "s_branch":
         return Step(_idle, control="always")
     if name in _CONDITIONS:

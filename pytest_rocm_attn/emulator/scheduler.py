@@ -93,6 +93,7 @@ class _Run:
         self.place = np.full(machine.count, entry, np.intp)
         self.state = np.zeros(machine.count, np.int8)
         self.workgroup = machine.workgroup
+        self.signalled = np.zeros(machine.count, bool)
         self.within = np.arange(machine.count) % machine.lds.waves
         self.order = None if seed is None else random.Random(seed)
 
@@ -160,7 +161,13 @@ class _Run:
             self.state[rows] = ENDED
             self._release()
             return None
-        if step.control == "barrier":
+        if step.control == "signal":
+            self.signalled[rows] = True
+            return index + 1
+        if step.control in ("barrier", "wait"):
+            if step.control == "wait" and not self.signalled[rows].all():
+                raise machine.fault("a wave waits at a barrier that it has not signalled")
+            self.signalled[rows] = False
             self.place[rows] = index + 1
             self.state[rows] = WAITS
             self._release()

@@ -34,8 +34,8 @@ class Step:
         taint: asked before ``run`` if a register that is read has undefined bits: the shadows of
             what is written, by key. Raises a fault where they would decide something.
         everywhere: what is written does not heed EXEC.
-        control: "" or how it changes the flow: "branch", "always" (a branch), "barrier", "end",
-            "jump".
+        control: "" or how it changes the flow: "branch", "always" (a branch), "barrier", "signal" and
+            "wait" (a barrier in two parts), "end", "jump".
         decide: of a branch, the waves that take it; of a jump, the instruction that each goes to.
         touched: reads and writes.
     """

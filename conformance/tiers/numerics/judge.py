@@ -142,7 +142,7 @@ def _worst(
     same = (got == wanted) | (got.isnan() & wanted.isnan())  # infinities of the same sign too
     ratio = torch.where(same, 0.0, ((got - wanted).abs() / bound)).nan_to_num(torch.inf, torch.inf)
     worst = float(ratio.max())
-    where = [int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape)]
+    where = (ratio == worst).nonzero()[0].tolist()  # torch.unravel_index would import sympy
     value, exact = float(got[tuple(where)]), float(wanted[tuple(where)])
     place = f"{name} of {_token(where[0], case)}, head {where[1]}" + (
         f", column {where[2]}" if name == "out" else ""

@@ -272,3 +272,11 @@ def test_an_integer_sum_with_clamp_stops_at_the_limits_of_its_type(execute: Exec
     execute(f"{BEGIN}\tv_sub_u32_e64 v2, v0, 40 clamp{STORE_V2}", tensors=tensors)
     (result,) = tensors.values()
     assert result.tolist() == [max(0, lane - 40) for lane in range(64)]
+
+
+def test_a_wave_signals_a_barrier_of_two_parts_before_it_waits(execute: Execute) -> None:
+    both = "\ts_barrier_signal -1\n\ts_barrier_wait -1\n"
+    execute(both * 2, "gfx1201", threads=64)
+    for body in ("\ts_barrier_wait -1", f"{both}\ts_barrier_wait -1"):
+        with pytest.raises(EmulationFault, match="waits at a barrier that it has not signalled"):
+            execute(body, "gfx1201", threads=64)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.backends.launch_table import tabled
+from pytest_rocm_attn.backends.launch_table import tabled, tabled_short
 from pytest_rocm_attn.backends.launch_tiles import TILES
 from pytest_rocm_attn.errors import BackendLimitError
 
@@ -142,10 +142,13 @@ def fits(tile: Tile, shape: Shape, target: Target) -> bool:
 def choose_short_tile(shape: Shape, target: Target) -> Tile:
     """Return the tile for requests with a few new tokens, which all read the same keys.
 
-    The smallest that holds all rows, so that keys are read once. If none does, of the largest that fits
-    and those of half its rows, but BUSY_ROWS, the one that leaves the fewest rows empty, the larger one of equals.
+    Of the table's for the shape, else of those that fit: the smallest that holds all rows, so that keys are
+    read once. If none does, of the largest and those of half its rows, but BUSY_ROWS, the one that leaves
+    the fewest rows empty, the larger one of equals.
     """
-    fitting = [tile for tile in TILES[target.family]["short"] if fits(tile, shape, target)]
+    fitting = tabled_short(shape, target) or [
+        tile for tile in TILES[target.family]["short"] if fits(tile, shape, target)
+    ]
     fitting.sort(key=lambda tile: tile.block_m)  # the first of equals is the best
     for tile in fitting:
         if tile.block_m >= shape.rows:

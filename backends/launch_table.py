@@ -30,11 +30,31 @@ def tabled(kind: str, shape: Shape, target: Target) -> Tile | None:
         target: the GPU; the table has no row for what is not AMD's.
     """
     row = configurations().get((target.name, kind, rows_of(kind, shape), *_class(shape)))
-    if row is None:
-        return None
+    return None if row is None else tile_of(row)
+
+
+def tabled_short(shape: Shape, target: Target) -> list[Tile]:
+    """Return the tiles for short requests that the table has for a shape, of any number of rows."""
+    return [
+        tile_of(row)
+        for (name, kind, _, *one), row in configurations().items()
+        if (name, kind, tuple(one)) == (target.name, "short", _class(shape))
+    ]
+
+
+def tile_of(row: Mapping[str, Any]) -> Tile:
+    """Return the tile of a row of the table."""
     rows, keys, warps, stages = row["tile"]
     saturating = max(2, SATURATING_WAVES // warps)
-    return Tile(rows, keys, warps, stages, loops=row["loops"], saturating=saturating)
+    return Tile(
+        rows,
+        keys,
+        warps,
+        stages,
+        loops=row["loops"],
+        saturating=saturating,
+        waves_per_eu=row["waves_per_eu"],
+    )
 
 
 def rows_of(kind: str, shape: Shape) -> int:

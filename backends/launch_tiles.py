@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,8 @@ class Tile:
             key; more are left to other tiles. 0: by the estimate of launch_config.py.
         plain: of use only without window, soft cap and ALiBi, whose masks and biases take registers.
         cache_bytes: of a stored element for which the tile is meant; 0: any.
-        options: further compiler options, by name.
+        waves_per_eu: waves that a SIMD is to hold, by which the compiler limits registers; 0: as many as there
+            is room for. AMD only.
     """
 
     block_m: int
@@ -34,7 +34,7 @@ class Tile:
     most_columns: int = 0
     plain: bool = False
     cache_bytes: int = 0
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    waves_per_eu: int = 0
 
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
@@ -93,16 +93,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(32, 32, 2, 1, saturating=4, most_columns=128),
             Tile(32, 32, 4, 1, loops=False),
             Tile(16, 64, 2, 1, saturating=4, most_columns=128, cache_bytes=2),
-            Tile(
-                16,
-                64,
-                2,
-                1,
-                saturating=4,
-                most_columns=128,
-                cache_bytes=1,
-                options={"waves_per_eu": 2},
-            ),
+            Tile(16, 64, 2, 1, saturating=4, most_columns=128, cache_bytes=1, waves_per_eu=2),
             Tile(16, 32, 4, 1, loops=False),
             Tile(16, 16, 4, 1, loops=False),
         ),

@@ -137,7 +137,7 @@ serves them; in a decode it is the larger of the two.
 
 "Of the best peer" divides ours by the least of the others: the estimated clocks a score if all rows of a tile have work; the bytes
 and the vector instructions a key in a decode. Less than 1 is better. A batch for which a backend launches several kernels has a line for each,
-and the ratio takes the kernel with the largest tile.
+and the ratio takes the one whose tile has most rows, which computes the longest requests.
 """
 
 
@@ -231,10 +231,10 @@ def row(gfx: str, name: str, figures: Mapping[str, Any], ratio: str) -> str:
 
 
 def _heaviest(entry: Mapping[str, Any]) -> Any:
-    """Return the kernel with the largest tile."""
+    """Return the kernel for the longest requests: whose tile has most rows, then most keys."""
     return max(
         entry["kernels"],
-        key=lambda kernel: (kernel["figures"]["rows"] or 0) * (kernel["figures"]["keys"] or 0),
+        key=lambda kernel: (kernel["figures"]["rows"] or 0, kernel["figures"]["keys"] or 0),
         default=None,
     )
 

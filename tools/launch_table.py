@@ -2,9 +2,10 @@
 
     python tools/launch_table.py [--again] [--gpu gfx942 ...] [--family prefill-head-size-128 ...]
 
-Every candidate tile is compiled for every class, dry. Those that do not fit, or spill, are out; of the
-rest the one with the fewest estimated clocks is taken (pytest_rocm_attn/dry_launch/estimate.py): per score
-for a prefill, whose rows fill the tile, per key for the others. The choices are written
+Every candidate tile is compiled for every class, dry. Those that do not fit are out, and those that spill
+if another one does not; of the rest the one with the fewest estimated clocks is taken
+(pytest_rocm_attn/dry_launch/estimate.py): per score for a prefill, whose rows fill the tile; per key, of all
+programs that share the rows of a KV head, for the others. The choices are written
 to backends/launch_table.toml, with their figures and the compiler's version; the targets and families that
 an option leaves out stay as they are. Needs torch, Triton and, for the whole estimate, llvm-mca.
 """
@@ -17,7 +18,7 @@ import itertools
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "backends" / "launch_table.toml"
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 BACKENDS = "pytest_rocm_attn.backends.under_test"
-# Shape family of the launch tier -> the kind of tile that it asks for.
+# Shape family of the launch tier, or of `cases`, -> the kind of tile that it asks for.
 FAMILIES = {
     "prefill-head-size-64": "prefill",
     "prefill-head-size-128": "prefill",
@@ -35,6 +36,9 @@ FAMILIES = {
     "prefill-over-an-fp8-cache-head-size-128": "prefill",
     "prefill-over-an-fp8-cache-head-size-256": "prefill",
     "mla-prefill-bfloat16": "prefill",
+    "32-short-rows-head-size-128": "short",
+    "64-short-rows-head-size-128": "short",
+    "128-short-rows-head-size-128": "short",
     "decode-head-size-64": "decode",
     "decode-head-size-128": "decode",
     "decode-head-size-256": "decode",
@@ -70,65 +74,85 @@ SERVED = {
         "mla-decode-in-large-blocks",
     ),
 }
-# What is tried: rows, keys, warps, stages, and whether tiles that need no mask have a loop of their own. On
-# CDNA a wave owns 32 rows, or 16, and more waves than that repeat each other's products.
-Sizes = tuple[int, int, int, int, bool]
+# What is tried: rows, keys, warps, stages, whether tiles that need no mask have a loop of their own, and
+# the waves that a SIMD is to hold (0: the compiler decides). On CDNA a wave owns 32 rows, or 16, and more
+# waves than that repeat each other's products; a SIMD that holds two has 256 registers for each.
+Sizes = tuple[int, int, int, int, bool, int]
 CANDIDATES: dict[tuple[str, str], tuple[Sizes, ...]] = {
     ("CDNA", "prefill"): (
-        (256, 64, 8, 2, True),
-        (256, 64, 8, 1, True),
-        (256, 32, 8, 2, True),
-        (128, 64, 8, 2, True),
-        (128, 32, 4, 2, True),
+        (256, 64, 8, 2, True, 0),
+        (256, 64, 8, 1, True, 0),
+        (256, 32, 8, 2, True, 0),
+        (128, 64, 4, 2, True, 2),
+        (128, 64, 4, 1, True, 2),
+        (128, 32, 4, 2, True, 2),
+    ),
+    ("CDNA", "short"): (
+        (32, 32, 1, 1, True, 2),
+        (32, 32, 2, 1, True, 0),
+        (64, 64, 2, 2, True, 2),
+        (64, 32, 2, 1, True, 2),
+        (128, 64, 4, 2, True, 2),
+        (128, 64, 4, 1, True, 2),
     ),
     ("CDNA", "decode"): (
-        (16, 64, 1, 2, False),
-        (16, 64, 1, 1, True),
-        (16, 64, 2, 1, True),
-        (16, 32, 2, 2, False),
-        (16, 64, 4, 2, False),
+        (16, 64, 1, 1, True, 0),
+        (16, 64, 2, 1, True, 2),
+        (16, 64, 2, 1, True, 0),
+        (16, 32, 1, 1, True, 0),
+        (16, 32, 2, 2, False, 0),
     ),
     ("CDNA", "latent"): (
-        (16, 32, 2, 1, False),
-        (32, 32, 4, 1, False),
-        (16, 16, 2, 1, False),
-        (32, 16, 2, 1, False),
-        (64, 32, 4, 1, False),
+        (16, 32, 2, 1, False, 0),
+        (32, 32, 4, 1, False, 0),
+        (16, 16, 2, 1, False, 0),
+        (32, 16, 2, 1, False, 0),
+        (64, 16, 4, 1, False, 0),
     ),
     ("RDNA", "prefill"): (
-        (128, 32, 8, 1, True),
-        (64, 32, 4, 1, True),
-        (64, 32, 8, 1, True),
-        (64, 16, 4, 1, True),
+        (128, 32, 8, 1, True, 0),
+        (128, 16, 8, 1, True, 0),
+        (64, 32, 4, 1, True, 0),
+        (64, 32, 8, 1, True, 0),
+        (64, 16, 4, 1, True, 0),
+    ),
+    ("RDNA", "short"): (
+        (32, 32, 2, 1, True, 0),
+        (32, 16, 2, 1, True, 0),
+        (32, 16, 2, 1, False, 0),
+        (32, 16, 4, 1, True, 0),
+        (64, 32, 4, 1, True, 0),
+        (64, 16, 4, 1, True, 0),
+        (128, 16, 8, 1, True, 0),
     ),
     ("RDNA", "decode"): (
-        (16, 32, 2, 1, True),
-        (16, 16, 1, 1, True),
-        (16, 16, 2, 1, True),
-        (16, 32, 4, 1, False),
+        (16, 32, 1, 1, True, 0),
+        (16, 32, 2, 1, True, 0),
+        (16, 32, 2, 1, False, 0),
+        (16, 16, 1, 1, True, 0),
+        (16, 16, 2, 1, True, 0),
+        (16, 16, 2, 1, False, 0),
+        (16, 32, 4, 1, False, 0),
     ),
     ("RDNA", "latent"): (
-        (16, 16, 4, 1, False),
-        (16, 32, 4, 1, False),
-        (16, 16, 8, 1, False),
+        (16, 16, 4, 1, False, 0),
+        (32, 16, 4, 1, False, 0),
+        (16, 16, 8, 1, False, 0),
     ),
 }
 HEAD = """\
 # The attention kernel's configuration for each target and class of shapes. Written by tools/launch_table.py:
 # edit that. Chosen by loop figures and estimates, for want of an AMD GPU; nothing here was timed.
 # value_size to plain: launch_config.Shape. rows: launch_table.rows_of.
-# clocks: estimated, of a compute unit for 1,000 scores of a prefill, for 1,000 keys of the others.
+# waves_per_eu: asked of the compiler, or 0. clocks: estimated, of a compute unit for 1,000 scores of a prefill,
+# for 1,000 keys of the others.
 """
-
-
-OVERLAPPED = (
-    0.25  # of the shorter of work and memory, that is not hidden: so that less work wins of equals
-)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate that compiled and fits: its tile, what was asked, and what the kernel takes."""
+    """A candidate that compiled and fits: its tile, what was asked, and what the kernel takes; nothing if
+    the family is not launched with it."""
 
     sizes: Sizes
     asked: dict[str, Any]
@@ -139,6 +163,10 @@ class Tried:
         """Per 1,000 scores of a prefill, per 1,000 keys of the others."""
         per = "clocks_per_score" if self.asked["kind"] == "prefill" else "clocks_per_key"
         return float(self.figures[per])
+
+    @property
+    def spills(self) -> int:
+        return int(self.figures.get("spills") or 0)
 
     @property
     def cost(self) -> float:
@@ -152,16 +180,15 @@ class Tried:
 
 
 def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
-    """Return a candidate as it compiles for a family; None if it does not fit, or spills."""
+    """Return a candidate as it compiles for a family; None if it does not compile or fit."""
     from pytest_rocm_attn.backends import launch_config
-    from pytest_rocm_attn.backends.launch_tiles import Tile
+    from pytest_rocm_attn.backends.kernels.attention import AttentionPlan
     from pytest_rocm_attn.conformance.tiers.launch.problems import storageless_problem
-    from pytest_rocm_attn.conformance.tiers.launch.tier import shipped
     from pytest_rocm_attn.conformance.tiers.numerics.judge import solution_of
     from pytest_rocm_attn.dry_launch import dry_launch, figures
     from pytest_rocm_attn.gpu import Gpu
 
-    (case,) = (one for one in shipped() if one.id == family)
+    case, tile = cases()[family], tile_from(sizes)
     module = importlib.import_module(BACKENDS)
     backend = module.TritonMla() if case.kind.startswith("mla") else module.TritonAttn()
     asked: dict[str, Any] = {}
@@ -170,17 +197,35 @@ def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
         if wanted != kind:
             return None
         asked.update(kind=wanted, shape=shape)
-        return Tile(*sizes)
+        return tile
 
-    launch_config.choose_tile.cache_clear()
+    compute = AttentionPlan.__call__
+
+    def attend_only(plan: Any, *tensors: Any, **further: Any) -> None:
+        """Launch a plan without its repair and merge, which have no such tile and take long to compile."""
+        quiet = {
+            name: (lambda *_: None)
+            for name in ("repair", "merge")
+            if getattr(plan, name) is not None
+        }
+        compute(replace(plan, **quiet), *tensors, **further)
+
+    def chosen_short(shape: Any, target: Any) -> Any:
+        return [one for one in [chosen("short", shape, target)] if one]
+
+    forget_choices()
     try:
-        with mock.patch.object(launch_config, "tabled", chosen), dry_launch(gfx) as launches:
+        with (
+            mock.patch.object(AttentionPlan, "__call__", attend_only),
+            mock.patch.multiple(launch_config, tabled=chosen, tabled_short=chosen_short),
+            dry_launch(gfx) as launches,
+        ):
             solution_of(backend, case)(storageless_problem(case, Gpu(gfx)))
     except Exception as error:  # noqa: BLE001  whatever the compiler raises: it is out
         report(gfx, family, sizes, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return None
     finally:
-        launch_config.choose_tile.cache_clear()
+        forget_choices()
     made = [
         launch
         for launch in launches
@@ -189,17 +234,51 @@ def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
     if not made:  # it has a tile of its own, as short requests have
         report(gfx, family, sizes, "is not launched with this tile")
         return Tried(sizes, asked, {})
-    if spilling := [one for one in made if one.vgpr_spills or one.scratch_bytes]:
-        report(gfx, family, sizes, f"spills {spilling[0].vgpr_spills}")
-        return None
     kernel = max(made, key=lambda launch: sum((launch.matrix_instructions or {}).values()))
     tried = Tried(sizes, asked, figures(kernel))
     words = ", ".join(
         f"{name} {tried.figures[name]:.4g}"
-        for name in ("vector", "matrix", "vector_per_score", "narrow_lds", "vgprs", "occupancy")
+        for name in (
+            "vector",
+            "matrix",
+            "vector_per_score",
+            "narrow_lds",
+            "vgprs",
+            "spills",
+            "occupancy",
+        )
     )
     report(gfx, family, sizes, f"{tried.clocks:.1f} clocks; {words}")
     return tried
+
+
+def cases() -> dict[str, Any]:
+    """Return what is compiled for each family: the launch tier's case, or requests of a few new tokens."""
+    from pytest_rocm_attn.conformance.tiers.launch.tier import shipped
+
+    found = {one.id: one for one in shipped()}
+    decode = found["decode-head-size-128"]
+    group = decode.request.num_heads // decode.request.num_kv_heads
+    for rows in (32, 64, 128):
+        name = f"{rows}-short-rows-head-size-128"
+        found[name] = replace(decode, id=name, lengths=((rows // group, 131072),))
+    return found
+
+
+def tile_from(sizes: Sizes) -> Any:
+    """Return the tile that a row of the table with these sizes stands for."""
+    from pytest_rocm_attn.backends.launch_table import tile_of
+
+    *tile, loops, waves = sizes
+    return tile_of({"tile": tile, "loops": loops, "waves_per_eu": waves})
+
+
+def forget_choices() -> None:
+    """Let tiles be chosen again: the table is replaced, or is back."""
+    from pytest_rocm_attn.backends import launch_config
+
+    launch_config.choose_tile.cache_clear()
+    launch_config.choose_short_tile.cache_clear()
 
 
 def report(gfx: str, family: str, sizes: Sizes, words: str) -> None:
@@ -224,8 +303,10 @@ def row(gfx: str, family: str, best: Tried) -> dict[str, Any]:
         "plain": shape.plain,
         "tile": list(best.sizes[:4]),
         "loops": best.sizes[4],
+        "waves_per_eu": best.sizes[5],
         "lds_bytes": found["lds_bytes"],
         "vgprs": found["vgprs"],
+        "spills": found["spills"],
         "occupancy": found["occupancy"],
         "vector_per_score": round(found["vector_per_score"], 2),
         "clocks": round(best.clocks, 1),
@@ -243,8 +324,10 @@ def choose(gfx: str, families: Sequence[str]) -> Iterator[dict[str, Any]]:
             kind = FAMILIES[family]
             candidates = CANDIDATES[family_of_gpu, kind]
             tried = [attempt(gfx, family, kind, sizes) for sizes in candidates]
-            for best in sorted(filter(None, tried), key=lambda one: one.cost):
-                if all(attempt(gfx, one, kind, best.sizes) for one in SERVED.get(family, ())):
+            launched = [one for one in tried if one is not None and one.figures]
+            for best in sorted(launched, key=lambda one: (one.spills > 0, one.cost)):
+                served = [attempt(gfx, one, kind, best.sizes) for one in SERVED.get(family, ())]
+                if all(one is not None and one.spills <= best.spills for one in served):
                     yield row(gfx, family, best)
                     break  # if none serves, the rule of launch_config takes what spills least
 
@@ -255,9 +338,9 @@ def again(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
     for old in rows:
         with MockRocm(old["target"]):
-            sizes = (*old["tile"], old["loops"])
+            sizes = (*old["tile"], old["loops"], old["waves_per_eu"])
             found = attempt(old["target"], old["family"], old["kind"], sizes)
-            if found is None:
+            if found is None or (found.spills and not old["spills"]):
                 raise SystemExit(f"{old['family']} on {old['target']} has to be chosen again")
             yield row(old["target"], old["family"], found)
 

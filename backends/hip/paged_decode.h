@@ -4,7 +4,7 @@
 //   key cache    [blocks, KV heads, D / x, block size, x]
 //   value cache  [blocks, KV heads, D, block size]
 // One workgroup takes one partition of one request's keys for one KV head, with all query heads that
-// share it; `combine` merges the partitions. Scores are kept in base 2.
+// share it; `combine` merges the partitions. Scores are kept in base 2 (docs/attention-mathematics.md).
 #pragma once
 
 #include "device.h"

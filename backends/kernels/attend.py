@@ -2,7 +2,7 @@
 
 A program owns BLOCK_M rows, (query token, query head) pairs that share one KV head. It finds its request
 and the tiles that its rows see, walks them, and stores its result (`results.py`), or computes again what
-another program has noted (`repairs.py`). Semantics: docs/reference/backends.md#inputs and #mla.
+another program has noted (`repairs.py`). Semantics: docs/reference/backends.md#inputs and #mla; mathematics: docs/attention-mathematics.md.
 """
 
 from __future__ import annotations

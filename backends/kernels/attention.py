@@ -1,9 +1,9 @@
 """Attention over a paged or contiguous KV cache: prefill, chunked prefill, decode, mixed, and MLA.
 
 One kernel. A program owns BLOCK_M rows, (query token, query head) pairs that share one KV head, and a
-segment of their keys; it walks the keys in tiles of BLOCK_N with an online softmax (Milakov &
-Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691). With several segments the partial
-results are merged by a second kernel. Semantics: docs/reference/backends.md#inputs and #mla.
+segment of their keys; it walks the keys in tiles of BLOCK_N with an online softmax. With several segments
+the partial results are merged by a second kernel. Semantics: docs/reference/backends.md#inputs and #mla;
+mathematics: docs/attention-mathematics.md.
 
 NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
 rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:
@@ -211,7 +211,7 @@ def plan_attention(
             ),
             tile.num_warps,
             1 if repairs else tile.num_stages,
-            tile.options,
+            {"waves_per_eu": tile.waves_per_eu} if tile.waves_per_eu else None,
         )
 
     attend, repair = launch(repairs=False), launch(repairs=True) if differ else None

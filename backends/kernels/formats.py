@@ -89,10 +89,13 @@ def dequantise(x, DTYPE: tl.constexpr, FP8: tl.constexpr):
             y = x.to(tl.float8e4b8, bitcast=True).to(tl.float32)
     else:
         # The bits in their places of a float32 are a number 2**-120 or 2**-119 as large, subnormal or not.
+        # A code of NaN is found in the float32: the byte would be taken out of its word once more.
         bits = x.to(tl.int8, bitcast=True).to(tl.int32) << 20
-        y = (bits.to(tl.uint32, bitcast=True) & 0x87F00000).to(tl.float32, bitcast=True)
+        bits = bits.to(tl.uint32, bitcast=True) & 0x87F00000
+        y = bits.to(tl.float32, bitcast=True)
         if FP8 == 7:  # e4m3fn: bias 7 against float32's 127; both all-ones codes are NaN
-            y = tl.where((x & 0x7F) == 0x7F, float("nan"), y * (2.0**120))
+            y = y * (2.0**120)
+            y = tl.where(tl.abs(y) > 448.0, float("nan"), y)
         else:  # e4m3fnuz: bias 8; the only NaN is negative zero's code
-            y = tl.where(x == 0x80, float("nan"), y * (2.0**119))
+            y = tl.where(bits == 0x80000000, float("nan"), y * (2.0**119))
     return convert_exactly(y, DTYPE)

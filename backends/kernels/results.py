@@ -1,7 +1,7 @@
 """What a program stores: results, or parts of them that a second kernel merges.
 
 If keys are split, a program stores for its segment the normalised sum of values and the log-sum-exp of
-the scores, in base 2; `merge_segments_kernel` weighs the segments by them.
+the scores, in base 2; `_merge_segments_kernel` weighs the segments by them (docs/attention-mathematics.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Scores, in base 2, of keys that a row sees: scale, soft cap, ALiBi, causality and window.
 
-Semantics: docs/reference/backends.md#inputs.
+Semantics: docs/reference/backends.md#inputs; mathematics: docs/attention-mathematics.md.
 """
 
 from __future__ import annotations

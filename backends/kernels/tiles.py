@@ -1,7 +1,7 @@
-"""The loop of the attention kernel: tiles of keys, with an online softmax.
+"""The loop of the attention kernel: tiles of keys, with an online softmax (docs/attention-mathematics.md).
 
-Milakov & Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691. `walk_tiles` takes the state of
-some rows over further tiles. A tile's keys lie in pages of the cache (`look_up_pages`), or in a row.
+`walk_tiles` takes the state of some rows over further tiles. A tile's keys lie in pages of the cache
+(`look_up_pages`, `look_up_runs`), or in a row.
 """
 
 from __future__ import annotations
@@ -9,11 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.formats import dequantise, round_weights
+from pytest_rocm_attn.backends.kernels.formats import compiled_for, dequantise, round_weights
 from pytest_rocm_attn.backends.kernels.scores import LOG2E, anchor_of, log2_score, unseen_as_never
 from pytest_rocm_attn.triton_interpreter import repair
 
 repair()
+MOST_RUNS = tl.constexpr(4)  # of keys in one page, in a tile, that are looked up one by one
+
+
+@triton.constexpr_function
+def looks_up_by_run():
+    """Return whether a tile's pages are looked up by `look_up_runs`. NVIDIA's tiles were timed without."""
+    return compiled_for()[0] != "cuda"
 
 
 @triton.jit
@@ -35,6 +42,41 @@ def look_up_pages(
         if first_key is not None:
             readable = (keys >= first_key) & readable
     return tl.load(page_ptr + number, mask=readable, other=0)
+
+
+@triton.jit
+def look_up_runs(page_ptr, first_key, lane, PAGE_SIZE: tl.constexpr, PAGE_RUN: tl.constexpr):
+    """Look up the pages of a tile's keys, all of which exist, once for each run of keys in one page.
+
+    A wave's loads of keys lie in one run each, as a rule: the compiler then takes the run's page for all
+    lanes, and the loads need no vector of addresses of pages.
+    """
+    page = tl.load(page_ptr + first_key // PAGE_SIZE) + tl.zeros_like(lane)
+    for run in tl.static_range(1, lane.shape[0] // PAGE_RUN):
+        number = tl.load(page_ptr + (first_key + run * PAGE_RUN) // PAGE_SIZE)
+        page = tl.where(lane >= run * PAGE_RUN, number, page)
+    return page
+
+
+@triton.jit
+def load_rows(
+    pointers,
+    readable,  # [BLOCK_N], of use if MASKED
+    inside,  # [1, BLOCK_D], of use unless WHOLE
+    MASKED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    CACHE: tl.constexpr,
+):
+    """Load the columns of some keys or values; 0 for what is not to be read."""
+    if MASKED and WHOLE:
+        rows = tl.load(pointers, mask=readable[:, None], other=0, cache_modifier=CACHE)
+    elif MASKED:
+        rows = tl.load(pointers, mask=readable[:, None] & inside, other=0, cache_modifier=CACHE)
+    elif WHOLE:
+        rows = tl.load(pointers, cache_modifier=CACHE)
+    else:
+        rows = tl.load(pointers, mask=inside, other=0, cache_modifier=CACHE)
+    return rows
 
 
 @triton.jit
@@ -87,8 +129,10 @@ def walk_tiles(
         value_column = column * PAGE_SIZE
     tail_column = BLOCK_D + tl.arange(0, TAIL if TAIL > 0 else 16)
     dtype = query.dtype
+    WHOLE: tl.constexpr = HEAD_SIZE == BLOCK_D
     # A tile lies in one page: its number is a scalar, and so is the place of the tile's first key.
     ONE_PAGE: tl.constexpr = PAGE_SIZE > 0 and PAGE_SIZE % BLOCK_N == 0
+    BY_RUN: tl.constexpr = PAGE_SIZE > 0 and BLOCK_N <= MOST_RUNS * PAGE_RUN and looks_up_by_run()
     page = tl.zeros([BLOCK_N], tl.int32)
     if PAGE_SIZE > 0 and AHEAD and not ONE_PAGE:
         page = look_up_pages(
@@ -112,6 +156,8 @@ def walk_tiles(
                     page = look_up_pages(
                         page_ptr, keys, first_key, last_key, PAGE_SIZE, SPLIT_X > 0
                     )
+                elif BY_RUN:
+                    page = look_up_runs(page_ptr, tile * BLOCK_N, lane, PAGE_SIZE, PAGE_RUN)
                 else:
                     page = tl.load(page_ptr + keys // PAGE_SIZE)
             block = page.to(tl.int64)
@@ -131,26 +177,13 @@ def walk_tiles(
         key_ptrs = tile_key_ptr + key_row[:, None] + key_column[None, :]
         value_ptrs = tile_value_ptr + value_row[:, None] + value_column[None, :]
         inside = (column < HEAD_SIZE)[None, :]
-        if MASKED:
-            if HEAD_SIZE == BLOCK_D:
-                k = tl.load(key_ptrs, mask=readable[:, None], other=0, cache_modifier=CACHE)
-            else:
-                k = tl.load(
-                    key_ptrs, mask=readable[:, None] & inside, other=0, cache_modifier=CACHE
-                )
-        elif HEAD_SIZE == BLOCK_D:
-            k = tl.load(key_ptrs, cache_modifier=CACHE)
-        else:
-            k = tl.load(key_ptrs, mask=inside, other=0, cache_modifier=CACHE)
+        k = load_rows(key_ptrs, readable, inside, MASKED, WHOLE, CACHE)
         if FP8 > 0:
             k = dequantise(k, dtype, FP8)
         s = tl.dot(query, tl.trans(k), input_precision="ieee")
         if TAIL > 0:
             tail_ptrs = tile_key_ptr + key_row[:, None] + tail_column[None, :]
-            if MASKED:
-                k_tail = tl.load(tail_ptrs, mask=readable[:, None], other=0)
-            else:
-                k_tail = tl.load(tail_ptrs)
+            k_tail = load_rows(tail_ptrs, readable, inside, MASKED, True, CACHE)
             if FP8 > 0:
                 k_tail = dequantise(k_tail, dtype, FP8)
             s = tl.dot(query_tail, tl.trans(k_tail), s, input_precision="ieee")
@@ -180,17 +213,8 @@ def walk_tiles(
         if SHARED:
             v = k
         else:
-            if MASKED:  # unused slots may hold NaN, and 0 * NaN is NaN
-                if HEAD_SIZE == BLOCK_D:
-                    v = tl.load(value_ptrs, mask=readable[:, None], other=0, cache_modifier=CACHE)
-                else:
-                    v = tl.load(
-                        value_ptrs, mask=readable[:, None] & inside, other=0, cache_modifier=CACHE
-                    )
-            elif HEAD_SIZE == BLOCK_D:
-                v = tl.load(value_ptrs, cache_modifier=CACHE)
-            else:
-                v = tl.load(value_ptrs, mask=inside, other=0, cache_modifier=CACHE)
+            # Masked, as unused slots may hold NaN, and 0 * NaN is NaN.
+            v = load_rows(value_ptrs, readable, inside, MASKED, WHOLE, CACHE)
             if FP8 > 0:
                 v = dequantise(v, dtype, FP8)
         acc = tl.dot(round_weights(p, dtype), v, acc, input_precision="ieee")

@@ -339,8 +339,8 @@ def passes_of(target: Target, work: Work) -> tuple[Pass, ...]:
 
     def tile_of(rows: int) -> Tile:
         if rows <= max(16, group):
-            return choose_tile("decode", Shape(group, 128), target)
-        return choose_short_tile(Shape(rows, 128), target)
+            return choose_tile("decode", Shape(group, 128, plain=True), target)
+        return choose_short_tile(Shape(rows, 128, plain=True), target)
 
     return choose_passes(
         work,

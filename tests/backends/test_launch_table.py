@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import triton
 
-from pytest_rocm_attn.backends.launch_config import Shape, choose_tile
-from pytest_rocm_attn.backends.launch_table import TABLE, tabled
+from pytest_rocm_attn.backends.launch_config import Shape, choose_short_tile, choose_tile
+from pytest_rocm_attn.backends.launch_table import TABLE, tabled, tabled_short
 from pytest_rocm_attn.backends.launch_target import INTERPRETER, amd_target, nvidia_target
 
 TOOL = Path(__file__).parents[2] / "tools" / "launch_table.py"
@@ -51,12 +51,26 @@ def shape_of(row: dict[str, Any]) -> Shape:
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_what_the_table_has_is_chosen_and_fits(row: dict[str, Any]) -> None:
     target = amd_target(row["target"])
-    tile = choose_tile(row["kind"], shape_of(row), target)
+    shape = shape_of(row)
+    if row["kind"] == "short":
+        tile = choose_short_tile(shape, target)
+    else:
+        tile = choose_tile(row["kind"], shape, target)
     assert [tile.block_m, tile.block_n, tile.num_warps, tile.num_stages] == row["tile"]
-    assert tile.loops is row["loops"]
+    assert (tile.loops, tile.waves_per_eu) == (row["loops"], row["waves_per_eu"])
     assert row["lds_bytes"] <= target.lds_bytes
     assert row["vgprs"] <= target.wave_registers
     assert row["occupancy"] > 0
+    # RDNA has no room for MLA's query in registers.
+    assert row["spills"] == 0 or (row["kind"] == "latent" and target.family.startswith("RDNA"))
+
+
+def test_a_request_with_more_rows_than_any_short_tile_gets_the_largest() -> None:
+    target = amd_target("gfx942")
+    tiles = {tile.block_m for tile in tabled_short(Shape(32, 128, plain=True), target)}
+    assert len(tiles) > 1
+    assert choose_short_tile(Shape(4096, 128, plain=True), target).block_m == max(tiles)
+    assert choose_short_tile(Shape(min(tiles), 128, plain=True), target).block_m == min(tiles)
 
 
 def test_each_target_and_class_has_one_row() -> None:
@@ -103,9 +117,9 @@ def test_a_row_is_what_a_fresh_compile_gives(tool: Any, row: dict[str, Any]) -> 
     if triton.__version__ != DATA["triton"]:
         pytest.skip(f"the table is of Triton {DATA['triton']}, this is {triton.__version__}")
     with MockRocm(row["target"]):
-        sizes = (*row["tile"], row["loops"])
+        sizes = (*row["tile"], row["loops"], row["waves_per_eu"])
         found = tool.attempt(row["target"], row["family"], row["kind"], sizes)
-    assert found is not None, "it spills, or does not compile"
+    assert found is not None, "it does not compile, or fit"
     fresh = tool.row(row["target"], row["family"], found)
     estimated = ("clocks",)  # by whichever llvm-mca is there
     assert {name: value for name, value in fresh.items() if name not in estimated} == {

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from pytest_rocm_attn.backends.kernels.order import place_of
-from pytest_rocm_attn.backends.kernels.tiles import look_up_pages
+from pytest_rocm_attn.backends.kernels.tiles import look_up_pages, look_up_runs
 
 KEYS = 32
 
@@ -62,6 +62,24 @@ def test_the_page_of_every_key_in_the_range_is_looked_up(page_size: int, whole: 
         assert [pages[key] for key in readable] == [10 + key // page_size for key in readable]
         # Beyond the request's last page the table holds anything.
         assert all(page < 10 + -(-last_key // page_size) for page in pages if page)
+
+
+@triton.jit
+def _look_up_runs(table, out, PAGE_SIZE: tl.constexpr, RUN: tl.constexpr, COUNT: tl.constexpr):
+    lane = tl.arange(0, COUNT)
+    first_key = tl.program_id(0) * COUNT
+    pages = look_up_runs(table, first_key, lane, PAGE_SIZE, RUN)
+    tl.store(out + first_key + lane, pages)
+
+
+@pytest.mark.parametrize("tile", [16, 32])
+@pytest.mark.parametrize("page_size", [8, 16, 24, 48])
+def test_a_look_up_by_run_finds_the_page_of_every_key(tile: int, page_size: int) -> None:
+    table = torch.arange(10, 10 + 4 * KEYS, dtype=torch.int32)
+    out = torch.full((3 * tile,), -1, dtype=torch.int32)
+    run = min(page_size & -page_size, tile)
+    _look_up_runs[(3,)](table, out, page_size, run, tile)
+    assert out.tolist() == [10 + key // page_size for key in range(3 * tile)]
 
 
 @triton.jit

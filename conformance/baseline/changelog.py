@@ -197,7 +197,7 @@ def render(changelog: Changelog, form: str, limit: int = MOST, *, full: bool = F
 def _text(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
     lines = [f"{changelog.before} -> {changelog.after}: {_counts(changelog)}"]
     for number, cause in enumerate(shown, start=1):
-        lines.append(f"{number}. {told(changelog, cause)}")
+        lines.append(f"{number}. {cause_sentence(changelog, cause)}")
         lines.append(f"   {cause.cells:,} cells; e.g. {question(changelog, cause.smallest)}")
     return lines
 
@@ -214,15 +214,15 @@ def _markdown(changelog: Changelog, shown: Sequence[Cause]) -> list[str]:
         links = ", ".join(f"[{one.name}]({one.link})" for one in _linked(sources))
         link = f" ({links})" if links else ""
         # What the first one did, and what the first one that is linked did, if that is another.
-        told = dict.fromkeys(one.reason for one in (*sources[:1], *_linked(sources)[:1]))
-        reason = "".join(f" {escaped(one[:1].upper() + one[1:])}." for one in told)
+        reasons = dict.fromkeys(one.reason for one in (*sources[:1], *_linked(sources)[:1]))
+        reason = "".join(f" {escaped(one[:1].upper() + one[1:])}." for one in reasons)
         example = _code(question(changelog, cause.smallest))
         said = escaped(_sentence(cause, sources).removesuffix("."))
         lines.append(f"- {said}{link}.{reason} {cause.cells:,} cells, e.g. `{example}`.")
     return lines
 
 
-def told(changelog: Changelog, cause: Cause) -> str:
+def cause_sentence(changelog: Changelog, cause: Cause) -> str:
     """Return a cause in one sentence of fewer than 160 characters, with its pull requests."""
     sources = changelog.sources(cause)
     said, names = _sentence(cause, sources), _names(sources)
@@ -295,7 +295,7 @@ def _baseline_data(baseline: Baseline) -> dict[str, Any]:
 def _cause_data(changelog: Changelog, cause: Cause) -> dict[str, Any]:
     sources = [{"link": one.link, "reason": one.reason} for one in changelog.sources(cause)]
     return _as_changes(plain.cause(cause, [family.name for family in changelog.grid.families])) | {
-        "sentence": told(changelog, cause),
+        "sentence": cause_sentence(changelog, cause),
         "parts": [_cause_data(changelog, part) for part in cause.parts],
         "source": sources[0] if sources else None,
         "sources": sources,

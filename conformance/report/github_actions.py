@@ -54,9 +54,9 @@ def _line(kind: str, cause: CauseEntry, where: tuple[Path, int] | None) -> str:
     properties = {"title": title}
     if where is not None:
         properties = {"file": where[0].as_posix(), "line": str(where[1]), **properties}
-    told = [cause["what"], *(f"{label}: {text}" for label, text in words.cause_lines(cause))]
+    lines = [cause["what"], *(f"{label}: {text}" for label, text in words.cause_lines(cause))]
     shown = ",".join(f"{name}={_escaped(text, ':,')}" for name, text in properties.items())
-    return f"::{kind} {shown}::{_escaped(chr(10).join(map(words.one_line, told)))}"
+    return f"::{kind} {shown}::{_escaped(chr(10).join(map(words.one_line, lines)))}"
 
 
 def _escaped(text: str, more: str = "") -> str:

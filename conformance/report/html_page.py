@@ -67,8 +67,8 @@ def render(report: Mapping[str, Any], limit: int = LIMIT) -> str:
     page["without"] = _without_verdict(report)
     fixed = template.substitute(page, notes="", data="")
     size = len(fixed.encode())
-    told = [*words.compared_with_upstream(report), *(report.get("notes") or ())]
-    notes = [words.cut(str(note), 2_000) for note in told[:50]]
+    texts = [*words.compared_with_upstream(report), *(report.get("notes") or ())]
+    notes = [words.cut(str(note), 2_000) for note in texts[:50]]
     data, left_out = _fitting(report["rows"], limit - size - sum(len(n) * 6 + 99 for n in notes))
     notes += left_out
     return template.substitute(
@@ -115,15 +115,15 @@ def _evidence(report: Mapping[str, Any]) -> str:
 def _causes(report: Mapping[str, Any]) -> str:
     """Return the causes as a section; each opens the list of its items, which lead to their story."""
     causes = explained.of(report)
-    told = [text for summary in words.summaries_of(report) for text in summary["told"]]
-    if not causes and not told:
+    texts = [text for summary in words.summaries_of(report) for text in summary["told"]]
+    if not causes and not texts:
         return ""
     listed = "".join(map(_cause, causes[:_MOST_CAUSES]))
     more = len(causes) - _MOST_CAUSES
     listed += f"<li>and {more:,} more causes, in the JSON report</li>" if more > 0 else ""
     return (
         '<section class="summary" aria-labelledby="causes-title"><h2 id="causes-title">Causes</h2>'
-        + "".join(f"<p>{_escaped(text)}</p>" for text in told[:_MOST_CAUSES])
+        + "".join(f"<p>{_escaped(text)}</p>" for text in texts[:_MOST_CAUSES])
         + f'<ol class="conditions">{listed}</ol></section>'
     )
 
@@ -307,12 +307,12 @@ def _data(rows: Sequence[Record], cut: int) -> dict[str, Any]:
 
 def _texts(row: Record) -> tuple[str, ...]:
     expected, got = words.expected_words(row), words.got_words(row)
-    told = f"expected {expected}, got {got}"
+    answers = f"expected {expected}, got {got}"
     untold = "" if row["request"] is not None else "Not about one decision, so there is none."
     return (
         *(row["tier"], row["id"], column(row), row["verdict"], row["level"], words.gpu_words(row)),
         *(words.flags_words(row), words.request_words(row), words.family(row), expected, got),
-        *("" if row["message"] == told else row["message"], row["source"], row["evidence"]),
+        *("" if row["message"] == answers else row["message"], row["source"], row["evidence"]),
         *(f"{row['seconds']:.6f}" if row["seconds"] else "", ", ".join(row["environment_written"])),
         *(row["again"], _tally(row), untold),
     )

@@ -62,13 +62,13 @@ class UpstreamTier(GridTier):
         counts = [record["details"].get("counts", {}) for record in records]
         cells, reached = (sum(one.get(name, 0) for one in counts) for name in ("cells", "compared"))
         differ = sum(one.get(name, 0) for one in counts for name in ("required", "advisory"))
-        told = []
+        lines = []
         if left := cells - reached:
-            told = [
+            lines = [
                 f"{differ:,} of {reached:,} cells differ from their recording; {left:,} were not"
             ]
-            told[0] += " compared, most for lack of time: --rocm-attn-tier=upstream compares all"
-        return {**found, "tier": "upstream", "told": told}
+            lines[0] += " compared, most for lack of time: --rocm-attn-tier=upstream compares all"
+        return {**found, "tier": "upstream", "told": lines}
 
     @classmethod
     def when_interrupted(cls, settings: Settings) -> list[str]:

@@ -4,7 +4,8 @@
         --rocm-attn-backends=ROCM_ATTN=pytest_rocm_attn.conformance.adapters.vllm_kernels:RocmAttn
 
 RocmAttn is the prefill and the paged decode of ROCM_ATTN, as far as both are Triton kernels; TritonMla the
-decode of TRITON_MLA; EncoderAttention the kernel without a cache that encoders and vision layers use. Each
+decode of TRITON_MLA; EncoderAttention the kernel without a cache that encoders and vision layers use;
+CacheWrite the kernel that writes new tokens into the cache. Each
 function is found by trying its homes, and called by the names in its signature (v0.12.0 to v0.33.0).
 """
 
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters.unified import asserted_limits
-from pytest_rocm_attn.conformance.adapters.vllm_unified import an_active_driver
+from pytest_rocm_attn.conformance.adapters.vllm_unified import UnifiedAttention, an_active_driver
 from pytest_rocm_attn.errors import BackendUnderTestError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class RocmAttn(_Kernel):
 
 
 class _Platform:
-    """vLLM's current platform, with the fp8 of a cache."""
+    """vLLM's current platform, as one of ROCm's with the fp8 of a cache."""
 
     def __init__(self, own: Any, fp8: torch.dtype | None) -> None:
         self._own = own
@@ -169,6 +170,9 @@ class _Platform:
 
     def fp8_dtype(self) -> Any:
         return self._own.fp8_dtype() if self._fp8 is None else self._fp8
+
+    def is_rocm(self) -> bool:
+        return True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
@@ -306,3 +310,72 @@ class EncoderAttention(_Kernel):
                 "sinks": problem.sinks,
             }
         )
+
+
+class CacheWrite(_Kernel):
+    """``triton_reshape_and_cache_flash``, by which TRITON_ATTN writes new tokens into the cache.
+
+    The bits of the new tokens' slots are inverted first, and the function gets their keys and values, then
+    a padded token without a slot. The tier compares the whole cache with what it was. The release's unified
+    attention reads it.
+    """
+
+    name = "CACHE_WRITE"
+    file = "triton_reshape_and_cache_flash"
+    function_name = "triton_reshape_and_cache_flash"
+    rounds_cache = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._attention = UnifiedAttention()
+
+    def attend(self, problem: PagedAttention) -> None:
+        """Write the new tokens, then solve a problem of paged attention.
+
+        Raises:
+            NotImplementedError: the cache is of fp8, or the release's attention does not take it.
+        """
+        import torch
+
+        if problem.key_cache.dtype.itemsize == 1:
+            raise NotImplementedError("an fp8 cache, whose values are rounded again")
+        if not problem.query.shape[0]:
+            return
+        key, value = _tokens(problem, whole=False)
+        tokens = key.shape[0]
+        slots = torch.empty(tokens, dtype=torch.int64, device=key.device)
+        if not key.is_meta:
+            slots = self._inverted(problem)
+        padding = torch.full_like(key[:1], torch.nan)
+        own = self.module.current_platform
+        vars(self.module)["current_platform"] = _Platform(own, None)
+        try:
+            self.call(
+                {
+                    "key": torch.cat([key, padding]),
+                    "value": torch.cat([value, padding]),
+                    "key_cache": problem.key_cache,
+                    "value_cache": problem.value_cache,
+                    "slot_mapping": torch.cat([slots, torch.full_like(slots[:1], -1)]),
+                    "kv_cache_dtype": "auto",
+                    "k_scale": problem.k_scale,
+                    "v_scale": problem.v_scale,
+                }
+            )
+        finally:
+            vars(self.module)["current_platform"] = own
+        self._attention.attend(problem)
+
+    def _inverted(self, problem: PagedAttention) -> torch.Tensor:
+        """Invert the slots of the new tokens, and return their numbers."""
+        import torch
+
+        size, found = problem.key_cache.shape[1], []
+        for request, new in enumerate(problem.query_lens):
+            total = int(problem.seq_lens[request])
+            blocks, places = _slots(problem, request, total - new, total)
+            for cache in (problem.key_cache, problem.value_cache):
+                bits = cache.view(torch.uint8)
+                bits[blocks, places] = ~bits[blocks, places]
+            found.append(blocks * size + places)
+        return torch.cat(found)

@@ -45,6 +45,7 @@ FOUND = {
     (f"{KERNELS}:RocmAttn", "sliding-window-33"): {"0.12.0", "0.20.0", "0.24.0"},
     (ADAPTER, "both-directions"): {"0.24.0"},
     (ADAPTER, "mixed-batch-bfloat16"): set(),
+    (f"{KERNELS}:CacheWrite", "mixed-batch-bfloat16"): set(),
     (f"{KERNELS}:TritonMla", "mla-decode-with-heads-num-heads-16"): set(),
     (f"{KERNELS}:TritonMla", "mla-decode-of-one-long-request"): set(),
 }

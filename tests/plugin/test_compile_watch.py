@@ -130,3 +130,13 @@ def test_work_ends_in_time_or_is_ended(tmp_path: Path) -> None:
     assert not other.exists()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # none is left
+
+
+def test_a_limit_of_processor_time_does_not_count_time_that_a_compiler_waits() -> None:
+    assert compile_watch.ends_within(compile_watch.CpuSeconds(0.2), lambda: time.sleep(0.4))
+    assert not compile_watch.ends_within(compile_watch.CpuSeconds(0.2), _work_for_ever)
+
+
+def _work_for_ever() -> None:
+    while True:
+        pass

@@ -12,6 +12,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.conformance.adapters.closed.calls import Recorder
 from pytest_rocm_attn.dry_launch import dry_launch
 from pytest_rocm_attn.errors import UnwrittenTensorWarning
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.adapters.closed.signatures import Aiter
     from pytest_rocm_attn.dry_launch import Launches
 
+# For one kernel. A tile of a whole block of 2,048 tokens, as vLLM had it to 0.20, takes LLVM minutes.
+COMPILES_WITHIN = compile_watch.CpuSeconds(10)
 _SMALL = 1 << 20  # elements; larger memory stays as the system gives it, which costs nothing
 
 
@@ -56,7 +59,11 @@ def device(aiter: Aiter) -> Iterator[Device]:
     layer, recorder = Layer(), Recorder(aiter)
     cpu_tensors.install(layer, _zero)
     try:
-        with warnings.catch_warnings(), dry_launch() as launches, recorder.answering():
+        with (
+            warnings.catch_warnings(),
+            dry_launch(compile_timeout=COMPILES_WITHIN) as launches,
+            recorder.answering(),
+        ):
             warnings.simplefilter("ignore", UnwrittenTensorWarning)
             yield Device(launches, recorder)
     finally:

@@ -22,7 +22,7 @@ from pytest_rocm_attn.conformance.adapters.start import forward
 from pytest_rocm_attn.conformance.adapters.start.batches import batches, common_metadata
 from pytest_rocm_attn.conformance.adapters.start.device import device
 from pytest_rocm_attn.conformance.adapters.start.started import Fault, Steps
-from pytest_rocm_attn.errors import MockError, SelectorError
+from pytest_rocm_attn.errors import CompileTimeoutError, MockError, SelectorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,9 @@ _NO_DEVICE = (
     "without CUDA",
     "pinned memory",
 )
+
+
+_TOO_LONG = CompileTimeoutError.__name__
 
 
 class FirstSteps:
@@ -129,7 +132,10 @@ class FirstSteps:
                 with self._noted((layer.name,), doing):
                     self._step(layer, batch, builder, group.kv_cache_group_id)
                     self.steps.taken += 1
-                for rejected in self._device.launches.rejected[seen[1] :]:
+                rejections = self._device.launches.rejected[seen[1] :]
+                if any(one.error.startswith(_TOO_LONG) for one in rejections):
+                    break  # the other steps launch it as well
+                for rejected in rejections:
                     _add(self.steps.faults, Fault((layer.name,), doing, _rejection(rejected)))
                 self._hold(layer, doing, self._device.calls[seen[0] :])
 
@@ -196,8 +202,10 @@ class FirstSteps:
             chain.append(one)
             one = one.__cause__ or one.__context__
         for one in chain:
-            if isinstance(one, MockError | SelectorError | UnknownKernelError):
-                return f"{one}"
+            if isinstance(
+                one, MockError | SelectorError | UnknownKernelError | CompileTimeoutError
+            ):
+                return f"{one}".partition(" (--")[0]
             if isinstance(one, ModuleNotFoundError):
                 return f"it needs {one.name}"
         if self._device.calls and self._device.calls[-1].misfit:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_rocm_attn import compile_watch
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock import mock_rocm
 
@@ -191,6 +192,16 @@ def test_a_kernel_of_triton_that_does_not_fit_is_a_fault(steps: Callable[..., St
     call = "greedy[(1,)](query, output.float(), BLOCK=256, num_warps=16)"
     (said,) = words(steps(forward=call).faults)
     assert "greedy does not fit gfx942" in said
+
+
+def test_a_kernel_that_takes_too_long_to_compile_is_declined_once(
+    steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_watch, "ends_within", lambda seconds, work: False)
+    found = steps(forward="add[(1,)](query, output, 64, BLOCK=128)")
+    assert (found.taken, found.faults) == (0, [])
+    (said,) = words(found.declined)
+    assert said.startswith("attention: a prefill step: compiling add for gfx942 with BLOCK=128")
 
 
 def test_what_the_fork_raises_in_a_step_is_its_fault(steps: Callable[..., Steps]) -> None:

@@ -235,16 +235,23 @@ def _listed(
     rule: str, of: Declared, field: str, value: Callable[[Request], object], source: str
 ) -> Limit:
     words, name, remedy = _WORDS[rule]
-    known = of.entry.get(field, "").replace("..", " to ").replace("/", " in steps of ")
-    known = ", ".join(known.split()) if " to " not in known else known
     return Limit(
         rule,
         lambda request, gpu: _in(of.words(field, gpu), value(request)),
         f"the {words} is one that the class declares",
-        f"does not support {words} {{request.{name}}}: it declares {known or 'none'}",
+        f"does not support {words} {{request.{name}}}: it declares {_in_words(of.entry[field])}",
         remedy,
         source,
     )
+
+
+def _in_words(listed: str) -> str:
+    """Return a list of declarations.toml in words."""
+    if listed.endswith(".."):
+        return listed.replace("..", " or more")
+    if ".." in listed:
+        return listed.replace("..", " to ").replace("/", " in steps of ")
+    return ", ".join(listed.split()) or "none"
 
 
 def _block_size(of: Declared, source: str) -> Limit:
@@ -256,8 +263,9 @@ def _block_size(of: Declared, source: str) -> Limit:
             return str(request.block_size) in sizes
         return any(request.block_size % int(size) == 0 for size in sizes)
 
-    declared = of.entry.get("blocks", "any")
-    words = declared if declared.startswith("exactly") else f"a multiple of {declared}"
+    first, *others = of.entry["blocks"].split()
+    sizes = " or ".join(others if first == "exactly" else [first, *others])
+    words = f"exactly {sizes}" if first == "exactly" else f"a multiple of {sizes}"
     return Limit(
         "block-size",
         holds,

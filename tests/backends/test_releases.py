@@ -182,6 +182,7 @@ def test_what_changed_from_one_release_to_the_next(
 
 
 NO_MHA = AITER | {"VLLM_ROCM_USE_AITER_MHA": "0"}
+UNIFIED = {"VLLM_ROCM_USE_AITER_UNIFIED_ATTENTION": "1"}
 FP16: dict[str, object] = {"use_mla": True, "dtype": "float16"}
 FP8: dict[str, object] = {"kv_cache_dtype": "fp8"}
 NON_CAUSAL: dict[str, object] = {"use_non_causal": True}
@@ -193,6 +194,8 @@ NON_CAUSAL_DCP = {"use_mla": True, "use_non_causal": True, "use_dcp": True}
     ("release", "request_", "environ", "aiter", "backend"),
     [
         ("0.18", {}, NO_MHA, "present", "TRITON_ATTN"),
+        ("0.18", {}, NO_MHA | UNIFIED, "present", "ROCM_AITER_UNIFIED_ATTN"),
+        ("0.19", {}, NO_MHA | UNIFIED, "present", "ROCM_ATTN"),  # 56021
         ("0.22", {"has_sink": True}, AITER, "present", "ROCM_AITER_UNIFIED_ATTN"),
         ("0.33", {"has_sink": True}, AITER, "present", "ROCM_AITER_FA"),  # 43817
         ("0.33", {"has_sink": True}, NO_MHA, "present", "ROCM_AITER_UNIFIED_ATTN"),
@@ -243,6 +246,7 @@ RULES = {
         *LATENT,
         *("aiter-unified", "aiter-flash-attention", "prefill-decode", "triton-attn"),
     ),
+    "0.19": (*LATENT, "rocm-attn", *BY_AITER),
     "0.22": (*LATENT, "rocm-attn", *BY_AITER, "turboquant"),
     "0.25": (*LATENT, "rocm-attn", *BY_AITER, "turboquant"),
     "0.33": (
@@ -307,6 +311,54 @@ def test_a_refused_feature_is_named_by_its_rule_in_our_words_and_upstreams(
         select(request, Flags({ATTENTION_BACKEND: backend}), Gpu("gfx942"), "0.33")
     assert f"does not support {words} ({upstream})" in str(caught.value)
     assert rule in [step.rule for step in caught.value.trace]
+
+
+# What the classes of v0.33.0 declare: get_supported_... and supports_... of each.
+@pytest.mark.parametrize(
+    ("name", "request_", "gfx", "rule", "words"),
+    [
+        ("ROCM_AITER_FA", {"head_size": 80}, "gfx942", "head-size",
+         "head size 80: it declares 64, 128, 256."),
+        ("TRITON_ATTN", {"head_size": 16}, "gfx942", "head-size",
+         "head size 16: it declares 32 or more."),
+        ("ROCM_AITER_FA", {"dtype": "float32"}, "gfx942", "dtype",
+         "dtype float32: it declares float16, bfloat16. Remedy: set --dtype to one of these"),
+        ("FLEX_ATTENTION", {"kv_cache_dtype": "fp8"}, "gfx942", "kv-cache-dtype",
+         "kv_cache_dtype fp8: it declares auto, float16, bfloat16."),
+        ("ROCM_AITER_FA", {"block_size": 8}, "gfx942", "block-size",
+         "block size 8: it must be a multiple of 16 or 32. Remedy: set --block-size to a multiple of"),
+        ("ROCM_ATTN", {"attn_type": "encoder_decoder"}, "gfx942", "attention-type",
+         "attention type encoder_decoder: it declares decoder, encoder, encoder_only."),
+        ("ROCM_AITER_FA", {}, "gfx1100", "compute-capability",
+         "the compute capability of gfx1100: it takes gfx942, gfx950, gfx1250."),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_the_class_declares(
+    name: str, request_: dict[str, object], gfx: str, rule: str, words: str
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    with pytest.raises(SelectionError) as caught:
+        select(request, Flags({ATTENTION_BACKEND: name}), Gpu(gfx), "0.33")
+    assert f"{name} (named by {ATTENTION_BACKEND}) does not support {words}" in str(caught.value)
+    assert rule in [step.rule for step in caught.value.trace]
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "words"),
+    [
+        ("TRITON_MLA", {}, "is MLA, and the layer is not MLA"),
+        ("ROCM_AITER_FA", {"use_mla": True, "head_size": 128}, "is not MLA, and the layer is MLA"),
+        ("ROCM_AITER_MLA_SPARSE", {"use_mla": True}, "is sparse, and the layer is not sparse"),
+        ("ROCM_AITER_MLA", {"use_mla": True, "use_sparse": True}, "is not sparse, and the layer is sparse"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_which_kind_of_layer_a_backend_is_for(
+    name: str, request_: dict[str, object], words: str
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    with pytest.raises(SelectionError) as caught:
+        select(request, Flags({ATTENTION_BACKEND: name}), Gpu("gfx942"), "0.33")
+    assert f"{name} (named by {ATTENTION_BACKEND}) {words}." in str(caught.value)
 
 
 @pytest.mark.parametrize(

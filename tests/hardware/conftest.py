@@ -18,6 +18,7 @@ from pytest_rocm_attn import hardware
 from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.markers import EMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,11 +31,20 @@ if TYPE_CHECKING:
 TIMEOUT = 1200.0  # seconds for one case: its first may build HIP, or have Triton compile
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let warnings be warnings: those of a ROCm build's libraries are no fault of what is tested."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let warnings be warnings: those of a ROCm build's libraries are no fault of what is tested.
+
+    Under ``--rocm-attn-emulate`` skip FLEX_ATTENTION, which torch compiles.
+    """
+    emulated = bool(config.stash.get(EMULATED, ""))
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.filterwarnings("default"))
+            if emulated and "flex" in item.nodeid.lower():
+                reason = (
+                    "the emulator runs Triton kernels; torch.compile makes those of FLEX_ATTENTION"
+                )
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def judge(
@@ -45,6 +55,7 @@ def judge(
     arch: str,
     target: str,
     refusal: str = "",
+    wanted: str = "rocm",
 ) -> None:
     """Pass, fail, or mark as expected to fail, what came of a case on a backend.
 
@@ -55,8 +66,9 @@ def judge(
         arch: the device that it ran on, with its features.
         target: the gfx name that the driver gives the first visible GPU.
         refusal: words of the reason for which the backend must decline the case; "": it must not.
+        wanted: the evidence that this run is to give: "emulated" under --rocm-attn-emulate.
     """
-    if evidence != "rocm":
+    if evidence != wanted:
         pytest.fail(
             f"ran as {evidence}, not on the AMD GPU: torch {torch.__version__} does not see it; install"
             " torch for ROCm (docs/howto/on-an-mi-gpu.md)"
@@ -96,16 +108,21 @@ _CHECKS = {
 
 
 class Lanes:
-    """The processes that one module's backends run in: a fault of the GPU ends no other test."""
+    """The processes that one module's backends run in: a fault of the GPU ends no other test.
 
-    def __init__(self) -> None:
+    Args:
+        emulated: the target that this run emulates, or "".
+    """
+
+    def __init__(self, emulated: str) -> None:
+        self._start = ("emulate", emulated) if emulated else ("run",)
         self._open: dict[tuple[str, str], Lane] = {}
 
     def ask(self, backend: BackendUnderTest, case: Case, check: str) -> tuple[Result, Lane]:
         """Return what came of a case, and the process that it ran in."""
         key = backend.spec, check
         if key not in self._open:
-            self._open[key] = Lane(backend.spec, TIMEOUT, "run", *_CHECKS[check])
+            self._open[key] = Lane(backend.spec, TIMEOUT, *self._start, *_CHECKS[check])
         return self._open[key].ask(case), self._open[key]
 
     def close(self) -> None:
@@ -115,22 +132,27 @@ class Lanes:
 
 
 @pytest.fixture(scope="module")
-def lanes() -> Iterator[Lanes]:
+def lanes(pytestconfig: pytest.Config) -> Iterator[Lanes]:
     """The processes of this module's backends."""
-    made = Lanes()
+    made = Lanes(pytestconfig.stash.get(EMULATED, ""))
     yield made
     made.close()
 
 
 @pytest.fixture
 def on_gpu(
-    lanes: Lanes, rocm_gpu: hardware.DetectedGpu, record_property: Tell
+    lanes: Lanes,
+    rocm_gpu: hardware.DetectedGpu,
+    record_property: Tell,
+    pytestconfig: pytest.Config,
 ) -> Callable[..., None]:
     """A function that puts a case to a backend on this machine's GPU, and judges what came of it.
 
     ``on_gpu(backend, case, refusal="", check="examine", own_fp8=False)``; the check "replay" captures
     a graph; own_fp8 leaves out cases whose cache is in another GPU's fp8.
     """
+
+    emulated = bool(pytestconfig.stash.get(EMULATED, ""))
 
     def run(
         backend: BackendUnderTest,
@@ -142,11 +164,15 @@ def on_gpu(
     ) -> None:
         if own_fp8 and foreign_fp8(case, rocm_gpu.gfx):
             pytest.skip(f"{backend.name} takes the fp8 of {rocm_gpu.gfx}, which is not {case.fp8}")
+        if emulated and check == "replay":
+            pytest.skip("the emulator captures no graphs")
         record_property("rocm_attn_backend", backend.name)
         try:
             finding, lane = lanes.ask(backend, case, check)
         except BackendUnderTestError as error:
             pytest.fail(str(error), pytrace=False)
+        if emulated and finding.kind == "declined" and "nothing was emulated" in finding.words:
+            pytest.skip(finding.words)
         record_property("rocm_attn_evidence", lane.evidence)
         record_property("rocm_attn_device", lane.device)
         if math.isfinite(finding.ratio):
@@ -158,14 +184,20 @@ def on_gpu(
             arch=lane.device.get("arch", ""),
             target=rocm_gpu.gfx,
             refusal=refusal,
+            wanted="emulated" if emulated else "rocm",
         )
 
     return run
 
 
 @pytest.fixture
-def device(rocm_gpu: hardware.DetectedGpu, record_property: Tell) -> torch.device:
+def device(
+    rocm_gpu: hardware.DetectedGpu, record_property: Tell, pytestconfig: pytest.Config
+) -> torch.device:
     """The first visible GPU, as torch for ROCm has it; a test with another torch fails."""
+    if pytestconfig.stash.get(EMULATED, ""):
+        record_property("rocm_attn_evidence", "emulated")
+        return torch.device("cuda", 0)
     from pytest_rocm_attn.conformance.report.host import describe
 
     if torch.version.hip is None or not torch.cuda.is_available():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -216,6 +217,23 @@ def test_anything_else_fails_with_its_words(judge: Any, finding: Result) -> None
     with pytest.raises(pytest.fail.Exception) as caught:
         judge(finding, REQUIRED, **ON_MI300X)
     assert finding.words in str(caught.value)
+
+
+def test_a_right_result_of_the_emulator_passes_in_an_emulated_run(judge: Any) -> None:
+    emulated = {"evidence": "emulated", "arch": "gfx942", "target": "gfx942"}
+    judge(RIGHT, REQUIRED, **emulated, wanted="emulated")
+    with pytest.raises(pytest.fail.Exception, match="ran as rocm"):
+        judge(RIGHT, REQUIRED, **ON_MI300X, wanted="emulated")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(HAS_GPU, reason="the GPU of this machine would be meant")
+def test_hardware_tests_run_on_an_emulated_gpu() -> None:
+    chosen = "(triton_attn and sliding-window-16) or test_cache or (refus and flex)"
+    done = run("--rocm-attn-emulate=gfx942", "-k", chosen)
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None and int(passed[1]) > 20, done.stdout[-500:]
 
 
 def test_an_advisory_case_is_only_expected_to_fail(judge: Any) -> None:

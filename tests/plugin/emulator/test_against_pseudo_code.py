@@ -92,6 +92,7 @@ WITHOUT = frozenset(
         "v_mad_f32",
         "s_getpc_b64",
         "s_setpc_b64",
+        "s_barrier_signal",
         "s_barrier_wait",
     ]
 )

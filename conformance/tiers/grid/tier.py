@@ -107,7 +107,10 @@ class SliceItem(ConformanceItem):
         used = [entry for d in judged.differing if (entry := self._declared(d.rule, d.got))]
         idle = None if single else self.claims(*judged.rules).idle(used)
         undeclared = [d for d in differing if not d.declared]
-        known = {d: self.known_defect(got(d.got), d.rule) for d in undeclared}
+        known = {
+            d: self.known_defect(got(d.got), d.rule) or self.known_defect(got(d.got))
+            for d in undeclared
+        }
         if None in known.values():
             unmet = [got(d.got) for d in undeclared if known[d] is None]
             unknown = {d.rule for d in undeclared if known[d] is None}

@@ -24,7 +24,10 @@ ADAPTERS = "pytest_rocm_attn.conformance.adapters"
 # What the wheels import on the way besides what vLLM needs: small packages.
 IMPORTED = {
     "sglang": ("orjson", "dill", "ipython", "traitlets", "decorator"),
-    "vllm-omni": ("aenum", "omegaconf", "antlr4-python3-runtime==4.9.3", "janus", "msgpack"),
+    "vllm-omni": (
+        *("aenum", "omegaconf", "antlr4-python3-runtime==4.9.3", "janus", "msgpack"),
+        "prettytable",
+    ),
     "aphrodite-engine": (),
 }
 VERSIONS = {"sglang": "0.5.23", "vllm-omni": "0.30.0", "aphrodite-engine": "0.24.1"}
@@ -77,6 +80,7 @@ def run(tmp_path: Path, places: list[Path], *arguments: str) -> dict[str, Any]:
     )
     assert report.is_file(), done.stdout[-2000:] + done.stderr[-2000:]
     rows = json.loads(report.read_text())["rows"]
+    assert rows, done.stdout[-2000:]  # the selector cannot be asked: the output says why
     return {f"{row['id']}[{row['gpu']['gfx']}]": row for row in rows}
 
 

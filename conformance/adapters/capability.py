@@ -129,6 +129,9 @@ def caches_of(modules: Iterable[Any]) -> Iterator[Callable[[], object]]:
         for owner in itertools.chain([module], owned):
             for name in list(vars(owner)):
                 raw = vars(owner)[name]
-                clear = getattr(getattr(raw, "__func__", raw), "cache_clear", None)
+                clear = None
+                # A stand-in of the fork's for a package that is not there raises on any attribute.
+                with contextlib.suppress(ImportError):
+                    clear = getattr(getattr(raw, "__func__", raw), "cache_clear", None)
                 if callable(clear):
                     yield clear

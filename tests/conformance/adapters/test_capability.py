@@ -103,3 +103,16 @@ def test_what_a_fork_remembers_is_forgotten_between_the_answers() -> None:
         clear()
     assert chosen.cache_info().currsize == 0
     assert len(cleared) == 2
+
+
+def test_a_stand_in_for_a_package_that_is_not_there_remembers_nothing() -> None:
+    """As vLLM's PlaceholderModule, which raises ImportError for any attribute."""
+
+    class Placeholder:
+        def __getattr__(self, name: str) -> object:
+            raise ImportError("install vllm[bench]")
+
+    module = ModuleType("remembers")
+    vars(module).update(cached=functools.cache(lambda: 1), placeholder=Placeholder())
+    (clear,) = capability.caches_of([module])
+    assert clear == vars(module)["cached"].cache_clear

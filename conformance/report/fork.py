@@ -55,7 +55,7 @@ def _cells(rows: Sequence[Record], release: str, summaries: Iterable[Summary]) -
     causes = sum(len(one.get("causes", ())) for one in summaries if one["tier"] == CELLS)
     by = f"{causes} cause{'s' * (causes != 1)}"
     return [
-        f"Differs from unmodified {release} in {sum(differ):,} of {compared:,} cells, for {by}."
+        f"Answers like unmodified {release} except in {sum(differ):,} of {compared:,} cells, for {by}."
     ]
 
 
@@ -72,7 +72,9 @@ def _promises(
     changed = [row for row in judged if row["verdict"] in _DIFFERENT]
     lines = [f"Answers like unmodified {release} in all {_items(len(judged))}."]
     if changed:
-        lines = [f"Differs from unmodified {release} in {len(changed):,} of {_items(len(judged))}."]
+        lines = [
+            f"Answers like unmodified {release} except in {len(changed):,} of {_items(len(judged))}."
+        ]
     shown = [row["details"]["defect"] for row in judged if "defect" in row["details"]]
     if shown:
         known = "defect" if len(set(shown)) == 1 else "defects"

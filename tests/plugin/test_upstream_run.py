@@ -163,7 +163,7 @@ def test_a_fork_inherits_what_its_release_has_and_nothing_of_it_fails(
             "rocm-attn: contract aged (3 required and 2 other rows)",
             "rocm-attn: judged by vLLM 0.33.0 (as --rocm-attn-upstream says)",
             "rocm-attn: upstream changed 1 promise of earlier releases on purpose (1 by #2)",
-            "Differs from unmodified vLLM 0.33.0 in 1 of 6 items.",
+            "Answers like unmodified vLLM 0.33.0 except in 1 of 6 items.",
             "Inherits 1 known defect of vLLM 0.33.0 (1 item).",
         ]
     )
@@ -191,7 +191,7 @@ def test_a_run_that_names_no_tier_compares_cells_with_what_the_release_answered(
     assert result.ret == pytest.ExitCode.OK, "nothing promises it"
     result.stdout.fnmatch_lines(
         [
-            "Differs from unmodified vLLM 0.12.0 in 4 of 2,688 cells, for 1 cause.",
+            "Answers like unmodified vLLM 0.12.0 except in 4 of 2,688 cells, for 1 cause.",
             "DIFFERS   Default *: TRITON_ATTN -> FLEX_ATTENTION, * [[]4 cells]",
         ]
     )

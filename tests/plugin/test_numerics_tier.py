@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch")
+
 TIER = ("--rocm-attn-conformance", "--rocm-attn-tier=numerics", "-p", "no:randomly")
 CASE = "chunked-prefill"
 

@@ -282,7 +282,8 @@ _AITER_TARGETS: tuple[tuple[Version, Predicate], ...] = (
     ((0, 19), _MI3XX),
     ((0, 27), _CDNA3),
 )
-_SUPPORTED = object()  # stands for the release's own of these in a row
+# Stands in a row for the release's own of these; no policy asks it.
+_SUPPORTED = Predicate(lambda *_: False, "", "")
 _ORDINARY: tuple[_Candidate, ...] = (
     _Candidate("aiter-unified", "ROCM_AITER_UNIFIED_ATTN", _EVER, (0, 19), (AITER, UNIFIED)),
     _Candidate("aiter-flash-attention", "ROCM_AITER_FA", _EVER, (0, 19), (AITER, MHA)),
@@ -307,14 +308,14 @@ _ORDINARY: tuple[_Candidate, ...] = (
         "aiter-flash-attention",
         "ROCM_AITER_FA",
         (0, 19),
-        when=(AITER, MHA, AITER_FOUND, _SUPPORTED),  # type: ignore[arg-type]
+        when=(AITER, MHA, AITER_FOUND, _SUPPORTED),
         why="PR #36702",
     ),
     _Candidate(
         "aiter-unified",
         "ROCM_AITER_UNIFIED_ATTN",
         (0, 19),
-        when=(AITER_FOUND, _SUPPORTED),  # type: ignore[arg-type]
+        when=(AITER_FOUND, _SUPPORTED),
         why="PR #36702",
     ),
     _Candidate("triton-attn", "TRITON_ATTN", _EVER),
@@ -324,9 +325,9 @@ _ORDINARY: tuple[_Candidate, ...] = (
 )
 _MLA_ENABLED = (AITER, MLA, AITER_FOUND, _SUPPORTED)
 _MLA: tuple[_Candidate, ...] = (
-    _Candidate("aiter-mla", "ROCM_AITER_MLA", _EVER, when=_MLA_ENABLED),  # type: ignore[arg-type]
+    _Candidate("aiter-mla", "ROCM_AITER_MLA", _EVER, when=_MLA_ENABLED),
     _Candidate("triton-mla", "TRITON_MLA", _EVER),
-    _Candidate("aiter-triton-mla", "ROCM_AITER_TRITON_MLA", _EVER, when=_MLA_ENABLED),  # type: ignore[arg-type]
+    _Candidate("aiter-triton-mla", "ROCM_AITER_TRITON_MLA", _EVER, when=_MLA_ENABLED),
 )
 _SPARSE = (_Candidate("aiter-mla-sparse", "ROCM_AITER_MLA_SPARSE", _EVER),)
 

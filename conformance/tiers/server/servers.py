@@ -48,8 +48,8 @@ def on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
     return [server for server in servers if not server.gpus or gpu.gfx in server.gpus]
 
 
-def _told(item: CheckItem, question: Question) -> Answer:
-    """Ask how far a server comes.
+def _answer(item: CheckItem, question: Question) -> Answer:
+    """Ask how far a server starts.
 
     Raises:
         WorkerError: the fork reads something that our stand-ins lack.
@@ -70,7 +70,7 @@ def _told(item: CheckItem, question: Question) -> Answer:
     environ=environ_of,
 )
 def starts(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
-    answer = _told(item, question_of(item.gpu, server, flags))
+    answer = _answer(item, question_of(item.gpu, server, flags))
     environ = environ_of(server, flags)
     if answer.trouble:
         yield Defect(answer.trouble, environ=environ, deliberate=answer.deliberate)
@@ -109,7 +109,7 @@ def reaches_the_selector(item: CheckItem, need: str, servers: Sequence[Server]) 
     asked = 0
     for server in needing:
         try:
-            answer = _told(item, question_of(item.gpu, server, "by-default"))
+            answer = _answer(item, question_of(item.gpu, server, "by-default"))
         except Inapplicable:
             continue
         if answer.trouble or not answer.data["backends"]:
@@ -134,7 +134,7 @@ def reaches_the_selector(item: CheckItem, need: str, servers: Sequence[Server]) 
 )
 def fills_every_field(item: CheckItem, server: Server) -> Iterator[Defect]:
     """Rows ask the platform directly: what a request cannot say stays at its default there."""
-    answer = _told(item, question_of(item.gpu, server, "by-default"))
+    answer = _answer(item, question_of(item.gpu, server, "by-default"))
     for name in answer.data.get("not_filled", ()):
         yield Defect("rows that ask the platform leave a field at its default", value=name)
 
@@ -150,7 +150,7 @@ def runs_its_own_kernel(item: CheckItem, flags: str, servers: Sequence[Server]) 
     asked = 0
     for server in servers:
         try:
-            answer = _told(item, question_of(item.gpu, server, flags))
+            answer = _answer(item, question_of(item.gpu, server, flags))
         except (Inapplicable, WorkerError):  # the item of its start says so
             continue
         asked += not answer.trouble

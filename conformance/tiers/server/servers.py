@@ -11,6 +11,7 @@ from pytest_rocm_attn.conformance.adapters.start.started import NEEDS
 from pytest_rocm_attn.conformance.isolation import Question, WorkerError
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
+from pytest_rocm_attn.conformance.tiers.server.answered import answered
 from pytest_rocm_attn.flags import USE_AITER
 from pytest_rocm_attn.request import Request
 
@@ -37,10 +38,16 @@ def environ_of(server: Server, flags: str) -> dict[str, str]:
     return {**FLAGS[flags], **server.environ}
 
 
+def detail_of(server: Server, flags: str) -> str:
+    """Return a server as the detail of a question."""
+    return msgspec.json.encode(server).decode()
+
+
 def question_of(gpu: Gpu, server: Server, flags: str) -> Question:
     """Return the question how far a server comes with one of FLAGS."""
-    detail = msgspec.json.encode(server).decode()
-    return Question.of(gpu, environ_of(server, flags), Request(), "server", detail)
+    return Question.of(
+        gpu, environ_of(server, flags), Request(), "server", detail_of(server, flags)
+    )
 
 
 def on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
@@ -49,32 +56,34 @@ def on(gpu: Gpu, servers: Sequence[Server]) -> list[Server]:
 
 
 def _answer(item: CheckItem, question: Question) -> Answer:
-    """Ask how far a server starts.
-
-    Raises:
-        WorkerError: the fork reads something that our stand-ins lack.
-    """
+    """Ask how far a server starts; raises as _ours() does."""
     answer = item.ask(question)
-    for fault in answer.data.get("faults", ()):
-        if "ours" in fault:
-            raise WorkerError(f"cannot tell: {fault['doing']}: {fault['message']}")
+    _ours(answer)
     return answer
 
 
-@check(
+def _ours(answer: Answer) -> None:
+    """Look for what our stand-ins lack.
+
+    Raises:
+        WorkerError: the fork reads such a thing.
+    """
+    for fault in answer.data.get("faults", ()):
+        if "ours" in fault:
+            raise WorkerError(f"cannot tell: {fault['doing']}: {fault['message']}")
+
+
+@answered(
     "{server.id}-starts-{flags}",
     "every layer is given a backend that can be built, and all layers can share one cache",
     "{server.source}",
-    asks=lambda gpu, server, flags: [question_of(gpu, server, flags)],
-    level="advisory",
+    "server",
+    detail=detail_of,
     environ=environ_of,
 )
-def starts(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
-    answer = _answer(item, question_of(item.gpu, server, flags))
+def starts(item: CheckItem, answer: Answer, server: Server, flags: str) -> Iterator[Defect]:
     environ = environ_of(server, flags)
-    if answer.trouble:
-        yield Defect(answer.trouble, environ=environ, deliberate=answer.deliberate)
-        return
+    _ours(answer)
     item.counts["selected"] = len(answer.data["backends"])
     for fault in answer.data["faults"]:
         refused = fault["doing"] == _SELECTING and fault.get("deliberate", False)

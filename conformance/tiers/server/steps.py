@@ -5,42 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from pytest_rocm_attn.conformance.isolation import Question
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Inapplicable
-from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
-from pytest_rocm_attn.conformance.tiers.server.servers import FLAGS, environ_of, fault_words, on
-from pytest_rocm_attn.request import Request
+from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect
+from pytest_rocm_attn.conformance.tiers.server.answered import answered
+from pytest_rocm_attn.conformance.tiers.server.servers import (
+    FLAGS,
+    detail_of,
+    environ_of,
+    fault_words,
+    on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_rocm_attn.conformance.promise.servers_file import Server
+    from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer
     from pytest_rocm_attn.conformance.tiers.capabilities.check import Check, CheckItem
-    from pytest_rocm_attn.gpu import Gpu
 
 
-def steps_question(gpu: Gpu, server: Server, flags: str) -> Question:
-    """Return the question how a server's first steps end with one of FLAGS."""
-    detail = msgspec.json.encode(server).decode()
-    return Question.of(gpu, environ_of(server, flags), Request(), "steps", detail)
-
-
-@check(
+@answered(
     "{server.id}-steps-{flags}",
     "metadata of the first steps can be built, kernels fit the GPU, and closed kernels are given what they take",
     "{server.source}",
-    asks=lambda gpu, server, flags: [steps_question(gpu, server, flags)],
-    level="advisory",
-    environ=lambda server, flags: environ_of(server, flags),
+    "steps",
+    detail=detail_of,
+    environ=environ_of,
 )
-def takes_its_first_steps(item: CheckItem, server: Server, flags: str) -> Iterator[Defect]:
-    answer = item.ask(steps_question(item.gpu, server, flags))
-    environ = environ_of(server, flags)
-    if answer.trouble:
-        yield Defect(answer.trouble, environ=environ, deliberate=answer.deliberate)
-        return
+def takes_its_first_steps(
+    item: CheckItem, answer: Answer, server: Server, flags: str
+) -> Iterator[Defect]:
     steps = answer.data.get("steps")
     if steps is None:
         raise Inapplicable(f"it takes no step: {server.id}-starts-{flags} says why")
@@ -50,7 +44,7 @@ def takes_its_first_steps(item: CheckItem, server: Server, flags: str) -> Iterat
     for fault in steps["faults"]:
         yield Defect(
             fault_words(fault, answer.data["backends"]),
-            environ=environ,
+            environ=environ_of(server, flags),
             deliberate=fault.get("deliberate", True),
             traceback=fault.get("traceback", ""),
         )

@@ -130,6 +130,18 @@ def test_a_layer_that_its_backends_kernel_refuses_is_a_finding_of_its_server() -
     assert found(check, Item({**came(), "joins": []}), flags="by-default", servers=[WHISPER]) == []
 
 
+def test_a_question_that_cannot_be_asked_is_the_only_defect() -> None:
+    class Raising(Item):
+        def ask(self, question: Any) -> Answer:
+            return Answer(question, Told({}), trouble="KeyError: 'gfx'", deliberate=False)
+
+    item: CheckItem = Raising({})  # type: ignore[assignment]
+    (defect,) = code.means_the_visible_device.find(item, variables="rocr")
+    assert defect.wrong == "it cannot be asked: KeyError: 'gfx'"
+    assert defect.environ == {"ROCR_VISIBLE_DEVICES": "2,3"}
+    assert not defect.deliberate
+
+
 def test_a_device_that_the_platform_confuses_is_a_finding() -> None:
     same = {"device": 0, "is": "2", "said": "2"}
     check = code.means_the_visible_device.find

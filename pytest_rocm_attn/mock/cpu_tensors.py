@@ -9,6 +9,7 @@ this fills it otherwise. Pinned memory is memory.
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ def install(layer: Layer, fill: Callable[[Any], None] | None = None) -> None:
     mode.__enter__()
     layer.on_close(("tensors on the CPU", id(mode)), functools.partial(_take_off, mode))
     layer.set_attribute(torch.cuda, "synchronize", lambda device=None: None)
+    stream = SimpleNamespace(synchronize=lambda: None)
+    layer.set_attribute(torch.cuda, "current_stream", lambda device=None: stream)
+    # The mock's refuses, and no mode sees it.
+    layer.set_attribute(torch.Tensor, "pin_memory", lambda self, device=None: self)
 
 
 def _take_off(mode: Any) -> None:
@@ -81,8 +86,6 @@ def _mode(fill: Callable[[Any], None]) -> Any:
                 return args[0].clone() if _is_marked(args[0]) else args[0]
             if func is tensor.to:
                 return _to(args, kwargs)
-            if func is tensor.pin_memory:
-                return args[0]
             kwargs.pop("pin_memory", None)
             marks = _is_cuda(kwargs.get("device"))
             if marks:

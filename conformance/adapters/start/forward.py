@@ -50,6 +50,9 @@ def prepare(fork: Fork, module: Any, request: Request, config: Any) -> None:
         own[f"_{name}_scale_cpu"] = torch.ones((), dtype=torch.float32)
     own |= {"kv_cache_update_bypass": False, "dtype": config.model_config.dtype}
     own["_vllm_config"] = config
+    for name, value in vars(module.impl).items():
+        if isinstance(value, torch.Tensor) and value.is_meta:  # built without memory
+            vars(module.impl)[name] = torch.zeros(value.shape, dtype=value.dtype).cuda()
     if not request.use_mla:
         return
     sizes = construct.latent_sizes(request)
@@ -131,6 +134,9 @@ def attend_latent(
         return torch.zeros(shape, dtype=dtype).cuda()
 
     _projection(impl, dtype)
+    if request.use_sparse:
+        # As the layer's indexer leaves them: the first keys of a request, of which there is one at least.
+        impl.topk_indices_buffer = torch.zeros(tokens, construct.TOPK, dtype=torch.int32).cuda()
     query, latent, rope = (
         zeros(tokens, heads, nope + rope_size),
         zeros(tokens, rank),
@@ -145,7 +151,11 @@ def attend_latent(
         impl.do_kv_cache_update(latent, rope, view, slots, request.kv_cache_dtype, module._k_scale)
     if quantised:
         view = view.view(_fp8(fork))
-    decoded = metadata.num_decode_tokens
+    dense = getattr(module, "_use_sparse_mha", lambda _: False)
+    if request.use_sparse and not dense(metadata):
+        decoded = tokens  # the keys of every token are chosen, prefilled or not
+    else:
+        decoded = metadata.num_decode_tokens
     if decoded < tokens:
         values = {
             "q": query[decoded:],
@@ -168,7 +178,7 @@ def _projection(impl: Any, dtype: Any) -> None:
     """Give the projection of latent vectors a weight, and the result that the fork's layers have."""
     import torch
 
-    given = impl.kv_b_proj
+    given: Any = getattr(impl, "kv_b_proj", None)
     if not isinstance(given, torch.nn.Linear):
         return
 

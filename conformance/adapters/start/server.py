@@ -347,6 +347,7 @@ class Start:
             "attn_backend": self.classes[layer.name],
             "impl": None,
             "indexer": None,
+            "hisparse_cache": None,
             "topk_buffer_width": construct.TOPK if request.use_sparse else None,
             "non_causal_multi_token_decode": request.use_mla and request.use_non_causal,
         }

@@ -65,9 +65,18 @@ class Architecture:
     def __init__(self, server: Server) -> None:
         self._layers = server.layers
         self.total_num_hidden_layers = len(server.layers)
+        self.total_num_attention_heads = server.layers[0].request.num_heads  # of one rank
 
     def __getitem__(self, number: int) -> Any:
         return self._layers[number].request
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise MissingError(
+            f"the server reads model_arch_config.{name}, which the stand-in of pytest-rocm-attn does"
+            " not have; add it to conformance/adapters/start/stand_ins.py"
+        )
 
 
 def bare(cls: Any, **values: Any) -> Any:

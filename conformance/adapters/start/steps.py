@@ -100,8 +100,6 @@ class FirstSteps:
             return "cross attention has a builder of its own, which reads the encoder's output"
         if layer.name not in shared:
             return "it has no cache, so that the server has no builder for it"
-        if layer.request.use_sparse:
-            return "the indexer chooses the keys of sparse attention, and it is another layer"
         return ""
 
     def _views(self) -> dict[str, Any] | None:

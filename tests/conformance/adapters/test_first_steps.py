@@ -143,6 +143,23 @@ def test_a_backend_changes_its_specification_before_the_cache_is_laid_out(
     ]
 
 
+def test_a_step_has_pinned_memory_a_stream_and_what_was_built_without_memory(
+    steps: Callable[..., Steps],
+) -> None:
+    waiting = """
+        assert torch.zeros(2).pin_memory().cuda().is_cuda
+        torch.cuda.current_stream(0).synchronize()
+        assert self.buffer.is_cuda and not self.buffer.is_meta
+    """
+    built = """
+        def with_a_buffer(self, num_heads, head_size):
+            self.buffer = torch.empty(9, device="meta")
+        Impl.__init__ = with_a_buffer
+    """
+    found = steps(forward=waiting, after=built)
+    assert (words(found.faults), words(found.declined), found.taken) == ([], [], 3)
+
+
 def test_a_server_that_speculates_verifies_what_is_drafted(steps: Callable[..., Steps]) -> None:
     drafter = """
         speculation = { method = "eagle3", tokens = 3 }

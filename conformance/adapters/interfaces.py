@@ -49,7 +49,11 @@ def trees(sources: Mapping[str, str], held_by: frozenset[str]) -> dict[str, ast.
 
 
 def uses(
-    modules: Mapping[str, ast.Module], held_by: frozenset[str], known: Mapping[str, Any]
+    modules: Mapping[str, ast.Module],
+    held_by: frozenset[str],
+    known: Mapping[str, Any],
+    *,
+    surely: bool = False,
 ) -> Iterator[Use]:
     """Yield what is read of, or called on, what these names hold.
 
@@ -57,10 +61,11 @@ def uses(
         modules: module -> its tree.
         held_by: names of variables and attributes.
         known: names, each with the object that it holds, by which tests in the code are answered.
+        surely: only in code that runs whenever its function does.
     """
     for module, tree in modules.items():
         called = set()
-        for node in live(tree, known):
+        for node in live(tree, known, surely=surely):
             if isinstance(node, ast.Call) and _read_of(node.func, held_by):
                 called.add(node.func)
                 assert isinstance(node.func, ast.Attribute)

@@ -18,48 +18,59 @@ _ENDS = ast.Return | ast.Raise | ast.Continue | ast.Break
 _TRIED = {"AttributeError", "TypeError", "Exception", "BaseException"}
 
 
-def live(node: ast.AST, known: Mapping[str, Any]) -> list[ast.AST]:
+def live(node: ast.AST, known: Mapping[str, Any], *, surely: bool = False) -> list[ast.AST]:
     """Return the nodes that may run; code that catches an attribute which is not there is left out.
 
     Args:
         node: the code.
         known: names of variables and attributes, each with the object that it holds.
+        surely: leave out what hangs on a test without an answer as well: what remains runs whenever its
+            function does.
     """
     found: list[ast.AST] = []
-    _add(node, known, found)
+    _add(node, known, surely, found)
     return found
 
 
-def _add(node: ast.AST, known: Mapping[str, Any], found: list[ast.AST]) -> None:
+def _add(node: ast.AST, known: Mapping[str, Any], surely: bool, found: list[ast.AST]) -> None:
     found.append(node)
     if isinstance(node, ast.If | ast.IfExp):
-        _add(node.test, known, found)
-        said = answer(node.test, known)
-        if said is not False:
-            _add_body(node.body, known, found)
-        if said is not True:
-            _add_body(node.orelse, known, found)
+        _add(node.test, known, surely, found)
+        for branch in _taken(node, known, surely):
+            _add_body(branch, known, surely, found)
     elif isinstance(node, ast.BoolOp):
         for value in node.values:
-            _add(value, known, found)
-            if answer(value, known) is isinstance(node.op, ast.Or):
+            _add(value, known, surely, found)
+            said = answer(value, known)
+            if said is isinstance(node.op, ast.Or) or (surely and said is None):
                 return
     elif isinstance(node, ast.Try) and any(_catches(one) for one in node.handlers):
-        _add_body([*node.handlers, *node.orelse, *node.finalbody], known, found)
+        _add_body([*node.handlers, *node.orelse, *node.finalbody], known, surely, found)
+    elif isinstance(node, ast.For | ast.While) and surely:
+        return
     else:
         for name in node._fields:
-            _add_body(getattr(node, name, None), known, found)
+            _add_body(getattr(node, name, None), known, surely, found)
 
 
-def _add_body(value: Any, known: Mapping[str, Any], found: list[ast.AST]) -> None:
-    """Add the nodes of a field; of statements, those before the first that surely ends the block."""
+def _taken(node: ast.If | ast.IfExp, known: Mapping[str, Any], surely: bool) -> list[Any]:
+    """Return the branches that may run, or that surely do."""
+    said = answer(node.test, known)
+    if said is None:
+        return [] if surely else [node.body, node.orelse]
+    return [node.body if said else node.orelse]
+
+
+def _add_body(value: Any, known: Mapping[str, Any], surely: bool, found: list[ast.AST]) -> None:
+    """Add the nodes of a field; of statements, those before the first that ends the block, or may end it."""
     for one in value if isinstance(value, list) else (value,):
         if not isinstance(one, ast.AST) or isinstance(one, ast.expr_context | ast.operator):
             continue
-        _add(one, known, found)
-        if isinstance(one, ast.If) and (said := answer(one.test, known)) is not None:
-            taken = one.body if said else one.orelse
-            if taken and isinstance(taken[-1], _ENDS):
+        _add(one, known, surely, found)
+        if isinstance(one, ast.If):
+            branches = _taken(one, known, surely=False)
+            ends = any(branch and isinstance(branch[-1], _ENDS) for branch in branches)
+            if ends and (surely or len(branches) == 1):
                 return
         if isinstance(one, _ENDS):
             return
@@ -91,6 +102,9 @@ def answer(test: ast.expr, known: Mapping[str, Any]) -> bool | None:
             if owner is None or not _QUESTION.match(name):
                 return None
             return _asked(owner, name, given)
+        case ast.Attribute() | ast.Name():
+            said = _held(test, known)
+            return said if isinstance(said, bool) else None
     return None
 
 

@@ -14,6 +14,7 @@ from pytest_rocm_attn.conformance.adapters import (
     LacksError,
     capability,
     interfaces,
+    layer_calls,
     names,
     predicate_table,
     predicates,
@@ -21,6 +22,7 @@ from pytest_rocm_attn.conformance.adapters import (
     visible,
 )
 from pytest_rocm_attn.conformance.adapters.start.server import Start
+from pytest_rocm_attn.conformance.adapters.start.stand_ins import homes
 from pytest_rocm_attn.conformance.adapters.vllm_backends import Backends
 from pytest_rocm_attn.errors import SelectorError
 from pytest_rocm_attn.registry import ROCM_BACKENDS
@@ -190,12 +192,26 @@ class VllmServer(Backends):
         found = list(interfaces.misfits(made, platform, self._other_platforms_have()))
         yield from _misfit_words("the platform", found)
         modules = interfaces.trees(self._sources(_ATTENDING), interfaces.BACKEND)
+        layers = self._sources(("v1/attention", "attention", "model_executor/layers/attention"))
+        attending = "\n".join(layers.values())
         for backend, cls in backends.items():
             holds = knows | dict.fromkeys(interfaces.BACKEND, cls)
             made = interfaces.uses(modules, interfaces.BACKEND, holds)
             others = [other for other in backends.values() if other is not cls]
             found = list(interfaces.misfits(made, cls, _one_of(others)))
             yield from _misfit_words(backend, found)
+            found = list(layer_calls.misfits(cls, self._layers_of(cls), attending, knows))
+            yield from _misfit_words(f"{backend}'s implementation", found)
+
+    def _layers_of(self, backend: Any) -> dict[str, str]:
+        """Return module -> source, of the code that calls the implementations of a backend's kind."""
+        latent = layer_calls.kind(backend)[0]
+        layer = homes(self.fork).get("MLAAttention" if latent else "Attention")
+        if layer is None:
+            return {}
+        sources = {layer.__module__: inspect.getsource(sys.modules[layer.__module__])}
+        wrappers = self._sources(("model_executor/layers",)) if latent else {}
+        return sources | {name: text for name, text in wrappers.items() if "mla_attn.impl." in text}
 
     def _other_platforms_have(self) -> Callable[[str], bool]:
         """Return whether this platform should have an attribute that it lacks.

@@ -73,3 +73,26 @@ def test_what_follows_a_return_that_is_surely_taken_is_left_out() -> None:
             never()
     """
     assert calls(source) == ["before", "unknown", "may", "after", "error"]
+
+
+def test_what_hangs_on_a_test_without_an_answer_does_not_surely_run() -> None:
+    source = """
+        def f():
+            first()
+            if unknown():
+                maybe()
+            else:
+                perhaps()
+            x = platform.is_rocm() and asked() and maybe()
+            while unknown():
+                maybe()
+            if sparse:
+                second()
+            if unknown():
+                return perhaps()
+            maybe()
+    """
+    nodes = live(ast.parse(dedent(source)), {"platform": Platform(), "sparse": True}, surely=True)
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    names = [one.id for one in called if isinstance(one, ast.Name)]
+    assert set(names) == {"first", "unknown", "asked", "second"}

@@ -1,8 +1,8 @@
 """The attention kernel: one program for some rows and a segment of their keys.
 
 A program owns BLOCK_M rows, (query token, query head) pairs that share one KV head. It finds its request
-and the tiles that its rows see, walks them, and stores its result (`results.py`), or computes again what
-another program has noted (`repairs.py`). Semantics: docs/reference/backends.md#inputs and #mla; mathematics: docs/attention-mathematics.md.
+and the tiles that its rows see (`order.py`), walks them (`tiles.py`), and stores its result (`results.py`); what
+it notes, another kernel computes again (`repairs.py`). Semantics: docs/reference/backends.md#inputs and #mla; mathematics: docs/attention-mathematics.md.
 """
 
 from __future__ import annotations
@@ -10,10 +10,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pytest_rocm_attn.backends.kernels.order import has_nontemporal_loads, place_of, xcds
-from pytest_rocm_attn.backends.kernels.repairs import key_by_key, sum_beyond_range
-from pytest_rocm_attn.backends.kernels.results import first_partial_row, write_result
-from pytest_rocm_attn.backends.kernels.scores import LOG2E
+from pytest_rocm_attn.backends.kernels.order import (
+    has_nontemporal_loads,
+    keys_seen,
+    owner_of,
+    place_of,
+    rows_of,
+    tiles_of_segment,
+    work_at,
+    xcds,
+)
+from pytest_rocm_attn.backends.kernels.repairs import sum_beyond_range
+from pytest_rocm_attn.backends.kernels.results import places_of_result, write_result
+from pytest_rocm_attn.backends.kernels.scores import slope_of, start_of
 from pytest_rocm_attn.backends.kernels.tiles import walk_tiles
 from pytest_rocm_attn.triton_interpreter import repair
 
@@ -39,7 +48,7 @@ def _attention_kernel(
     lse_ptr,  # [query heads, tokens] fp32, ln; or None
     partial_ptr,  # [partial_rows, query heads, segments, HEAD_SIZE] fp32, normalised; then their lse,
     # [partial_rows, query heads, segments] fp32, log2; or None. Rows: see first_partial_row
-    broken_ptr,  # [programs] int32: whether one is to be repaired; or None
+    broken_ptr,  # [places, segments] int32: whether that is to be repaired; or None
     page_ptr,  # [requests, blocks] int32 or [requests] int32
     query_start_loc_ptr,  # [requests + 1] int32
     seq_lens_ptr,  # [requests] int32
@@ -79,11 +88,9 @@ def _attention_kernel(
     ONE_BLOCK: tl.constexpr,  # no request has more rows than one program takes
     SPLIT: tl.constexpr,
     NOTES: tl.constexpr,  # rows of a program may differ in what they see: note if one is broken
-    REPAIRS: tl.constexpr,  # do nothing but compute again what is noted
     LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
     AHEAD: tl.constexpr,  # look up a tile's pages one tile early
     BLOCK_M: tl.constexpr,
-    ROWS: tl.constexpr,  # of BLOCK_M, that a program computes itself
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -91,11 +98,7 @@ def _attention_kernel(
     BLOCK_Q: tl.constexpr = BLOCK_M // ROW_HEADS
     # One axis for all of them: the others end at 65,535 programs.
     place = place_of(tl.program_id(0), tl.num_programs(0), HEAD_BLOCKS, xcds())
-    head_program = place % (KV_HEADS * HEAD_BLOCKS)
-    kv_head = head_program // HEAD_BLOCKS
-    head_block = head_program % HEAD_BLOCKS
-    # Later blocks of a causal request see more keys: start with them, so that short ones end the run.
-    block = (tl.num_programs(0) - 1 - place) // (KV_HEADS * HEAD_BLOCKS)
+    kv_head, head_block, block = work_at(place, KV_HEADS, HEAD_BLOCKS)
     # No other program reads the same keys: the caches are left to the rest.
     CACHE: tl.constexpr = (
         ".cg" if ONE_BLOCK and HEAD_BLOCKS == 1 and has_nontemporal_loads() else ""
@@ -104,34 +107,24 @@ def _attention_kernel(
         request = block
         first_token = 0
     else:
-        # Request i owns the blocks from query_start_loc[i] // BLOCK_Q + i on.
-        low = 0
-        high = requests
-        while low < high:
-            middle = (low + high) // 2
-            if tl.load(query_start_loc_ptr + middle) // BLOCK_Q + middle <= block:
-                low = middle + 1
-            else:
-                high = middle
-        request = low - 1
-        owned = tl.load(query_start_loc_ptr + request) // BLOCK_Q + request
-        first_token = (block - owned) * BLOCK_Q
+        request, first_token = owner_of(block, query_start_loc_ptr, requests, BLOCK_Q)
     query_start = tl.load(query_start_loc_ptr + request)
     query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
     if (query_len < min_query_len) | (query_len > max_query_len) | (first_token >= query_len):
         return
-    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    if REPAIRS:  # noqa: SIM102  (the outer test is resolved by the compiler)
-        if tl.load(broken_ptr + program) == 0:
-            return
     seq_len = tl.load(seq_lens_ptr + request)
     context = seq_len - query_len
 
-    row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
-    token = first_token + row // ROW_HEADS
-    group_head = head_block * ROW_HEADS + row % ROW_HEADS
-    valid = (row < BLOCK_Q * ROW_HEADS) & (token < query_len) & (group_head < GROUP)
-    head = kv_head * GROUP + group_head
+    token, head, valid = rows_of(
+        tl.arange(0, BLOCK_M),
+        first_token,
+        query_len,
+        kv_head,
+        head_block,
+        GROUP,
+        ROW_HEADS,
+        BLOCK_Q,
+    )
     position = context + token
     column = tl.arange(0, BLOCK_D)
     query_row = (query_start + token).to(tl.int64) * stride_qt + head * stride_qh
@@ -151,21 +144,9 @@ def _attention_kernel(
         query_tail = query
 
     last_token = tl.minimum(first_token + BLOCK_Q, query_len) - 1
-    first_key = 0
-    last_key = seq_len
-    if CAUSAL:
-        last_key = context + last_token + 1
-    if window is not None:
-        first_key = tl.maximum(context + first_token - window + 1, 0)
-        if not CAUSAL:
-            last_key = tl.minimum(last_key, context + last_token + window)
-    lo = first_key // BLOCK_N
-    hi = (last_key + BLOCK_N - 1) // BLOCK_N
+    first_key, last_key = keys_seen(first_token, last_token, context, seq_len, window, CAUSAL)
     segment = tl.program_id(1)
-    if SPLIT:
-        per_segment = tl.cdiv(hi - lo, tl.num_programs(1))
-        hi = tl.minimum(hi, lo + (segment + 1) * per_segment)
-        lo = lo + segment * per_segment
+    lo, hi = tiles_of_segment(first_key, last_key, BLOCK_N, SPLIT)
     # Tiles [open_lo, open_hi) are seen in full by every row.
     open_lo = lo
     open_hi = last_key // BLOCK_N
@@ -186,26 +167,15 @@ def _attention_kernel(
     if k_scale_ptr is not None:
         k_scale = tl.load(k_scale_ptr)
         v_scale = tl.load(v_scale_ptr)
-        if not REPAIRS:  # an infinite one makes zeros and both signs of a key's elements NaN
-            k_scale = tl.where(tl.abs(k_scale) == float("inf"), float("nan"), k_scale)
-            # The largest product is to be the largest score: a negative factor goes to the query.
-            query = tl.where(k_scale < 0, -query, query)
-            query_tail = tl.where(k_scale < 0, -query_tail, query_tail)
-            k_scale = tl.abs(k_scale)
-    slope = tl.zeros([ROWS], tl.float32)
-    if slopes_ptr is not None:
-        slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    sink = top
-    if sinks_ptr is not None:
-        sink = tl.load(sinks_ptr + head, mask=valid & (segment == 0), other=float("-inf"))
-        sink = sink.to(tl.float32)
-        # An infinite one has no weight here, or all of it: see below.
-        infinite = tl.abs(sink) == float("inf")
-        top = tl.where(infinite, float("-inf"), sink * LOG2E)
-        total = tl.where(infinite, 0.0, 1.0)
-    acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
+        # An infinite one makes zeros and both signs of a key's elements NaN.
+        k_scale = tl.where(tl.abs(k_scale) == float("inf"), float("nan"), k_scale)
+        # The largest product is to be the largest score: a negative factor goes to the query.
+        query = tl.where(k_scale < 0, -query, query)
+        query_tail = tl.where(k_scale < 0, -query_tail, query_tail)
+        k_scale = tl.abs(k_scale)
+    slope = slope_of(slopes_ptr, head, valid)
+    total, top, sink = start_of(sinks_ptr, head, valid & (segment == 0))
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     key_base = key_ptr + kv_head.to(tl.int64) * stride_kh
     value_base = value_ptr + kv_head.to(tl.int64) * stride_vh
@@ -215,7 +185,7 @@ def _attention_kernel(
         key_base += start * stride_ks
         value_base += start * stride_vs
     # Up to three stretches of tiles: of the first and the last some rows do not see all keys.
-    for phase in tl.static_range(0 if REPAIRS else 3):
+    for phase in tl.static_range(3):
         if phase == 2 or (LOOPS and (phase == 1 or window is not None)):
             if phase == 0:
                 start_tile = lo
@@ -259,48 +229,33 @@ def _attention_kernel(
                 BLOCK_D=BLOCK_D,
             )
 
-    if SPLIT:
-        row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
-        result_row = (row_start + token).to(tl.int64) * (KV_HEADS * GROUP) + head
-        result_row = result_row * tl.num_programs(1) + segment
-        lse_start = partial_rows.to(tl.int64) * (KV_HEADS * GROUP) * tl.num_programs(1) * HEAD_SIZE
-        lse_ptrs = partial_ptr + lse_start + result_row
-        result_ptrs = partial_ptr + result_row[:, None] * HEAD_SIZE
-    else:
-        result_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
-        result_ptrs = out_ptr + result_row[:, None]
-        lse_ptrs = None
-        if lse_ptr is not None:
-            lse_ptrs = lse_ptr + head.to(tl.int64) * stride_lse + query_start + token
-    if REPAIRS:
-        key_by_key(
-            total, top, sink, query_ptrs, result_ptrs, lse_ptrs, valid, key_base,
-            value_base, table, tl.maximum(lo * BLOCK_N, first_key),
-            tl.minimum(hi * BLOCK_N, last_key), position, slope, scale, k_scale, v_scale, soft_cap,
-            window, stride_kb, stride_ks, stride_vb, stride_vs, slopes_ptr is not None,
-            sinks_ptr is not None, HEAD_SIZE, TAIL, PAGE_SIZE, SPLIT_X, CAUSAL, FP8, query.dtype, SPLIT,
-            BLOCK_D,
-        )  # fmt: skip
-    else:
-        if NOTES:
-            row_sum = tl.sum(acc, 1)  # infinities of both signs are repaired for nothing
-            broken = tl.max(tl.where(row_sum == row_sum, 0, 1), 0)  # noqa: PLR0124  (NaN)
-            # A request's only token is not: it takes either kernel, by the other requests.
-            broken = tl.where(query_len > 1, broken, 0)
-            if FP8 > 0:  # of infinite scales, too, of which k_scale was made NaN
-                finite = (k_scale == k_scale) & (tl.abs(v_scale) != float("inf"))  # noqa: PLR0124
-                broken = tl.where(finite, broken, 1)
-            tl.store(broken_ptr + program, broken)
-        elif FP8 > 0:  # noqa: SIM102  (the outer test is resolved by the compiler)
-            if tl.abs(v_scale) == float("inf"):
-                values = sum_beyond_range(
-                    value_base, table, tl.maximum(lo * BLOCK_N, first_key),
-                    tl.minimum(hi * BLOCK_N, last_key), v_scale, stride_vb, stride_vs, HEAD_SIZE,
-                    PAGE_SIZE, SPLIT_X, FP8, query.dtype, BLOCK_D,
-                )  # fmt: skip
-                acc = (total * 0.0)[:, None] + values[None, :]
-                v_scale = 1.0
-        write_result(
-            acc, total, top, sink, v_scale, result_ptrs, lse_ptrs, valid, sinks_ptr is not None,
-            HEAD_SIZE, SPLIT, BLOCK_D,
-        )  # fmt: skip
+    result, lse = places_of_result(
+        token, head, request, query_start, requests, max_query_len, partial_rows, KV_HEADS * GROUP,
+        HEAD_SIZE, stride_ot, stride_oh, stride_lse, SPLIT,
+    )  # fmt: skip
+    result_ptrs = (partial_ptr if SPLIT else out_ptr) + result[:, None]
+    lse_ptrs = None
+    if SPLIT or lse_ptr is not None:
+        lse_ptrs = (partial_ptr if SPLIT else lse_ptr) + lse
+    if NOTES:
+        row_sum = tl.sum(acc, 1)  # infinities of both signs are repaired for nothing
+        broken = tl.max(tl.where(row_sum == row_sum, 0, 1), 0)  # noqa: PLR0124  (NaN)
+        # A request's only token is not: it takes either kernel, by the other requests.
+        broken = tl.where(query_len > 1, broken, 0)
+        if FP8 > 0:  # of infinite scales, too, of which k_scale was made NaN
+            finite = (k_scale == k_scale) & (tl.abs(v_scale) != float("inf"))  # noqa: PLR0124
+            broken = tl.where(finite, broken, 1)
+        tl.store(broken_ptr + place * tl.num_programs(1) + segment, broken)
+    elif FP8 > 0:  # noqa: SIM102  (the outer test is resolved by the compiler)
+        if tl.abs(v_scale) == float("inf"):
+            values = sum_beyond_range(
+                value_base, table, tl.maximum(lo * BLOCK_N, first_key),
+                tl.minimum(hi * BLOCK_N, last_key), v_scale, stride_vb, stride_vs, HEAD_SIZE,
+                PAGE_SIZE, SPLIT_X, FP8, query.dtype, BLOCK_D,
+            )  # fmt: skip
+            acc = (total * 0.0)[:, None] + values[None, :]
+            v_scale = 1.0
+    write_result(
+        acc, total, top, sink, v_scale, result_ptrs, lse_ptrs, valid, sinks_ptr is not None,
+        HEAD_SIZE, SPLIT, BLOCK_D,
+    )  # fmt: skip

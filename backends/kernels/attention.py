@@ -8,7 +8,7 @@ mathematics: docs/attention-mathematics.md.
 NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
 rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:
 a program to which that may have happened leaves a note, and a further launch computes its rows once more,
-key by key (`key_by_key`). That launch is a kernel of its own, as its code would cost the other registers.
+key by key (`repairs.py`). That launch is a kernel of its own, as its code would cost the other registers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ import torch
 from pytest_rocm_attn.backends.kernels.attend import _attention_kernel
 from pytest_rocm_attn.backends.kernels.formats import NO_FP8
 from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
+from pytest_rocm_attn.backends.kernels.repairs import _repair_kernel
 from pytest_rocm_attn.backends.kernels.results import _merge_segments_kernel
 from pytest_rocm_attn.backends.launch_config import padded
 from pytest_rocm_attn.backends.launch_tiles import Tile
 
 MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
-REPAIR_ELEMENTS = 1024  # of a program's results, in one warp of a repair: 16 or 32 registers a lane
+REPAIR_ELEMENTS = (
+    4096  # of a program's results, that a repair computes at a time: 16 registers a lane
+)
+REPAIR_WARPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,59 +166,44 @@ def plan_attention(
     programs = kv_heads * -(-group // rows_heads) * blocks
     differ = min(max_query_len, block_q) > 1 and (causal or window is not None)
 
-    # A repair holds queries and results in float32: it takes a program's rows in parts.
-    parts = max(1, tile.block_m * block_d // REPAIR_ELEMENTS // tile.num_warps)
-
-    def launch(*, repairs: bool) -> Launch:
-        return _attention.prepare(
-            (programs, segments, parts if repairs else 1),
+    varying = (
+        requests, min_query_len, max_query_len, partial_rows, pages.stride(0),
+        0 if lse is None else lse.stride(0),
+    )  # fmt: skip
+    scalars = (
+        float(scale), None if soft_cap is None else float(soft_cap), window, query_strides[0],
+        query_strides[1], *key_strides[:3], *value_strides[:3], out_strides[0], out_strides[1],
+    )  # fmt: skip
+    tail = key_size - value_size
+    attend = _attention.prepare(
+        (programs, segments, 1),
+        varying,
+        scalars,
+        (
+            kv_heads, group, rows_heads, value_size, tail, page_size, x, causal, fp8, value is None,
+            one_block, segments > 1, differ, tile.loops, tile.pages_ahead, tile.block_m, tile.block_n,
+            block_d,
+        ),
+        tile.num_warps,
+        tile.num_stages,
+        {"waves_per_eu": tile.waves_per_eu} if tile.waves_per_eu else None,
+    )  # fmt: skip
+    repair = None
+    if differ:
+        repair = _repair.prepare(
+            (programs, segments, 1),
             (
-                requests,
-                min_query_len,
-                max_query_len,
-                partial_rows,
-                pages.stride(0),
-                0 if lse is None else lse.stride(0),
+                *varying, kv_heads, group, rows_heads, value_size, page_size, x or key_size,
+                int(one_block), tile.block_m, tile.block_n,
             ),
+            scalars,
             (
-                float(scale),
-                None if soft_cap is None else float(soft_cap),
-                window,
-                query_strides[0],
-                query_strides[1],
-                *key_strides[:3],
-                *value_strides[:3],
-                out_strides[0],
-                out_strides[1],
-            ),
-            (
-                kv_heads,
-                group,
-                rows_heads,
-                value_size,
-                key_size - value_size,
-                page_size,
-                x,
-                causal,
-                fp8,
-                value is None,
-                one_block,
-                segments > 1,
-                differ,
-                repairs,
-                tile.loops,
-                tile.pages_ahead,
-                tile.block_m,
-                tile.block_m // parts if repairs else tile.block_m,
-                tile.block_n,
+                tail, page_size > 0, causal, fp8, segments > 1, max(1, REPAIR_ELEMENTS // block_d),
                 block_d,
             ),
-            tile.num_warps,
-            1 if repairs else tile.num_stages,
-            {"waves_per_eu": tile.waves_per_eu} if tile.waves_per_eu else None,
-        )
-
-    attend, repair = launch(repairs=False), launch(repairs=True) if differ else None
+            REPAIR_WARPS,
+            1,
+        )  # fmt: skip
     if segments == 1:
         return AttentionPlan(attend, repair, programs, None, 0)
     block_s = padded(segments)
@@ -232,4 +221,5 @@ def plan_attention(
 
 
 _attention = Launcher(_attention_kernel)
+_repair = Launcher(_repair_kernel)
 _merge = Launcher(_merge_segments_kernel)

@@ -24,6 +24,36 @@ def first_partial_row(request, query_start, requests, max_query_len, partial_row
 
 
 @triton.jit
+def places_of_result(
+    token,  # [ROWS]
+    head,  # [ROWS]
+    request,
+    query_start,
+    requests,
+    max_query_len,
+    partial_rows,
+    heads,
+    head_size,
+    stride_ot,
+    stride_oh,
+    stride_lse,
+    SPLIT: tl.constexpr,
+):
+    """Return where the rows' first columns and their log-sum-exp go: in the output, or in the partial
+    results of the program's segment."""
+    if SPLIT:
+        row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
+        row = (row_start + token).to(tl.int64) * heads + head
+        row = row * tl.num_programs(1) + tl.program_id(1)
+        result = row * head_size
+        lse = partial_rows.to(tl.int64) * heads * tl.num_programs(1) * head_size + row
+    else:
+        result = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
+        lse = head.to(tl.int64) * stride_lse + query_start + token
+    return result, lse
+
+
+@triton.jit
 def write_result(
     acc,  # [ROWS, BLOCK_D] fp32
     total,  # [ROWS] fp32
@@ -34,7 +64,7 @@ def write_result(
     lse_ptrs,  # [ROWS] fp32, log2 if SPLIT, else ln; or None
     valid,  # [ROWS]
     HAS_SINK: tl.constexpr,
-    HEAD_SIZE: tl.constexpr,
+    head_size,
     SPLIT: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -53,7 +83,7 @@ def write_result(
     tl.store(
         result_ptrs + column[None, :],
         acc.to(result_ptrs.dtype.element_ty),
-        mask=written[:, None] & (column < HEAD_SIZE)[None, :],
+        mask=written[:, None] & (column < head_size)[None, :],
     )
     if lse_ptrs is not None:
         lse = tl.where(nothing, float("-inf"), top + tl.log2(tl.where(nothing, 1.0, total)))

@@ -1,4 +1,4 @@
-"""Scores, in base 2, of keys that a row sees: scale, soft cap, ALiBi, causality and window.
+"""Scores, in base 2, of keys that a row sees: scale, soft cap, ALiBi, causality, window and sink.
 
 Semantics: docs/reference/backends.md#inputs; mathematics: docs/attention-mathematics.md.
 """
@@ -48,3 +48,27 @@ def unseen_as_never(s, position, key, readable, window, CAUSAL: tl.constexpr):
 def anchor_of(top):
     """Return what to subtract from scores: their maximum, or 0 as inf - inf is NaN."""
     return tl.where(tl.abs(top) == float("inf"), 0.0, top)
+
+
+@triton.jit
+def slope_of(slopes_ptr, head, valid):
+    """Return ALiBi's slopes of some rows' heads; 0 if there are none."""
+    slope = tl.zeros(head.shape, tl.float32)
+    if slopes_ptr is not None:
+        slope = tl.load(slopes_ptr + head, mask=valid, other=0.0).to(tl.float32)
+    return slope
+
+
+@triton.jit
+def start_of(sinks_ptr, head, valid):
+    """Return the sum of weights and the largest score of some rows before their keys, and their sinks."""
+    top = tl.full(head.shape, float("-inf"), tl.float32)
+    total = tl.zeros(head.shape, tl.float32)
+    sink = top
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + head, mask=valid, other=float("-inf")).to(tl.float32)
+        # An infinite one has no weight here, or all of it: see write_result.
+        infinite = tl.abs(sink) == float("inf")
+        top = tl.where(infinite, float("-inf"), sink * LOG2E)
+        total = tl.where(infinite, 0.0, 1.0)
+    return total, top, sink

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,13 @@ PEERS = {
 }
 
 
-def unknown(folder: Path) -> tuple[set[str], set[str]]:
-    """Return the mnemonics in a folder of Triton's cache, and what the emulator says of those that it refuses."""
+def unknown(folder: Path) -> tuple[int, set[str], set[str]]:
+    """Return how many kernels a folder of Triton's cache has, their mnemonics, and what the emulator says of
+    those that it refuses."""
     names: set[str] = set()
     refused: set[str] = set()
-    for file in folder.rglob("*.amdgcn"):
+    files = list(folder.rglob("*.amdgcn"))
+    for file in files:
         program = read_assembly(file.read_text())
         directives = next(iter(program.kernels.values())).directives
         lanes = 32 if directives.get("wavefront_size32") == 1 else 64
@@ -49,12 +52,14 @@ def unknown(folder: Path) -> tuple[set[str], set[str]]:
                 step_of(instruction, program, lanes)
             except EmulatorError as error:
                 refused.add(str(error))
-    return names, refused
+    return len(files), names, refused
 
 
 @pytest.mark.parametrize("gfx", TARGETS)
 @pytest.mark.parametrize("peer", list(PEERS))
-def test_no_instruction_of_a_kernel_is_unknown(peer: str, gfx: str, tmp_path: Path) -> None:
+def test_no_instruction_of_a_kernel_is_unknown(
+    peer: str, gfx: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     folder, backends = PEERS[peer]
     if folder is not None and not folder.is_dir():
         pytest.skip(f"no {folder}; set ROCM_ATTN_VLLM_DIR or ROCM_ATTN_AITER_DIR")
@@ -76,6 +81,8 @@ def test_no_instruction_of_a_kernel_is_unknown(peer: str, gfx: str, tmp_path: Pa
         text=True,
         check=False,
     )
-    names, refused = unknown(tmp_path / "cache")
+    kernels, names, refused = unknown(tmp_path / "cache")
+    record_property("kernels", kernels)
+    record_property("mnemonics", len(names))
     assert len(names) > 60, done.stdout[-2000:]
     assert not refused, "\n".join(sorted(refused))

@@ -1,9 +1,10 @@
 """How many faults in machine code does the numerics tier notice? Instructions dropped or altered, one at a time.
 
-    python tools/emulator_mutants.py gfx942 TritonAttn 'chunks-with-a-visible-*' 100
+    python tools/emulator_mutants.py gfx942 TritonAttn 'prefill-on-both-sides-*' 100 [SEED]
 
-Runs cases of the tier on the emulator, then again and again with one executed instruction of their kernels
-dropped, or altered by a constant that is one larger, until one of the cases that launch the kernel notices.
+Takes the kernels that the cases with such a name launch, and runs on the emulator up to 16 named cases that launch
+each of them. Then it runs these cases again and again with one executed instruction of the kernels
+dropped, or altered by a constant that is one larger, until one case notices.
 Prints how many changes gave a wrong result or a fault, and what the others changed. Instructions that compute nothing by their definition are left alone.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from triton import knobs
 
 from pytest_rocm_attn.backends import under_test
 from pytest_rocm_attn.conformance.tiers.numerics import judge
@@ -32,10 +34,12 @@ from pytest_rocm_attn.emulator.triton_launch import Emulation
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock import triton_driver
 
-# What computes nothing: hints, and padding between instructions that hardware needs.
+# What computes nothing: hints, padding between instructions that hardware needs, and the upkeep of caches.
 IDLE = re.compile(
     r"s_(nop|delay_alu|clause|endpgm|setprio|sleep|wait_alu|waitcnt_depctr|code_end|set_inst|sendmsg)"
+    r"|(buffer|global|s_dcache|s_icache|s_prefetch)_(\w*inv\w*|wb\w*|data|inst)"
 )
+MOST_CASES = 16  # that are asked for each kernel
 NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
 Bytes = NDArray[np.uint8]
 ready = launch.code_of
@@ -139,6 +143,36 @@ def unknown(code: Code, number: int) -> Code:
     return result
 
 
+def launches_by_case(backend: Any) -> dict[str, set[Any]]:
+    """Return which kernels each named case of a backend launches, without compiling one."""
+    seen: set[Any] = set()
+
+    def note(**call: Any) -> bool:
+        seen.add((call["fn"].name, call["key"]))
+        return True  # it is not compiled
+
+    found: dict[str, set[Any]] = {}
+    knobs.runtime.jit_cache_hook = note
+    for case in shipped():
+        if not case.needs and case.batch_invariant == backend.batch_invariant:
+            seen.clear()
+            judge.examine(backend, case, torch.device("cpu"))
+            found[case.id] = set(seen)
+    knobs.runtime.jit_cache_hook = None
+    return found
+
+
+def asked(kernels: dict[str, set[Any]], chosen: set[str], draw: random.Random) -> set[str]:
+    """Return the cases to ask: for each kernel of the chosen ones up to MOST_CASES that launch it, those that
+    launch fewest others first."""
+    wanted = set().union(*(kernels[case] for case in chosen))
+    order = sorted(kernels, key=lambda case: (len(kernels[case] - wanted), draw.random()))
+    found = set(chosen)
+    for kernel in wanted:
+        found.update([case for case in order if kernel in kernels[case]][:MOST_CASES])
+    return found
+
+
 def main() -> None:
     """Run the mutants that the command line asks for."""
     gfx, name, wanted, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -148,32 +182,43 @@ def main() -> None:
     emulation = Watched()
     triton_driver.activate(Gpu(gfx), emulation)
     backend = getattr(under_test, name)()
-    cases = {case.id: case for case in shipped() if fnmatchcase(case.id, wanted)}
+    kernels = launches_by_case(backend)
+    chosen = {case for case in kernels if kernels[case] and fnmatchcase(case, wanted)}
+    cases = {case.id: case for case in shipped() if case.id in asked(kernels, chosen, draw)}
     usual: dict[str, list[tuple[str, list[Bytes]]]] = {}
+    answers: dict[str, Any] = {}  # the oracle's, by case
+    oracle = judge.reference_of
 
     def examined(instead: dict[str, Code], case: str) -> Any:
         emulation.instead, emulation.number, emulation.changed = instead, 0, False
         emulation.usual = usual.setdefault(case, [])
+        judge.reference_of = lambda problem: (
+            answers.get(case) or answers.setdefault(case, oracle(problem))
+        )
         return judge.examine(backend, cases[case], torch.device("cpu"))
 
     def noticed(text: str, code: Code) -> Any:
-        """Return what the first case that notices finds, or what the last one finds."""
+        """Return what the first case that notices finds, or what the last one finds that differs."""
         finding = None
         for case, launches in usual.items():
             if any(text == launched for launched, _ in launches):
-                finding = examined({text: code}, case)
-                if kind_of(finding) not in ("unchanged", "right"):
+                now = examined({text: code}, case)
+                if finding is None or kind_of(now) != "unchanged":
+                    finding = now
+                if kind_of(now) not in ("unchanged", "right"):
                     break
         return finding
 
-    for case in cases:
+    for case in sorted(cases, key=lambda one: (one not in chosen, one)):
         assert examined({}, case).kind == "right", case
     emulation.limit = 2 * emulation.longest
+    changed_here = {text for case in chosen for text, _ in usual[case]}
     places = [
         (text, instruction)
-        for text, counts in emulation.executed.items()
+        for text in emulation.executed
+        if text in changed_here
         for instruction in ready(text).program.instructions
-        if counts[instruction.index] and not IDLE.match(instruction.name)
+        if emulation.executed[text][instruction.index] and not IDLE.match(instruction.name)
     ]
     draw.shuffle(places)
 
@@ -203,9 +248,9 @@ def main() -> None:
             print(instruction, finding.words[:300])
     seen = found.total() - found["unchanged"] - found["right"]
     print(
-        f"{gfx} {name} {wanted} ({len(cases)} cases): {seen} of {found.total()} noticed,", end=" "
+        f"{gfx} {name} {wanted} ({len(changed_here)} kernels, {len(cases)} cases): {seen} of"
+        f" {found.total()} noticed, {dict(found)}; {len(places)} executed instructions"
     )
-    print(f"{dict(found)}; {len(places)} executed instructions")
     for reason, counts in survivors.items():
         print(f"  {reason}: {counts.total()}", dict(counts.most_common()), flush=True)
 

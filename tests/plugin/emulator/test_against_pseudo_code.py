@@ -35,15 +35,27 @@ if importlib.util.find_spec("tinygrad") is None:
 
 
 def beside_this(name: str) -> ModuleType:
-    """Import a module of this folder, which is not a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    """Import a module of this folder, which is not a package, under the name by which others import it."""
+    spec = importlib.util.spec_from_file_location(
+        f"tests.plugin.emulator.{name}", Path(__file__).with_name(f"{name}.py")
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
+# What pseudo_code and beside import, in their order.
+for first in (
+    "pseudo_values",
+    "pseudo_functions",
+    "pseudo_expressions",
+    "random_state",
+    "set_up",
+    "expected",
+):
+    beside_this(first)
 instructions, pseudo_code, beside = map(beside_this, ("instructions", "pseudo_code", "beside"))
 
 

@@ -146,12 +146,9 @@ class Starts(Protocol):
     """An adapter that can start its fork's server, as far as that goes without a device."""
 
     def start(self, server: Server, environ: Mapping[str, str], gpu: Gpu | None = None) -> Started:
-        """Return how far a server came. What the fork raises on the way is a part of that.
+        """Return how far a described server came. What the fork raises on the way is a part of that.
 
-        Args:
-            server: its description.
-            environ: the variables that are set.
-            gpu: the mocked one, if the server's first steps are to be taken too.
+        With a GPU, the mocked one, its first steps are taken too.
         """
 
     def capability_changes(self, environ: Mapping[str, str], gpu: Gpu) -> list[dict[str, str]]:
@@ -165,6 +162,9 @@ class Starts(Protocol):
 
     def devices(self) -> list[dict[str, Any]]:
         """Return which device the platform means by each ordinal, next to the runtime's."""
+
+    def answers_with_plugins(self, environ: Mapping[str, str], gpu: Gpu) -> dict[str, str]:
+        """Return what is answered once the fork's plugins are loaded, by what is asked (plugins.py)."""
 
 
 class CallableAdapter:

@@ -67,6 +67,14 @@ NEEDS = (
         "ROCm/aiter paged_attention_v1: block sizes 16 and 32; vllm-project/vllm#32492",
     ),
     Need("paged_attention_v1", "GPU", ("gfx90a", "gfx942", "gfx950"), "ROCm/aiter pa_kernels.cuh"),
+    # More are taken only if the call says so; the kernel otherwise computes with one of them.
+    Need(
+        "paged_attention_v1",
+        "queries of a request",
+        (1,),
+        "ROCm/aiter paged_attention_v1: mtp queries of a request; vllm-project/vllm#31625",
+        when={"mtp": (1,)},
+    ),
     Need("_rocm_C::paged_attention", BLOCK, (16, 32), _PAGED_ROCM),
     Need("_rocm_C::paged_attention", "head size", (64, 128), _PAGED_ROCM),
     Need("_rocm_C::paged_attention", "dtype", _HALF, _PAGED_ROCM),

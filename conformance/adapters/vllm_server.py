@@ -16,6 +16,7 @@ from pytest_rocm_attn.conformance.adapters import (
     interfaces,
     layer_calls,
     names,
+    plugins,
     predicate_table,
     predicates,
     twin_calls,
@@ -171,6 +172,12 @@ class VllmServer(Backends):
     def devices(self) -> list[dict[str, Any]]:
         """Return which device the platform means by each ordinal, next to the runtime's (visible.py)."""
         return visible.devices(self._current_platform())
+
+    def answers_with_plugins(self, environ: Mapping[str, str], gpu: Gpu) -> dict[str, str]:
+        """Return what is answered once the fork's plugins are loaded, by what is asked (plugins.py)."""
+        load = getattr(self.fork.module("plugins"), "load_general_plugins", None)
+        platform = self._current_platform()
+        return dict(plugins.answers(platform, load, lambda one: self.select(one, environ, gpu)))
 
     def misfits(self) -> list[dict[str, str]]:
         """Return what the server uses of its platform and of backend classes, and what does not fit.

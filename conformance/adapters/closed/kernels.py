@@ -45,6 +45,8 @@ def _paged_v1(a: Arguments) -> dict[str, Any]:
         "KV heads": cache.shape[heads],
         "block size": cache.shape[tokens],
         "cache dtype": a["kv_cache_dtype"],
+        "queries of a request": -(-a["query"].shape[0] // a["context_lens"].shape[0]),
+        "mtp": a.get("mtp", 1),
     }
 
 

@@ -28,8 +28,9 @@ class Model(construct.ModelConfig):
         super().__init__(request, dtype)
         self._own = own
         self.architecture = server.architecture
-        model: Any = SimpleNamespace(
+        model: Any = HfConfig(
             **{
+                "model_type": "",
                 "index_topk": construct.TOPK,
                 "layer_types": [layer.name for layer in server.layers],
                 **(construct.latent_sizes(request) if request.use_mla else {}),
@@ -56,6 +57,18 @@ class Model(construct.ModelConfig):
         raise MissingError(
             f"the server reads model_config.{name}, which the stand-in for a model of"
             " pytest-rocm-attn does not have; add it to conformance/adapters/start/stand_ins.py"
+        )
+
+
+class HfConfig(SimpleNamespace):
+    """What a fork reads of a checkpoint's config.json; a description adds to it with ``config``."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise MissingError(
+            f"the server reads {name} of config.json, which the stand-in of pytest-rocm-attn does not"
+            " have; add it to the description's config, or to conformance/adapters/start/stand_ins.py"
         )
 
 

@@ -187,9 +187,11 @@ class FirstSteps:
         try:
             yield
         except Exception as error:  # noqa: BLE001  foreign code: what it raises is a result
-            if reason := self._not_the_forks(error):
+            if _refused_by_triton(error):
+                pass  # noted with the launch
+            elif reason := self._not_the_forks(error):
                 _add(self.steps.declined, Fault(layers, doing, reason))
-            elif not _refused_by_triton(error):  # that is noted with the launch
+            else:
                 _add(self.steps.faults, Fault(layers, doing, error=error))
 
     def _not_the_forks(self, error: BaseException) -> str:
@@ -234,7 +236,7 @@ def _add(faults: list[Fault], new: Fault) -> None:
 
 
 def _refused_by_triton(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfResources"
+    return type(error).__name__ in ("OutOfResources", "CompilationError")
 
 
 def _rejection(rejected: Rejection) -> str:

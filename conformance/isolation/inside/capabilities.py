@@ -247,6 +247,11 @@ def _capability(adapter: Starts, asked: Question, backend: str) -> dict[str, Any
     return {"changes": adapter.capability_changes(dict(asked.environ), asked.gpu)}
 
 
+def _plugins(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
+    answers = adapter.answers_with_plugins(dict(asked.environ), asked.gpu)
+    return {"answers": {words: _lasting(said) for words, said in answers.items()}}
+
+
 _NO_CLASSES = "the selector's adapter does not know backend classes"
 _NO_SERVER = "the selector's adapter does not know a server"
 _KINDS = {
@@ -274,6 +279,7 @@ _KINDS = {
         lambda server, *_: {"misfits": server.misfits()}, Starts, _NO_SERVER
     ),
     "devices": _QuestionKind(lambda server, *_: {"devices": server.devices()}, Starts, _NO_SERVER),
+    "plugins": _QuestionKind(_plugins, Starts, _NO_SERVER),
     "vision": _QuestionKind(
         lambda server, asked, _: server.vision(asked.request, asked.detail), Serves, _NO_SERVER
     ),

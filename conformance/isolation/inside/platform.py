@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance import adapters
-from pytest_rocm_attn.conformance.adapters import shape
+from pytest_rocm_attn.conformance.adapters import plugins, shape
 from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
@@ -45,6 +45,8 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
     rename_variables(shape.prefix_of_spec(wanted.selector))
     reads = EnvironmentReads()
     with reads.recording():
+        if os.environ.get(plugins.HIDDEN):
+            plugins.hide(wanted.selector.partition(":")[0].partition(".")[0])
         adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)
         if evidence == "mock":
             startup.runtime_calls = machine.runtime_calls

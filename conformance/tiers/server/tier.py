@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.tiers.base import Planned, Tier
 from pytest_rocm_attn.conformance.tiers.capabilities.check import plan_of
-from pytest_rocm_attn.conformance.tiers.server import capability, code, servers, steps
+from pytest_rocm_attn.conformance.tiers.server import capability, code, plugins, servers, steps
 from pytest_rocm_attn.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ServerTier(Tier):
             *steps.checks_of(settings.servers),
             *code.CHECKS,
             *capability.CHECKS,
+            *plugins.checks_of(settings.subject.selector.partition(":")[0].partition(".")[0]),
         )
         for gfx in () if settings.subject.pure else targets:
             yield from plan_of(checks, Gpu(gfx))

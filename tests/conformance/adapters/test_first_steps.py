@@ -57,6 +57,10 @@ STEPPING = """
         one = tl.arange(0, BLOCK)
         tile = tl.load(x + one[:, None] * BLOCK + one[None, :])
         tl.store(y + one[:, None] * BLOCK + one[None, :], tl.dot(tile, tl.trans(tile)))
+    @triton.jit
+    def ragged(x, BLOCK: tl.constexpr):
+        one = tl.arange(0, BLOCK)
+        tl.store(x + one, tl.load(x + tl.arange(0, 2 * BLOCK)))
     class Stepping(Impl):
         def forward(self, layer, query, key, value, kv_cache, metadata, output):
             assert kv_cache.is_cuda and query.shape == (metadata.num_actual_tokens, layer.num_heads, 64)
@@ -172,6 +176,15 @@ def test_a_server_that_speculates_verifies_what_is_drafted(steps: Callable[..., 
     assert said == "attention: a speculative step: four tokens"
 
 
+def test_a_kernel_that_does_not_compile_is_one_fault(steps: Callable[..., Steps]) -> None:
+    found = steps(forward="ragged[(1,)](query, BLOCK=64)")
+    (said,) = words(found.faults)
+    assert said.startswith(
+        "attention: a prefill step, a decode step, a mixed step: ragged does not compile for gfx942"
+    )
+    assert found.declined == []
+
+
 def test_a_closed_kernel_that_is_given_what_it_does_not_take_is_a_fault(
     steps: Callable[..., Steps],
 ) -> None:
@@ -180,7 +193,7 @@ def test_a_closed_kernel_that_is_given_what_it_does_not_take_is_a_fault(
         import aiter
         cache = kv_cache[0].view(-1, 8, 8, 64)
         torch.ops.aiter.paged_attention_v1(
-            output, None, query, cache, cache, 1.0, metadata.block_table_tensor, None,
+            output, None, query[:1], cache, cache, 1.0, metadata.block_table_tensor, None,
             metadata.seq_lens, 9, None, "auto", "NHD", 0.0, None, None)
     """
     (said,) = words(steps(forward=call).faults)

@@ -15,6 +15,12 @@ from pytest_rocm_attn.conformance.adapters.kernel_needs import NEEDS, broken
     [
         ("paged_attention_v1", {"GPU": "gfx942", "block size": 544}, "block size 544"),
         ("paged_attention_v1", {"GPU": "gfx942", "block size": 16}, ""),
+        (
+            "paged_attention_v1",
+            {"queries of a request": 4, "mtp": 1},
+            "queries of a request 4, with mtp 1, and takes 1",
+        ),
+        ("paged_attention_v1", {"queries of a request": 4, "mtp": 4}, ""),
         ("mla_gluon", {"GPU": "gfx942", "heads": 8}, "GPU gfx942, and takes gfx950"),
         ("mla_gluon", {"GPU": "gfx950", "heads": 8}, ""),
         # Of what is not known nothing is said.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_rocm_attn.conformance.adapters import LacksError
+from pytest_rocm_attn.errors import SelectorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,3 +221,17 @@ def test_where_the_cache_cannot_be_divided_here_kernels_are_still_held_against_b
     (said,) = words(started)
     assert "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32" in said
     assert started.left_out == ["what v1.core.kv_cache_planning does: it needs no_such_package"]
+
+
+def test_what_the_stand_in_for_a_checkpoint_lacks_is_ours_and_a_description_may_add_it(
+    start: Callable[..., Started],
+) -> None:
+    reads = (
+        "platforms/rocm",
+        "def check_and_update_config(cls, config): ...",
+        "def check_and_update_config(cls, config): config.model_config.hf_config.hidden_size",
+    )
+    (fault,) = start(PLAIN, reads).faults
+    assert isinstance(fault.error, SelectorError)
+    assert "hidden_size of config.json" in str(fault.error)
+    assert start(f"    config = {{ hidden_size = 64 }}{PLAIN}", reads).faults == []

@@ -11,7 +11,7 @@ from pytest_rocm_attn.conformance.isolation import WorkerError
 from pytest_rocm_attn.conformance.promise.servers_file import shipped
 from pytest_rocm_attn.conformance.run.settings import read
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
-from pytest_rocm_attn.conformance.tiers.server import code, servers
+from pytest_rocm_attn.conformance.tiers.server import code, plugins, servers
 from pytest_rocm_attn.conformance.tiers.server.tier import ServerTier
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.outcome import Told
@@ -140,6 +140,21 @@ def test_a_question_that_cannot_be_asked_is_the_only_defect() -> None:
     assert defect.wrong == "it cannot be asked: KeyError: 'gfx'"
     assert defect.environ == {"ROCR_VISIBLE_DEVICES": "2,3"}
     assert not defect.deliberate
+
+
+def test_a_switch_that_leaves_a_plugin_on_is_a_finding() -> None:
+    def told(question: Any) -> dict[str, Any]:
+        on = dict(question.environ) == {"ATOMIC_DISABLE_PLUGIN": "1"}
+        return {"answers": {"a plain layer": "ATOMIC" if on else "ROCM_ATTN", "sinks": "same"}}
+
+    item: CheckItem = Item(told)  # type: ignore[assignment]
+    find = plugins.change_nothing_if_off.find
+    (defect,) = find(item, switches=("ATOMIC_DISABLE_PLUGIN",))
+    assert defect.wrong == (
+        "under ATOMIC_DISABLE_PLUGIN=1 the answer is ATOMIC, and ROCM_ATTN without the plugins"
+    )
+    assert defect.value == "a plain layer"
+    assert list(find(item, switches=())) == []
 
 
 def test_a_device_that_the_platform_confuses_is_a_finding() -> None:

@@ -153,9 +153,7 @@ def declared(release: Version) -> dict[str, Declared]:
     for name, entries in _tables().items():
         entry = [one for one in entries if version_of(one["since"])[:2] <= release][-1:]
         if entry and not entry[0].get("gone"):
-            aliased = entry[0].get("alias")
-            table = declared(release)[aliased].entry if aliased else entry[0]
-            found[name] = Declared(table.get("class", ""), table, entry[0]["since"])
+            found[name] = Declared(entry[0].get("class", ""), entry[0], entry[0]["since"])
     return found
 
 
@@ -190,7 +188,7 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
     if of.says("non_causal", Gpu("gfx950")) and "AiterMLABackend" in of.class_path:
         found.append(_non_causal_fp16(source))
     if release >= ASKED_SINCE["layout"] and (layouts := of.entry.get("layouts")):
-        found += _layouts(layouts.split(), release)
+        found += _layouts(layouts.split(), f"vllm/platforms/rocm.py, _get_invalid_reasons ({tag})")
     asked = [one for one in found if ASKED_SINCE.get(one.rule, (0, 18)) <= release]
     return tuple(asked)
 
@@ -365,9 +363,8 @@ def _non_causal_fp16(source: str) -> Limit:
     )
 
 
-def _layouts(layouts: list[str], release: Version) -> Limits:
+def _layouts(layouts: list[str], source: str) -> Limits:
     """Return the limits of a run whose other layers are TURBOQUANT's: its layout is LBNHC."""
-    source = f"vllm/platforms/rocm.py, _get_invalid_reasons (v{release[0]}.{release[1]})"
     return (
         Limit(
             "layout",

@@ -15,6 +15,7 @@ from pytest_rocm_attn.backends.trace import DECISION, Selection, Step
 from pytest_rocm_attn.errors import SelectionError, nearest
 from pytest_rocm_attn.flags import Flags
 from pytest_rocm_attn.gpu import Gpu
+from pytest_rocm_attn.registry import ROCM_BACKENDS
 from pytest_rocm_attn.request import Request
 
 
@@ -211,15 +212,19 @@ def unreachable(
 def _within(beyond: list[Limit]) -> list[str]:
     """Return how to come within every limit, when there is a way for each."""
     remedies = [limit.remedy for limit in beyond]
-    return [" and ".join(remedies)] if all(remedies) else []
+    return [" and ".join(remedies)] if remedies and all(remedies) else []
 
 
 def _other_names(branch: Branch, request: Request, gpu: Gpu, policy: Policy) -> list[str]:
-    """Return which backends could be named instead and would serve the request."""
+    """Return which backends could be named instead and would serve the request.
+
+    Not those of other platforms, which some releases take as well.
+    """
+    own = {*ROCM_BACKENDS, *(rule.backend for rule in branch.rules)}
     serving = [
         name
         for name in branch.named
-        if all(limit.holds(request, gpu) for limit in policy.limits[name])
+        if name in own and all(limit.holds(request, gpu) for limit in policy.limits[name])
     ]
     return [_set_name(branch, serving)] if serving else []
 

@@ -143,7 +143,7 @@ def ask_registry(gfx: str, capability: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, member in AttentionBackendEnum.__members__.items():
         if member.name != name:
-            found[name] = {"alias": member.name}
+            found[name] = found[member.name]  # an alias, which stands after it
             continue
         try:
             path = member.get_path()

@@ -138,9 +138,11 @@ class Platforms:
             self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened
         return opened
 
-    def open_and_keep(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Observation:
-        """Import the selector on a platform, and keep it for the questions to come."""
-        opened = self.open(gpu, environ, prepare=True)
+    def open_and_keep(
+        self, gpu: Gpu, environ: Mapping[str, str], *, prepare: bool = True
+    ) -> Platform | Observation:
+        """Import the selector on a platform, and keep it for the questions to come; see open()."""
+        opened = self.open(gpu, environ, prepare=prepare)
         return self.keep(opened) if isinstance(opened, Platform) else opened
 
     def reopen(self, platform: Platform) -> None:

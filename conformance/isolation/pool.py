@@ -287,8 +287,9 @@ class Pool:
     def _answer_where_it_holds(self, gpu: Gpu, groups: list[Group]) -> None:
         """Ask each group in a process in which its environment holds, imports included."""
         platform = self._platforms.find(gpu)
+        prepare = any(one.asks_of_backends for group in groups for one in group.questions)
         while platform is None and groups:
-            opened = self._platforms.open_and_keep(gpu, groups[0].environ)
+            opened = self._platforms.open_and_keep(gpu, groups[0].environ, prepare=prepare)
             if isinstance(opened, Platform):
                 platform = opened
             else:

@@ -45,6 +45,11 @@ class Question(msgspec.Struct, frozen=True):
         """Whether the answer is what an import left behind, which no refresh brings up to date."""
         return self.kind == "names"
 
+    @property
+    def asks_of_backends(self) -> bool:
+        """Whether an answer needs backends, so that it is worth importing them before anything forks."""
+        return self.kind != "platform"
+
     @classmethod
     def of(
         cls,

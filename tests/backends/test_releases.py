@@ -390,6 +390,35 @@ def test_a_refusal_of_every_candidate_names_each_with_what_it_lacks_and_a_way_ou
         select(Request(use_mla=True, block_size=1), Flags(), Gpu("gfx942"), "0.33")
 
 
+@pytest.mark.parametrize(
+    ("request_", "environ", "remedy"),
+    [
+        # One candidate: how to come within what it takes. Several: which other one serves the layer.
+        (
+            {"use_mla": True, "use_sparse": True, "dtype": "float32"},
+            {},
+            "set --dtype to one of these",
+        ),
+        ({"use_mla": True, "dtype": "float32"}, AITER, None),
+        ({"head_size": 16}, {}, "set --attention-backend to FLEX_ATTENTION"),
+        ({"head_size": 16, "dtype": "float32", "block_size": 8}, {}, None),
+        (
+            {"head_size": 256, "kv_cache_dtype": "octave_k3v4"},
+            {ATTENTION_BACKEND: "ROCM_ATTN"},
+            "set --kv-cache-dtype to one of these; or set --attention-backend to ROCM_OCTAVE",
+        ),
+    ],
+)
+def test_a_refusal_offers_only_what_serves_the_layer_on_rocm(
+    request_: dict[str, object], environ: dict[str, str], remedy: str | None
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    with pytest.raises(SelectionError) as caught:
+        select(request, Flags(environ), Gpu("gfx942"), "0.33")
+    found = re.search(r"\. Remedy: (.*?)\. Source: ", str(caught.value))
+    assert (found and found[1]) == remedy
+
+
 def test_a_backend_is_named_by_the_option_in_any_case_and_auto_names_none() -> None:
     gpu = Gpu("gfx942")
     for text in ("rocm_aiter_fa", "ROCM_AITER_FA"):
@@ -428,6 +457,77 @@ def test_non_causal_mla_of_aiter_needs_the_package_besides_its_gpu(name: str) ->
             assert answer(release, layer, Gpu("gfx942", aiter), named) == REFUSED
         causal = Request(use_mla=True)
         assert answer(release, causal, Gpu("gfx950", Aiter.ABSENT), named) == name
+
+
+# What validate_configuration of vllm/v1/attention/backend.py asks about features, by the first release that does.
+FEATURES = {
+    "0.18": "mm-prefix, sinks, per-head-quant-scales",
+    "0.20": "mm-prefix, sinks, per-head-quant-scales, non-causal, batch-invariance",
+    "0.23": "mm-prefix, sinks, per-head-quant-scales, non-causal, batch-invariance, kv-connector",
+    "0.26": "mm-prefix, sinks, per-head-quant-scales, sliding-window, non-causal, batch-invariance,"
+    " kv-connector, pcp",
+    "0.28": "mm-prefix, sinks, per-head-quant-scales, sliding-window, non-causal, batch-invariance,"
+    " kv-connector, pcp, adaptive-verification",
+    "0.29": "mm-prefix, sinks, per-head-quant-scales, sliding-window, non-causal, non-causal-dcp,"
+    " batch-invariance, kv-connector, pcp, adaptive-verification",
+    "0.30": "mm-prefix, sinks, per-head-quant-scales, sliding-window, rswa, non-causal, non-causal-dcp,"
+    " batch-invariance, kv-connector, pcp, dcp, adaptive-verification",
+}
+FEATURES["0.31"] = f"{FEATURES['0.30']}, layout"  # _get_invalid_reasons of platforms/rocm.py
+
+
+@pytest.mark.parametrize("release", [release for release in RELEASES if release >= "0.18"])
+def test_a_trace_lists_in_one_step_the_features_that_a_release_asks_about(release: str) -> None:
+    asked = FEATURES[max(first for first in FEATURES if release >= first)]
+    named = Flags({ATTENTION_BACKEND: "ROCM_ATTN"})
+    *_, needs, _ = select(Request(), named, Gpu("gfx942"), release).trace
+    words = f"the layer needs none of these, or the class declares it: {asked}"
+    assert (needs.rule, needs.answer, needs.reason) == ("needs", "yes", words)
+
+
+def test_a_trace_of_aiter_mla_lists_non_causal_float16_among_the_features() -> None:
+    layer, named = Request(use_mla=True), Flags({ATTENTION_BACKEND: "ROCM_AITER_MLA"})
+    for release, asked in (("0.29", False), ("0.30", True), ("0.33", True)):
+        needs = select(layer, named, Gpu("gfx950"), release).trace[-2]
+        assert needs.reason.endswith(", non-causal-fp16") is asked
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "gfx", "rules"),
+    [
+        ("FLASH_ATTN", {"block_size": 8}, "gfx942", ["block-size"]),
+        ("FLASH_ATTN", {"kv_cache_dtype": "fp8"}, "gfx942", ["kv-cache-dtype", "combination"]),
+        ("ROCM_AITER_MLA", FP16 | NON_CAUSAL | {"kv_cache_dtype": "float16"}, "gfx950", ["non-causal-fp16"]),
+        ("ROCM_AITER_FA", {"run_kv_cache_dtype": "turboquant_k8v4", "dtype": "float32"}, "gfx942", ["dtype", "layout"]),
+        ("TRITON_ATTN", {"run_kv_cache_dtype": "turboquant_k8v4", "block_size": 8}, "gfx942", ["block-size"]),
+    ],
+)  # fmt: skip
+def test_a_trace_of_a_refusal_has_a_step_for_a_feature_only_if_it_is_lacking(
+    name: str, request_: dict[str, object], gfx: str, rules: list[str]
+) -> None:
+    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    with pytest.raises(SelectionError) as caught:
+        select(request, Flags({ATTENTION_BACKEND: name}), Gpu(gfx), "0.33")
+    steps = [step for step in caught.value.trace if "validate_configuration" in step.source]
+    steps += [step for step in caught.value.trace if step.rule == "layout"]
+    assert [step.rule for step in steps if step.answer == "no"] == rules
+    kinds = ("head-size", "dtype", "kv-cache-dtype", "block-size", "mla", "sparse")
+    expected = {*kinds, "compute-capability", "attention-type", "decision", *rules}
+    assert {step.rule for step in steps} <= expected
+
+
+def test_a_limit_of_layouts_cites_the_release_that_asks() -> None:
+    layer, named = (
+        Request(run_kv_cache_dtype="turboquant_k8v4"),
+        {ATTENTION_BACKEND: "ROCM_AITER_FA"},
+    )
+    with pytest.raises(SelectionError) as caught:
+        select(layer, Flags(named), Gpu("gfx1201"), "0.33")
+    (step,) = [step for step in caught.value.trace if step.rule == "layout"]
+    assert step.source == "vllm/platforms/rocm.py, _get_invalid_reasons (v0.33)"
+    assert step.reason.startswith(
+        "shares no KV cache layout with TURBOQUANT (LBNHC); its own: LBHNC"
+    )
 
 
 @pytest.mark.parametrize("release", ["0.20", "0.33"])

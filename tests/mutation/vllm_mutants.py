@@ -67,7 +67,10 @@ mutate: Any = importlib.import_module("mutate")  # beside this file, which is no
 SELECTOR = "vllm.platforms.rocm:RocmPlatform"
 ENTRY, VALIDATES = "get_attn_backend_cls", "validate_configuration"
 # The first sees most of what is to be seen; the others, what the release does by GPU or without aiter.
-PLATFORMS = ("gfx942:present", "gfx1201:present", "gfx942:absent", "gfx90a:present")
+PLATFORMS = (
+    *("gfx942:present", "gfx1201:present", "gfx942:absent", "gfx90a:present"),
+    "gfx950:present",
+)
 SECONDS = 300  # per mutant; one that loops for ever counts as seen
 GRID_SAMPLE = 3000
 _ENUM = "AttentionBackendEnum"
@@ -219,7 +222,7 @@ def _changes(parent: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST | N
             yield ast.Assert(ast.UnaryOp(ast.Not(), test), node.msg)
         case ast.Return(ast.Constant(bool() as value)):
             yield ast.Return(ast.Constant(not value))
-        case ast.Return(value) if value is not None:
+        case ast.Return(value) if value is not None and not _is_none(value):
             yield ast.Return(ast.Constant(None))
         case ast.Call(ast.Attribute(_, "startswith" | "is_mla_enabled")) | ast.Call(ast.Name()):
             if isinstance(parent, (ast.If, ast.IfExp, ast.BoolOp)):
@@ -233,6 +236,10 @@ def _changes(parent: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST | N
     if field == "test" and isinstance(parent, (ast.If, ast.IfExp)):
         yield ast.Constant(True)
         yield ast.Constant(False)
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 # What a backend is replaced by: the next in this order, which is of its kind, or nearly so.

@@ -452,3 +452,24 @@ def test_a_bug_of_ours_in_a_worker_process_is_not_held_against_the_selector(
         future.result(timeout=60)
     (future,) = pool.submit([Question.of(GFX942, {}, Request())])
     assert future.result(timeout=60).outcome == Selected("TRITON_ATTN")
+
+
+@pytest.mark.parametrize(("kind", "prepared"), [("select", True), ("platform", False)])
+def test_a_platform_that_is_not_asked_about_backends_is_not_prepared_for_them(
+    make_pool: MakePool, tmp_path: Path, kind: str, prepared: bool
+) -> None:
+    noted = tmp_path / "noted"
+    pool = make_pool(
+        f"""
+        import pathlib
+        class Selector:
+            def prepare(self):
+                pathlib.Path({str(noted)!r}).touch()
+            def select(self, environ):
+                return "TRITON_ATTN"
+        select = Selector()
+        """
+    )
+    (future,) = pool.submit([Question.of(GFX942, {}, Request(), kind)])
+    future.result(timeout=60)
+    assert noted.exists() is prepared

@@ -155,6 +155,32 @@ def _shifted(
     return None
 
 
+def other_ways(source: str, way: str, like: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, words) of methods that do not take what their class's other way takes.
+
+    Of an operation that each platform computes its own way, such as vLLM's CustomOp, callers know one signature.
+
+    Args:
+        source: of a module.
+        way, like: the names of the methods, such as "forward_hip" and "forward_cuda".
+    """
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        own = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+        if way not in own or like not in own or own[way].args.kwarg or own[way].args.vararg:
+            continue
+        takes, asked = (_parameters(own[name]) for name in (way, like))
+        if lacking := [name for name in asked if name not in takes]:
+            words = f"{node.name}.{way}: it lacks {', '.join(lacking)}, which {like} takes"
+            yield own[way].lineno, words
+
+
+def _parameters(function: ast.FunctionDef) -> list[str]:
+    arguments = function.args
+    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
 def defined(source: str) -> set[str]:
     """Return the names that the classes of a module define."""
     found: set[str] = set()

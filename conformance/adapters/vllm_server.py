@@ -210,6 +210,11 @@ class VllmServer(Backends):
             found = list(layer_calls.misfits(cls, self._layers_of(cls), attending, knows))
             yield from _misfit_words(f"{backend}'s implementation", found)
 
+        for module, source in self._sources(("model_executor", "models")).items():
+            if "def forward_hip(" in source:
+                for line, words in interfaces.other_ways(source, "forward_hip", "forward_cuda"):
+                    yield {"place": f"{module}:{line}", "on": "ROCm's way", "words": words}
+
     def _layers_of(self, backend: Any) -> dict[str, str]:
         """Return module -> source, of the code that calls the implementations of a backend's kind."""
         latent = layer_calls.kind(backend)[0]

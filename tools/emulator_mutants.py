@@ -4,7 +4,7 @@
 
 Takes the kernels that the cases with such a name launch, and runs on the emulator up to 16 named cases that launch
 each of them. Then it runs these cases again and again with one executed instruction of the kernels
-dropped, or altered by a constant that is one larger, until one case notices.
+dropped, or with one constant larger by one (1.0 for a float's 0), until one case notices.
 Prints how many changes gave a wrong result or a fault, and what the others changed. Instructions that compute nothing by their definition are left alone.
 """
 
@@ -41,6 +41,8 @@ IDLE = re.compile(
 )
 MOST_CASES = 16  # that are asked for each kernel
 NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
+# What takes 0 as a float, or moves it: the next integer would be a denormal.
+FLOAT = re.compile(r"_(b?f16|f32|f64)|v_mov_b32|v_accvgpr_write")
 Bytes = NDArray[np.uint8]
 ready = launch.code_of
 
@@ -103,7 +105,8 @@ def mutant(code: Code, instruction: Instruction, draw: random.Random) -> tuple[C
     if numbers and draw.random() < 0.5:
         chosen, how = draw.choice(numbers), "altered"
         before, after = instruction.text[: chosen.start()], instruction.text[chosen.end() :]
-        text = f"{before}{int(chosen[1]) + 1}{after}"
+        is_float = chosen[1] == "0" and FLOAT.search(instruction.name)
+        text = f"{before}{'1.0' if is_float else int(chosen[1]) + 1}{after}"
     target = f'\t.amdgcn_target "amdgcn-amd-amdhsa--{code.program.gfx}"\n'
     (changed,) = read_assembly(f"{target}\t{text}\n").instructions
     number = instruction.index

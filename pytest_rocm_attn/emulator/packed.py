@@ -236,5 +236,5 @@ def _dot(context: Context, kind: str, into: str | None) -> Step:
     def shadow(m: Machine, w: Waves) -> Array:
         return rules.anything((), [one.shadow(m, w) for one in sources])
 
-    to = Destination(context.operand(0), "u16" if into else "f32", keeps=not context.gfx9)
+    to = Destination(context.operand(0), "u16" if into else "f32", keeps=context.keeps_half)
     return Operation(value, shadow, to, keys_of(sources)).step()

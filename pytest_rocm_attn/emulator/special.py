@@ -79,7 +79,7 @@ def _simple(
         made = compute(*[fetch(m, w) for fetch in fetches])
         return made if finish is None else finish(made)
 
-    to = Destination(context.operand(0), result, keeps=not context.gfx9)
+    to = Destination(context.operand(0), result, keeps=context.keeps_half)
     return Operation(value, _any_of(sources), to, keys_of(sources)).step()
 
 

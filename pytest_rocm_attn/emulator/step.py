@@ -53,6 +53,11 @@ class Step:
         self.touched = frozenset(self.reads) | frozenset(self.writes)
 
 
+# 16-bit instructions of gfx9 that keep the upper half of their destination; the others clear it. Source: llvm-project,
+# llvmorg-22.1.0, llvm/lib/Target/AMDGPU/GCNSubtarget.cpp (zeroesHigh16BitsOfDest).
+KEEPING = frozenset({"v_fmac_f16", "v_fmamk_f16", "v_fmaak_f16"})
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the meaning of an instruction depends on.
@@ -71,8 +76,13 @@ class Context:
 
     @property
     def gfx9(self) -> bool:
-        """CDNA and GCN, where 16-bit results clear the upper half."""
+        """CDNA and GCN."""
         return self.program.gfx.startswith("gfx9")
+
+    @property
+    def keeps_half(self) -> bool:
+        """Whether a 16-bit result leaves the upper half as it was; on gfx9, only some instructions do."""
+        return not self.gfx9 or self.name in KEEPING
 
     @property
     def gfx12(self) -> bool:

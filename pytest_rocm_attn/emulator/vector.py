@@ -77,7 +77,7 @@ def _operation(context: Context, *, sdwa: bool = False) -> Operation | None:
         return _sdwa_result(context, alu, value, shadow, sources)
     selects = context.modifier("op_sel", [0] * (len(alu.sources) + 1))
     high = alu.result[1:] == "16" and bool(selects[len(sources) - alu.accumulates])
-    to = Destination(context.operand(0), alu.result, keeps=not context.gfx9, high=high)
+    to = Destination(context.operand(0), alu.result, keeps=context.keeps_half, high=high)
     return Operation(value, shadow, to, keys_of(sources))
 
 
@@ -285,7 +285,7 @@ def _dpp(context: Context) -> Step | None:
 
     sources[0] = Source(moved(first.fetch), moved(first.shadow), first.keys)
     value, shadow = combined(alu, sources, output_modifiers(context, alu.result))
-    to = Destination(context.operand(0), alu.result, keeps=not context.gfx9)
+    to = Destination(context.operand(0), alu.result, keeps=context.keeps_half)
     if to.bits != 32:
         raise EmulatorError("DPP with a result that is not of 32 bits")
 
@@ -376,5 +376,5 @@ def conditional(context: Context) -> Operation:
         alu = Alu(lambda a: a, (), "u32")
         wide = [Source(value, shadow, keys)]
         return _sdwa_result(context, alu, value, shadow, wide)
-    to = Destination(operands[0], f"u{bits}", keeps=not context.gfx9)
+    to = Destination(operands[0], f"u{bits}", keeps=context.keeps_half)
     return Operation(value, shadow, to, keys)

@@ -280,3 +280,31 @@ def test_a_wave_signals_a_barrier_of_two_parts_before_it_waits(execute: Execute)
     for body in ("\ts_barrier_wait -1", f"{both}\ts_barrier_wait -1"):
         with pytest.raises(EmulationFault, match="waits at a barrier that it has not signalled"):
             execute(body, "gfx1201", threads=64)
+
+
+@pytest.mark.parametrize(
+    ("gfx", "instruction", "upper"),
+    [
+        # gfx9: llvm-project, llvmorg-22.1.0, llvm/lib/Target/AMDGPU/GCNSubtarget.cpp, zeroesHigh16BitsOfDest
+        ("gfx942", "v_add_f16_e32 v4, v1, v1", 0),
+        ("gfx942", "v_fma_f16 v4, v1, v1, v1", 0),
+        ("gfx942", "v_fmac_f16_e32 v4, v1, v1", 0x1234),
+        ("gfx1100", "v_add_f16_e32 v4, v1, v1", 0x1234),
+    ],
+)
+def test_a_16_bit_result_clears_or_keeps_the_upper_half(
+    execute: Execute, gfx: str, instruction: str, upper: int
+) -> None:
+    out = torch.zeros(64, dtype=torch.int32)
+    store = "global_store_dword" if gfx == "gfx942" else "global_store_b32"
+    body = f"""
+	s_load_{"dwordx2" if gfx == "gfx942" else "b64"} s[4:5], s[0:1], 0x0
+	v_lshlrev_b32_e32 v3, 2, v0
+	v_mov_b32_e32 v1, 0x3c00
+	v_mov_b32_e32 v4, 0x12340000
+	{instruction}
+	s_waitcnt lgkmcnt(0)
+	{store} v3, v4, s[4:5]
+"""
+    execute(body, gfx, tensors={"out": out}, threads=32)
+    assert {int(word) >> 16 for word in out[:32]} == {upper}

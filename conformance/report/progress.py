@@ -25,13 +25,19 @@ class Progress:
         describe: returns the text. It is called from another thread.
         in_place: returns what shows a text, or "" to clear it, at the terminal's cursor; None for a
             file.
+        before: stands before each line of a file.
     """
 
     def __init__(
-        self, file: IO[Any], describe: Callable[[], str], in_place: Callable[[str], str] | None
+        self,
+        file: IO[Any],
+        describe: Callable[[], str],
+        in_place: Callable[[str], str] | None,
+        before: str = "",
     ) -> None:
         self._describe = describe
         self._in_place = in_place
+        self._before = before
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         # A descriptor of its own: while an item runs, pytest catches what is written to its stdout.
@@ -48,7 +54,9 @@ class Progress:
         while not self._over.wait(wait):
             wait, shown = pause, True
             text = self._describe()
-            self._write(f"\n{text}\n" if self._in_place is None else self._in_place(text))
+            self._write(
+                f"{self._before}{text}\n" if self._in_place is None else self._in_place(text)
+            )
         if self._in_place is not None and shown:
             self._write(self._in_place(""))
 
@@ -78,7 +86,8 @@ def beside_pytest(config: pytest.Config, describe: Callable[[], str]) -> Progres
         room = writer.fullwidth - writer.width_of_current_line - 1
         return f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8"
 
-    return Progress(writer._file, describe, at_cursor if writer.hasmarkup else None)
+    # In a file pytest may be in the middle of a line.
+    return Progress(writer._file, describe, at_cursor if writer.hasmarkup else None, before="\n")
 
 
 def on_own_line(file: IO[str], describe: Callable[[], str]) -> Progress:

@@ -35,8 +35,8 @@ def test_a_file_gets_lines(tmp_path: Path) -> None:
             time.sleep(0.01)
         shown.close()
         count = len(called)
-    lines = (tmp_path / "out").read_text().split("\n\n")
-    assert [line.strip() for line in lines] == [f"step {n}" for n in range(1, count + 1)]
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert lines == [f"step {n}" for n in range(1, count + 1)]
 
 
 @pytest.mark.usefixtures("hurried")

@@ -160,6 +160,32 @@ __device__ inline float from_e4m3(unsigned byte) {
   return from_f16(half) * (BIAS == 8 ? 128.0f : 256.0f);
 }
 
+// Whether the GPU has an instruction that decodes e4m3 of that bias.
+#if defined(__gfx942__)
+constexpr int DECODED_BIAS = 8;
+#elif defined(__gfx950__) || defined(__gfx1200__) || defined(__gfx1201__)
+constexpr int DECODED_BIAS = 7;
+#else
+constexpr int DECODED_BIAS = 0;
+#endif
+
+// Four bytes of e4m3, exact.
+template <int BIAS>
+__device__ inline Floats<4> four_from_e4m3(unsigned word) {
+  Floats<4> four;
+  if constexpr (BIAS == DECODED_BIAS) {
+#if defined(__gfx942__) || defined(__gfx950__) || defined(__gfx1200__) || defined(__gfx1201__)
+    const auto low = __builtin_amdgcn_cvt_pk_f32_fp8(static_cast<int>(word), false);
+    const auto high = __builtin_amdgcn_cvt_pk_f32_fp8(static_cast<int>(word), true);
+    four = {low[0], low[1], high[0], high[1]};
+#endif
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.at[i] = from_e4m3<BIAS>(word >> 8 * i & 0xffu);
+  }
+  return four;
+}
+
 __device__ inline float exp2_of(float value) {
 #if defined(__AMDGCN__)
   return __builtin_amdgcn_exp2f(value);

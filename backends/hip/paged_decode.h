@@ -121,8 +121,14 @@ __device__ inline void widen(const Line& line, unsigned short* to) {
   if constexpr (CACHE == Cache::SAME) {
     __builtin_memcpy(to, &line, 16);
   } else {
+    unsigned words[4];
+    __builtin_memcpy(words, &line, 16);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) to[i] = from_exact<FORMAT>(from_e4m3<Stored<CACHE>::BIAS>(line.byte[i]));
+    for (int word = 0; word < 4; ++word) {
+      const Floats<4> four = four_from_e4m3<Stored<CACHE>::BIAS>(words[word]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[4 * word + i] = from_exact<FORMAT>(four.at[i]);
+    }
   }
 }
 
@@ -206,9 +212,18 @@ struct MatrixDecode {
   static constexpr int TILES_EACH = DIM_TILES > WAVES ? DIM_TILES / WAVES : 1;  // dim tiles of one wave
   static constexpr int SHARERS = DIM_TILES > WAVES ? 1 : WAVES / DIM_TILES;     // waves of one dim tile
   static constexpr int SHARE = PARTITION / SHARERS;                             // tokens of one sharer
+  static constexpr int VALUE_STEP = M::GROUPS * CHUNK;                          // tokens of one step over values
+  // Whether the first values are loaded before scores are complete: with a 16-bit cache, whose lines hold half as many
+  // tokens, the registers for it would cost a wave or two a SIMD.
+  static constexpr bool EARLY = CACHE != Cache::SAME;
   static constexpr int PADDED = PARTITION + 8;  // a row of weights; 16 bytes more spread the LDS banks
   static_assert(D % (M::GROUPS * CHUNK) == 0, "whole steps");
-  static_assert(SHARE % (M::GROUPS * CHUNK) == 0, "whole steps");
+  static_assert(SHARE % VALUE_STEP == 0, "whole steps");
+
+  // What a lane loads of the values of one step.
+  struct Values {
+    Line at[TILES_EACH][LINES];
+  };
 
   struct Lds {
     unsigned short weights[MOST_HEADS][PADDED];
@@ -227,7 +242,8 @@ struct MatrixDecode {
     const int* table = a.block_table + w.request * a.table_stride;
 
     float scores[WAVE_TILES][M::RESULTS];
-    score_tiles(a, w, table, wave, lane, column, part, scores);
+    Values first;
+    score_tiles(a, w, table, wave, lane, column, part, scores, first);
     weigh(lds, wave, lane, column, scores);
     __syncthreads();
 
@@ -241,11 +257,30 @@ struct MatrixDecode {
     __syncthreads();  // the weights are whole; wave_max is free
     if (thread < MOST_HEADS) lds.wave_sum[0][thread] = sum;
 
-    sum_values(a, w, table, lds, wave, lane, column, part);
+    sum_values(a, w, table, lds, wave, lane, column, part, first);
+  }
+
+  static __device__ int first_tile(int wave) { return SHARERS > 1 ? wave % DIM_TILES : wave * TILES_EACH; }
+  static __device__ int first_value(int wave) { return SHARERS > 1 ? wave / DIM_TILES * SHARE : 0; }
+
+  // Load the values of a step from `start` of the partition; zeros beyond the request's end.
+  static __device__ Values load_values(const Arguments& a, const Work& w, const int* table, int wave, int column, int part,
+                                       int start) {
+    Values values{};
+#pragma unroll
+    for (int tile = 0; tile < TILES_EACH; ++tile)
+#pragma unroll
+      for (int i = 0; i < LINES; ++i) {
+        const int dim = (first_tile(wave) + tile) * TILE + column;
+        const int token = w.first + start + part * CHUNK + i * X;
+        if (token < w.seq_len)
+          values.at[tile][i] = load_line(a.value, value_offset<D, BLOCK, BYTES>(a, w, table, token, dim));
+      }
+    return values;
   }
 
   static __device__ void score_tiles(const Arguments& a, const Work& w, const int* table, int wave, int lane, int column,
-                                     int part, float (&scores)[WAVE_TILES][M::RESULTS]) {
+                                     int part, float (&scores)[WAVE_TILES][M::RESULTS], Values& first) {
     const bool is_head = column < w.group;
     Bits<CHUNK> query[STEPS];
 #pragma unroll
@@ -262,16 +297,30 @@ struct MatrixDecode {
       const int start = w.first + wave * WAVE_TOKENS + tile * TILE;
       const int own = start + column;
       const int token = own < w.seq_len ? own : w.seq_len - 1;  // beyond the end: a row that is masked below
+      Line keys[STEPS][LINES];
+      const auto load_keys = [&](int step) {
+#pragma unroll
+        for (int i = 0; i < LINES; ++i) {
+          const int dim = (step * M::GROUPS + part) * CHUNK + i * X;
+          keys[step][i] = load_line(a.key, key_offset<D, BLOCK, BYTES>(a, w, table, token, dim));
+        }
+      };
+      if constexpr (EARLY) {
+        if (start < w.seq_len) {
+#pragma unroll
+          for (int step = 0; step < STEPS; ++step) load_keys(step);
+        }
+        // Behind the last loads of keys, as loads return in order.
+        if (tile == WAVE_TILES - 1) first = load_values(a, w, table, wave, column, part, first_value(wave));
+      }
       Floats<M::RESULTS> sum{};
       if (start < w.seq_len) {
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-          const int dim = (step * M::GROUPS + part) * CHUNK;
+          if constexpr (!EARLY) load_keys(step);
           Bits<CHUNK> key;
 #pragma unroll
-          for (int i = 0; i < LINES; ++i)
-            widen<CACHE, FORMAT>(load_line(a.key, key_offset<D, BLOCK, BYTES>(a, w, table, token, dim + i * X)),
-                                 key.at + i * X);
+          for (int i = 0; i < LINES; ++i) widen<CACHE, FORMAT>(keys[step][i], key.at + i * X);
 #pragma unroll
           for (int i = 0; i < PRODUCTS; ++i)
             sum = multiply_add<M, FORMAT>(slice(key, i), slice(query[step], i), sum);
@@ -325,25 +374,18 @@ struct MatrixDecode {
   }
 
   static __device__ void sum_values(const Arguments& a, const Work& w, const int* table, Lds& lds, int wave, int lane,
-                                    int column, int part) {
-    const int first_tile = (SHARERS > 1 ? wave % DIM_TILES : wave * TILES_EACH);
-    const int sharer = SHARERS > 1 ? wave / DIM_TILES : 0;
+                                    int column, int part, Values values) {
     Floats<M::RESULTS> sums[TILES_EACH] = {};
-    for (int start = sharer * SHARE; start < (sharer + 1) * SHARE; start += M::GROUPS * CHUNK) {
-      if (start >= w.count) break;  // the same for all lanes of the wave
-      const int own = start + part * CHUNK;  // of the partition's tokens
+    const int begin = first_value(wave), end = begin + SHARE < w.count ? begin + SHARE : w.count;
+    for (int start = begin; start < end; start += VALUE_STEP) {  // the same for all lanes of the wave
+      const int own = start + part * CHUNK;                      // of the partition's tokens
+      if (!EARLY || start > begin) values = load_values(a, w, table, wave, column, part, start);
       const Bits<CHUNK> weight = *reinterpret_cast<const Bits<CHUNK>*>(&lds.weights[column][own]);
 #pragma unroll
       for (int tile = 0; tile < TILES_EACH; ++tile) {
-        const int dim = (first_tile + tile) * TILE + column;
-        Bits<CHUNK> value{};
+        Bits<CHUNK> value;
 #pragma unroll
-        for (int i = 0; i < LINES; ++i) {
-          const int token = w.first + own + i * X;
-          if (token < w.seq_len)
-            widen<CACHE, FORMAT>(load_line(a.value, value_offset<D, BLOCK, BYTES>(a, w, table, token, dim)),
-                                 value.at + i * X);
-        }
+        for (int i = 0; i < LINES; ++i) widen<CACHE, FORMAT>(values.at[tile][i], value.at + i * X);
         if (w.first + own + CHUNK > w.seq_len) {  // what the cache holds beyond the end may be NaN
 #pragma unroll
           for (int i = 0; i < CHUNK; ++i)
@@ -369,13 +411,13 @@ struct MatrixDecode {
         for (int i = 0; i < M::RESULTS; ++i) {
           const int head = M::row(lane, i);
           if (head < w.group)
-            write_result<FORMAT, D>(a, w, head, (first_tile + tile) * TILE + column, lds.wave_sum[0][head],
+            write_result<FORMAT, D>(a, w, head, (first_tile(wave) + tile) * TILE + column, lds.wave_sum[0][head],
                                     sums[tile].at[i] * v_scale);
         }
     } else {
 #pragma unroll
       for (int i = 0; i < M::RESULTS; ++i)
-        lds.shared_out[sharer][M::row(lane, i)][first_tile * TILE + column] = sums[0].at[i];
+        lds.shared_out[wave / DIM_TILES][M::row(lane, i)][first_tile(wave) * TILE + column] = sums[0].at[i];
       __syncthreads();
       for (int i = static_cast<int>(threadIdx.x); i < w.group * D; i += THREADS) {
         float sum = 0;

@@ -37,6 +37,7 @@ class Shape:
         cache_element: bytes of one stored element of the cache.
         shared: the value is a part of the key, loaded once (MLA).
         plain: see `Tile`.
+        biased: whether ALiBi adds a bias to each score.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Shape:
     cache_element: int = 2
     shared: bool = False
     plain: bool = False
+    biased: bool = False
 
 
 # Registers of a lane besides those that `registers` counts: addresses, masks, the row state, and the
@@ -56,6 +58,8 @@ OTHER_REGISTERS = {
 }  # fmt: skip
 # And on CDNA what a pipelined loop holds of the next tile: by Triton 3.8, which spills where 3.6 does not.
 PIPELINED_REGISTERS = 50
+# And what the positions and the bias of ALiBi take there.
+BIAS_REGISTERS = 40
 # Triton 3.8 loads straight into LDS there, with a buffer for each stage, padded by up to 16 bytes in 512.
 DIRECT_TO_LDS = ("gfx950",)
 # The fixed cost of a program, and of merging segments, in steps of one tile: swept with the tiles.
@@ -110,6 +114,7 @@ def registers(tile: Tile, shape: Shape, target: Target) -> int:
         count += tile.block_n * columns * shape.cache_element // (4 * lanes)
         if target.family == "CDNA":
             count += PIPELINED_REGISTERS if tile.num_stages > 1 else 0
+            count += BIAS_REGISTERS if shape.biased else 0
             keys = max(matrix_rows, tile.block_n * owners // tile.num_warps)
             count += keys * key_size * shape.element // (4 * target.wavefront)
             if (

@@ -93,7 +93,8 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(32, 32, 2, 1, saturating=4, most_columns=128),
             Tile(32, 32, 4, 1, loops=False),
             Tile(16, 64, 2, 1, saturating=4, most_columns=128, cache_bytes=2),
-            Tile(16, 64, 2, 1, saturating=4, most_columns=128, cache_bytes=1, waves_per_eu=2),
+            # With a second loop, decoding fp8 spills over the split layout with 32-bit offsets.
+            Tile(16, 64, 2, 1, saturating=4, most_columns=128, cache_bytes=1, loops=False),
             Tile(16, 32, 4, 1, loops=False),
             Tile(16, 16, 4, 1, loops=False),
         ),

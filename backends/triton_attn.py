@@ -47,7 +47,8 @@ class TritonAttention(PagedLayer):
         plain = self.layout is NHD and not (
             request.sliding_window or request.logits_soft_cap or request.alibi
         )
-        return Shape(rows, request.head_size, 0, element, cache, plain=plain)
+        biased = bool(request.alibi)
+        return Shape(rows, request.head_size, 0, element, cache, plain=plain, biased=biased)
 
     def _fitted(self, tile: Tile) -> Tile:
         """Return a tile as the backend's cache layout allows it."""

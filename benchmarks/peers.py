@@ -6,7 +6,9 @@ little of them: importing vllm or aiter whole takes their compiled parts and all
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -149,7 +151,13 @@ def load(name: str, tree: Path) -> Peer:
         folder = "vllm.v1.attention.ops"
     unified = _import(f"{folder}.triton_unified_attention", tree).unified_attention
     mla = _import(f"{folder}.triton_decode_attention", tree).decode_attention_fwd
-    return Peer(f"vLLM {_version(tree, 'vllm')}", unified, mla)
+    # Made here: a CUDA graph cannot capture the copies by which later releases make scales that are not given.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    takes = inspect.signature(mla).parameters
+    scales = {
+        name: torch.ones((), device=device) for name in ("k_scale", "v_scale") if name in takes
+    }
+    return Peer(f"vLLM {_version(tree, 'vllm')}", unified, functools.partial(mla, **scales))
 
 
 class _WithoutAmdOptions:

@@ -123,6 +123,8 @@ SAMPLE = [
     ("ROCM_ATTN", "decode-over-a-small-cache-head-size-128", "gfx90a"),
     ("TRITON_MLA", "mla-decode-num-heads-16", "gfx1201"),
     ("ROCM_ATTN", "prefill-with-a-sliding-window-and-sinks", "gfx950"),
+    ("ROCM_ATTN", "decode-over-a-small-fp8-cache", "gfx942"),
+    ("TRITON_ATTN", "prefill-with-alibi", "gfx950"),
 ]
 EVERY = [
     pytest.param(backend, family, gfx, marks=pytest.mark.slow)

@@ -201,7 +201,8 @@ def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: b
         return [(register, m.vector_shadow(register, w) & keep)]
 
     keys = tuple(range(register, register + words))
-    return Step(run, addresses.keys + (keys if half else ()), keys, taint)
+    overtakes = frozenset(keys) - frozenset(addresses.keys)
+    return Step(run, addresses.keys + (keys if half else ()), keys, taint, overtakes=overtakes)
 
 
 def _store(addresses: Addresses, data: Operand, size: int, *, high: bool) -> Step:
@@ -291,7 +292,8 @@ def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) 
     where = (vector.keys if vector.kind == "v" else ()) + (base.keys if base.kind == "s" else ())
     if what == "store":
         return Step(store, where + keys, (), taint)
-    return Step(load, where + (keys if half else ()), keys, taint)
+    overtakes = frozenset(keys) - frozenset(where)
+    return Step(load, where + (keys if half else ()), keys, taint, overtakes=overtakes)
 
 
 # --- scalar loads ---

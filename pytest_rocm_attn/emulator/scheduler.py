@@ -233,7 +233,7 @@ def _execute(step: Step, machine: Machine, waves: Waves) -> None:
 
 def _check_arrived(step: Step, machine: Machine, waves: Waves) -> None:
     """Raise a fault if a register is touched before its load has arrived."""
-    found = machine.waits.unfinished(step.touched, waves)
+    found = machine.waits.unfinished(step.touched, waves, step.overtakes)
     if found is not None:
         key, load = found
         name = _register(key)

@@ -37,6 +37,8 @@ class Step:
         control: "" or how it changes the flow: "branch", "always" (a branch), "barrier", "signal" and
             "wait" (a barrier in two parts), "end", "jump".
         decide: of a branch, the waves that take it; of a jump, the instruction that each goes to.
+        overtakes: registers that a vector load fills and does not need before: another vector load of
+            them may be under way, as such loads write their results in order.
         touched: reads and writes.
     """
 
@@ -47,6 +49,7 @@ class Step:
     everywhere: bool = False
     control: str = ""
     decide: Callable[[Machine, Waves], Array] | None = None
+    overtakes: frozenset[int] = frozenset()
     touched: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,9 @@ Source: AMD's ISA guides ("Manually inserted wait states", "Data dependency reso
 one counter return in order, but scalar loads do not, so a counter with one of them under way says
 something only at zero. On gfx9 stores count with loads; later targets count them apart, and gfx12
 counts each kind by itself. An operation is held back while its counter is full (the widths of
-S_WAITCNT's fields), so of 64 vector loads the first has arrived without a wait. LLVM relies on it.
+S_WAITCNT's fields), so of 64 vector loads the first has arrived without a wait. LLVM relies on it, and on
+vector loads that write one register in their order, without a wait between them (llvm-project, llvmorg-22.1.0,
+llvm/lib/Target/AMDGPU/SIInsertWaitcnts.cpp).
 """
 
 from __future__ import annotations
@@ -122,13 +124,20 @@ class Waits:
         if arrived:
             self.awaited = {key for keys in self._pending.values() for key in keys}
 
-    def unfinished(self, keys: Iterable[int], waves: Rows) -> tuple[int, Any] | None:
-        """Return the first key that is not filled in some wave, with what is to fill it."""
+    def unfinished(
+        self, keys: Iterable[int], waves: Rows, overtakes: frozenset[int] = frozenset()
+    ) -> tuple[int, Any] | None:
+        """Return the first key that is not filled in some wave, with what is to fill it.
+
+        Args:
+            overtakes: keys that may be awaited from vector loads.
+        """
         rows = self._rows(waves)
         for counter, pending in self._pending.items():
             done = self._done[counter][rows]
+            ordered = overtakes if counter == self._counter[LOAD] else ()
             for key in keys:
-                if key in pending:
+                if key in pending and key not in ordered:
                     sequence, here = pending[key]
                     if (sequence[rows] > done).any():
                         return key, here

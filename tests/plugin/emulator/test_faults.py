@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -308,3 +309,33 @@ def test_a_16_bit_result_clears_or_keeps_the_upper_half(
 """
     execute(body, gfx, tensors={"out": out}, threads=32)
     assert {int(word) >> 16 for word in out[:32]} == {upper}
+
+
+@pytest.mark.parametrize(
+    ("gfx", "between", "fault"),
+    [
+        ("gfx1100", "global_load_d16_b16 v2, v1, s[4:5] offset:4", False),
+        ("gfx1100", "v_mov_b32_e32 v2, 0", True),
+        ("gfx942", "global_load_dword v2, v1, s[4:5] offset:4", False),
+        ("gfx942", "ds_read_b32 v2, v1", True),
+        ("gfx942", "global_load_dword v3, v2, s[4:5]", True),
+    ],
+)
+def test_vector_loads_of_one_register_need_no_wait_between_them(
+    execute: Execute, gfx: str, between: str, fault: bool
+) -> None:
+    load = {
+        "gfx1100": "global_load_d16_hi_b16 v2, v1, s[4:5]",
+        "gfx942": "global_load_dword v2, v1, s[4:5]",
+    }
+    body = f"""
+	s_load_{"dwordx2" if gfx == "gfx942" else "b64"} s[4:5], s[0:1], 0x0
+	v_mov_b32_e32 v1, 0
+	s_waitcnt lgkmcnt(0)
+	{load[gfx]}
+	{between}
+	s_waitcnt vmcnt(0) lgkmcnt(0)
+"""
+    tensors = {"x": torch.arange(64, dtype=torch.int32)}
+    with pytest.raises(EmulationFault, match="before it has arrived") if fault else nullcontext():
+        execute(body, gfx, tensors=tensors, threads=32, lds=256)

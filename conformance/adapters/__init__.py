@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 REFERENCE = "pytest_rocm_attn.backends:select"
+FILE_MODULE = "_rocm_attn_selector_"  # begins the name of a module that a file became
 
 
 class LacksError(RocmAttnError, LookupError):
@@ -281,6 +282,12 @@ def _short(answer: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def package_of(spec: str) -> str:
+    """Return the package that ``module:object`` is in; "" for a file."""
+    place = spec.rpartition(":")[0]
+    return "" if place.endswith(".py") else place.partition(".")[0]
+
+
 def load(spec: str) -> object:
     """Import what ``module:object`` or ``path/to/file.py:object`` names.
 
@@ -310,7 +317,7 @@ def load(spec: str) -> object:
 def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise SelectorError(f"selector file {str(path)!r} does not exist")
-    name = f"_rocm_attn_selector_{path.stem}"
+    name = f"{FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SelectorError(f"selector file {str(path)!r} is not a Python source file")

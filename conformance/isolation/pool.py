@@ -127,12 +127,7 @@ class Pool:
         why = str(seen.outcome)
         if isinstance(seen.outcome, Crashed):
             why = seen.outcome.traceback.strip().rpartition("\n")[2]
-        cure = ""
-        if seen.failed_import is not None:
-            mocked = self.subject.evidence == "mock"
-            cure = seen.failed_import.cure(self._package, mocked=mocked)
-        cure = f"; {cure}" if cure else ""
-        return f"selector {self.subject.selector!r} cannot be {verb}: {why}{cure}"
+        return f"selector {self.subject.selector!r} cannot be {verb}: {why}"
 
     def _ask_one(
         self, platform: Platform, question: Question, environ: dict[str, str]
@@ -147,12 +142,6 @@ class Pool:
             refresh=platform.refreshes,
         )
         return seen[0]
-
-    @property
-    def _package(self) -> str:
-        """The package that the selector is in; "" for a file."""
-        place = self.subject.selector.rpartition(":")[0]
-        return "" if place.endswith(".py") else place.partition(".")[0]
 
     def answers_in_place(self, gpu: Gpu, sample: Sequence[Question]) -> bool:
         """Whether one process may answer for all environments of a platform, one after the other.

@@ -68,10 +68,12 @@ class FailedImport(msgspec.Struct, frozen=True):
     Attributes:
         module: what was to be imported, such as "xgrammar"; "" if it is not known.
         importer: the module that imports it; "" if it is not known.
+        found: the module exists, but it lacks a name, or cannot be loaded.
     """
 
     module: str
     importer: str
+    found: bool = False
 
     def cure(self, own: str, *, mocked: bool) -> str:
         """Return what to do about it, in words.
@@ -86,12 +88,14 @@ class FailedImport(msgspec.Struct, frozen=True):
             return ""
         if mocked and top in STAND_INS:
             return f"the mocked platform's {top} lacks it{where}: report that to pytest-rocm-attn"
-        if self.module == own:
+        if self.module == own and not self.found:
             return f"install {own}, or run `python -m pytest` in the folder that it is in"
         if top == own:
             return f"{self.module} is part of {own} itself{where}: build and install it whole"
         if top in sys.stdlib_module_names:
-            return f"{self.module} is part of Python{where}: use a Python that was built with it"
+            return f"{self.module} is part of Python{where}: use another version or build of Python"
+        if self.found:
+            return f"{self.module} lacks what is imported{where}: install another version of {top}"
         return f"install the package that has {self.module}{where}: `pip install {top}`"
 
 

@@ -81,7 +81,9 @@ def change_of(row: Record) -> Change | None:
     if outcome.get("kind") == "selected":
         got = _selected(outcome.get("backend", ""), named)
     elif outcome.get("kind") == "crashed":
-        got = Behaviour("Crashed", outcome.get("error", ""))
+        module = outcome.get("failed_import")
+        on = f" on importing {module}" if module else ""
+        got = Behaviour("Crashed", outcome.get("error", "") + on)
     elif outcome.get("kind") in _KINDS:
         got = Behaviour(_KINDS[outcome["kind"]])
     else:

@@ -138,13 +138,17 @@ def _cause(
     gpus = dict.fromkeys(row["gpu"]["gfx"] for row in members if row["gpu"])
     asked = (words.flags_words, words.named_words, words.gpu_words, words.request_words)
     what = words.one_line(what)
+    # The result of a failed import says what to install.
+    remedy = (
+        f", got {words.got_words(smallest)}" if smallest["outcome"].get("failed_import") else ""
+    )
     return {
         "tier": smallest["tier"],
         "verdict": worst.value,
         "level": "declared" if declared else smallest["level"],
         "what": what if len(what) <= _LONGEST else what[: _LONGEST - 3] + "...",
         "also": list(also),
-        "promise": f"{smallest['id']}: expected {words.expected_words(smallest)}",
+        "promise": f"{smallest['id']}: expected {words.expected_words(smallest)}{remedy}",
         "source": smallest["source"],
         "smallest": "; ".join(filter(None, (say(smallest) for say in asked))),
         "again": smallest["again"],

@@ -105,12 +105,14 @@ class CellItem(ConformanceItem):
 
     def fields(self) -> dict[str, Any]:
         assert self.observation is not None
+        failed = self.observation.failed_import
         dropped = ", ".join(self.observation.dropped)
         not_asked = {"not asked": dropped} if dropped else {}
         return {
             "details": self.known()["details"] | self._compared_with_upstream() | not_asked,
             "outcome": outcome_fields(self.observation.outcome)
-            | {"trace": [list(step) for step in self.observation.trace]},
+            | {"trace": [list(step) for step in self.observation.trace]}
+            | ({"failed_import": failed.module} if failed else {}),
             "seconds": round(self.observation.seconds, 6),
             "environment_written": list(self.observation.written),
         }

@@ -92,7 +92,8 @@ def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pyt
 
     cause = "backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"
     result.stdout.fnmatch_lines([cause])
-    result.stdout.fnmatch_lines([f"ERROR     Gone, 2 cases: {cause}* [[]2 items[]]"])
+    remedy = "install no_such_module, or run *"
+    result.stdout.fnmatch_lines([f"ERROR     Gone, 2 cases: {cause}; {remedy} [[]2 items[]]"])
     totals = "7 items: 1 pass, 2 error, 2 crash, 1 fail, 1 declined"
     result.stdout.fnmatch_lines([f"{totals} (*"])
     page = (pytester.path / "report.html").read_text()

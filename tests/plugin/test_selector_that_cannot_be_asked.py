@@ -52,7 +52,7 @@ def test_a_missing_package_is_named_once_before_any_row(pytester: pytest.Pyteste
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.errlines if line]
     assert line.startswith("ERROR: selector 'selector.py:select' cannot be asked: ")
-    assert line.endswith("(_rocm_attn_selector_selector imports it): `pip install gone_package`")
+    assert line.endswith("(selector imports it): `pip install gone_package`")
     assert verdicts(pytester.path) == {}
     result.stdout.fnmatch_lines(["2 items: 2 not run (*"])
 
@@ -63,12 +63,23 @@ def test_a_package_that_one_gpu_lacks_and_a_selector_that_ends_are_results(
 ) -> None:
     source = """
     import os
+    def needs_a_package():
+        try:
+            import gone_package.part
+        except ImportError:
+            raise RuntimeError("no backend")
     def select(gpu):
         if gpu.gfx == "gfx1201":
             {}
         return "TRITON_ATTN"
     """
-    for fails, words in (("import gone_package", "gone_package"), ("os._exit(0)", "status 0")):
+    remedy = (
+        "no backend; install the package that has gone_package (selector imports it): `pip install"
+    )
+    for fails, kind, words in (
+        ("needs_a_package()", "a crash (RuntimeError on importing gone_package)", remedy),
+        ("os._exit(0)", "the end of its process", "status 0"),
+    ):
         result = run(pytester, source.format(fails))
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         found = verdicts(pytester.path)
@@ -76,6 +87,9 @@ def test_a_package_that_one_gpu_lacks_and_a_selector_that_ends_are_results(
         verdict, message = found["gfx1201"]
         assert verdict == "crash"
         assert words in message
+        result.stdout.fnmatch_lines([f"CRASH *: TRITON_ATTN -> {kind}, on gfx1201. *"])
+        why = next(line for line in result.outlines if line.startswith("  why "))
+        assert (words in why) == (words is remedy)
 
 
 # A platform of vLLM's form is called once before any row, for the imports that its first call costs.

@@ -37,8 +37,8 @@ from pytest_rocm_attn.conformance.adapters import Constructs, Declares, LacksErr
 from pytest_rocm_attn.conformance.adapters.construct import step_of
 from pytest_rocm_attn.conformance.isolation.inside import startup
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
-from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask
-from pytest_rocm_attn.conformance.isolation.inside.refusal import is_refusal
+from pytest_rocm_attn.conformance.isolation.inside.outcomes import ask, remedy
+from pytest_rocm_attn.conformance.isolation.inside.refusal import is_refusal, text_of
 from pytest_rocm_attn.conformance.promise.capability_table import with_value
 from pytest_rocm_attn.conformance.promise.servers_file import Server
 from pytest_rocm_attn.errors import MockError, SelectorError
@@ -298,13 +298,19 @@ def raised(error: BaseException, gpu: Gpu) -> dict[str, Any]:
         "step": step.doing if step else "",
         "stage": step.stage if step else "",
         "error": type(error).__name__,
-        "message": _lasting(blame or str(error))[:_LONGEST],
+        "message": _lasting(blame or _message(error))[:_LONGEST],
         "deliberate": is_refusal(error),
         "traceback": _lasting("".join(traceback.format_exception(error)))[-_LONGEST:],
     }
     if blame:
         data["ours"] = True
     return data
+
+
+def _message(error: BaseException) -> str:
+    """Return an exception's message, with what to do about a failed import after its first line."""
+    first, line_end, rest = text_of(error).strip().partition("\n")
+    return f"{first}{remedy(error)}{line_end}{rest}"
 
 
 def _lasting(text: str) -> str:

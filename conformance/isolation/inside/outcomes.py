@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_rocm_attn.conformance.adapters import FILE_MODULE
 from pytest_rocm_attn.conformance.isolation.inside.refusal import chain, is_refusal, text_of
 from pytest_rocm_attn.conformance.isolation.question import FailedImport
 from pytest_rocm_attn.outcome import Crashed, Outcome, Rejected
@@ -17,6 +19,22 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.request import Request
 
 _TRACEBACK_LIMIT = 20_000  # characters: enough for any real one, bounded for a hostile one
+
+
+@dataclass(frozen=True)
+class Home:
+    """What a process knows about the code that it asks.
+
+    Attributes:
+        package: the package that the code is in; "" for a file.
+        mocked: the platform is mocked.
+    """
+
+    package: str = ""
+    mocked: bool = False
+
+
+home = Home()
 
 
 def ask(adapter: Adapter, request: Request, environ: Mapping[str, str], gpu: Gpu) -> Outcome:
@@ -48,18 +66,26 @@ def failed_import(error: object) -> FailedImport | None:
     for each in chain(error):
         if isinstance(each, ImportError):
             homes = [
-                str(frame.f_globals.get("__name__", ""))
+                str(frame.f_globals.get("__name__", "")).removeprefix(FILE_MODULE)
                 for frame, _ in traceback.walk_tb(each.__traceback__)
             ]
             ours = ("importlib", "pytest_rocm_attn")
             homes = [home for home in homes if home.partition(".")[0] not in ours]
-            return FailedImport(str(each.name or ""), homes[-1] if homes else "")
+            found = not isinstance(each, ModuleNotFoundError)
+            return FailedImport(str(each.name or ""), homes[-1] if homes else "", found)
     return None
+
+
+def remedy(error: BaseException) -> str:
+    """Return what to do about the import that failed and is behind an exception, to follow its message."""
+    failed = failed_import(error)
+    cure = failed.cure(home.package, mocked=home.mocked) if failed else ""
+    return f"; {cure}" if cure else ""
 
 
 def crashed(error: BaseException) -> Crashed:
     """Return the outcome for an exception that is not a refusal."""
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error)).rstrip() + remedy(error)
     return Crashed(type(error).__name__, text[-_TRACEBACK_LIMIT:])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.adapters import plugins, shape
 from pytest_rocm_attn.conformance.isolation import wire
-from pytest_rocm_attn.conformance.isolation.inside import startup
+from pytest_rocm_attn.conformance.isolation.inside import outcomes, startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
     DEVICE_LISTS,
     EnvironmentReads,
@@ -42,6 +42,7 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
         )  # whoever started this process asked for the mock
         machine.enter()
         import_memory.install(Layer())  # until the process ends
+    outcomes.home = outcomes.Home(adapters.package_of(wanted.selector), evidence == "mock")
     rename_variables(shape.prefix_of_spec(wanted.selector))
     reads = EnvironmentReads()
     with reads.recording():

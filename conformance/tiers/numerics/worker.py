@@ -18,6 +18,8 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.isolation.inside import outcomes
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
 
@@ -43,11 +45,12 @@ def main() -> None:
     starts: dict[str, Callable[..., Started]]
     starts = {"run": _run, "emulate": _emulate, "launch": _launch}
     start = starts[how]
+    outcomes.home = outcomes.Home(adapters.package_of(spec))
     with contextlib.ExitStack() as mocks:
         try:
             hello, examine = start(spec, mocks, *what)
         except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
-            words = f"{type(error).__name__}: {text_of(error)}"
+            words = f"{type(error).__name__}: {text_of(error)}{outcomes.remedy(error)}"
             say({"error": words, "traceback": traceback.format_exc()})
             return
         say(hello)
@@ -64,7 +67,6 @@ def _load(spec: str, mock: Callable[[], object] | None = None) -> Any:
             backend says that it imports it.
     """
     from pytest_rocm_attn import aiter_probe
-    from pytest_rocm_attn.conformance import adapters
     from pytest_rocm_attn.gpu import Aiter
 
     found: Any = adapters.load(spec)

@@ -45,3 +45,24 @@ def test_the_remedy_for_a_failed_import_depends_on_whose_module_it_is(
     if module.startswith("aiter"):
         unmocked = FailedImport(module, "").cure("vllm", mocked=False)
         assert unmocked == "install the package that has aiter.ops.gone: `pip install aiter`"
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            "vllm",
+            "vllm is part of vllm itself (vllm.config imports it): build and install it whole",
+        ),
+        (
+            "xgrammar.kernels",
+            "xgrammar.kernels lacks what is imported (*): install another version of xgrammar",
+        ),
+        ("json", "json is part of Python (*): use another version or build of Python"),
+    ],
+)
+def test_a_module_that_exists_is_not_to_be_installed_but_to_be_replaced(
+    module: str, words: str
+) -> None:
+    cure = FailedImport(module, "vllm.config", found=True).cure("vllm", mocked=True)
+    assert fnmatch.fnmatchcase(cure, words)

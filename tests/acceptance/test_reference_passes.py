@@ -44,6 +44,7 @@ def check(report: dict[str, Any], output: str, tiers: Sequence[str]) -> None:
     assert grid["conditions"] == []
 
 
+@pytest.mark.slow
 def test_the_reference_passes_every_tier_of_selection_on_one_gpu(tmp_path: Path) -> None:
     options = ("--rocm-attn-gpu=gfx942", "--rocm-attn-examples=10", "--rocm-attn-strict")
     report, output = run(tmp_path, CHEAP, *options)

@@ -229,15 +229,20 @@ EVERY = tuple(
 # What people run, and what was closest to a limit.
 SAMPLED = (
     Problem("gfx942", "prefill"),
-    Problem("gfx942", "decode"),
-    Problem("gfx950", "prefill", 256),
-    Problem("gfx942", "short"),
-    Problem("gfx942", "latent", group=16),
     Problem("gfx950", "latent", group=128),
-    Problem("gfx90a", "latent prefill", group=16),
-    Problem("gfx1201", "prefill", 256, block_size=64),
-    Problem("gfx1100", "latent", group=16),
     Problem("gfx1151", "decode", 80, "float16"),
+    *(
+        pytest.param(problem, marks=pytest.mark.slow)
+        for problem in (
+            Problem("gfx942", "decode"),
+            Problem("gfx950", "prefill", 256),
+            Problem("gfx942", "short"),
+            Problem("gfx942", "latent", group=16),
+            Problem("gfx90a", "latent prefill", group=16),
+            Problem("gfx1201", "prefill", 256, block_size=64),
+            Problem("gfx1100", "latent", group=16),
+        )
+    ),
 )
 
 

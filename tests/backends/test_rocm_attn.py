@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -96,13 +97,15 @@ def test_a_device_without_a_number_is_the_current_one(mock_rocm: object) -> None
     assert layer.target.name == "gfx942"
 
 
-SPILLED = ("prefill-with-a-sliding-window-and-sinks", "prefill-with-alibi", "prefill-in-float32")
+SPILLED = ("prefill-with-alibi", "prefill-with-a-sliding-window-and-sinks", "prefill-in-float32")
 
 
-@pytest.mark.parametrize("gfx", ["gfx942", "gfx950"])
 @pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=() if name == SPILLED[1] else pytest.mark.slow) for name in SPILLED],
+    ("gfx", "family"),
+    [
+        pytest.param(gfx, name, marks=() if number == 0 else pytest.mark.slow)
+        for number, (name, gfx) in enumerate(itertools.product(SPILLED, ("gfx942", "gfx950")))
+    ],
 )
 def test_prefill_over_the_split_layout_spills_no_registers(
     gfx: str, family: str, mock_rocm: Any

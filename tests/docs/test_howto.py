@@ -174,6 +174,9 @@ def test_what_the_guide_shows_of_a_diff_is_what_is_printed(
     assert len(told) == 3
     assert main(upgrade_commands()[1][1:]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == told
+    default = "1. Default for ordinary layers: TRITON_ATTN -> ROCM_ATTN, on every GPU, except "
+    assert told[1].startswith(default)
+    assert told[1].endswith(" (#36702).")
 
 
 def test_the_guide_names_shipped_baselines_and_a_command_that_is_there(

@@ -210,6 +210,7 @@ BUILDING = (
 HEADS = "rocm-attn::capabilities::head-counts-build-by-default[gfx942]"
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_selector_without_construct_is_said_not_to_apply(
     run: Run, pytester: pytest.Pytester
 ) -> None:
@@ -232,10 +233,9 @@ def test_a_selector_whose_import_starts_the_runtime_is_found_with_the_line(
     result.stdout.fnmatch_lines(
         ["FAIL *starts the device's runtime: torch.cuda.get_device_name(), called at *eager:2 *"]
     )
-    pytester.makepyfile(late=PLAIN + "import torch\n")
-    assert run("late.py:Plain", IMPORTS).parseoutcomes() == {"passed": 1}
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_construct_of_ones_own_is_asked(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(building=BUILDING)
     result = run("building.py:Plain", HEADS)
@@ -245,6 +245,7 @@ def test_a_construct_of_ones_own_is_asked(run: Run, pytester: pytest.Pytester) -
     )
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_construct_that_cannot_be_called_is_refused_in_one_line(
     run: Run, pytester: pytest.Pytester
 ) -> None:

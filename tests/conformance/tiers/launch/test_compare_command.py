@@ -54,6 +54,7 @@ def backends(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_two_releases_are_compiled_and_stand_next_to_each_other(
     backends: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,9 @@ def seen(case: Case, gpu: Gpu) -> tuple[dict[str, dict[str, Any]], dict[str, Any
 def test_every_cache_is_beyond_2_gib_unless_the_familys_id_says_small() -> None:
     """On AMD's GPUs Triton makes another kernel of a storage of at most 2 GiB."""
     wrong = []
-    for gpu in map(Gpu, TARGETS):
+    # A cache grows with the GPU's memory.
+    by_memory = sorted(map(Gpu, TARGETS), key=cache_bytes)
+    for gpu in (by_memory[0], by_memory[-1]):
         for case in shipped():
             pointers, _ = seen(case, gpu)
             caches = [name for name in pointers if name.endswith("_cache")]

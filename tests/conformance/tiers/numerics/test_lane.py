@@ -81,7 +81,7 @@ def test_a_deviation_pins_whether_a_backend_died_or_hung(
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        pytest.param("raise KeyError('x')", "KeyError: 'x'", id="raises"),
+        pytest.param("raise KeyError('x')", "KeyError: 'x'", id="raises", marks=pytest.mark.slow),
         pytest.param("raise SystemExit(3)", "SystemExit: 3", id="exits"),
         pytest.param(
             "import os; print('no librocm', flush=True); os._exit(3)",

@@ -74,6 +74,7 @@ _CODE = re.compile(
 _BANNED = {
     re.compile(rf"\b(?:{habit})(?!\w)", re.IGNORECASE): instead for habit, instead in HABITS.items()
 }
+_ANY = re.compile("|".join(pattern.pattern for pattern in _BANNED), re.IGNORECASE)
 
 
 def offences(text: str) -> Iterator[tuple[int, str, str]]:
@@ -82,6 +83,8 @@ def offences(text: str) -> Iterator[tuple[int, str, str]]:
     words = list(re.finditer(r"\S+", prose))
     starts = list(accumulate((len(word[0]) + 1 for word in words), initial=0))
     unwrapped = " ".join(word[0] for word in words)
+    if not _ANY.search(unwrapped):  # most texts, in a quarter of the time
+        return
     found = [
         (match.start(), match[0], instead)
         for habit, instead in _BANNED.items()

@@ -8,6 +8,7 @@ tests/docs/test_reference_pages.py checks that each has its entry.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -95,6 +96,7 @@ def upstream(part: str) -> str:
 # --- what the plugin defines --------------------------------------------------------------------------
 
 
+@functools.cache
 def markers() -> dict[str, tuple[str, str]]:
     """Return each marker's parameters and meaning by its name, as ``pytest --markers`` lists them."""
     command = [sys.executable, "-m", "pytest", "--markers", "-p", "no:cacheprovider"]
@@ -129,6 +131,7 @@ def hooks() -> dict[str, str]:
     return _documented(PACKAGE / "hookspecs.py", "pytest.hookspec")
 
 
+@functools.cache
 def commands() -> dict[str, str]:
     """Return the help of each command of ``rocm-attn``, and of itself under the name ""."""
     listed = _help()

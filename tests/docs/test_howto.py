@@ -166,6 +166,7 @@ def upgrade_commands() -> list[list[str]]:
     return [shlex.split(line.partition(" | ")[0]) for line in lines]
 
 
+@pytest.mark.slow
 def test_what_the_guide_shows_of_a_diff_is_what_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

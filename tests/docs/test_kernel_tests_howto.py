@@ -39,28 +39,37 @@ def reference(x):
 """
 
 
-def test_the_pages_test_runs_as_its_commands_say(pytester: pytest.Pytester) -> None:
-    text = PAGE.read_text("utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    commands = re.findall(r"\$ pytest (--rocm-attn-emulate=\w+)", text)
-    assert len(commands) == 2
-    pytester.makepyfile(test_activation=KERNEL.replace("{mask}", ", mask=mask") + example)
-    for command in commands:
-        result = pytester.runpytest_subprocess(command, "test_activation.py")
-        result.assert_outcomes(passed=2)
-        result.stdout.fnmatch_lines(["rocm-attn: emulated platform: *"])
-    pytester.runpytest_subprocess("test_activation.py").assert_outcomes(skipped=2)
+TEXT = PAGE.read_text("utf-8")
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(r"\$ pytest (--rocm-attn-emulate=\w+)", TEXT)
 
 
-def test_the_pages_fault_is_what_a_forgotten_mask_gives(pytester: pytest.Pytester) -> None:
-    text = " ".join(PAGE.read_text("utf-8").split())
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    pytester.makepyfile(test_activation=KERNEL.replace("{mask}", "") + example)
-    result = pytester.runpytest_subprocess("--rocm-attn-emulate=MI300X", "-k", "1")
+def test_the_pages_test_passes_and_its_fault_is_what_a_forgotten_mask_gives(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_right=KERNEL.replace("{mask}", ", mask=mask") + EXAMPLE,
+        test_activation=KERNEL.replace("{mask}", "") + EXAMPLE,
+    )
+    chosen = "test_right or test_silu_and_mul[1]"
+    result = pytester.runpytest_subprocess(COMMANDS[0], "-v", "-k", chosen, "-p", "no:randomly")
+    result.assert_outcomes(passed=2, failed=1, deselected=1)
+    result.stdout.fnmatch_lines(["rocm-attn: emulated platform: *"])
     output = result.stdout.str()
     match = re.search(r"reads 2 bytes at element 192 of x_ptr .*? lane 32, by '(\w+)", output)
     assert match is not None, output
+    text = " ".join(TEXT.split())
     assert f"{match[0]} ...', line" in text
     place = re.search(r"line (\d+) of the assembly \((?:\S+/)?(test_activation.py:\d+)", output)
     assert place is not None
     assert f"line {place[1]} of the assembly ({place[2]})" in text
+
+
+@pytest.mark.slow
+def test_the_pages_test_runs_as_its_other_command_says_and_is_skipped_without_one(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_activation=KERNEL.replace("{mask}", ", mask=mask") + EXAMPLE)
+    assert len(COMMANDS) == 2
+    pytester.runpytest_subprocess(COMMANDS[1], "test_activation.py").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("test_activation.py").assert_outcomes(skipped=2)

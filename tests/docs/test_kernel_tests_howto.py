@@ -6,7 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+import triton
 
+# Imported before the run in this process, which forgets what it imported: torch cannot be imported twice.
+from pytest_rocm_attn.emulator import triton_launch
+from pytest_rocm_attn.mock import triton_driver
+
+_KEPT = (torch, triton, triton_launch, triton_driver)
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "kernel-tests-without-a-gpu.md"
 KERNEL = """
 import pytest
@@ -52,7 +59,7 @@ def test_the_pages_test_passes_and_its_fault_is_what_a_forgotten_mask_gives(
         test_activation=KERNEL.replace("{mask}", "") + EXAMPLE,
     )
     chosen = "test_right or test_silu_and_mul[1]"
-    result = pytester.runpytest_subprocess(COMMANDS[0], "-v", "-k", chosen, "-p", "no:randomly")
+    result = pytester.runpytest_inprocess(COMMANDS[0], "-v", "-k", chosen, "-p", "no:randomly")
     result.assert_outcomes(passed=2, failed=1, deselected=1)
     result.stdout.fnmatch_lines(["rocm-attn: emulated platform: *"])
     output = result.stdout.str()

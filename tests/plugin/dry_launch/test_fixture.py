@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import triton
+
+# Imported before the run in this process, which forgets what it imported: they cannot be imported twice.
+from pytest_rocm_attn.mock import triton_driver
+
+_KEPT = (torch, triton, triton_driver)
 
 
 def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
@@ -46,8 +53,7 @@ def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:
             launch()
             launches.assert_fits(vgprs=0)
     """)
-    # In a process of its own: torch cannot be imported twice in one.
-    result = pytester.runpytest_subprocess("-p", "no:randomly")
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-W", "default")
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(
         ["E * AssertionError: fill on gfx942 (Triton *): vgprs is *, the budget is at most 0"]

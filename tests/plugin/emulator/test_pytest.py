@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+import triton
 
+# Imported before the runs in this process, which forget what they imported: torch cannot be imported twice.
+from pytest_rocm_attn.emulator import triton_launch
+from pytest_rocm_attn.mock import triton_driver
+
+_KEPT = (torch, triton, triton_launch, triton_driver)
 # A file such as vLLM's own: it knows nothing of this plugin.
 KERNEL_TEST = """
 import pytest
@@ -95,7 +102,7 @@ def test_an_unchanged_test_file_runs_on_an_emulated_gpu(pytester: pytest.Pyteste
         def test_of_another():
             pass
     """)  # fmt: skip
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         "--rocm-attn-emulate=gfx942", "-rs", "--rocm-attn-report=r.json"
     )
     result.assert_outcomes(passed=3, failed=1, skipped=1)
@@ -112,7 +119,7 @@ def test_an_unchanged_test_file_runs_on_an_emulated_gpu(pytester: pytest.Pyteste
 
 def test_the_marker_and_the_fixture_emulate_for_one_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(kernel_test=KERNEL_TEST, test_ours=OURS)
-    result = pytester.runpytest_subprocess("test_ours.py", "-p", "no:randomly")
+    result = pytester.runpytest_inprocess("test_ours.py", "-p", "no:randomly")
     result.assert_outcomes(passed=3, skipped=1)
 
 
@@ -121,6 +128,6 @@ def test_what_cannot_be_emulated_is_refused(pytester: pytest.Pytester) -> None:
         (["--rocm-attn-emulate=gfx12345"], "gfx12345"),
         (["--rocm-attn-emulate=gfx942", "--rocm-attn-mock=gfx942"], "leave --rocm-attn-mock out"),
     ):
-        result = pytester.runpytest_subprocess(*options)
+        result = pytester.runpytest_inprocess(*options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert words in result.stderr.str()

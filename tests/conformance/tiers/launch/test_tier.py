@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -28,10 +26,7 @@ def test_a_forks_kernel_that_does_not_fit_is_named_on_each_target(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(fork=BACKEND)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
+    result = pytester.runpytest_inprocess(
         "--rocm-attn-conformance",
         "--rocm-attn-tier=launch",
         "--rocm-attn-backends=MINE=fork.py:Mine",
@@ -39,10 +34,9 @@ def test_a_forks_kernel_that_does_not_fit_is_named_on_each_target(
         "--rocm-attn-report=report.json",
         "-k=mla-decode-in-large-blocks or mla-prefill-float16",
         "-rs",
-    ]
-    done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=False)
-    out = done.stdout
-    assert done.returncode == 1, out + done.stderr
+    )
+    out = result.stdout.str()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED, out
     assert "Required: 131072, Hardware limit: 65536" in out
     assert "MINE::mla-decode-in-large-blocks: gather does not fit gfx1151" in out
     assert "MINE declines: no float16" in out

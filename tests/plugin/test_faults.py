@@ -7,14 +7,17 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+# One copy for all in-process runs; see test_conformance_run.py.
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
+
+_KEPT = (contract, deviations, session)
 HERE = Path(__file__).parent
 STAGES = ("setup", "call", "teardown")  # where an item of each tier fails
 SELECTOR = """
@@ -81,8 +84,8 @@ def node(tier: str, name: str) -> str:
 class Reports:
     """What a nested run left behind, in each format: node id -> what it says of the item."""
 
-    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
-        self.status, self.output = done.returncode, done.stdout + done.stderr
+    def __init__(self, folder: Path, done: pytest.RunResult) -> None:
+        self.status, self.output = int(done.ret), f"{done.stdout}\n{done.stderr}"
         assert "INTERNALERROR" not in self.output, self.output
         assert (folder / "r.json").exists(), self.output
         self.json: dict[str, Any] = json.loads((folder / "r.json").read_text())
@@ -176,28 +179,34 @@ class Reports:
         assert self.status != pytest.ExitCode.OK
 
 
-def hiding_torch(folder: Path) -> str:
-    """Return a folder for PYTHONPATH in which torch cannot be imported, and so costs no time."""
-    (folder / "hidden").mkdir(exist_ok=True)
-    (folder / "hidden" / "torch.py").write_text("raise ImportError('hidden from this test')\n")
-    return str(folder / "hidden")
+class Run:
+    """Runs the items of some tiers with faults."""
 
+    def __init__(self, pytester: pytest.Pytester, request: pytest.FixtureRequest) -> None:
+        self.folder = pytester.path
+        self._pytester = pytester
+        self._request = request
 
-def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: str) -> Reports:
-    """Run the items of some tiers with these faults, and return the reports."""
-    if not HAS_TORCH and NEED_TORCH & set(tiers):
-        pytest.skip("needs torch")
-    (folder / "ours.py").write_text(SELECTOR + BACKEND)
-    path = [str(HERE), *([] if NEED_TORCH & set(tiers) else [hiding_torch(folder)])]
-    head = 'id = "mini"\ntitle = "t"\nsource = "this test"\n'
-    (folder / "contract.toml").write_text(
-        head + "".join(CASE.format(number=number) for number in range(4))
-    )
-    gpus = ("90a", "942", "950", "1201")
-    (folder / "dev.toml").write_text("".join(map(DEVIATION.format, gpus)))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "faults", "-p", "no:randomly", "--rootdir=."),
+    def __call__(self, tiers: tuple[str, ...], faults: dict[str, str], *options: str) -> Reports:
+        """Run them with these faults, and return the reports."""
+        patch = self._pytester._monkeypatch
+        if NEED_TORCH & set(tiers):
+            if not HAS_TORCH:
+                pytest.skip("needs torch")
+        else:
+            self._request.getfixturevalue("without_torch")
+        patch.syspath_prepend(str(HERE))
+        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)  # of xdist's workers
+        patch.setenv("FAULTS", json.dumps(faults))
+        (self.folder / "ours.py").write_text(SELECTOR + BACKEND)
+        head = 'id = "mini"\ntitle = "t"\nsource = "this test"\n'
+        (self.folder / "contract.toml").write_text(
+            head + "".join(CASE.format(number=number) for number in range(4))
+        )
+        gpus = ("90a", "942", "950", "1201")
+        (self.folder / "dev.toml").write_text("".join(map(DEVIATION.format, gpus)))
+        words = (
+            *("-p", "faults", "-p", "no:randomly", "--rootdir=."),
             *("-v", "-p", "no:cacheprovider", "--rocm-attn-conformance"),
             f"--rocm-attn-tier={','.join(tier for tier in tiers if tier != 'deviations')}",
             *("--rocm-attn-contract=contract.toml", "--rocm-attn-selector=ours.py:fork"),
@@ -207,15 +216,18 @@ def run(folder: Path, tiers: tuple[str, ...], faults: dict[str, str], *options: 
             *(f"--rocm-attn-report=r.{suffix}" for suffix in ("json", "md", "html")),
             *(node(tier, name) for tier in tiers for name in ITEMS[tier]),
             *options,
-        ],
-        cwd=folder,
-        env=os.environ | {"FAULTS": json.dumps(faults), "PYTHONPATH": os.pathsep.join(path)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return Reports(folder, done)
+        )
+        # Workers of xdist get the path that the test process had when it began.
+        if "-n" in options:
+            done = self._pytester.runpytest_subprocess(*words)
+        else:
+            done = self._pytester.runpytest_inprocess(*words, no_reraise_ctrlc=True)
+        return Reports(self.folder, done)
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> Run:
+    return Run(pytester, request)
 
 
 SOME = pytest.param(("documented", "deviations"), id="two tiers")
@@ -239,11 +251,11 @@ def assert_has_all(reports: Reports, faults: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("tiers", [SOME, ALL])
 def test_every_report_has_an_item_that_failed_at_any_stage_before_ctrl_c(
-    tmp_path: Path, tiers: tuple[str, ...]
+    run: Run, tiers: tuple[str, ...]
 ) -> None:
     last = node("documented", ITEMS["documented"][3])
     faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(STAGES)}
-    reports = run(tmp_path, tiers, faults | {last: "interrupt"})
+    reports = run(tiers, faults | {last: "interrupt"})
     assert_has_all(reports, faults)
     assert sorted(reports.json["not_run"]) == sorted(node(t, ITEMS[t][3]) for t in tiers)
     assert reports.json["totals"] == {"error": 3 * len(tiers)}
@@ -253,12 +265,12 @@ def test_every_report_has_an_item_that_failed_at_any_stage_before_ctrl_c(
 
 @pytest.mark.parametrize("tiers", [("documented",), ALL])
 def test_a_fault_in_what_an_item_asks_ahead_is_an_error_of_that_item_alone(
-    tmp_path: Path, tiers: tuple[str, ...]
+    run: Run, tiers: tuple[str, ...]
 ) -> None:
     tiers = tuple(tier for tier in tiers if tier != "deviations")  # its items ask nothing
     stages = ("questions", "ahead")
     faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(stages)}
-    reports = run(tmp_path, tiers, faults)
+    reports = run(tiers, faults)
     for nodeid, stage in faults.items():
         reports.assert_has(nodeid, "error", f"RuntimeError: a fault at {stage} of ")
     assert reports.json["totals"]["error"] == len(faults)
@@ -269,11 +281,11 @@ def test_a_fault_in_what_an_item_asks_ahead_is_an_error_of_that_item_alone(
 
 @pytest.mark.parametrize("tiers", [SOME, ALL])
 def test_every_report_has_an_item_whose_xdist_worker_was_lost(
-    tmp_path: Path, tiers: tuple[str, ...]
+    run: Run, tiers: tuple[str, ...]
 ) -> None:
     stages = (*STAGES, "lost")
     faults = {node(t, ITEMS[t][n]): stage for t in tiers for n, stage in enumerate(stages)}
-    reports = run(tmp_path, tiers, faults, "-n", "2")
+    reports = run(tiers, faults, "-n", "2")
     assert_has_all(reports, faults)
     assert reports.json["totals"] == {"error": 4 * len(tiers)}
     reports.assert_adds_up(4 * len(tiers))
@@ -291,10 +303,10 @@ def test_every_report_has_an_item_whose_xdist_worker_was_lost(
     ids=["-x", "shouldstop", "pytest.exit", "no worker left"],
 )
 def test_what_a_stopped_run_did_not_reach_is_counted_and_the_result_is_not_good(
-    tmp_path: Path, stop: str, options: tuple[str, ...], status: int
+    run: Run, stop: str, options: tuple[str, ...], status: int
 ) -> None:
     first = node("documented", ITEMS["documented"][2])
-    reports = run(tmp_path, ("documented",), {first: stop}, *options)
+    reports = run(("documented",), {first: stop}, *options)
     reports.assert_adds_up(4)
     assert reports.json["not_run"]
     for nodeid in reports.json["not_run"]:
@@ -305,9 +317,8 @@ def test_what_a_stopped_run_did_not_reach_is_counted_and_the_result_is_not_good(
     assert reports.status == status
 
 
-def test_a_tier_that_cannot_be_collected_is_not_run_and_its_cause_is_noted(tmp_path: Path) -> None:
+def test_a_tier_that_cannot_be_collected_is_not_run_and_its_cause_is_noted(run: Run) -> None:
     reports = run(
-        tmp_path,
         ("documented", "deviations"),
         {"rocm-attn::deviations": "collect"},
         "--continue-on-collection-errors",
@@ -320,8 +331,8 @@ def test_a_tier_that_cannot_be_collected_is_not_run_and_its_cause_is_noted(tmp_p
         assert "ZeroDivisionError" in text
 
 
-def test_a_fault_in_closing_costs_no_report(tmp_path: Path) -> None:
-    reports = run(tmp_path, ("documented",), {"the session": "close"})
+def test_a_fault_in_closing_costs_no_report(run: Run) -> None:
+    reports = run(("documented",), {"the session": "close"})
     assert "a fault in closing" in reports.output
     assert reports.json["totals"] == {"pass": 4}
     assert "4 items: 4 pass" in reports.markdown
@@ -342,12 +353,11 @@ def select(request, environ, gpu):
 
 
 def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
-    tmp_path: Path,
+    run: Run,
 ) -> None:
-    (tmp_path / "killer.py").write_text(ENDS_ITS_WORKER)
-    tiers = ("documented", "numerics", "launch")
+    (run.folder / "killer.py").write_text(ENDS_ITS_WORKER)
+    tiers = ("documented", "numerics")
     reports = run(
-        tmp_path,
         tiers,
         {},
         "--rocm-attn-selector=killer.py:select",
@@ -359,24 +369,23 @@ def test_a_worker_that_ends_and_a_backend_that_cannot_be_imported_are_errors(
     for name in ITEMS["documented"][1:]:
         words = "a worker process of pytest-rocm-attn ended"
         reports.assert_has(node("documented", name), "error", words)
-    for tier in ("numerics", "launch"):
-        for name in ITEMS[tier]:
-            words = "backend no_such_module:Mine cannot be imported: ModuleNotFoundError"
-            reports.assert_has(node(tier, name), "error", words)
+    for name in ITEMS["numerics"]:
+        words = "backend no_such_module:Mine cannot be imported: ModuleNotFoundError"
+        reports.assert_has(node("numerics", name), "error", words)
     assert "about to end" in reports.output  # and not in the rows
     assert "about to end" not in reports.markdown
-    assert {row["evidence"] for row in reports.json["rows"]} == {"mock", "launch", ""}
-    reports.assert_adds_up(12)
+    assert {row["evidence"] for row in reports.json["rows"]} == {"mock", ""}
+    reports.assert_adds_up(8)
     assert reports.status == pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "xdist"])
 def test_a_selector_that_cannot_be_imported_leaves_no_report_of_an_earlier_run_standing(
-    tmp_path: Path, options: tuple[str, ...]
+    run: Run, options: tuple[str, ...]
 ) -> None:
-    (tmp_path / "r.html").write_text("of an earlier run")
+    (run.folder / "r.html").write_text("of an earlier run")
     selector = "--rocm-attn-selector=no_such_module_x:select"
-    reports = run(tmp_path, ("documented",), {}, selector, *options)
+    reports = run(("documented",), {}, selector, *options)
     assert reports.json["not_run"] == sorted(node("documented", n) for n in ITEMS["documented"])
     assert reports.json["selected"] == 4
     (note,) = reports.json["notes"]
@@ -401,11 +410,10 @@ def pytest_collection_modifyitems(items):
 """
 
 
-def test_neither_a_mark_of_a_conftest_nor_a_later_fault_hides_a_result(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "wrong.py").write_text("def select(request):\n    return 'FLEX_ATTENTION'\n")
+def test_neither_a_mark_of_a_conftest_nor_a_later_fault_hides_a_result(run: Run) -> None:
+    (run.folder / "conftest.py").write_text(CONFTEST)
+    (run.folder / "wrong.py").write_text("def select(request):\n    return 'FLEX_ATTENTION'\n")
     reports = run(
-        tmp_path,
         ("documented",),
         {node("documented", "row-2[gfx942]"): "teardown"},
         "--rocm-attn-selector=wrong.py:select",

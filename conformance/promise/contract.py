@@ -7,6 +7,7 @@ docs/contracts.md describes the format for people who write one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -134,7 +135,7 @@ def load(id_or_path: str) -> Contract:
             file, row, field, what is wrong and the remedy.
     """
     if id_or_path in shipped():
-        return _load_folder(_shipped_folder() / id_or_path)
+        return _load_shipped(_shipped_folder() / id_or_path)
     path = Path(id_or_path)
     if path.is_dir():
         return _load_folder(path)
@@ -176,6 +177,12 @@ _ORIGINAL_ID = "pr-26980"
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _load_shipped(folder: Path) -> Contract:
+    """Read a contract whose files do not change while a process runs: others include it several times."""
+    return _load_folder(folder)
 
 
 def _load_folder(folder: Path) -> Contract:

@@ -282,12 +282,6 @@ def _short(answer: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def package_of(spec: str) -> str:
-    """Return the package that ``module:object`` is in; "" for a file."""
-    place = spec.rpartition(":")[0]
-    return "" if place.endswith(".py") else place.partition(".")[0]
-
-
 def load(spec: str) -> object:
     """Import what ``module:object`` or ``path/to/file.py:object`` names.
 

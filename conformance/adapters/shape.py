@@ -73,14 +73,20 @@ def of_folder(folder: Path) -> Shape:
     return Shape(folder, version_of(folder), frozenset(features))
 
 
+def package_of(spec: str) -> str:
+    """Return the package that ``module:object`` is in; "" for a file."""
+    place = spec.rpartition(":")[0]
+    return "" if place.endswith(".py") else place.partition(".")[0]
+
+
 def prefix_of_spec(spec: str) -> str:
     """Return what the variables of a selector's package start with: VLLM, or what a fork renamed it to.
 
     Args:
         spec: MODULE:OBJECT, or FILE.py:OBJECT.
     """
-    place = spec.rpartition(":")[0]
-    folder = None if place.endswith(".py") else _folder(place.partition(".")[0])
+    package = package_of(spec)
+    folder = _folder(package) if package else None
     return VLLM if folder is None else _prefix(folder)
 
 

@@ -42,7 +42,7 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
         )  # whoever started this process asked for the mock
         machine.enter()
         import_memory.install(Layer())  # until the process ends
-    outcomes.home = outcomes.Home(adapters.package_of(wanted.selector), evidence == "mock")
+    outcomes.home = outcomes.Home(shape.package_of(wanted.selector), evidence == "mock")
     rename_variables(shape.prefix_of_spec(wanted.selector))
     reads = EnvironmentReads()
     with reads.recording():

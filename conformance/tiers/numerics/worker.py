@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance import adapters
+from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation.inside import outcomes
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
@@ -45,7 +46,7 @@ def main() -> None:
     starts: dict[str, Callable[..., Started]]
     starts = {"run": _run, "emulate": _emulate, "launch": _launch}
     start = starts[how]
-    outcomes.home = outcomes.Home(adapters.package_of(spec))
+    outcomes.home = outcomes.Home(shape.package_of(spec))
     with contextlib.ExitStack() as mocks:
         try:
             hello, examine = start(spec, mocks, *what)
@@ -154,7 +155,6 @@ def _emulate(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
 
 def _examination(check: str) -> Any:
     """Return what is done with each case: (backend, case, device) -> Result."""
-    from pytest_rocm_attn.conformance import adapters
     from pytest_rocm_attn.conformance.tiers.numerics.judge import examine
 
     return adapters.load(check) if check else examine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def reference(x):
 
 
 """
+
+
+@pytest.fixture(autouse=True)
+def default_device() -> Iterator[None]:
+    """The page's test sets the default device, and leaves it so."""
+    yield
+    torch.set_default_device(None)
 
 
 TEXT = PAGE.read_text("utf-8")

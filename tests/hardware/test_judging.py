@@ -185,12 +185,12 @@ def test_without_a_gpu_all_are_skipped_and_none_passes(skipping: str) -> None:
     "which",
     [
         pytest.param(
-            "(test_triton_attn and test_a_case and sinks-float16) or elsewhere"
+            "(test_triton_attn and test_a_case and sinks-float16)"
             " or (test_cache and SPLIT and float16 and not bfloat16)",
             id="some",
         ),
         pytest.param(
-            "sinks-float16 or mla-decode-with-block-size-64 or block-size-32 or NHD"
+            "elsewhere or sinks-float16 or mla-decode-with-block-size-64 or block-size-32 or NHD"
             " or test_refusals or test_selection or test_build",
             id="more",
             marks=pytest.mark.slow,

@@ -178,7 +178,13 @@ def test_an_entry_that_holds_no_longer_fails_and_says_which_line_to_delete(
     result.stdout.fnmatch_lines([f"*{words}*"])
 
 
-@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="one process"),
+        pytest.param(["-n", "2"], id="xdist", marks=pytest.mark.slow),
+    ],
+)
 def test_a_draft_is_refused_until_filled_in_and_then_covers_what_failed(
     run: Run, pytester: pytest.Pytester, options: list[str]
 ) -> None:

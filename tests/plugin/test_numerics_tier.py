@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+# One copy for all in-process runs; see test_conformance_run.py.
+from pytest_rocm_attn.conformance.promise import contract, deviations
+from pytest_rocm_attn.conformance.run import session
 
+pytest.importorskip("torch")
+_KEPT = (contract, deviations, session)
 TIER = ("--rocm-attn-conformance", "--rocm-attn-tier=numerics", "-p", "no:randomly")
 CASE = "chunked-prefill"
 
@@ -30,22 +33,22 @@ class NoCausality(Right):
         super().attend(problem)
         problem.out.copy_(reference_of(replace(problem, causal=False)).out)
 
-class Crashes:
-    def attend(self, problem):
-        print("about to", flush=True)
-        raise RuntimeError("no such kernel")
-
-class Dies:
-    def attend(self, problem):
-        os.kill(os.getpid(), 11)
-
 class Declines:
     def attend(self, problem):
         raise NotImplementedError("only on Tuesdays")
 
-class OnlyMla:
-    def mla_decode(self, problem):
-        problem.out.zero_()
+class Ours(NoCausality):  # one process for all that may happen to a case
+    def attend(self, problem):
+        if problem.alibi_slopes is not None:
+            return Right.attend(self, problem)
+        if problem.soft_cap is not None:
+            os.kill(os.getpid(), 11)
+        if problem.sinks is None:
+            return super().attend(problem)
+        if problem.request.dtype == "bfloat16":
+            return Declines.attend(self, problem)
+        print("about to", flush=True)
+        raise RuntimeError("no such kernel")
 """
 
 
@@ -53,7 +56,7 @@ def run(pytester: pytest.Pytester, backends: str, *more: str) -> pytest.RunResul
     pytester.makepyfile(ours=BACKENDS)
     named = ",".join(f"{name}=ours.py:{name}" for name in backends.split())
     option = [f"--rocm-attn-backends={named}"] if named else []
-    return pytester.runpytest_subprocess(*TIER, *option, *more)
+    return pytester.runpytest_inprocess(*TIER, *option, *more)
 
 
 def node(backend: str, case: str = CASE) -> str:
@@ -61,15 +64,20 @@ def node(backend: str, case: str = CASE) -> str:
 
 
 def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pytester) -> None:
-    names = ("Right", "NoCausality", "Crashes", "Dies", "Declines")
+    cases = {
+        "alibi-float16": "pass",
+        CASE: "fail",
+        "sinks-float16": "crash",
+        "soft-cap-with-a-window": "crash",
+    }
+    declines = "sinks-bfloat16"
     report = pytester.path / "report.json"
     pytester.makepyfile(ours=BACKENDS)
-    backends = [*(f"{name}=ours.py:{name}" for name in names), "Gone=no_such_module:Gone"]
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         *TIER,
-        f"--rocm-attn-backends={','.join(backends)}",
-        *map(node, (*names, "Gone")),
-        node("Gone", "sinks-float16"),
+        "--rocm-attn-backends=Ours=ours.py:Ours,Gone=no_such_module:Gone",
+        *(node("Ours", case) for case in (*cases, declines)),
+        *(node("Gone", case) for case in (CASE, "sinks-float16")),
         f"--rocm-attn-report={report}",
         "--rocm-attn-report=report.html",
         "-rs",
@@ -78,17 +86,17 @@ def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pyt
     result.assert_outcomes(passed=1, failed=3, skipped=1, errors=2)
     result.stdout.fnmatch_lines(
         [
-            "NoCausality computes chunked-prefill wrongly (evidence: interpreter): error * is *"
+            "Ours computes chunked-prefill wrongly (evidence: interpreter): error * is *"
             + " times its bound *, at out of request *, column *: got *, expected *",
             "*case  *head_size=64*; causal, dense layout; new of all tokens: 5 of 37, 16 of 48*",
-            "*again  python -m pytest --rocm-attn-conformance *--rocm-attn-backends=*NoCausality=*"
-            + " --rocm-attn-tier=numerics rocm-attn::numerics::NoCausality::chunked-prefill",
+            "*again  python -m pytest --rocm-attn-conformance *--rocm-attn-backends=*Ours=*"
+            + " --rocm-attn-tier=numerics rocm-attn::numerics::Ours::chunked-prefill",
         ],
         consecutive=False,
     )
-    result.stdout.fnmatch_lines(["Crashes breaks down on * raised RuntimeError: no such kernel"])
-    result.stdout.fnmatch_lines(["Dies breaks down on * was killed by SIGSEGV*"])
-    result.stdout.fnmatch_lines(["SKIPPED * Declines declines: only on Tuesdays"])
+    result.stdout.fnmatch_lines(["Ours breaks down on * raised RuntimeError: no such kernel"])
+    result.stdout.fnmatch_lines(["Ours breaks down on * was killed by SIGSEGV*"])
+    result.stdout.fnmatch_lines(["SKIPPED * Ours declines: only on Tuesdays"])
 
     cause = "backend no_such_module:Gone cannot be imported: ModuleNotFoundError: *no_such_module*"
     result.stdout.fnmatch_lines([cause])
@@ -100,25 +108,21 @@ def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pyt
     assert f'<p class="result bad">{totals}</p>' in page
 
     written = json.loads(report.read_text())
-    of_each = {row["details"]["backend"]["name"]: row for row in written["rows"]}
     gone = [row for row in written["rows"] if row["details"]["backend"]["name"] == "Gone"]
     assert [row["verdict"] for row in gone] == ["error"] * 2
-    rows = {name: row for name, row in of_each.items() if name != "Gone"}
+    rows = {row["id"]: row for row in written["rows"] if row not in gone}
     assert {name: row["verdict"] for name, row in rows.items()} == {
-        "Right": "pass",
-        "NoCausality": "fail",
-        "Crashes": "crash",
-        "Dies": "crash",
+        f"Ours::{case}": verdict for case, verdict in cases.items()
     }
     assert {row["evidence"] for row in rows.values()} == {"interpreter"}
-    wrong = rows["NoCausality"]
-    assert (wrong["id"], wrong["tier"]) == (f"NoCausality::{CASE}", "numerics")
+    wrong = rows[f"Ours::{CASE}"]
+    assert wrong["tier"] == "numerics"
     assert wrong["details"]["error_over_bound"] > 1
     assert wrong["request"]["head_size"] == 64
-    assert 0 < rows["Right"]["details"]["error_over_bound"] <= 1
+    assert 0 < rows["Ours::alibi-float16"]["details"]["error_over_bound"] <= 1
 
     (declined,) = written["declined"]
-    assert (declined["backend"], declined["evidence"]) == ("Declines", "interpreter")
+    assert (declined["backend"], declined["evidence"]) == ("Ours", "interpreter")
     assert declined["reason"] == "only on Tuesdays"
     (device,) = written["host"]["devices"]
     assert device["name"] == "CPU"
@@ -127,7 +131,7 @@ def test_right_wrong_and_missing_backends_and_their_records(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "*interpreter *launch *source-emulated *emulated *cuda *rocm",
-            "NoCausality *1 fail *not tried*",
+            "Ours *1 pass, 1 fail, 2 crash, 1 declined *not tried*",
         ]
     )
 
@@ -137,24 +141,23 @@ def test_a_conftest_names_backends_and_a_declared_deviation_covers_a_case(
 ) -> None:
     pytester.makepyfile(ours=BACKENDS)
     pytester.makeconftest(
-        "def pytest_rocm_attn_backends(config):\n"
-        "    return {'OURS': 'ours.py:Right', 'NoCausality': 'ours.py:NoCausality'}"
+        "def pytest_rocm_attn_backends(config):\n    return {'OURS': 'ours.py:NoCausality'}"
     )
     file = pytester.path / "deviations.toml"
     file.write_text(
-        '[[deviation]]\nmatch = ["NoCausality::*"]\nanswer = "wrong"\nreason = "we know"\n'
+        '[[deviation]]\nmatch = ["OURS::*"]\nanswer = "wrong"\nreason = "we know"\n'
         'link = "https://example.org/1"\n'
     )
-    nodes = (node("OURS", "sinks-float16"), node("NoCausality"), "rocm-attn::deviations")
-    result = pytester.runpytest_subprocess(*TIER, *nodes, f"--rocm-attn-deviations={file}")
+    nodes = (node("OURS"), "rocm-attn::deviations")
+    result = pytester.runpytest_inprocess(*TIER, *nodes, f"--rocm-attn-deviations={file}")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["DEVIATION *chunked-prefill*"])
-    result.assert_outcomes(passed=2)  # with the entry itself, which matches a case
+    result.assert_outcomes(passed=1)  # the entry itself, which matches a case
 
 
 def test_all_of_one_backend_can_be_selected(pytester: pytest.Pytester) -> None:
     args = ("--collect-only", "-q", "rocm-attn::numerics::TRITON_MLA")
-    result = pytester.runpytest_subprocess(*TIER, *args)
+    result = pytester.runpytest_inprocess(*TIER, *args)
     listed = [line for line in result.outlines if line.startswith("rocm-attn::")]
     assert listed
     assert all(line.startswith("rocm-attn::numerics::TRITON_MLA::") for line in listed)
@@ -170,7 +173,7 @@ def test_all_of_one_backend_can_be_selected(pytester: pytest.Pytester) -> None:
 def test_a_mistake_in_the_option_is_one_line(
     pytester: pytest.Pytester, option: str, words: str
 ) -> None:
-    result = pytester.runpytest_subprocess(*TIER, f"--rocm-attn-backends={option}")
+    result = pytester.runpytest_inprocess(*TIER, f"--rocm-attn-backends={option}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert words in result.stderr.str()
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
@@ -187,14 +190,13 @@ def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
     pytester: pytest.Pytester,
 ) -> None:
     report = pytester.path / "report.json"
-    names = ("Dies", "Right", "NoCausality", "Declines")
+    names = ("Right", "NoCausality", "Declines")
     nodes = [node(name, "drawn-attention") for name in names]
     few = "--rocm-attn-examples=120"
     result = run(
         pytester, " ".join(names), *nodes, few, f"--rocm-attn-report={report}", "-rs", "--tb=short"
     )
-    result.assert_outcomes(passed=1, failed=2, skipped=1)
-    result.stdout.fnmatch_lines(["Dies breaks down on drawn-attention * was killed by SIGSEGV*"])
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
     result.stdout.fnmatch_lines(["*Declines declines: all 15 drawn cases"])
     rows = rows_of(report)
     right, wrong = rows["Right::drawn-attention"], rows["NoCausality::drawn-attention"]
@@ -206,9 +208,9 @@ def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
     assert case["lengths"] == [[2, 2]]
     assert "computes drawn-attention wrongly" in wrong["message"]
 
-    python, *again = shlex.split(wrong["again"])
-    assert python == "python"
-    repeated = pytester.run(sys.executable, *again, "-p", "no:randomly")
+    python, option, module, *again = shlex.split(wrong["again"])
+    assert (python, option, module) == ("python", "-m", "pytest")
+    repeated = pytester.runpytest_inprocess(*again, "-p", "no:randomly")
     repeated.assert_outcomes(failed=1)
     repeated.stdout.fnmatch_lines(["NoCausality computes drawn-attention wrongly*"])
 
@@ -245,7 +247,7 @@ def test_an_example_that_is_none_is_one_line(
 
 
 def test_no_batch_invariant_form_and_no_other_kind_is_drawn_for(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess(*TIER, "--collect-only", "-q", "-k", "drawn")
+    result = pytester.runpytest_inprocess(*TIER, "--collect-only", "-q", "-k", "drawn")
     listed = {line for line in result.outlines if line.startswith("rocm-attn::")}
     assert {line for line in listed if "invariant" in line} == set()
     assert {line.rpartition("::")[2] for line in listed if "TRITON_MLA" in line} == {

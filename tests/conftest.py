@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _pytest.pytester
 import pytest
 
 from pytest_rocm_attn import hardware
@@ -141,6 +142,23 @@ def without_torch(no_torch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.syspath_prepend(str(no_torch))  # which worker processes get
     monkeypatch.setenv("PYTHONPATH", str(no_torch), prepend=os.pathsep)
+
+
+@pytest.fixture
+def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs in the test's own process share torch and Triton, which cannot be imported twice.
+
+    Such a run forgets what it imported; a module that it may import comes with this fixture first.
+    """
+    for name in ("torch", "triton"):
+        pytest.importorskip(name)
+    snapshot = _pytest.pytester.SysModulesSnapshot
+    kept = ("torch", "triton", "numpy", "sympy", "mpmath", "pytest_rocm_attn")
+
+    def keeping(preserve: Callable[[str], bool]) -> Any:
+        return snapshot(lambda name: preserve(name) or name.partition(".")[0] in kept)
+
+    monkeypatch.setattr(_pytest.pytester, "SysModulesSnapshot", keeping)
 
 
 # --- pages in Chromium: ROCM_ATTN_CHROMIUM names the browser (default: Debian's) ------------------

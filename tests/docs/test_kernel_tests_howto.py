@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import triton
 
-# Imported before the run in this process, which forgets what it imported: torch cannot be imported twice.
-from pytest_rocm_attn.emulator import triton_launch
-from pytest_rocm_attn.mock import triton_driver
-
-_KEPT = (torch, triton, triton_launch, triton_driver)
+pytestmark = pytest.mark.usefixtures("with_torch")
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "kernel-tests-without-a-gpu.md"
 KERNEL = """
 import pytest

@@ -9,12 +9,7 @@ from typing import Any
 
 import pytest
 
-# One copy for all in-process runs; see test_conformance_run.py.
-from pytest_rocm_attn.conformance.promise import contract, deviations
-from pytest_rocm_attn.conformance.run import session
-
-pytest.importorskip("torch")
-_KEPT = (contract, deviations, session)
+pytestmark = pytest.mark.usefixtures("with_torch")
 TIER = ("--rocm-attn-conformance", "--rocm-attn-tier=numerics", "-p", "no:randomly")
 CASE = "chunked-prefill"
 

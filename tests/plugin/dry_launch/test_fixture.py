@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-import triton
 
-# Imported before the run in this process, which forgets what it imported: they cannot be imported twice.
-from pytest_rocm_attn.mock import triton_driver
-
-_KEPT = (torch, triton, triton_driver)
+pytestmark = pytest.mark.usefixtures("with_torch")
 
 
 def test_a_test_gets_its_launches(pytester: pytest.Pytester) -> None:

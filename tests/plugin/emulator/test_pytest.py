@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-import triton
 
-# Imported before the runs in this process, which forget what they imported: torch cannot be imported twice.
-from pytest_rocm_attn.emulator import triton_launch
-from pytest_rocm_attn.mock import triton_driver
-
-_KEPT = (torch, triton, triton_launch, triton_driver)
+pytestmark = pytest.mark.usefixtures("with_torch")
 # A file such as vLLM's own: it knows nothing of this plugin.
 KERNEL_TEST = """
 import pytest

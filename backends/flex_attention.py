@@ -43,7 +43,7 @@ class _Layout:
     Args:
         token: [tokens], their numbers.
         real: [tokens] bool: of a request, and not padding of the batch.
-        blocks: [requests, blocks] of the cache; 0 where a request has none.
+        blocks: [requests, blocks] of the cache; 0 if a request has none.
         held: [requests, length] bool: there is a token.
         sees: of batch, head, token and key: whether the token sees the key.
         mask: the same as torch's.

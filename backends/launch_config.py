@@ -248,7 +248,7 @@ class Work:
         requests: how many.
         tokens: new tokens of all requests.
         shortest, longest: fewest and most new tokens of a request that has some.
-        lengths: new tokens of each request; None where the host does not know them.
+        lengths: new tokens of each request; None if the host does not know them.
         keys: of the longest request.
         window: see Request.sliding_window.
         heads, kv_heads: of queries, and of keys.
@@ -346,5 +346,5 @@ def programs_of_request(work: Work, tokens: int, tile: Tile) -> int:
 
 
 def padded(size: int) -> int:
-    """Return the power of two that holds size: Triton's blocks are powers of two."""
+    """Return the smallest power of two that is at least size: Triton's blocks are powers of two."""
     return 1 << (size - 1).bit_length()

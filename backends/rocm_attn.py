@@ -43,7 +43,7 @@ def decode_refusal(request: Request, target: str, max_seq_len: int, flags: Flags
         request: what the layer needs.
         target: gfx name of the GPU, or "" for one that is not AMD's.
         max_seq_len: tokens of the longest request.
-        flags: the environment; None where it has no say.
+        flags: the environment; None if it has no say.
     """
     group = request.num_heads // request.num_kv_heads
     aiter_paged = (

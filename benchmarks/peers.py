@@ -35,7 +35,7 @@ class Peer:
     Args:
         name: for the table.
         unified: unified attention, of the signature that vLLM and aiter share.
-        mla_decode: vLLM's decode over a latent cache; None where a package has none.
+        mla_decode: vLLM's decode over a latent cache; None if a package has none.
     """
 
     name: str

@@ -59,6 +59,7 @@ HABITS = {
     "(?:bears?|bearing) on": "affect, effect on",
     "held against": "compared with",
     "otherwise than": "differently from, or name the difference",
+    '(?-i:None|""|0) where': 'None if, "" if',
     "(?:only|except|even|also|not|else) where|(?-i:where) (?:there|nothing|no|none|aiter|it is)": (
         "if, when"
     ),

@@ -1,10 +1,10 @@
-"""Write docs/launch-tables/hip-decode-clang-22.md: what ROCM_ATTN's HIP kernels take of each GPU.
+"""Write docs/launch-tables/hip-decode-clang-22.md: the registers and LDS of ROCM_ATTN's HIP kernels.
 
     python tools/hip_table.py [--check]
 
-Compiles every kernel of backends/hip/ for every target that it has a matrix kernel for, several minutes
-long. Needs a clang that knows them all. The page has no date: the same compiler gives the same bytes,
-and --check says whether it still does. Not part of the package.
+It compiles every kernel of backends/hip/ for every target that has a matrix kernel, which takes several
+minutes, with a clang that knows these targets. The page has no date: the same compiler produces the same
+bytes, and --check reports whether the page is up to date. The script is not part of the package.
 """
 
 from __future__ import annotations

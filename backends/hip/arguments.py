@@ -54,7 +54,7 @@ class Arguments(ctypes.Structure):
             value_cache: [blocks, KV heads, D, block size], likewise.
             block_table: [requests, blocks] int32.
             seq_lens: [requests] int32.
-            query_start_loc: [requests + 1] int32, or None where row i is request i.
+            query_start_loc: [requests + 1] int32, or None if row i is request i.
             alibi_slopes: [query heads] float32.
             k_scale, v_scale: one float32 each.
             partitions: how many PARTITIONs the longest request has.

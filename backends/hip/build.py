@@ -86,7 +86,7 @@ class Library:
         """Launch on torch's current stream. Shapes as Arguments.of; they are the caller's to check.
 
         Args:
-            fp8_bias: 0 where the cache has the query's dtype, 7 for e4m3fn, 8 for e4m3fnuz.
+            fp8_bias: 0 if the cache has the query's dtype, 7 for e4m3fn, 8 for e4m3fnuz.
             plain: the kernel without matrix instructions.
 
         Raises:

@@ -3,9 +3,9 @@
     python -m pytest --rocm-attn-conformance --rocm-attn-tier=numerics \\
         --rocm-attn-backends=AITER=pytest_rocm_attn.conformance.adapters.aiter_unified:UnifiedAttention
 
-Its signature is that of vLLM's function, of which it is a descendant. aiter wants to know the GPU when it
-is imported. If there is none, the tiers import it under a mocked one. For a GPU that the installed
-release does not know, name another in its variable GPU_ARCHS.
+It descends from vLLM's function and has the same signature. aiter asks for the GPU when it is imported; on
+a machine without one, the tiers import it under a mocked GPU. If the installed release does not know a GPU,
+name another one in its variable GPU_ARCHS.
 """
 
 from __future__ import annotations

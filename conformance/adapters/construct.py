@@ -183,7 +183,7 @@ def _arguments(cls: Any, impl: type, request: Request, *, none_for_sinks: bool) 
     if unknown:
         raise SelectorError(
             f"{impl.__qualname__} requires {', '.join(unknown)}, which no known attention layer of"
-            " vLLM passes; give the selector a construct() of its own, see docs/adapters.md"
+            " vLLM passes; define construct() in the selector's adapter, see docs/adapters.md"
         )
     return passed
 

@@ -139,7 +139,7 @@ def _followed(root: str, attributes: list[str], value: Any) -> tuple[str, Any]:
 
 
 def _imported(module: str, name: str) -> Any:
-    """Return what ``from module import name`` would give; None where finding out imports too much."""
+    """Return what ``from module import name`` would give; None if finding out imports too much."""
     if module not in sys.modules and module.partition(".")[0] != "aiter":
         return None
     try:

@@ -80,8 +80,8 @@ def unheeded(predicate: Callable[..., bool], top: str) -> dict[str, Any]:
             else:
                 continue
             found.append(
-                f"{predicate.__name__} {why}: {name}, which only one of the kernels is given that"
-                f" {choice.module}.{choice.function} chooses between"
+                f"{predicate.__name__} {why}: {name}, which {choice.module}.{choice.function} passes to"
+                " only one of the kernels that it chooses between"
             )
     callers = [f"{choice.module}.{choice.function}" for choice in places]
     return {"callers": callers, "taken": plain is not None, "unheeded": found}

@@ -280,7 +280,7 @@ def server_values(config: Any, request: Request) -> Iterator[tuple[str, Any, str
 
 
 def left_out(request: Request, asked: Collection[str], said: Collection[str]) -> tuple[str, ...]:
-    """Return the fields in which a request is special, and which are neither asked nor said."""
+    """Return the fields of a request that are not at their default and that the fork is not asked about."""
     return tuple(
         field
         for field in request.non_default()

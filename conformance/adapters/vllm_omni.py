@@ -35,7 +35,7 @@ class Stages:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of vLLM's registry and of the one for diffusion."""
+        """The names in vLLM's registry and in the registry for diffusion."""
         vllm: Any = importlib.import_module("vllm.v1.attention.backends.registry")
         return (*vllm.AttentionBackendEnum.__members__, *_diffusion().__members__)
 

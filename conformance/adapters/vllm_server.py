@@ -295,7 +295,7 @@ class VllmServer(Backends):
             request: its head size and dtype.
             override: the backend that is named for vision layers; "" for none.
 
-        Returns: "backend": its name; "supported": those that the platform supports, or None where
+        Returns: "backend": its name; "supported": those that the platform supports, or None if
             it does not say.
 
         Raises:

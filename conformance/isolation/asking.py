@@ -120,7 +120,7 @@ def _converse(
         timeout: seconds that one reply may take.
         keep: leave the process waiting for more when it is done; else it ends.
         stuck: is asked ten times a second, with the process's number, whether it is to be killed;
-            None where only the timeout counts.
+            None if only the timeout counts.
 
     Returns:
         The end of the process, if it ended before it was done; else None.
@@ -293,7 +293,7 @@ class Bulk:
 
         Args:
             cells: which.
-            environ: the one environment that the cells are in; None where in_place.
+            environ: the one environment that the cells are in; None if in_place.
             heard: is given each message that the process sends on the way.
             stuck: is asked ten times a second, with the process's number, whether it is to be killed.
 

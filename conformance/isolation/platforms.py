@@ -84,7 +84,7 @@ class Platforms:
         self.changed = threading.Condition()
         self.unusable = ""
         self._kept: list[Platform] = []  # least recently used first
-        # Imports that failed: GPU and environment, or GPU and None where it hung.
+        # Imports that failed: GPU and environment, or GPU and None if it hung.
         self._failed: dict[tuple[Gpu, tuple[tuple[str, str], ...] | None], Observation] = {}
 
     @contextlib.contextmanager

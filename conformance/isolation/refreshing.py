@@ -99,7 +99,7 @@ class Refreshing:
         return self._collect_afresh(platform, group) or []  # equal to no answers
 
     def _collect_afresh(self, platform: Platform, group: Group) -> list[Outcome] | None:
-        """Ask a group after an import under its environment; None where that fails."""
+        """Ask a group after an import under its environment; None if that fails."""
         opened = self._platforms.open(platform.gpu, group.environ, prepare=False)
         if not isinstance(opened, Platform):
             return None

@@ -273,7 +273,7 @@ def _env(case: Entry, expect: Expect, variables: list[str], place: Place) -> dic
             place.fail(
                 field,
                 f"no variable of that name is declared.{nearest(name, (*variables, *VARIABLES))}",
-                f"correct it, or list it if that is meant: undeclared = [{name!r}]",
+                f"correct it, or list it if it is intended: undeclared = [{name!r}]",
             )
         elif isinstance(expect, ExpectBackend):
             # A row about a value that cannot be parsed is a row about a refusal.

@@ -69,7 +69,7 @@ class ExplainedRows:
 
 
 def change_of(row: Record) -> Change | None:
-    """Return what was expected of a question and what came; None for what is not such a question."""
+    """Return the answer that a row expects and the one that came; None if it asks no selector."""
     outcome, gpu = row["outcome"], row["gpu"]
     if gpu is None or row["env"] is None or row["request"] is None:
         return None

@@ -107,7 +107,7 @@ def _of_others(rows: Iterable[Record]) -> Iterator[tuple[tuple[Any, ...], CauseE
 
 
 def _wrong(row: Record) -> tuple[Any, ...]:
-    """Return what is equal if the same thing is wrong with items."""
+    """Return a key that items share if the same thing is wrong with them."""
     backend = (row["details"].get("backend") or {}).get("name", "")
     kind = row["outcome"].get("kind", "")
     defect = row["details"].get("defect", "")

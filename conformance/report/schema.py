@@ -22,7 +22,7 @@ class Record(TypedDict):
         level: "required" or "advisory".
         gpu: ``{"gfx": ..., "aiter": ...}``; None for what has no GPU.
         evidence: what the result rests on: "pure", "mock" or "real" for selection, "oracle",
-            "interpreter", "launch", "source-emulated", "emulated", "cuda", "rocm" for kernels; "" where a backend
+            "interpreter", "launch", "source-emulated", "emulated", "cuda", "rocm" for kernels; "" if a backend
             could not be asked.
         env: the environment variables that are set; None if it is not about one environment.
         request: fields of the request; None if it is not about one request.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def gpu_words(record: Record) -> str:
-    """Return a record's GPU and the state of AMD's aiter on it; "" where it has none."""
+    """Return a record's GPU and the state of AMD's aiter on it; "" if it has none."""
     gpu = record["gpu"]
     return f"{gpu['gfx']}, aiter {gpu['aiter']}" if gpu else ""
 

@@ -34,7 +34,7 @@ class CodeObjectKernel:
         scratch_bytes: private segment per work-item.
         vgprs: vector registers per lane that a wave allocates. If the register file is unified
             (CDNA2 and later), accumulation registers are included.
-        agprs: accumulation registers among them; 0 where the target has none.
+        agprs: accumulation registers among them; 0 if the target has none.
         sgprs: scalar registers per wave.
         vgpr_spills, sgpr_spills: registers that did not fit and went to memory.
         wavefront: lanes per wave that the kernel was compiled for.

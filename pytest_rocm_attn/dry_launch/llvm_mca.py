@@ -38,7 +38,7 @@ class Schedule:
 
     Attributes:
         clocks: of an iteration, if one wave has the SIMD for itself.
-        matrix: for which it keeps the matrix unit busy; 0 where the model has no such unit (RDNA).
+        matrix: for which it keeps the matrix unit busy; 0 if the model has no such unit (RDNA).
         model: whose it is, such as "LLVM 22.1.8".
     """
 

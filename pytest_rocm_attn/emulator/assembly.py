@@ -60,7 +60,7 @@ class Place:
 
     Attributes:
         file: as the compiler names it.
-        line: 1 for the first; 0 where the compiler names none.
+        line: 1 for the first; 0 if the compiler names none.
         chain: the place and the calls that inlined it, in the compiler's words.
     """
 

@@ -42,10 +42,10 @@ _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
 
 
 def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
-    """Return an instruction made ready to run.
+    """Return an instruction that is ready to run.
 
     Raises:
-        EmulatorError: no handler knows it, one of its operands or of its modifiers.
+        EmulatorError: no handler knows the instruction, one of its operands or one of its modifiers.
     """
     name = renamed(instruction.name)
     context = Context(instruction, name, program, lanes_of_wave)

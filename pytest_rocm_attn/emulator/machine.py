@@ -292,12 +292,12 @@ class Machine:
             self.undefined[key] = new
 
     def demand(self, what: str, shadow: Array, where: Array | None = None) -> None:
-        """Raise a fault if undefined bits reach what decides.
+        """Raise a fault if undefined bits would decide something, such as a branch or an address.
 
         Args:
-            what: what they would decide or become.
-            shadow: their shadow.
-            where: the lanes that count.
+            what: the thing, in words.
+            shadow: a mask of the undefined bits.
+            where: the lanes to check; None checks all.
         """
         bad = shadow != 0 if where is None else (shadow != 0) & where
         if bad.any():

@@ -343,7 +343,7 @@ _TYPES = {
 
 
 def stand_in(device: Device, count: int) -> StandIn | None:
-    """Return the package ``amdsmi`` of a machine with count GPUs of one kind; None where absent."""
+    """Return the package ``amdsmi`` of a machine with count GPUs of one kind; None if it is absent."""
     state = device.gpu.amdsmi
     if state is Amdsmi.ABSENT:
         return None

@@ -177,7 +177,7 @@ class _Hooks:
         }
 
     def replaced(self) -> dict[str, Callable[..., Any]]:
-        """Return what replaces functions of torch._C that every build has."""
+        """Return the replacements for functions of torch._C that every build has."""
         import torch
 
         accelerator = torch.device("cuda")

@@ -1,4 +1,4 @@
-"""The launch tables: made of reports, whole or in parts, and of all that the launch tier tries."""
+"""The launch tables: a script makes them from reports, and they hold all that the launch tier tries."""
 
 from __future__ import annotations
 

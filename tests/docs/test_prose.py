@@ -48,6 +48,7 @@ def check_prose() -> Any:
         ("The interpreter needs none, nor does the emulator.", "nor does"),
         ("The variables that bear on attention.", "bear on"),
         ("A call is held against its needs.", "held against"),
+        ("Return the package; None where absent.", "None where"),
     ],
 )
 def test_a_banned_habit_is_found(check_prose: Any, text: str, found: str) -> None:

@@ -123,7 +123,7 @@ class Recorder:
         returns = RETURNS.get(kernel) or RETURNS.get(name)
         if returns is None:
             self.calls.append(KernelCall(kernel))
-            raise UnknownKernelError(f"what {kernel} returns is not known")
+            raise UnknownKernelError(f"the result of {kernel} is not known")
         if signature is None:
             self.calls.append(KernelCall(kernel))
             raise UnknownKernelError(

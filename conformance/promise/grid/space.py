@@ -200,7 +200,7 @@ class Slice:
         """Return the question that a cell of the slice asks, numbered from 0.
 
         Raises:
-            IndexError: the slice has no cell of that number.
+            IndexError: the slice has no cell with that number.
         """
         if not 0 <= number < self.cells:
             raise IndexError(f"slice {self.id} has the cells 0 to {self.cells - 1}: {number}")

@@ -101,7 +101,7 @@ class AnswerCache:
 
 
 def fingerprint(subject: Subject, grid: str, apart: Iterable[Path] = ()) -> str | None:
-    """Return what a selector's answers depend on, as hexadecimal; None where that is not known.
+    """Return what a selector's answers depend on, as hexadecimal; None if that is not known.
 
     Args:
         subject: the selector, and how it is run.

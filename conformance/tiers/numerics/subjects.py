@@ -24,7 +24,7 @@ class BackendUnderTest:
         kinds: the kinds of case to give it; empty for all, of which it declines what it lacks.
         invariant: whether it gets the batch-invariance cases, or nothing but them; None: all.
         compiled: what the launch tier imports in spec's place, where a backend's host code would do
-            there what no dry launch can; "" where it has no Triton kernel of its own; None: spec.
+            there what no dry launch can; "" if it has no Triton kernel of its own; None: spec.
         ieee: it promises what IEEE arithmetic gives for a NaN or an infinity that a token sees, and
             that those which no token sees change nothing.
     """

@@ -244,7 +244,7 @@ def test_what_the_fork_raises_in_a_step_is_its_fault(steps: Callable[..., Steps]
     ("lines", "reason"),
     [
         ("import no_such_package", "it needs no_such_package"),
-        ("import aiter\naiter.pa_fwd_naive()", "what aiter.pa_fwd_naive returns is not known"),
+        ("import aiter\naiter.pa_fwd_naive()", "the result of aiter.pa_fwd_naive is not known"),
         ("torch.cuda.Stream()", "needs a real GPU"),
         ("layer.of_another_age", "the server reads of_another_age of an attention layer"),
     ],

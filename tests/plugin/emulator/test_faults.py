@@ -1,4 +1,4 @@
-"""What a kernel does wrong is found, and the fault names the instruction and the source's line."""
+"""The emulator finds what a kernel does wrong, and names the instruction and the line of the source."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits as uint16 and then
 multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
-nearest even. It has no name for the fp8 types of gfx942. And it cannot use a loaded scalar as a loop bound
-on NumPy 2.4.
+nearest even; its conversions to fp8 lose the carry into the exponent (7.73 becomes 4 as e5m2), truncate
+subnormal numbers and break ties upward. It has no name for the fp8 types of gfx942. And it cannot use a
+loaded scalar as a loop bound on NumPy 2.4.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def repair() -> None:
-    """Make the interpreter compute with bfloat16, fnuz fp8 and loaded loop bounds, once per process.
+    """Make the interpreter compute with bfloat16, fp8 and loaded loop bounds, once per process.
 
     Does nothing unless TRITON_INTERPRET is on, which Triton reads where a kernel is defined: set it
     before the first import of triton.
@@ -33,6 +34,7 @@ def repair() -> None:
     _accept_one_element_as_index(interpreter)
     _name_the_fnuz_types(interpreter)
     _round_to_bfloat16(builder, interpreter.TensorHandle)
+    _round_to_fp8(interpreter)
     _compute_in_float32(builder, interpreter.TensorHandle)
 
 
@@ -88,6 +90,31 @@ def _round_to_bfloat16(builder: Any, handle: Any) -> None:
         return convert(self, src, dst_type, rounding) if result is None else result
 
     builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
+
+
+def _round_to_fp8(interpreter: Any) -> None:
+    """Convert to fp8 as GPUs do: to nearest even, and to the largest number where there is none."""
+    import torch
+    import triton.language as tl
+
+    convert, towards_zero = interpreter._convert_float, interpreter._ir.ROUNDING_MODE.RTZ
+    types = {
+        tl.float8e4nv: torch.float8_e4m3fn,
+        tl.float8e4b8: torch.float8_e4m3fnuz,
+        tl.float8e5: torch.float8_e5m2,
+        tl.float8e5b16: torch.float8_e5m2fnuz,
+    }
+
+    def convert_float(data: Any, given: Any, wanted: Any, rounding: Any) -> Any:
+        if wanted not in types or given.primitive_bitwidth < 16 or rounding == towards_zero:
+            return convert(data, given, wanted, rounding)
+        numbers = torch.from_numpy(_decode(data) if given == tl.bfloat16 else data).float()
+        largest = torch.finfo(types[wanted]).max
+        bounded = torch.where(numbers.isinf(), numbers, numbers.clamp(-largest, largest))
+        rounded = bounded.to(types[wanted])
+        return rounded.view(torch.uint8).numpy()
+
+    interpreter._convert_float = convert_float
 
 
 def _compute_in_float32(builder: Any, handle: Any) -> None:

@@ -174,6 +174,9 @@ class _Platform:
     def is_rocm(self) -> bool:
         return True
 
+    def has_device_capability(self, *_: Any) -> bool:
+        return True  # 9.0 and more on each of AMD's; releases ask for 8.9 before they write fp8
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
@@ -333,22 +336,24 @@ class CacheWrite(_Kernel):
         """Write the new tokens, then solve a problem of paged attention.
 
         Raises:
-            NotImplementedError: the cache is of fp8, or the release's attention does not take it.
+            NotImplementedError: the release's attention does not take it, or the values of an fp8 cache
+                are not finite, so that they are written as other bits.
         """
         import torch
 
-        if problem.key_cache.dtype.itemsize == 1:
-            raise NotImplementedError("an fp8 cache, whose values are rounded again")
         if not problem.query.shape[0]:
             return
         key, value = _tokens(problem, whole=False)
+        fp8 = problem.key_cache.dtype if problem.key_cache.dtype.itemsize == 1 else None
+        if fp8 is not None and not key.is_meta and not (key.isfinite() & value.isfinite()).all():
+            raise NotImplementedError("values of an fp8 cache that are not finite")
         tokens = key.shape[0]
         slots = torch.empty(tokens, dtype=torch.int64, device=key.device)
         if not key.is_meta:
             slots = self._inverted(problem)
         padding = torch.full_like(key[:1], torch.nan)
         own = self.module.current_platform
-        vars(self.module)["current_platform"] = _Platform(own, None)
+        vars(self.module)["current_platform"] = _Platform(own, fp8)
         try:
             self.call(
                 {
@@ -357,7 +362,7 @@ class CacheWrite(_Kernel):
                     "key_cache": problem.key_cache,
                     "value_cache": problem.value_cache,
                     "slot_mapping": torch.cat([slots, torch.full_like(slots[:1], -1)]),
-                    "kv_cache_dtype": "auto",
+                    "kv_cache_dtype": "auto" if fp8 is None else "fp8",
                     "k_scale": problem.k_scale,
                     "v_scale": problem.v_scale,
                 }

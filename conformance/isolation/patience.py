@@ -74,7 +74,10 @@ def activity(pid: int) -> Activity | None:
     waiting = [pid]
     while waiting:
         process = waiting.pop()
-        tasks = list(Path(f"/proc/{process}/task").glob("[0-9]*"))
+        try:
+            tasks = list(Path(f"/proc/{process}/task").glob("[0-9]*"))
+        except OSError:  # it ends while its tasks are listed
+            continue
         own = _fields(Path(f"/proc/{process}/stat"))
         if own is None:
             continue  # it has ended, or there is no /proc

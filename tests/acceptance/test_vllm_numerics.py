@@ -46,6 +46,7 @@ FOUND = {
     (ADAPTER, "both-directions"): {"0.24.0"},
     (ADAPTER, "mixed-batch-bfloat16"): set(),
     (f"{KERNELS}:CacheWrite", "mixed-batch-bfloat16"): set(),
+    (f"{KERNELS}:CacheWrite", "fp8-cache-e4m3fn-bfloat16"): set(),
     (f"{KERNELS}:TritonMla", "mla-decode-with-heads-num-heads-16"): set(),
     (f"{KERNELS}:TritonMla", "mla-decode-of-one-long-request"): set(),
 }

@@ -109,3 +109,27 @@ def test_a_loaded_number_bounds_a_loop() -> None:
     out = torch.zeros(1, dtype=torch.int32)
     _count_kernel[(1,)](torch.tensor([5], dtype=torch.int32), out)
     assert out.item() == 10
+
+
+@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "wanted",
+    [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz],
+)
+def test_fp8_is_the_nearest_number_and_of_two_the_even_one(
+    wanted: torch.dtype, source: torch.dtype
+) -> None:
+    every = torch.arange(256).to(torch.uint8)
+    value = every.view(wanted).double()
+    every, value = every[value.isfinite()], value[value.isfinite()]
+    given = (numbers(2048) * torch.exp2(numbers(2048, seed=1) * 4)).to(source)
+    # Ties, numbers that round up to the next power of two, subnormal ones, and one that is too large.
+    given[:8] = torch.tensor([1.0625, 1.1875, 1.97, 7.73, -0.0017, 0.0031, 2.0**14, -0.0])
+    target = torch.empty(2048, dtype=wanted)
+    _cast_kernel[(1,)](given, target, 2048)
+    away = (given.double()[:, None] - value[None, :]).abs()
+    nearest = away == away.amin(dim=1, keepdim=True)
+    even = nearest & (every % 2 == 0)[None, :]
+    allowed = torch.where(even.any(dim=1, keepdim=True), even, nearest)
+    got = (target.double()[:, None] == value[None, :]) & allowed
+    assert bool(got.any(dim=1).all())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,3 +102,13 @@ def test_a_process_that_is_stopped_is_waited_for_and_one_that_hangs_is_not(
     assert outcomes == [answer, *[TimedOut(1.0)] * len(hangs), answer]
     pool.close()
     assert not processes_left()
+
+
+def test_a_process_that_ends_while_it_is_looked_at_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def glob(self: Path, pattern: str) -> None:
+        raise FileNotFoundError(f"{self}/{pattern}")
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert patience.activity(os.getpid()) is None

@@ -93,7 +93,7 @@ def _round_to_bfloat16(builder: Any, handle: Any) -> None:
 
 
 def _round_to_fp8(interpreter: Any) -> None:
-    """Convert to fp8 as GPUs do: to nearest even, and to the largest number where there is none."""
+    """Convert to fp8 as GPUs do: to nearest even, and larger numbers to the largest one."""
     import torch
     import triton.language as tl
 

@@ -129,14 +129,9 @@ EVERY = [
 ]
 
 
-# The table was made before the kernels' loops were changed (docs/backends.md, "What the compiled
-# loops cost"): a strict expectation, so that whoever makes it again takes this away.
-OUTDATED = pytest.mark.xfail(strict=True, reason="the table is of the kernels before 2026-11-30")
-
-
 @pytest.mark.parametrize(
     ("backend", "family", "gfx"),
-    [*(pytest.param(*one, marks=OUTDATED) for one in SAMPLE), *EVERY],
+    [*SAMPLE, *EVERY],
 )
 def test_a_kernel_takes_what_the_table_says(
     from_report: Any, backend: str, family: str, gfx: str

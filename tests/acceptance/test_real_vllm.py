@@ -26,7 +26,10 @@ OVERRIDES = re.compile(
 
 
 def run(
-    release: str, tmp_path: Path, selector: str = "vllm.platforms.rocm:RocmPlatform"
+    release: str,
+    tmp_path: Path,
+    selector: str = "vllm.platforms.rocm:RocmPlatform",
+    options: tuple[str, ...] = ("--rocm-attn-contract=pr-26980",),
 ) -> list[dict[str, Any]]:
     folder = RELEASES / release
     if not folder.is_dir():
@@ -36,7 +39,7 @@ def run(
         [
             PYTHON,
             *("-m", "pytest", "-q", "--rocm-attn-conformance"),
-            "--rocm-attn-contract=pr-26980",
+            *options,
             f"--rocm-attn-selector={selector}",
             f"--rocm-attn-report={report}",
         ],
@@ -83,6 +86,29 @@ def test_the_full_chain_crashes_only_where_it_imports_an_aiter_that_is_not_whole
     assert {row["gpu"]["aiter"] for row in broken} <= {"absent", "broken", "impostor"}
     assert all(row["level"] == "advisory" for row in broken)
     assert not any(row["outcome"]["kind"] == "died" for row in rows)
+
+
+def required_shortfalls(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Return the items that fall short, whether that fails or is a known defect of the release."""
+    short = ("fail", "crash", "error", "inherited-defect")
+    return {
+        (row["id"], row["gpu"]["gfx"])
+        for row in rows
+        if row["verdict"] in short and row["level"] == "required"
+    }
+
+
+@pytest.mark.slow
+def test_vllm_0_12_0_has_by_its_age_the_required_shortfalls_of_the_original_contract(
+    tmp_path: Path,
+) -> None:
+    original = run("0.12.0", tmp_path)
+    by_age = run("0.12.0", tmp_path, options=())
+    rows = {row["id"] for row in original}
+    expected = required_shortfalls(original)
+    assert {one for one in required_shortfalls(by_age) if one[0] in rows} == expected != set()
+    # The rows that the contract by age adds are known defects of the release, each.
+    assert not [row["id"] for row in by_age if row["verdict"] in ("fail", "crash", "error")]
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def _of_summary(summary: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], C
         level = "declared" if one.get("declared") else one["level"]
         verdict = {
             "required": Verdict.FAIL,
+            "inherited": Verdict.INHERITED,
             "declared": Verdict.DEVIATION,
             "observed": Verdict.DIFFERS,
         }.get(level)

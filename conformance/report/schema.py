@@ -112,7 +112,7 @@ class ConditionEntry(TypedDict):
     """Cells of a tier that fall short alike.
 
     Attributes:
-        level: "required", "advisory" or "declared".
+        level: "required", "inherited", "advisory" or "declared".
         where: what the cells have in common, in words.
         expected: what was expected, in words.
         got: what came, in words.
@@ -138,7 +138,7 @@ class CauseEntry(TypedDict):
     Attributes:
         tier: name of the tier.
         verdict: the worst of its items.
-        level: "required", "advisory" or "declared".
+        level: "required", "inherited", "advisory" or "declared".
         what: what falls short and where, in one sentence.
         also: where else, in words.
         promise: what was promised, in words.

@@ -14,6 +14,7 @@ from pytest_rocm_attn.conformance.causes.conditions import Change
 from pytest_rocm_attn.conformance.promise.grid import diagram
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 from pytest_rocm_attn.conformance.promise.grid.space import GFX, Axis
+from pytest_rocm_attn.conformance.promise.verdict import Verdict
 from pytest_rocm_attn.conformance.report.words import environment_words
 from pytest_rocm_attn.conformance.tiers.grid.labels import Labelled, explained
 from pytest_rocm_attn.conformance.tiers.items import request_words
@@ -64,6 +65,13 @@ class _Together:
         for part in standard().slices:
             if part in self._records:
                 families.setdefault(part.family, []).append(part)
+        # Rules that are broken in a slice whose differences are not all known defects.
+        self._open = {
+            finding["rule"]
+            for record in records
+            for finding in record["details"].get("findings", ())
+            if finding["level"] == "required" and not _inherits(record)
+        }
         self.families = [family.name for family in families]
         self._slices = list(families.values())
         self.explained = explained([self._joined(parts) for parts in self._slices])
@@ -78,6 +86,14 @@ class _Together:
         axes = (Axis(GFX, tuple(part.gfx for part in parts)), *parts[0].axes)
         return Labelled(parts[0].family.name, axes, codes, list(changes))
 
+    def known(self, cause: Cause) -> dict[str, str]:
+        """Return the level of a cause that is a known defect of the release; {} if it is not one."""
+        change, (family, gpu, *_) = cause.change, cause.smallest.place
+        if change.level != "required" or change.declared or change.rule in self._open:
+            return {}
+        inherits = _inherits(self._records[self._slices[family][gpu]])
+        return {"level": "inherited"} if inherits else {}
+
     def smallest(self, of: Origin) -> dict[str, str]:
         """Return a cell in words, and the command that asks it."""
         family, gpu, *place = of.place
@@ -88,6 +104,10 @@ class _Together:
         return {"smallest": cell_words(part.cell(number)), "again": again}
 
 
+def _inherits(record: Record) -> bool:
+    return record.get("verdict") == Verdict.INHERITED
+
+
 def summary(records: Sequence[Record]) -> Summary:
     """Return the result of the slices of a run."""
     run = _Together(records)
@@ -96,11 +116,13 @@ def summary(records: Sequence[Record]) -> Summary:
     for record in records:
         counts.update({name: record["details"]["counts"].get(name, 0) for name in COUNTS})
     answered = counts["cells"] - counts["unanswered"] - counts["unanswerable"]
+    inherited = sum(one["details"]["counts"]["required"] for one in records if _inherits(one))
+    known = f" {inherited:,} are known defects of the release," if inherited else ""
     told = [
         (
             f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
             f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
-            f" {counts['required']:,} differ and fail the run, {counts['advisory']:,} differ"
+            f" {counts['required'] - inherited:,} differ and fail the run,{known} {counts['advisory']:,} differ"
             f" without failing it, for {len(found.causes)} causes"
         )
     ]
@@ -126,7 +148,8 @@ def summary(records: Sequence[Record]) -> Summary:
         "told": told,
         "conditions": [_cause(run, cause) for cause in found.causes[:MOST]],
         "causes": [
-            data.cause(one, run.families) | run.smallest(one.smallest) for one in found.causes
+            data.cause(one, run.families) | run.known(one) | run.smallest(one.smallest)
+            for one in found.causes
         ],
         "exact": [data.condition(one) | run.smallest(one.smallest) for one in found.conditions],
     }
@@ -137,7 +160,7 @@ def _cause(run: _Together, cause: Cause) -> ConditionEntry:
     change, smallest = cause.change, run.smallest(cause.smallest)
     expected, got = words.answers_of(cause)
     return {
-        "level": "declared" if change.declared else change.level,
+        "level": "declared" if change.declared else run.known(cause).get("level", change.level),
         "rule": change.rule,
         "where": words.where_of(cause),
         "expected": expected,

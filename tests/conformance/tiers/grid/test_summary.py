@@ -95,6 +95,28 @@ def test_what_is_declared_is_kept_apart_and_comes_last() -> None:
     assert [one["level"] for one in found["conditions"]] == ["required", "declared"]
 
 
+def test_a_rule_that_is_broken_by_known_defects_alone_is_shown_as_inherited() -> None:
+    inheriting, failing = (
+        record(name, with_aiter, required=7)
+        for name in ("attention-types[gfx942]", "attention-types[gfx90a]")
+    )
+    finding = {"rule": "r", "level": "required"}
+    for row, verdict in ((inheriting, "inherited-defect"), (failing, "fail")):
+        row["verdict"] = verdict
+        row["details"]["findings"] = [finding]
+    alone, both = summary([inheriting]), summary([inheriting, failing])
+    for found, level in ((alone, "inherited"), (both, "required")):
+        assert [one["level"] for one in found["conditions"]] == [level]
+        assert [one["level"] for one in found["causes"]] == [level]
+    assert (
+        "0 differ and fail the run, 7 are known defects of the release, 0 differ"
+        in alone["told"][0]
+    )
+    assert (
+        "7 differ and fail the run, 7 are known defects of the release, 0 differ" in both["told"][0]
+    )
+
+
 def test_there_are_at_most_ten_and_no_cell_is_lost() -> None:
     def rule(cell: Cell) -> Change | None:
         name = cell.environ.get(EXPLICIT, "none")

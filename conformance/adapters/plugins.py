@@ -26,18 +26,25 @@ _SWITCH = re.compile(r"""["'](\w*DISABLE\w*PLUGIN\w*|\w*PLUGIN\w*DISABLE\w*)["']
 
 
 def installed(top: str) -> list[EntryPoint]:
-    """Return the plugins of a fork, by its top-level package."""
+    """Return the plugins of a fork that other packages bring, by its top-level package."""
     groups = [f"{top}.{group}" for group in _GROUPS]
-    return [one for group in groups for one in importlib.metadata.entry_points(group=group)]
+    found = [one for group in groups for one in importlib.metadata.entry_points(group=group)]
+    return [one for one in found if _is_foreign(one, top)]
+
+
+def _is_foreign(plugin: EntryPoint, top: str) -> bool:
+    return plugin.module.partition(".")[0] != top
 
 
 def hide(top: str) -> None:
-    """Have no plugins of a fork from here on."""
+    """Have no plugins of a fork from here on but its own."""
     real: Any = importlib.metadata.entry_points
 
     def others(**parameters: Any) -> Any:
         found = real(**parameters)
-        return type(found)(one for one in found if one.group.partition(".")[0] != top)
+        if str(parameters.get("group", "")).partition(".")[0] != top:
+            return found
+        return type(found)(one for one in found if not _is_foreign(one, top))
 
     importlib.metadata.entry_points = others
 

@@ -22,7 +22,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: atomic\nVersion: 1.0\n")
     (folder / "RECORD").write_text("atomic.py,,\natomic-1.0.dist-info/METADATA,,\n")
     (folder / "entry_points.txt").write_text(
-        "[servy.general_plugins]\natomic = atomic:load\n[else.general_plugins]\nother = atomic:load\n"
+        "[servy.general_plugins]\natomic = atomic:load\nown = servy.own:load\n[else.general_plugins]\nother = atomic:load\n"
     )
     (tmp_path / "atomic.py").write_text(
         "import os\noff = os.environ.get('ATOMIC_DISABLE_PLUGIN')\n"
@@ -42,7 +42,10 @@ def test_plugins_and_their_switches_are_found_by_what_is_installed(planted: str)
 def test_hidden_plugins_are_those_of_the_fork_alone(planted: str) -> None:
     plugins.hide(planted)
     assert plugins.installed(planted) == []
+    (own,) = importlib.metadata.entry_points(group="servy.general_plugins")
+    assert own.name == "own"  # what the fork brings itself stays
     assert [one.name for one in plugins.installed("else")] == ["other"]
+    assert importlib.metadata.entry_points()  # that of all groups together is left alone
 
 
 def test_an_answer_is_given_after_the_plugins_are_loaded_and_may_be_an_exception() -> None:

@@ -235,8 +235,7 @@ OPTIONS = (
     Option(
         "tier",
         "TIER,...",
-        "tiers to run: documented, invariants, grid, numerics, launch, capabilities, server, upstream"
-        " (default: documented, and on vLLM or a fork of it upstream)",
+        f"tiers to run: {', '.join(TIERS)} (default: documented, and on vLLM or a fork of it upstream)",
         "a comma-separated list of " + ", ".join(TIERS),
         _tiers,
         "item",

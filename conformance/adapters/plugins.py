@@ -59,18 +59,13 @@ def switches(top: str) -> list[str]:
     return list(found)
 
 
-def answers(
-    platform: object, load: Callable[[], object] | None, select: Callable[[Request], object]
-) -> Iterator[tuple[str, str]]:
+def answers(platform: object, select: Callable[[Request], object]) -> Iterator[tuple[str, str]]:
     """Yield what is asked and what is answered, in words.
 
     Args:
         platform: the one that the fork has found.
-        load: loads the plugins of the general group; None if the fork has none.
         select: asks the selector.
     """
-    if load is not None:
-        load()
     yield "the platform", f"{type(platform).__module__}.{type(platform).__qualname__}"
     for words, request in REQUESTS.items():
         try:

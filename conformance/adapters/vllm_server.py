@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import (
     LacksError,
+    adapt,
     capability,
     interfaces,
     layer_calls,
@@ -175,9 +176,13 @@ class VllmServer(Backends):
 
     def answers_with_plugins(self, environ: Mapping[str, str], gpu: Gpu) -> dict[str, str]:
         """Return what is answered once the fork's plugins are loaded, by what is asked (plugins.py)."""
-        load = getattr(self.fork.module("plugins"), "load_general_plugins", None)
+        if (load := getattr(self.fork.module("plugins"), "load_general_plugins", None)) is not None:
+            load()
         platform = self._current_platform()
-        return dict(plugins.answers(platform, load, lambda one: self.select(one, environ, gpu)))
+        cls = type(platform)
+        # Made anew, since a plugin may replace what this adapter has taken hold of.
+        fresh = adapt(cls, f"{cls.__module__}:{cls.__qualname__}")
+        return dict(plugins.answers(platform, lambda one: fresh.select(one, environ, gpu)))
 
     def misfits(self) -> list[dict[str, str]]:
         """Return what the server uses of its platform and of backend classes, and what does not fit.

@@ -180,7 +180,7 @@ class VllmServer(Backends):
             load()
         platform = self._current_platform()
         cls = type(platform)
-        # Made anew, since a plugin may replace what this adapter has taken hold of.
+        # Another adapter, since a plugin may replace what this one holds.
         fresh = adapt(cls, f"{cls.__module__}:{cls.__qualname__}")
         return dict(plugins.answers(platform, lambda one: fresh.select(one, environ, gpu)))
 

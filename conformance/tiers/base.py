@@ -114,9 +114,11 @@ class Tier(pytest.Collector, abc.ABC):
 
     Attributes:
         asks_selector: the selector under test is asked, so that it has to be importable.
+        needs_fork: why the tier does not apply to a selector that is a pure function; "" if it does.
     """
 
     asks_selector = False
+    needs_fork = ""
     parent: Matrix
 
     @classmethod
@@ -127,7 +129,9 @@ class Tier(pytest.Collector, abc.ABC):
     @classmethod
     def header(cls, settings: Settings) -> list[str]:
         """Return lines for the head of the run, such as why the tier has no items for it."""
-        return []
+        if not cls.needs_fork or not settings.subject.pure:
+            return []
+        return [f"rocm-attn: {cls.needs_fork}"]
 
     @classmethod
     def summary(cls, records: Sequence[Record]) -> Summary | None:

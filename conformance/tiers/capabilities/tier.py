@@ -30,6 +30,10 @@ class CapabilitiesTier(Tier):
     """Node id ``rocm-attn::capabilities``."""
 
     asks_selector = True
+    needs_fork = (
+        "tier capabilities does not apply: the selector is a pure function, which names backends and has"
+        " none to build (docs/capabilities.md)"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,14 +50,6 @@ class CapabilitiesTier(Tier):
         targets = dict.fromkeys(cell.gpu.gfx for cell in settings.cells)
         for gfx in () if settings.subject.pure else targets:
             yield from plan_of(checks, Gpu(gfx))
-
-    @classmethod
-    def header(cls, settings: Settings) -> list[str]:
-        reason = (
-            "rocm-attn: tier capabilities does not apply: the selector is a pure function, which"
-            " names backends and has none to build (docs/capabilities.md)"
-        )
-        return [reason] if settings.subject.pure else []
 
     def selections(self, gpu: Gpu) -> Selections:
         """Return what all cases of a GPU with aiter select."""

@@ -22,6 +22,10 @@ class ServerTier(Tier):
     """Node id ``rocm-attn::server``."""
 
     asks_selector = True
+    needs_fork = (
+        "tier server does not apply: the selector is a pure function, and there is no server around it"
+        " to start (docs/server.md)"
+    )
 
     @classmethod
     def plan(cls, settings: Settings) -> Iterator[Planned]:
@@ -35,11 +39,3 @@ class ServerTier(Tier):
         )
         for gfx in () if settings.subject.pure else targets:
             yield from plan_of(checks, Gpu(gfx))
-
-    @classmethod
-    def header(cls, settings: Settings) -> list[str]:
-        reason = (
-            "rocm-attn: tier server does not apply: the selector is a pure function, and there is no"
-            " server around it to start (docs/server.md)"
-        )
-        return [reason] if settings.subject.pure else []

@@ -75,7 +75,7 @@ def search(law: Law, selector: Selector, gfx: str = "gfx942", examples: int = EX
     return law.search(gfx, Asker(selector), Effort(examples=examples))
 
 
-@pytest.mark.parametrize("gfx", ["gfx942", "gfx1201"])
+@pytest.mark.parametrize("gfx", ["gfx942", pytest.param("gfx1201", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
 def test_the_reference_keeps_every_law(law: Law, gfx: str) -> None:
     result = search(law, reference, gfx, examples=60)

@@ -155,6 +155,37 @@ def test_the_tests_that_the_guide_shows_pass_or_say_what_is_missing(
     assert "failed" not in counts
 
 
+OUR_SERVER = """
+layers = {"TRITON_ATTN": lambda heads, head_dim, dtype: None}
+
+def pick_backend(head_size, mla):
+    return "TRITON_MLA" if mla else "TRITON_ATTN"
+"""
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_the_selector_of_the_page_on_adapters_is_found_asked_and_built(
+    pytester: pytest.Pytester,
+) -> None:
+    asked, built = blocks("../adapters.md", "python")
+    pytester.mkpydir("our_server").joinpath("attention.py").write_text(OUR_SERVER)
+    pytester.makeconftest(
+        f"{asked}\nselect = OurSelector.select\n{built}\nOurSelector.select = select"
+    )
+    result = pytester.runpytest_subprocess(
+        *(
+            "--rocm-attn-conformance",
+            "--rocm-attn-tier=documented,capabilities",
+            "-p",
+            "no:randomly",
+        ),
+        *("--rocm-attn-contract=pr-26980", "--rocm-attn-gpu=gfx942"),
+        "rocm-attn::documented::nothing-set-gives-triton-attn[gfx942]",
+        "rocm-attn::capabilities::head-counts-build-by-default[gfx942]",
+    )
+    result.assert_outcomes(passed=2)
+
+
 # --- upgrade-baseline.md ----------------------------------------------------------------------------
 
 UPGRADE = "upgrade-baseline.md"

@@ -284,6 +284,22 @@ def test_a_result_that_depends_on_the_batch_is_found() -> None:
     assert examine(Depends(), case, CPU).kind == "declined"
 
 
+def test_a_nan_may_have_other_bits_in_the_batch() -> None:
+    changed = []
+
+    class Signs(Exact):
+        def attend(self, problem: PagedAttention) -> None:
+            super().attend(problem)
+            nan = problem.out.isnan()
+            if len(problem.query_lens) > 1:
+                problem.out[nan] = problem.out[nan].neg()
+                changed.append(int(nan.sum()))
+
+    case = CASES["each-request-as-if-alone-with-a-visible-nan-value"]
+    assert examine(Signs(), case, CPU).kind == "right"
+    assert changed[0] > 0
+
+
 def test_a_request_alone_has_the_same_numbers() -> None:
     case = CASES["mixed-batch-float16"]
     whole = build(case, CPU).problem

@@ -2,7 +2,7 @@
 
     python tools/emulator_mutants.py gfx942 TritonAttn 'prefill-on-both-sides-*' 100 [SEED]
 
-Takes the kernels that the cases with such a name launch, and runs on the emulator up to 16 named cases that launch
+Takes the kernels that the cases with such a name launch, and runs on the emulator up to 24 named cases that launch
 each of them. Then it runs these cases again and again with one executed instruction of the kernels
 dropped, or with one constant larger by one (1.0 for a float's 0), until one case notices.
 Prints how many changes gave a wrong result or a fault, and what the others changed. Instructions that compute nothing by their definition are left alone.
@@ -39,7 +39,7 @@ IDLE = re.compile(
     r"s_(nop|delay_alu|clause|endpgm|setprio|sleep|wait_alu|waitcnt_depctr|code_end|set_inst|sendmsg)"
     r"|(buffer|global|s_dcache|s_icache|s_prefetch)_(\w*inv\w*|wb\w*|data|inst)"
 )
-MOST_CASES = 16  # that are asked for each kernel
+MOST_CASES = 24  # that are asked for each kernel
 NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
 # What takes 0 as a float, or moves it: the next integer would be a denormal.
 FLOAT = re.compile(r"_(b?f16|f32|f64)|v_mov_b32|v_accvgpr_write")
@@ -166,13 +166,19 @@ def launches_by_case(backend: Any) -> dict[str, set[Any]]:
 
 
 def asked(kernels: dict[str, set[Any]], chosen: set[str], draw: random.Random) -> set[str]:
-    """Return the cases to ask: for each kernel of the chosen ones up to MOST_CASES that launch it, those that
-    launch fewest others first."""
+    """Return the cases to ask: for each kernel of the chosen ones up to MOST_CASES that launch it, of every
+    family of cases some, and those that launch fewest others first."""
     wanted = set().union(*(kernels[case] for case in chosen))
+    families = {case.id: case.why for case in shipped()}
     order = sorted(kernels, key=lambda case: (len(kernels[case] - wanted), draw.random()))
     found = set(chosen)
     for kernel in wanted:
-        found.update([case for case in order if kernel in kernels[case]][:MOST_CASES])
+        seen: Counter[str] = Counter()
+        ranked = []
+        for case in (case for case in order if kernel in kernels[case]):
+            ranked.append((seen[families[case]], case))
+            seen[families[case]] += 1
+        found.update(case for _, case in sorted(ranked, key=lambda one: one[0])[:MOST_CASES])
     return found
 
 

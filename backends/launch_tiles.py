@@ -130,7 +130,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(16, 16, 16, 1),
         ),
         "decode": (
-            Tile(16, 32, 4, 1, loops=False),
+            Tile(16, 32, 4, 1, loops=False, plain=True),  # 90 spills over the split layout
             Tile(16, 16, 4, 1, loops=False),
             Tile(16, 16, 16, 1, loops=False),
         ),

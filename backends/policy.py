@@ -167,7 +167,8 @@ class Policy:
         branches: kinds of request, asked in order; the last one takes everything.
         limits: what each backend cannot serve.
         class_paths: backend -> its class.
-        sets: (variable, field): a variable that is on sets a field of every request.
+        sets: (variable, field): a variable that is on sets a field of every request; "" if the release only
+            reads it, so that a value of another kind is an error.
         when_named: further limits of a backend that is named.
         gives_way: when a named backend that cannot serve gives way to the automatic choice; None
             for never.

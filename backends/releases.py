@@ -358,15 +358,22 @@ def _candidates(release: str, version: Version) -> Policy:
         branches,
         limits,
         class_paths={name: of.class_path for name, of in declared.items()},
-        sets=(
-            (("VLLM_BATCH_INVARIANT", "use_batch_invariant"),)
-            if version >= ASKED_SINCE["batch-invariance"]
-            else ()
-        ),
+        sets=_set_by_variables(version),
         when_named=_ultraquant_layouts(declared, release) if version >= (0, 32) else {},
         gives_way=_gives_way(version),
         ignored=_IGNORED,
     )
+
+
+def _set_by_variables(version: Version) -> tuple[tuple[str, str], ...]:
+    """Return which variables set a field of each request.
+
+    Source: envs.py and config/vllm.py (v0.19.1), where the configuration reads the variable and no backend does.
+    """
+    if version < (0, 19):
+        return ()
+    asked = version >= ASKED_SINCE["batch-invariance"]
+    return (("VLLM_BATCH_INVARIANT", "use_batch_invariant" if asked else ""),)
 
 
 def _rules(candidates: tuple[_Candidate, ...], release: str, version: Version) -> tuple[Rule, ...]:

@@ -45,7 +45,7 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
         policy = policy_of(policy)
     trace: list[Step] = []
     for variable, name in policy.sets:
-        if flags[variable] and not getattr(request, name):
+        if flags[variable] and name and not getattr(request, name):
             trace.append(Step(variable, "yes", f"{variable} is on, which sets {name}", policy.name))
             changed: dict[str, Any] = {name: True}
             request = replace(request, **changed)

@@ -216,7 +216,7 @@ class VllmServer(Backends):
             yield from _misfit_words(f"{backend}'s implementation", found)
 
         for module, source in self._sources(("model_executor", "models")).items():
-            if "def forward_hip(" in source:
+            if "forward_hip" in source:
                 for line, words in interfaces.other_ways(source, "forward_hip", "forward_cuda"):
                     yield {"place": f"{module}:{line}", "on": "ROCm's way", "words": words}
 

@@ -44,7 +44,14 @@ def select(request):
 """
 # What the selector does in each row, in order; the row's verdict; words that say how it came to it.
 ROWS = [
-    ("CRASH", "crash", "got crash: ModuleNotFoundError: No module named 'no_such_module'"),
+    (
+        "CRASH",
+        "crash",
+        (
+            "got crash: ModuleNotFoundError: No module named 'no_such_module'; install the package that has"
+            " no_such_module (selector imports it): `pip install no_such_module`"
+        ),
+    ),
     ("EXIT", "crash", "got crash: SystemExit: 3"),
     ("LEAVE", "crash", "got the process exited with status 5"),
     ("KILL", "crash", "got the process was killed by SIGKILL (9)"),

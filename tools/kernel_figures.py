@@ -136,7 +136,8 @@ LDS instructions and barriers are those of one wave; the other figures count all
 serves them; in a decode it is the larger of the two.
 
 "Of the best peer" divides ours by the least of the others: the estimated clocks a score if all rows of a tile have work; the bytes
-and the vector instructions a key in a decode. Less than 1 is better. A batch for which a backend launches several kernels has a line for each,
+and the vector instructions a key in a decode. Less than 1 is better. The bytes can hardly be fewer than a peer's, as every kernel reads
+each key and value of the cache once. A batch for which a backend launches several kernels has a line for each,
 and the ratio takes the one whose tile has most rows, which computes the longest requests.
 """
 

@@ -60,20 +60,32 @@ class Model(construct.ModelConfig):
         )
 
 
-class HfConfig(SimpleNamespace):
-    """What a fork reads of a checkpoint's config.json; a description adds to it with ``config``."""
+class _StandIn:
+    """Refuses an attribute that it lacks; says where to add it."""
+
+    _of = ""  # what it stands in for
+    _add_to = ""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         raise MissingError(
-            f"the server reads {name} of config.json, which the stand-in of pytest-rocm-attn does not"
-            " have; add it to the description's config, or to conformance/adapters/start/stand_ins.py"
+            f"the server reads {name} of {self._of}, which the stand-in of pytest-rocm-attn does not"
+            f" have; add it to {self._add_to}conformance/adapters/start/stand_ins.py"
         )
 
 
-class Architecture:
+class HfConfig(_StandIn, SimpleNamespace):
+    """What a fork reads of a checkpoint's config.json; a description adds to it with ``config``."""
+
+    _of = "config.json"
+    _add_to = "the description's config, or to "
+
+
+class Architecture(_StandIn):
     """What later releases read of a model's layers."""
+
+    _of = "model_arch_config"
 
     def __init__(self, server: Server) -> None:
         self._layers = server.layers
@@ -82,14 +94,6 @@ class Architecture:
 
     def __getitem__(self, number: int) -> Any:
         return self._layers[number].request
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise MissingError(
-            f"the server reads model_arch_config.{name}, which the stand-in of pytest-rocm-attn does"
-            " not have; add it to conformance/adapters/start/stand_ins.py"
-        )
 
 
 def bare(cls: Any, **values: Any) -> Any:

@@ -110,9 +110,13 @@ def _of_others(rows: Iterable[Record]) -> Iterator[tuple[tuple[Any, ...], CauseE
 def _wrong(row: Record) -> tuple[Any, ...]:
     """Return a key that items share if the same thing is wrong with them."""
     backend = (row["details"].get("backend") or {}).get("name", "")
-    kind = row["outcome"].get("kind", "")
+    outcome = row["outcome"]
+    # A hang, the end of a process and each class of exception are things of their own.
+    ends = tuple(one["answer"] for one in row["fell_short"])
     defect = row["details"].get("defect", "")
-    about = (backend, kind) if backend else (defect or _said(row) or row["id"],)
+    about: tuple[Any, ...] = (defect or _said(row) or row["id"],)
+    if backend:
+        about = backend, outcome.get("kind", ""), outcome.get("error", ""), ends
     return row["level"], row["verdict"], *about
 
 

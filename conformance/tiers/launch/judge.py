@@ -52,8 +52,11 @@ def examine(backend: Any, case: Case, gpu: Gpu) -> Result:
         words = "; ".join(_rejection(rejected) for rejected in launches.rejected)
         return Result("wrong", words, seconds=seconds, launches=kernels)
     if error is not None:
-        words = f"raised {type(error).__name__}: {_first_line(error)}"
-        return Result("crashed", words, seconds=seconds, traceback=trace, launches=kernels)
+        name = type(error).__name__
+        words = f"raised {name}: {_first_line(error)}"
+        return Result(
+            "crashed", words, seconds=seconds, traceback=trace, launches=kernels, error=name
+        )
     faults = list(_faults(launches, case, gpu))
     words = "; ".join(faults) if faults else _summary(launches)
     kind = "wrong" if faults else "right"

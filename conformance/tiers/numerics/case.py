@@ -127,6 +127,7 @@ class Result:
         seconds: how long the backend took.
         traceback: of a crash.
         answer: what a deviation pins of a crash that is a hang or a death; "" for any other.
+        error: the class of the exception that a crash raised, or how the process ended; else "".
         launches: the kernels that were launched, as their records' as_json(); the launch tier's.
     """
 
@@ -137,6 +138,7 @@ class Result:
     traceback: str = ""
     launches: tuple[dict[str, Any], ...] = ()
     answer: str = ""
+    error: str = ""
 
     @property
     def got(self) -> Got:

@@ -75,8 +75,9 @@ def solution_of(backend: Any, case: Case) -> Callable[[Any], None] | Result:
 
 def crash_of(error: Exception) -> Result:
     """Return the result of a case in which a backend raised something."""
-    words = f"raised {type(error).__name__}: {error}"
-    return Result("crashed", words, traceback=traceback.format_exc())
+    name = type(error).__name__
+    words = f"raised {name}: {error}"
+    return Result("crashed", words, traceback=traceback.format_exc(), error=name)
 
 
 def slack_for(backend: Any) -> float:

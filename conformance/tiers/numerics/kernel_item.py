@@ -92,8 +92,9 @@ class KernelItem(ConformanceItem, abc.ABC):
     def fields(self) -> dict[str, Any]:
         result = self.result
         assert result is not None
+        outcome = {"kind": result.kind, "words": result.words}
         return {
-            "outcome": {"kind": result.kind, "words": result.words},
+            "outcome": outcome | ({"error": result.error} if result.error else {}),
             "seconds": round(result.seconds, 6),
             "details": self.known()["details"] | self.more(result),
         }

@@ -104,19 +104,20 @@ class Lane:
 
     def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Result:
         """Return the worker's next message, or what happened instead, with the worker ended."""
+        end = ""
         try:
             message: dict[str, Any] | None = process.receive(timeout)
             if message is not None:
                 return message
-            words = str(process.end(kill=False) or Died(None, 0)) + self._last_words()
-            answer = DIED
+            end = str(process.end(kill=False) or Died(None, 0))
+            words, answer = end + self._last_words(), DIED
         except queue.Empty:
             words, answer = f"no answer within {timeout:g} s", TIMEOUT
             self.close(hurry=True)
         except UnreadableError as error:
             words, answer = str(error), CRASH
         self.close()
-        return Result("crashed", words, answer=answer)
+        return Result("crashed", words, answer=answer, error=end)
 
     def _last_words(self) -> str:
         assert self._output is not None

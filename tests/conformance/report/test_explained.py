@@ -148,6 +148,32 @@ def test_items_of_other_tiers_share_a_cause_if_the_same_thing_is_wrong(record: A
     )
 
 
+def test_cases_of_one_backend_share_a_cause_if_they_end_alike(record: Any) -> None:
+    ends = {
+        "a": ("crash", "RuntimeError", "raised RuntimeError: 1"),
+        "b": ("crash", "RuntimeError", "raised RuntimeError: 2"),
+        "c": ("crash", "TypeError", "raised TypeError: 1"),
+        "d": ("died", "SIGSEGV", "the process was killed by SIGSEGV (11)"),
+        "e": ("timeout", "", "no answer within 5 s"),
+        "f": ("died", "SIGSEGV", "the process was killed by SIGSEGV (11)"),
+    }
+    rows = [
+        record(
+            id=f"Ours::{case}",
+            tier="numerics",
+            verdict="crash",
+            env=None,
+            outcome={"kind": "crashed", "words": words, "error": error},
+            details={"backend": {"name": "Ours"}},
+            fell_short=[{"answer": answer, "message": words}],
+        )
+        for case, (answer, error, words) in ends.items()
+    ]
+    causes = explained.causes_of(rows, ())
+    told = sorted("".join(name.split("::")[2][0] for name in cause["items"]) for cause in causes)
+    assert told == ["ab", "c", "df", "e"]
+
+
 def test_items_that_a_known_defect_explains_are_its_cause(record: Any) -> None:
     defect = "0.33.0 refuses block size 8, vllm-project/vllm#1"
     rows = [

@@ -6,6 +6,7 @@ the loader, so a mistake must say which file, which entry, which field, what is 
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from datetime import date, datetime
@@ -166,7 +167,7 @@ def convert(
     Raises:
         place.error: a key is unknown or missing, or a value has the wrong type.
     """
-    fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
+    fields = _fields(schema)
     place.check_keys(table, fields, inside)
     values = {}
     for name, field in fields.items():
@@ -176,6 +177,12 @@ def convert(
         elif field.required:
             place.fail(dotted, "missing", f"add it: {remedies[dotted]}")
     return schema(**values)
+
+
+@functools.cache
+def _fields(schema: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a schema by their names in TOML."""
+    return {field.encode_name: field for field in msgspec.structs.fields(schema)}
 
 
 def value_of(

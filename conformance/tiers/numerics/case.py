@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
@@ -159,6 +160,7 @@ def _schema(*left_out: str) -> type[Any]:
 
 _FAMILY = _schema()  # a shape family of the launch tier
 _CASE = _schema("cache")  # a numerics case has the cache that it needs
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(_CASE)}
 
 
 _REMEDIES = {
@@ -182,6 +184,7 @@ _REMEDIES = {
 }
 
 
+@functools.cache
 def shipped() -> tuple[Case, ...]:
     """Return the cases that this distribution carries."""
     folder = Path(str(files("pytest_rocm_attn.conformance.tiers.numerics"))) / "cases"
@@ -265,14 +268,13 @@ def _special_problem(case: Case) -> str:
 def _check_varied(row: Any, own: Sequence[str], place: Place) -> None:
     """Refuse fields that cannot be varied, and values of another type than the field's."""
     place.check_keys(row.vary, (*own, *REQUEST_FIELDS), "vary")
-    kinds = {field.name: field.type for field in msgspec.structs.fields(_CASE)}
     for name, values in row.vary.items():
         if not values:
             place.fail(f"vary.{name}", "lists no value", "list some, or leave it out")
         if name in own:
             for value in values:
                 value_of(
-                    value, kinds[name], f"vary.{name}", {f"vary.{name}": _REMEDIES[name]}, place
+                    value, _TYPES[name], f"vary.{name}", {f"vary.{name}": _REMEDIES[name]}, place
                 )
 
 

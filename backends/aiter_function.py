@@ -58,7 +58,7 @@ class AiterFunction:
             return self.find(backend)(**self.bound(backend, arguments))
 
     def bound(self, backend: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments that the installed function takes; AiterError as on `call`."""
+        """Return the arguments that the installed function takes. Raises AiterError as `call` does."""
         takes = parameters(self.find(backend))
         unknown = [
             name

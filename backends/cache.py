@@ -89,7 +89,7 @@ def reshape_and_cache_reference(
 ) -> None:
     """Write new keys and values to their slots: the definition, in plain torch.
 
-    Args: as `reshape_and_cache`.
+    Args: those of `reshape_and_cache`.
     """
     for axes, new, cache, scale in (
         (layout.key, key, key_cache, k_scale),
@@ -117,7 +117,7 @@ def concat_and_cache_mla_reference(
 ) -> None:
     """Write [kv_c | k_pe] to its slots: the definition, in plain torch.
 
-    Args: as `concat_and_cache_mla`.
+    Args: those of `concat_and_cache_mla`.
     """
     written = slot_mapping >= 0
     slot = slot_mapping[written]

@@ -91,7 +91,7 @@ class _Layout:
 
 
 class FlexAttention(SplitHalves):
-    """One attention layer of FLEX_ATTENTION. Arguments and errors: PagedLayer.
+    """One attention layer of FLEX_ATTENTION. It has the arguments and errors of PagedLayer.
 
     Any head size and block size; it claims no batch invariance.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).parent / "launch_table.toml"
 SATURATING_WAVES = (
-    8  # of a processor, whose loads use its share of the memory bandwidth: two a SIMD
+    8  # of a processor, whose loads use its share of the memory bandwidth: two per SIMD
 )
 _CLASS = ("value_size", "tail", "element", "cache_element", "shared", "plain")  # of a Shape
 

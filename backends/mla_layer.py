@@ -96,7 +96,7 @@ class MlaLayer(Layer):
         *,
         check: bool = False,
     ) -> torch.Tensor:
-        """Absorbed decode, one token a request.
+        """Absorbed decode, one token per request.
 
         Every tensor has a dense last dimension, or is contiguous where the backend says so.
 
@@ -144,7 +144,7 @@ class MlaLayer(Layer):
             )
         if batch.max_query_len > 1 or not batch.causal:
             raise BackendLimitError(
-                f"{self.name} decodes one token a request, causally; got {batch.max_query_len} tokens"
+                f"{self.name} decodes one token per request, causally; got {batch.max_query_len} tokens"
                 f" ({self.source}: reorder threshold 1); use prefill"
             )
 

@@ -205,7 +205,7 @@ def mla_decode(
     scale: float,
     value_size: int = 512,
 ) -> Reference:
-    """Absorbed MLA decode, one token a request (docs/reference/backends.md#mla).
+    """Absorbed MLA decode, one token per request (docs/reference/backends.md#mla).
 
     Args:
         query: [requests, heads, latent size], the key projection absorbed.

@@ -73,7 +73,7 @@ class RocmAiterMLA(MlaLayer):
         tokens, requests = len(batch.slot_mapping), len(batch.seq_lens)
         if tokens != requests:
             raise BackendLimitError(
-                f"ROCM_AITER_MLA decodes one token a request, got {tokens} for {requests} requests"
+                f"ROCM_AITER_MLA decodes one token per request, got {tokens} for {requests} requests"
                 f" ({self.source}); leave out the requests that have none"
             )
         if not plans:

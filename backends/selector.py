@@ -90,7 +90,7 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
 def _automatic(
     branch: Branch, request: Request, flags: Flags, gpu: Gpu, policy: Policy, trace: list[Step]
 ) -> Selection:
-    """Return what the rules choose; SelectionError as select()."""
+    """Return what the rules choose. Raises SelectionError if they refuse."""
     if branch.refuses:
         raise _refusal(None, branch.refuses, [], branch.source, trace)
     refused: dict[str, list[Limit]] = {}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class TritonAttention(PagedLayer):
-    """One attention layer on TRITON_ATTN. Arguments and errors: PagedLayer."""
+    """One attention layer on TRITON_ATTN. It has the arguments and errors of PagedLayer."""
 
     name = "TRITON_ATTN"
     source = "docs/reference/backends.md#triton-attn"

@@ -90,7 +90,7 @@ SPEEDS = (
 
 
 def batches(lengths: Sequence[tuple[int, int]], copies: int, device: torch.device) -> list[Batch]:
-    """Return batches over disjoint, shuffled blocks of one cache; block 0 is nobody's."""
+    """Return batches over disjoint, shuffled blocks of one cache; no request owns block 0."""
     blocks = [-(-seq_len // BLOCK) for _, seq_len in lengths]
     free = iter((torch.randperm(sum(blocks) * copies) + 1).tolist())
     result = []

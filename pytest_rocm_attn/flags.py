@@ -273,7 +273,7 @@ class Flags:
             raise _undeclared(name) from None
 
     def but(self, name: str, text: str) -> Flags:
-        """Return these flags with one variable set to text; FlagError as on parsing."""
+        """Return these flags with one variable set to a text. Raises FlagError if the text is invalid."""
         changed = Flags({name: text})
         changed._set = {
             **{other: value for other, value in self._set.items() if other != name},

@@ -201,7 +201,7 @@ class Gpu:
         object.__setattr__(self, "is_gfx9", self.gfx in gfx9)
 
     def fact(self, name: str) -> Any:
-        """Return one value of hardware.toml for this target; KeyError when it records none."""
+        """Return one value of hardware.toml for this target. Raises KeyError if it records none."""
         return target_facts(self.gfx)[name]["v"]
 
     @property

@@ -287,7 +287,7 @@ def _check_gpu(mark: pytest.Mark) -> None:
 
 
 def _targets(mark: pytest.Mark) -> tuple[str, ...]:
-    """Return the gfx names of the GPUs that a marker names; UnknownGpuError as Gpu."""
+    """Return the gfx names of the GPUs that a marker names. Raises UnknownGpuError for an unknown one."""
     return tuple((one if isinstance(one, Gpu) else Gpu(one)).gfx for one in mark.args)
 
 

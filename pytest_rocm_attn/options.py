@@ -24,8 +24,8 @@ class Option(NamedTuple):
         metavar: what stands for its value in ``--help``; "" for a switch, which takes none.
         help: what it does; lists the values if there are few.
         expected: completes "... is invalid; expected".
-        parse: returns the value that a text means; ValueError if it means none, whose words, if
-            any, say more than "expected" does.
+        parse: returns the value that a text means, or raises ValueError; the message prints the
+            words of that error, if it has any, after "expected".
         default: the value if the option is not given.
         again: how the command printed under a shortfall treats it. "repeated": the verdict can
             depend on it, so the command repeats it. "item": each item gives the value that is right
@@ -130,7 +130,7 @@ def _whole_number(least: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """Return a time limit; ValueError for what is not a positive, finite number of seconds."""
+    """Return a time limit. Raises ValueError unless it is a positive, finite number of seconds."""
     try:
         number = float(text)
     except ValueError:

@@ -67,7 +67,7 @@ class PagedAttention:
 
 @dataclass(frozen=True, slots=True)
 class MlaDecode:
-    """Absorbed MLA decode, one token a request.
+    """Absorbed MLA decode, one token per request.
 
     Attributes:
         request: what the layer needs.

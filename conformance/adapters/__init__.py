@@ -107,7 +107,7 @@ class Declares(Protocol):
         """Import a backend, and return what its class declares, as plain data.
 
         Args:
-            backend: its name in the fork's registry; LacksError if that has none.
+            backend: its name in the fork's registry.
             asked: for each limit, the values to ask about.
         """
 
@@ -147,7 +147,7 @@ class Starts(Protocol):
     """An adapter that can start its fork's server, as far as that goes without a device."""
 
     def start(self, server: Server, environ: Mapping[str, str], gpu: Gpu | None = None) -> Started:
-        """Return how far a described server came. What the fork raises on the way is a part of that.
+        """Return how far a described server got, with what the fork raised on the way.
 
         With a GPU, the mocked one, its first steps are taken too.
         """

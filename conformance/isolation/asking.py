@@ -116,7 +116,7 @@ def _converse(
     Args:
         process: to send it to.
         message: what to do.
-        heard: is given each reply, Done included; UnreadableError for one that makes no sense.
+        heard: gets each reply, Done included; raises UnreadableError for one that makes no sense.
         timeout: seconds that one reply may take.
         keep: leave the process waiting for more when it is done; else it ends.
         stuck: is asked ten times a second, with the process's number, whether it is to be killed;

@@ -167,7 +167,7 @@ class Process(abc.ABC):
                 raise
 
     def preload(self, names: list[str]) -> None:
-        """Have modules imported that all forks would import; WorkerError as fork() raises it."""
+        """Import the modules that all forks would import. Raises what fork() raises."""
         with self._forking:
             self._request(wire.Preload(names))
             self._reply()

@@ -346,9 +346,9 @@ def is_good(report: Mapping[str, Any]) -> bool:
 
 
 def without_verdict(report: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
-    """Return the items without a verdict, those with the same cause together.
+    """Return the items without a verdict, grouped by cause.
 
-    Returns: declined, skipped or not run; by whom and why; and the items' names.
+    Returns: for each cause "declined", "skipped" or "not run", by whom and why, and the items' names.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for entry in report.get("declined") or ():

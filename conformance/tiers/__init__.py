@@ -26,7 +26,7 @@ TIERS: dict[str, str] = {
 
 
 def tier_class(name: str) -> type[Tier]:
-    """Return the collector class of a tier; KeyError for a name that TIERS does not list."""
+    """Return the collector class of a tier. Raises KeyError for a name that TIERS does not list."""
     module, _, attribute = TIERS[name].partition(":")
     found: type[Tier] = getattr(importlib.import_module(module), attribute)
     return found

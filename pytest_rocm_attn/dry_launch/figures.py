@@ -38,9 +38,9 @@ FIGURES: Mapping[str, str] = {
     "instructions": "instructions of the longest iteration",
     "rows": "query rows that an iteration covers",
     "keys": "keys that an iteration covers",
-    "multiply_adds_per_score": "multiply-adds a score, those that waves repeat included",
-    "vector_per_score": "vector lane operations a score",
-    "vector_per_key": "vector instructions of all waves a key",
+    "multiply_adds_per_score": "multiply-adds per score, including those that waves repeat",
+    "vector_per_score": "vector lane operations per score",
+    "vector_per_key": "vector instructions of all waves, per key",
     "vector_per_byte": "vector lane operations a byte loaded",
     "bytes_per_key": "bytes loaded a key, by all waves",
     "clocks_per_score": "estimated clocks of a compute unit per 1,000 scores",
@@ -53,7 +53,7 @@ FIGURES: Mapping[str, str] = {
     "spills": "registers that are spilled",
     "lds_bytes": "LDS of a workgroup, bytes",
     "waves": "waves of a workgroup",
-    "occupancy": "waves a SIMD holds",
+    "occupancy": "waves per SIMD",
 }
 AT_LEAST = ("occupancy", "rows", "keys")
 

@@ -181,7 +181,7 @@ class Machine:
     # --- values ---
 
     def write(self, register: int, waves: Waves, value: Array) -> None:
-        """Write 32 bits of each lane that EXEC has, broadcast over waves and lanes."""
+        """Write 32 bits in each lane that EXEC enables, broadcast over waves and lanes."""
         if self.exec_is_full:
             self.vector[register] = value
         else:

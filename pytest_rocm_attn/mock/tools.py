@@ -2,7 +2,7 @@
 
 Readers and what they parse out of the tools: docs/reference/mock-surface.md#real-aiter to #files. A
 tree is written once per process and kind of machine, because programs started from here must find
-real files; all trees of a process share one temporary folder, which goes when the process ends.
+real files; all trees of a process share one temporary folder, which is removed when the process ends.
 """
 
 from __future__ import annotations

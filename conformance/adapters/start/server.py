@@ -211,7 +211,7 @@ class Start:
 
     @contextlib.contextmanager
     def _recorded(self, asked: dict[str, Any]) -> Iterator[None]:
-        """Note what the platform is asked with while the block runs."""
+        """Record in `asked` what the server asks the platform while the block runs."""
         platform = self.adapter._current_platform()
         ask = platform.get_attn_backend_cls
         parameters = inspect.signature(ask)

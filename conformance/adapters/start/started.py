@@ -1,4 +1,4 @@
-"""How far a server came, and what went wrong on the way: plain values."""
+"""How far a server got and what went wrong on the way, as plain values."""
 
 from __future__ import annotations
 

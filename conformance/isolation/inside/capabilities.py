@@ -203,7 +203,7 @@ def _names(adapter: Serves, asked: Question, backend: str) -> dict[str, Any]:
 
 
 def _server(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
-    """Return how far a server came, by the names of the fields of Started; "steps" are left out."""
+    """Return how far a server got, by the names of the fields of Started; "steps" are left out."""
     server = msgspec.json.decode(asked.detail, type=Server)
     started = adapter.start(server, dict(asked.environ))
     return {

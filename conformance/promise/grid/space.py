@@ -143,7 +143,7 @@ class Family:
         return number
 
     def cell(self, number: int) -> Cell:
-        """Return the question that a cell asks; IndexError as coordinates()."""
+        """Return the question that a cell asks. Raises what coordinates() raises."""
         values = [
             axis.values[position]
             for axis, position in zip(self.axes, self.coordinates(number), strict=True)
@@ -233,11 +233,11 @@ class Grid:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def family(self, name: str) -> Family:
-        """Return a family; KeyError for a name that the grid does not have."""
+        """Return a family. Raises KeyError for a name that the grid does not have."""
         return {family.name: family for family in self.families}[name]
 
     def slice(self, slice_id: str) -> Slice:
-        """Return the slice of an id such as "mla[gfx942]"; KeyError if there is none."""
+        """Return the slice of an id such as "mla[gfx942]". Raises KeyError if there is none."""
         return {part.id: part for part in self.slices}[slice_id]
 
 

@@ -103,7 +103,7 @@ class Example:
 
 
 def texts_of(data: Any) -> dict[str, str]:
-    """Return data when it maps variables to texts; ValueError when it does not."""
+    """Return the data if it maps variables to texts. Raises ValueError if it does not."""
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
         raise ValueError(f"{data!r} does not map variables to texts")
     return data

@@ -83,7 +83,7 @@ def _faults(launches: Launches, case: Case, gpu: Gpu) -> Iterator[str]:
         if gpu.family.startswith("CDNA") and (launch.vgpr_spills or launch.scratch_bytes):
             yield (
                 f"{launch.name} spills {launch.vgpr_spills} vector registers,"
-                f" {launch.scratch_bytes} bytes a work-item, to memory"
+                f" {launch.scratch_bytes} bytes per work-item, to memory"
             )
     if multiplies_matrices(gpu, case.request.dtype) and not any(
         launch.matrix_instructions for launch in launches
@@ -111,9 +111,9 @@ def _words(launch: Launch) -> str:
     waves = "?" if launch.occupancy is None else launch.occupancy
     words = (
         f"{launch.name}: {launch.lds_bytes} of {launch.lds_limit} bytes of LDS, {launch.vgprs} VGPRs,"
-        f" {waves} waves a SIMD"
+        f" {waves} waves per SIMD"
     )
     per_score = figures(launch)["vector_per_score"]
     if per_score is None:
         return words
-    return f"{words}, {text(per_score)} vector lane operations a score"
+    return f"{words}, {text(per_score)} vector lane operations per score"

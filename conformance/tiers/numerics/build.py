@@ -348,7 +348,7 @@ def _mark(values: torch.Tensor, total: int, window: int | None) -> None:
 
 
 def _poison(buffer: torch.Tensor, case: Case) -> None:
-    """Fill with NaN; block numbers with one whose block is NaN."""
+    """Fill a buffer with NaN, or a buffer of block numbers with that of a block that holds NaN."""
     if buffer.dtype in FP8.values():
         _bits(buffer).fill_(FP8_NAN[case.fp8])
     elif buffer.is_floating_point():

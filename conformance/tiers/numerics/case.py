@@ -40,7 +40,7 @@ class Case:
 
     Args:
         id: kebab-case, unique, reads like a sentence.
-        why: what it is there to catch.
+        why: what it is meant to catch.
         kind: which computation, and so which method of the backend.
         request: the layer: heads, head size, dtype, cache dtype, block size, features.
         lengths: (new tokens, all tokens) of each request; for MLA prefill, (queries, keys).
@@ -165,9 +165,9 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(_CASE)}
 
 _REMEDIES = {
     "id": "a unique kebab-case sentence in quotes",
-    "why": "what the case is there to catch, in quotes",
+    "why": "what the case is meant to catch, in quotes",
     "kind": f"one of {', '.join(KINDS)}",
-    "lengths": "pairs [new tokens, all tokens], one a request",
+    "lengths": "pairs [new tokens, all tokens], one per request",
     "request": "a table of fields of a request",
     "level": "required or advisory",
     "causal": "true or false",

@@ -28,7 +28,7 @@ class DrawnKind:
     Args:
         kind: of its cases.
         strategy: function of conformance/tiers/strategies.py that they are drawn from.
-        why: what it is there to catch.
+        why: what it is meant to catch.
         level: "required", or "advisory" for what only some backends promise.
     """
 

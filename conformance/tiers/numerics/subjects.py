@@ -95,7 +95,7 @@ BY_KERNEL = _ieee(
 
 
 def named(name: str) -> BackendUnderTest:
-    """Return one of our own backends; KeyError when none has that name."""
+    """Return one of our own backends. Raises KeyError if none has that name."""
     return {one.name: one for one in (*REFERENCES, *OVER_AITER, *BY_KERNEL)}[name]
 
 

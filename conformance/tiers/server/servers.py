@@ -174,7 +174,7 @@ def runs_its_own_kernel(item: CheckItem, flags: str, servers: Sequence[Server]) 
 
 
 def checks_of(servers: Sequence[Server]) -> tuple[Check, ...]:
-    """Return the checks of servers that are described."""
+    """Return the checks of the described servers."""
     return (
         replace(
             starts,

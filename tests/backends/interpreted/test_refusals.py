@@ -351,7 +351,7 @@ MLA_STEPS: dict[str, tuple[dict[str, Any], str]] = {
     "cache dimensions": ({"cache": half()}, "cache has shape ()"),
     "two tokens": (
         {"batch": metadata(query_start_loc=ints(0, 1, 2), slot_mapping=torch.arange(2))},
-        "one token a request, causally; got 5 tokens",
+        "one token per request, causally; got 5 tokens",
     ),
     "narrow table": (
         {

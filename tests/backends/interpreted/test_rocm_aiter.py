@@ -462,8 +462,11 @@ MLA_STEPS: dict[str, tuple[dict[str, Any], str]] = {
     "query heads": ({"query": bf16(1, 8, 576)}, "query has shape (1, 8, 576)"),
     "strided query": ({"query": bf16(1, 32, 576)[:, ::2]}, "expected (1, 16, 576), contiguous"),
     "cache dimensions": ({"cache": bf16()}, "cache has shape ()"),
-    "two tokens": ({"batch": ([2], [4], 2)}, "decodes one token a request, causally; got 2 tokens"),
-    "no token": ({"batch": ([1, 0], [4, 4], 1)}, "one token a request, got 1 for 2 requests"),
+    "two tokens": (
+        {"batch": ([2], [4], 2)},
+        "decodes one token per request, causally; got 2 tokens",
+    ),
+    "no token": ({"batch": ([1, 0], [4, 4], 1)}, "one token per request, got 1 for 2 requests"),
     "narrow table": (
         {"batch": ([1], [17], 1)},
         "a request has 17 tokens, block_table has 1 blocks",

@@ -93,9 +93,9 @@ def test_all_figures_over_their_budgets_are_named() -> None:
     with pytest.raises(AssertionError) as caught:
         kernel().assert_budget(vector_per_score=0.2, narrow_lds=0, matrix=2, occupancy=5)
     assert str(caught.value) == (
-        "attention on gfx942 (clang 22): vector_per_score is 0.25 (vector lane operations a score), the"
+        "attention on gfx942 (clang 22): vector_per_score is 0.25 (vector lane operations per score), the"
         " budget is at most 0.2; narrow_lds is 1 (LDS instructions of 16 bits or fewer an iteration), the"
-        " budget is at most 0; occupancy is 4 (waves a SIMD holds), the budget is at least 5"
+        " budget is at most 0; occupancy is 4 (waves per SIMD), the budget is at least 5"
     )
 
 

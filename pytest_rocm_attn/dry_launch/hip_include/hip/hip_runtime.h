@@ -10,7 +10,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 
-// clang heeds the attribute launch_bounds for CUDA alone. As in HIP, the second bound is in waves a SIMD.
+// clang heeds the attribute launch_bounds for CUDA alone. As in HIP, the second bound is in waves per SIMD.
 #define HIP_LANGUAGE_WORKGROUP(most) __attribute__((amdgpu_flat_work_group_size(1, most)))
 #define HIP_LANGUAGE_WAVES(most, waves) HIP_LANGUAGE_WORKGROUP(most) __attribute__((amdgpu_waves_per_eu(waves)))
 #define HIP_LANGUAGE_THIRD(first, second, third, ...) third

@@ -128,17 +128,20 @@ def _emulate(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
     """Start a backend whose kernels, compiled for a target, are executed on the CPU."""
     import torch
 
+    from pytest_rocm_attn.aiter_probe import probe
     from pytest_rocm_attn.emulator.triton_launch import Emulation
     from pytest_rocm_attn.gpu import Aiter, Gpu
     from pytest_rocm_attn.mock import MockRocm
     from pytest_rocm_attn.mock.triton_driver import activate
 
-    emulation = Emulation()
-    activate(Gpu(gfx), emulation)
+    aiter = probe().state
+    emulation, gpu = Emulation(), Gpu(gfx, aiter)
+    # Servers choose their platform at their import, and would choose the GPU that this machine has.
+    # The driver is the emulation's; tensors and their device are the CPU's.
+    mocks.enter_context(MockRocm(gpu, real_aiter=aiter is Aiter.PRESENT, triton_driver=False))
+    activate(gpu, emulation)
     torch.set_num_threads(1)
-    # The driver is the emulation's.
-    mocked = MockRocm(Gpu(gfx, Aiter.PRESENT), real_aiter=True, triton_driver=False)
-    backend, device = _load(spec, lambda: mocks.enter_context(mocked)), torch.device("cpu")
+    backend, device = _load(spec), torch.device("cpu")
     examine = _examination("")
 
     def try_(case: Case) -> Result:

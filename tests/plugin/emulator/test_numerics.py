@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes.util
 import json
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_rocm_attn.conformance.tiers.numerics.lane import Lane
+from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import known_gpus
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 KERNELS = ("TRITON_ATTN", "TRITON_MLA", "TRITON_ATTN-batch-invariant", "TRITON_MLA-batch-invariant")
@@ -52,6 +60,44 @@ def test_what_launches_no_kernel_is_not_called_emulated(pytester: pytest.Pyteste
     assert report["rows"] == []
     (declined,) = report["declined"]
     assert declined["reason"] == "it launched no Triton kernel: nothing was emulated"
+
+
+# Chooses a platform at its import as vLLM's plugins do: by NVIDIA's library, then by amdsmi.
+CHOOSER = """
+import contextlib, ctypes, torch
+found = [torch.version.hip and "hip", torch.version.cuda and "cuda"]
+with contextlib.suppress(OSError):
+    found.append(ctypes.CDLL("libnvidia-ml.so.1") and "nvidia")
+with contextlib.suppress(ImportError):
+    import amdsmi
+    amdsmi.amdsmi_init()
+    found.append(f"{len(amdsmi.amdsmi_get_processor_handles())} by amdsmi")
+raise ImportError(f"saw {[*filter(None, found[1:])]}, hip {bool(found[0])}")
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_is_imported_under_it_finds_the_emulated_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with an NVIDIA GPU and torch for CUDA as well."""
+    (tmp_path / "libnvidia-ml.so.1").symlink_to(_path_of(ctypes.util.find_library("c") or ""))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text("import torch\ntorch.version.cuda = '13.0'\n")
+    (tmp_path / "chooser.py").write_text(CHOOSER)
+    for arguments, seen in (
+        (("run",), r"saw \['cuda', 'nvidia'.*hip False"),
+        (("emulate", "gfx942"), r"saw \['1 by amdsmi'\], hip True"),
+    ):
+        lane = Lane("chooser:backend", 60.0, *arguments, path=[str(tmp_path)])
+        with contextlib.closing(lane), pytest.raises(BackendUnderTestError, match=seen):
+            lane.start()
+
+
+def _path_of(library: str) -> str:
+    """Return the file of a library that this process has loaded."""
+    with open("/proc/self/maps") as maps:
+        return next(line.split()[-1] for line in maps if line.rstrip().endswith(library))
 
 
 @pytest.mark.slow

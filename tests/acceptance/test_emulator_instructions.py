@@ -69,11 +69,14 @@ def test_no_instruction_of_a_kernel_is_unknown(
         command.append(f"--rocm-attn-backends={backends}")
     path = os.environ.get("PYTHONPATH", "")
     paths = [str(folder)] if folder is not None else []
+    # aiter 0.1.7 would not be imported on gfx1201; Triton compiles for the target all the same
+    archs = {"GPU_ARCHS": "gfx942"} if folder == AITER else {}
     done = subprocess.run(
         command,
         cwd=tmp_path,
         env={
             **os.environ,
+            **archs,
             "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [path])]),
             "TRITON_CACHE_DIR": str(tmp_path / "cache"),
         },

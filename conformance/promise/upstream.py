@@ -84,16 +84,24 @@ def found(
         said = release.parse(version)
     except ValueError:
         said = None
-    words = "nothing" if said is None else version
     if said is not None:
         # A version between two releases, as of a branch, belongs to the one before it.
         meant = max((one for one in known if one <= said), default=None)
         if meant in possible and (said[:2] == meant[:2] or said > max(known)):
-            same = "its own" if distances[meant] == 0 else f"{distances[meant]} differences from it"
-            return Upstream(meant, f"its version says {words}, and its shape is {same}")
-    trusted = (
-        "its version says nothing" if said is None else f"its version says {words}, which its shape"
+            return Upstream(
+                meant, f"its version says {version}, and {_shape(meant, distances[meant])}"
+            )
+        if said[:2] == alike[:2]:  # an earlier patch than those that are known
+            return Upstream(alike, f"its version says {version}, and {_shape(alike, nearest)}")
+    says = "nothing" if said is None else f"{version}, which its shape contradicts"
+    return Upstream(alike, f"nearest in shape, with {nearest} differences; its version says {says}")
+
+
+def _shape(one: Release, far: int) -> str:
+    theirs = f"that of {release.words(one)}"
+    plural = "" if far == 1 else "s"
+    return (
+        f"its shape differs from {theirs} in {far} feature{plural}"
+        if far
+        else f"its shape is {theirs}"
     )
-    if said is not None:
-        trusted += " contradicts"
-    return Upstream(alike, f"nearest in shape, with {nearest} differences; {trusted}")

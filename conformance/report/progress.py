@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pytest
 
 MARK = "rocm-attn: "  # what each line about a run begins with
 PATIENCE = 2.0  # seconds in which nothing is shown: most work is done by then
-REFRESH, EVERY = 0.5, 10.0  # seconds between two texts: on a terminal, in a file
+REFRESH = 0.5  # seconds between two texts on a terminal
+FIRST, LONGEST = 10.0, 160.0  # seconds to the first line in a file, and at most between two
+
+
+def pauses(*, in_place: bool) -> Iterator[float]:
+    """Yield the seconds before each text: in a file ever more, so that a slow run has few lines."""
+    if in_place:
+        yield PATIENCE
+        yield from itertools.repeat(REFRESH)
+    pause = FIRST
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST)
 
 
 class Progress:
@@ -25,7 +38,7 @@ class Progress:
         describe: returns the text. It is called from another thread.
         in_place: returns what shows a text, or "" to clear it, at the terminal's cursor; None for a
             file.
-        before: stands before each line of a file.
+        before: returns what stands before a line of a file.
     """
 
     def __init__(
@@ -33,7 +46,7 @@ class Progress:
         file: IO[Any],
         describe: Callable[[], str],
         in_place: Callable[[str], str] | None,
-        before: str = "",
+        before: Callable[[], str] = str,
     ) -> None:
         self._describe = describe
         self._in_place = in_place
@@ -49,13 +62,13 @@ class Progress:
             self._thread.start()
 
     def _show(self) -> None:
-        pause = EVERY if self._in_place is None else REFRESH
-        wait, shown = (pause if self._in_place is None else PATIENCE), False
-        while not self._over.wait(wait):
-            wait, shown = pause, True
-            text = self._describe()
+        shown = False
+        for pause in pauses(in_place=self._in_place is not None):
+            if self._over.wait(pause):
+                break
+            shown, text = True, self._describe()
             self._write(
-                f"{self._before}{text}\n" if self._in_place is None else self._in_place(text)
+                f"{self._before()}{text}\n" if self._in_place is None else self._in_place(text)
             )
         if self._in_place is not None and shown:
             self._write(self._in_place(""))
@@ -86,8 +99,16 @@ def beside_pytest(config: pytest.Config, describe: Callable[[], str]) -> Progres
         room = writer.fullwidth - writer.width_of_current_line - 1
         return f"\x1b7{text[: max(0, room)]}\x1b[K\x1b8"
 
-    # In a file pytest may be in the middle of a line.
-    return Progress(writer._file, describe, at_cursor if writer.hasmarkup else None, before="\n")
+    last = 0
+
+    def to_a_new_line() -> str:
+        # In a file pytest may be in the middle of a line, but not if it wrote nothing after ours.
+        nonlocal last
+        before, last = last, writer.width_of_current_line
+        return "\n" if last not in (0, before) else ""
+
+    in_place = at_cursor if writer.hasmarkup else None
+    return Progress(writer._file, describe, in_place, to_a_new_line)
 
 
 def on_own_line(file: IO[str], describe: Callable[[], str]) -> Progress:

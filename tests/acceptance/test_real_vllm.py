@@ -18,6 +18,7 @@ import pytest
 
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+PLATFORM = "vllm.platforms.rocm:RocmPlatform"
 BLOCK_SIZES = re.compile(r"explicit-triton-mla-refuses-block-size-\d+(-with-aiter-on)?")
 OVERRIDES = re.compile(
     r"(explicit-(triton-attn|rocm-attn|aiter-unified)-(wins-over|is-honoured-with)-.*"
@@ -28,28 +29,35 @@ OVERRIDES = re.compile(
 def run(
     release: str,
     tmp_path: Path,
-    selector: str = "vllm.platforms.rocm:RocmPlatform",
-    options: tuple[str, ...] = ("--rocm-attn-contract=pr-26980",),
+    selector: str = PLATFORM,
+    options: tuple[str, ...] = ("--rocm-attn-contract=pr-26980", "-q"),
 ) -> list[dict[str, Any]]:
+    return printed_and_rows(release, tmp_path, selector, options)[1]
+
+
+def printed_and_rows(
+    release: str, tmp_path: Path, selector: str, options: tuple[str, ...]
+) -> tuple[list[str], list[dict[str, Any]]]:
     folder = RELEASES / release
     if not folder.is_dir():
         pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
     report = tmp_path / "report.json"
-    subprocess.run(
+    done = subprocess.run(
         [
             PYTHON,
-            *("-m", "pytest", "-q", "--rocm-attn-conformance"),
+            *("-m", "pytest", "--rocm-attn-conformance"),
             *options,
             f"--rocm-attn-selector={selector}",
             f"--rocm-attn-report={report}",
         ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
         check=False,
         timeout=900,
     )
-    rows: list[dict[str, Any]] = json.loads(report.read_text())["rows"]
-    return rows
+    return done.stdout.splitlines(), json.loads(report.read_text())["rows"]
 
 
 @pytest.mark.slow
@@ -103,7 +111,7 @@ def test_vllm_0_12_0_has_by_its_age_the_required_shortfalls_of_the_original_cont
     tmp_path: Path,
 ) -> None:
     original = run("0.12.0", tmp_path)
-    by_age = run("0.12.0", tmp_path, options=())
+    by_age = run("0.12.0", tmp_path, options=("-q",))
     rows = {row["id"] for row in original}
     expected = required_shortfalls(original)
     assert {one for one in required_shortfalls(by_age) if one[0] in rows} == expected != set()
@@ -116,3 +124,18 @@ def test_both_depths_of_vllm_0_12_0_fall_short_in_the_same_required_rows(tmp_pat
     depths = [run("0.12.0", tmp_path), run("0.12.0", tmp_path, chain("0.12.0"))]
     short = [{(r["id"], str(r["gpu"])) for r in rows if r["verdict"] == "fail"} for rows in depths]
     assert short[0] == short[1] != set()
+
+
+@pytest.mark.slow
+def test_the_documented_tier_of_0_33_0_is_a_screen_that_names_what_it_judged_by(
+    tmp_path: Path,
+) -> None:
+    printed, rows = printed_and_rows("0.33.0", tmp_path, PLATFORM, ("--rocm-attn-tier=documented",))
+    assert len(rows) > 1000
+    assert len(printed) <= 60, printed
+    assert (
+        "rocm-attn: judged by vLLM 0.33.0"
+        " (its version says 0.33.0, and its shape is that of 0.33.0)"
+    ) in printed
+    assert f"Answers like unmodified vLLM 0.33.0 in all {len(rows):,} items." in printed
+    assert not [row["id"] for row in rows if row["verdict"] in ("fail", "crash", "error")]

@@ -42,6 +42,16 @@ def test_what_was_chosen_is_said_with_the_reason() -> None:
     assert str(lying) == f"vLLM {release.words(NEWEST)}"
 
 
+def test_the_version_of_an_earlier_patch_does_not_contradict_its_shape() -> None:
+    earlier = upstream.found(KNOWN[0, 19, 1], "0.19.0", KNOWN)
+    assert earlier == upstream.Upstream(
+        (0, 19, 1), "its version says 0.19.0, and its shape is that of 0.19.1"
+    )
+    fork = upstream.found(KNOWN[0, 11, 2] | {"backend:OURS"}, "0.11.1+ours", KNOWN)
+    assert fork.release == (0, 11, 2)
+    assert "0.11.1+ours, and its shape differs from that of 0.11.2 in 1 feature" in fork.why
+
+
 def test_a_minor_release_alone_is_its_newest_patch() -> None:
     assert upstream.given("0.25").release == (0, 25, 1)
     assert upstream.given("0.20.0").release == (0, 20, 0)

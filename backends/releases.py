@@ -80,7 +80,7 @@ def policy_of(release: str) -> Policy:
 def _policy(release: str) -> Policy:
     version = declarations.version_of(release)[:2]
     if version < (0, 12):
-        return _overriding(release)
+        return _overriding(release, version)
     return _named_first(release, version) if version < (0, 18) else _candidates(release, version)
 
 
@@ -145,7 +145,7 @@ def _registry(version: Version) -> tuple[str, ...]:
     return (*always, *(name for name, there in changed.items() if there))
 
 
-def _overriding(release: str) -> Policy:
+def _overriding(release: str, version: Version) -> Policy:
     source = f"{ROCM}, get_attn_backend_cls (v{release}), before PR #26980"
     rules = [
         Rule(name, backend, when, source)
@@ -164,7 +164,7 @@ def _overriding(release: str) -> Policy:
             ("default", "TRITON_ATTN", ()),
         )
     ]
-    names = _registry(_EVER)
+    names = _registry(version)
     sparse = _like(
         SPARSE_MLA,
         source,

@@ -51,28 +51,30 @@ _GAP = r"[\s_-]*"
 _SPELLED = {
     Reason.UNKNOWN_NAME: r"valid (options|names|value)|unknown (attention )?backend|of that name",
     Reason.MISSING: r"import|not (installed|available)|amd-aiter|must be registered",
-    Reason.CACHE_DTYPE: rf"cache{_GAP}d?types?\b|(fp8|nvfp4|int\d)\w* (kv )?cache|per-token",
+    Reason.CACHE_DTYPE: rf"cache{_GAP}(d?types?\b|format|precision)|\bcaches? (of|in|as) \w"
+    r"|(fp8|nvfp4|int\d)\w* (kv )?cache|per-token",
     Reason.ATTENTION_TYPE: rf"att(ention|n){_GAP}type|cross-attention|\bencoder",
     Reason.MM_PREFIX: rf"multi-?modal|mm{_GAP}prefix|prefix-?lm",
     Reason.SINKS: r"\bsinks?\b",
     Reason.PER_HEAD_SCALES: rf"per{_GAP}head{_GAP}(quant|scale)",
-    Reason.SLIDING_WINDOW: rf"sliding{_GAP}window",
+    Reason.SLIDING_WINDOW: rf"sliding{_GAP}window|\bwindow(s|ed)?\b|local attention",
     Reason.RSWA: r"\br-?swa\b",
     Reason.BATCH_INVARIANCE: rf"batch{_GAP}invarian",
-    Reason.KV_CONNECTOR: rf"kv{_GAP}connector",
+    Reason.KV_CONNECTOR: r"connectors?\b",
     Reason.ADAPTIVE: rf"adaptive{_GAP}verification|query lens mismatch",
     Reason.DCP: rf"\bdcp\b|decode{_GAP}context{_GAP}parallel",
     Reason.PCP: rf"\bpcp\b|prefill{_GAP}context{_GAP}parallel",
     Reason.NON_CAUSAL: rf"non{_GAP}causal",
     Reason.NON_SPARSE: rf"non{_GAP}sparse",
     Reason.SPARSE: r"(?<!non-)\bsparse\b",
-    Reason.NON_MLA: rf"\bnon{_GAP}mla\b|(layer|model|request) is not mla\b",
+    Reason.NON_MLA: rf"\bnon{_GAP}mla\b|(layer|model|request) is not mla\b"
+    r"|\b(for|with) mla( layers| models)? only\b|\bonly (for |models |layers )?(with )?mla\b",
     Reason.MLA: r"(?<!non-)(?<!non_)(?<!non )\bmla\b",
-    Reason.BLOCK_SIZE: rf"block{_GAP}sizes?",
-    Reason.HEAD_SIZE: rf"head{_GAP}(sizes?|dim)",
+    Reason.BLOCK_SIZE: rf"(block|page){_GAP}sizes?|\b(blocks?|pages?) (of|with)\b",
+    Reason.HEAD_SIZE: rf"head{_GAP}(sizes?|dim)|\bheads? (of|with) \d",
     Reason.LAYOUT: r"layout",
-    Reason.DTYPE: r"(?<!cache )(?<!cache_)(?<!cache-)\bd(ata )?types?\b",
-    Reason.GPU: r"compute capability|architecture|\bgfx\d|\b[rc]dna|on this device",
+    Reason.DTYPE: r"(?<!cache )(?<!cache_)(?<!cache-)\bd(ata )?types?\b|\bb?float(16|32|64)?\b|\b(bf|fp)(16|32)\b",
+    Reason.GPU: r"compute capability|architecture|\bgfx\d|\b[rc]dna|on this (device|gpu)",
 }
 _PATTERNS = {reason: re.compile(words, re.IGNORECASE) for reason, words in _SPELLED.items()}
 _REQUEST = re.compile(r"\w+Config\([^()]*\)")  # as a NamedTuple or a dataclass shows itself

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
+PAGE = Path(__file__).parents[2] / "docs" / "real-vllm.md"
 PLATFORM = "vllm.platforms.rocm:RocmPlatform"
 BLOCK_SIZES = re.compile(r"explicit-triton-mla-refuses-block-size-\d+(-with-aiter-on)?")
 OVERRIDES = re.compile(
@@ -60,12 +62,25 @@ def printed_and_rows(
     return done.stdout.splitlines(), json.loads(report.read_text())["rows"]
 
 
+def counted(rows: list[dict[str, Any]], *verdicts: str) -> Counter[str]:
+    """Return on how many platforms each row falls short."""
+    return Counter(row["id"] for row in rows if row["verdict"] in verdicts)
+
+
+def listed(release: str) -> Counter[str]:
+    """Return what docs/real-vllm.md lists of it."""
+    _, _, section = PAGE.read_text("utf-8").partition(f"\n## vLLM {release}\n")
+    lines = re.findall(r"^ +(\d+) ([\w-]+)$", section.partition("\n## ")[0], re.MULTILINE)
+    return Counter({row: int(count) for count, row in lines})
+
+
 @pytest.mark.slow
 def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(tmp_path: Path) -> None:
     rows = run("0.12.0", tmp_path)
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert failed
     assert all(BLOCK_SIZES.fullmatch(row) for row in failed)
+    assert counted(rows, "fail", "advisory") == listed("0.12.0")
     assert not any(row["outcome"]["kind"] == "crashed" for row in rows)
 
 
@@ -75,6 +90,7 @@ def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(tmp_path: Path) ->
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert "explicit-triton-attn-wins-over-aiter" in failed
     assert all(BLOCK_SIZES.fullmatch(row) or OVERRIDES.fullmatch(row) for row in failed)
+    assert counted(rows, "fail") == listed("0.11.2")
     assert not any(row["outcome"]["kind"] == "crashed" for row in rows)
 
 
@@ -115,6 +131,7 @@ def test_vllm_0_12_0_has_by_its_age_the_required_shortfalls_of_the_original_cont
     rows = {row["id"] for row in original}
     expected = required_shortfalls(original)
     assert {one for one in required_shortfalls(by_age) if one[0] in rows} == expected != set()
+    assert counted(by_age, "advisory") == counted(original, "advisory")
     # The rows that the contract by age adds are known defects of the release, each.
     assert not [row["id"] for row in by_age if row["verdict"] in ("fail", "crash", "error")]
 

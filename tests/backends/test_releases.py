@@ -540,6 +540,15 @@ def test_batch_invariance_is_asked_for_by_variable_or_request(release: str) -> N
     assert answer("0.19", Request(use_batch_invariant=True), gpu, {}) == "ROCM_ATTN"
 
 
+def test_the_variable_of_batch_invariance_is_read_before_backends_are_asked_for_it() -> None:
+    variable = "VLLM_BATCH_INVARIANT"
+    read = [release for release in RELEASES if variable in policy_of(release).reads]
+    assert read == [r for r in RELEASES if upstream_release.parse(r) >= (0, 19, 0)]
+    selection = select(Request(), Flags({variable: "1"}), Gpu("gfx942"), "0.19")
+    assert selection.backend == "ROCM_ATTN"
+    assert variable not in {step.rule for step in selection.trace}
+
+
 def test_how_to_get_a_backend_of_a_release() -> None:
     gpu = Gpu("gfx942")
     assert how_to_get("ROCM_ATTN", Request(), gpu, "0.33") == ({},)

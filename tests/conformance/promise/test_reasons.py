@@ -49,6 +49,29 @@ def test_a_release_s_list_gives_one_reason_an_entry(text: str, reason: str) -> N
     assert reasons_in(nothing) == {Reason(reason)}
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a head of 112 is more than X can do", "head-size"),
+        ("X has no kernels for torch.float32", "dtype"),
+        ("queries in bf16 are not implemented", "dtype"),
+        ("cache of nvfp4 is not readable by X", "kv-cache-dtype"),
+        ("the precision of the model and the cache format differ", "kv-cache-dtype"),
+        ("pages of 8 tokens cannot be used", "block-size"),
+        ("page_size must be a multiple of 16", "block-size"),
+        ("connectors cannot read its cache", "kv-connector"),
+        ("this is for MLA only", "non-mla"),
+        ("serves only models with MLA", "non-mla"),
+        ("no MLA here", "mla"),
+        ("windowed layers are not implemented", "sliding-window"),
+        ("does not run on this GPU", "gpu"),
+    ],
+)
+def test_a_fork_may_word_a_reason_in_its_own_way(text: str, reason: str) -> None:
+    named = f"Selected backend X is not valid for this configuration. Reason: ['{text}']"
+    assert reasons_in(named) == {Reason(reason)}
+
+
 def test_what_the_request_is_like_is_no_reason() -> None:
     message = f"No valid backend for {REQUEST}. Reasons: {{A_B: [dtype not supported, MLA not"
     assert reasons_in(message + " supported], C: []}.") == {Reason.DTYPE, Reason.MLA}
@@ -66,6 +89,7 @@ def test_what_the_request_is_like_is_no_reason() -> None:
         ("Unknown attention backend: ''. Valid options are: TRITON_ATTN", {"unknown-name"}),
         ("'' is not a valid value. Valid: TRITON_ATTN", {"unknown-name"}),
         ("TRITON_MLA is MLA, and the layer is not MLA", {"mla", "non-mla"}),
+        ("Aiter MLA only supports 16 or 128 number of heads", {"mla"}),
         ("no", set()),
     ],
 )

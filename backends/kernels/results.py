@@ -75,7 +75,7 @@ def write_result(
         total = tl.where(drained, total * 0.0 + 1.0, total)
         top = tl.where(drained, sink, top)
     nothing = total == 0  # was seen: the answer is zero
-    acc = acc / tl.where(nothing, 1.0, total)[:, None] * v_scale
+    acc = acc * (1.0 / tl.where(nothing, 1.0, total))[:, None] * v_scale  # one division a row
     written = valid
     if SPLIT:
         written = valid & ~nothing

@@ -18,9 +18,10 @@ LOG2E = tl.constexpr(1.4426950408889634)
 def log2_score(s, distance, slope, scale, soft_cap, HAS_ALIBI: tl.constexpr):
     """Return scores in base 2 from dot products; distance is the query's position less the key's."""
     if soft_cap is not None or HAS_ALIBI:
-        s = s * scale
-        if soft_cap is not None:
-            s = soft_cap * (2 * tl.sigmoid(2 * s / soft_cap) - 1)
+        if soft_cap is not None:  # soft_cap * tanh(s * scale / soft_cap)
+            s = soft_cap - 2 * soft_cap / (1 + tl.exp2(s * (scale * 2 * LOG2E / soft_cap)))
+        else:
+            s = s * scale
         if HAS_ALIBI:
             s -= slope * distance.to(tl.float32)
         s = s * LOG2E

@@ -5,7 +5,11 @@
 Takes the kernels that the cases with such a name launch, and runs on the emulator up to 24 named cases that launch
 each of them. Then it runs these cases again and again with one executed instruction of the kernels
 dropped, or with one constant larger by one (1.0 for a float's 0), until one case notices.
-Prints how many changes gave a wrong result or a fault, and what the others changed. Instructions that compute nothing by their definition are left alone.
+Prints each change with what it gave, a wrong result or a fault, and if it gave neither, what it changed. Instructions that compute nothing by their definition are left alone.
+
+A change without effect is one that no other instruction sees, in any of the cases: each writes what it writes in the
+unchanged program, every time. It is the same if the other instructions that see it are steps of one division, and
+the division's quotient is the same every time. Both are counted apart.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import random
 import re
 import sys
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,8 +33,9 @@ from pytest_rocm_attn.conformance.tiers.numerics import judge
 from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
 from pytest_rocm_attn.emulator import launch
 from pytest_rocm_attn.emulator.assembly import Instruction, read_assembly
-from pytest_rocm_attn.emulator.machine import FULL, Machine, Waves
+from pytest_rocm_attn.emulator.machine import FULL, SCALAR_KEY, SCC_KEY, Machine, Waves
 from pytest_rocm_attn.emulator.scheduler import Code
+from pytest_rocm_attn.emulator.step import Step
 from pytest_rocm_attn.emulator.triton_launch import Emulation
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.mock import triton_driver
@@ -39,7 +45,11 @@ IDLE = re.compile(
     r"s_(nop|delay_alu|clause|endpgm|setprio|sleep|wait_alu|waitcnt_depctr|code_end|set_inst|sendmsg)"
     r"|(buffer|global|s_dcache|s_icache|s_prefetch)_(\w*inv\w*|wb\w*|data|inst)"
 )
+NO_EFFECT = "no other instruction sees a difference"
+SAME_QUOTIENT = "a step of a division whose quotient is the same"
 MOST_CASES = 24  # that are asked for each kernel
+# Between v_div_scale and v_div_fixup, which corrects what they approximate.
+DIVIDES = re.compile(r"v_(div_scale|div_fmas|rcp|fma|fmac|mul|pk_fma|pk_mul)_(legacy_)?f(32|64|16)")
 NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
 # What takes 0 as a float, or moves it: the next integer would be a denormal.
 FLOAT = re.compile(r"_(b?f16|f32|f64)|v_mov_b32|v_accvgpr_write")
@@ -146,6 +156,49 @@ def unknown(code: Code, number: int) -> Code:
     return result
 
 
+def recording(code: Code, seen: dict[int, int]) -> Code:
+    """Return the program, whose instructions note what they write, or decide, in a checksum each."""
+
+    def note(index: int, values: Any) -> None:
+        seen[index] = zlib.crc32(np.ascontiguousarray(values), seen.get(index, 0))
+
+    def noted(index: int, step: Step) -> Step:
+        def run(machine: Machine, waves: Waves) -> None:
+            step.run(machine, waves)
+            for key in step.writes:
+                if key < SCALAR_KEY:
+                    whole = machine.exec_is_full or step.everywhere
+                    note(index, machine.vector[key] if whole else machine.vector[key][machine.exec])
+                else:
+                    note(index, machine.scc if key == SCC_KEY else machine.scalar[key - SCALAR_KEY])
+
+        def decide(machine: Machine, waves: Waves) -> Any:
+            assert step.decide is not None
+            decided = step.decide(machine, waves)
+            note(index, decided)
+            return decided
+
+        return replace(step, run=run, decide=decide if step.decide else None)
+
+    class Recorded(Code):
+        def step(self, index: int) -> Step:
+            found = self.steps[index]
+            if found is None:
+                found = self.steps[index] = noted(index, code.step(index))
+            return found
+
+    return Recorded(code.program, code.lanes)
+
+
+def divides(code: Code, number: int, seeing: set[int]) -> bool:
+    """Whether instructions, which see a change of another, are steps of the division that this one is in."""
+    instructions = code.program.instructions
+    names = [instructions[one].name for one in (number, *seeing)]
+    after = (one.name for one in instructions[max(number, *seeing) + 1 :])
+    until = next((n for n in after if n.startswith(("v_div_fixup", "s_cbranch", "s_branch"))), "")
+    return all(map(DIVIDES.match, names)) and until.startswith("v_div_fixup")
+
+
 def launches_by_case(backend: Any) -> dict[str, set[Any]]:
     """Return which kernels each named case of a backend launches, without compiling one."""
     seen: set[Any] = set()
@@ -196,6 +249,9 @@ def main() -> None:
     cases = {case.id: case for case in shipped() if case.id in asked(kernels, chosen, draw)}
     usual: dict[str, list[tuple[str, list[Bytes]]]] = {}
     answers: dict[str, Any] = {}  # the oracle's, by case
+    usually_seen: dict[tuple[str, str], dict[int, int]] = {}
+    addresses: defaultdict[str, set[int]] = defaultdict(set)  # instructions that compute them
+    kept: list[torch.Tensor] = []  # so that other tensors lie elsewhere
     oracle = judge.reference_of
 
     def examined(instead: dict[str, Code], case: str) -> Any:
@@ -231,12 +287,38 @@ def main() -> None:
     ]
     draw.shuffle(places)
 
-    def why(text: str, instruction: Instruction, kind: str) -> str:
+    def seeing(text: str, changed: Code, number: int) -> set[int]:
+        """Return which other instructions see a change, in any of the cases.
+
+        What differs between runs of the unchanged program is an address, as tensors lie elsewhere each time.
+        What is loaded from an address, and what is left in a tensor, is compared all the same.
+        """
+        differ: set[int] = set()
+        for case, launches in usual.items():
+            if any(text == launched for launched, _ in launches):
+                runs: list[dict[int, int]] = []
+                for code in (changed, ready(text)):
+                    runs.append({})
+                    kept.append(torch.empty(random.randrange(100_000)))
+                    examined({text: recording(code, runs[-1])}, case)
+                now, again = runs
+                first = usually_seen.setdefault((text, case), again)
+                addresses[text] |= {i for i in first if first[i] != again.get(i)}
+                differ |= {i for i in first.keys() | now if first.get(i) != now.get(i)}
+        return differ - addresses[text] - {number}
+
+    def why(text: str, instruction: Instruction, changed: Code, kind: str) -> str:
         """Return the class of a change that was not noticed."""
         if instruction.name.startswith("s_wait"):
             return "a wait: another one covers it"
         if instruction.name.startswith("s_cbranch"):
             return "a branch: the code is right without it"
+        if kind == "unchanged":
+            others = seeing(text, changed, instruction.index)
+            if not others:
+                return NO_EFFECT
+            if divides(changed, instruction.index, others):
+                return SAME_QUOTIENT
         if kind == "right":
             return "the bytes of a tensor differ, and the error is within its bound"
         if kind_of(noticed(text, unknown(ready(text), instruction.index))) == "unchanged":
@@ -244,24 +326,21 @@ def main() -> None:
         return "the result is the same"
 
     found: Counter[str] = Counter()
-    survivors: dict[str, Counter[str]] = {}
     for text, instruction in places[:count]:
         changed, how = mutant(ready(text), instruction, draw)
         finding = noticed(text, changed)
-        kind = kind_of(finding)
-        found[kind] += 1
+        kind, reason = kind_of(finding), ""
         if kind in ("unchanged", "right"):
-            reason = why(text, instruction, kind)
-            survivors.setdefault(reason, Counter())[f"{how} {instruction.text}"] += 1
-        if kind == "crash":
-            print(instruction, finding.words[:300])
-    seen = found.total() - found["unchanged"] - found["right"]
+            reason = why(text, instruction, changed, kind)
+        elif kind == "crash":
+            reason = finding.words[:300]
+        found["without effect" if reason in (NO_EFFECT, SAME_QUOTIENT) else kind] += 1
+        print(gfx, name, wanted, kind, f"{how} {instruction.text}", reason, sep="\t", flush=True)
+    seen = found["wrong"] + found["fault"] + found["refused"] + found["crash"]
     print(
-        f"{gfx} {name} {wanted} ({len(changed_here)} kernels, {len(cases)} cases): {seen} of"
-        f" {found.total()} noticed, {dict(found)}; {len(places)} executed instructions"
+        f"{seen} of {found.total()} noticed, {dict(found)}; {len(cases)} cases,"
+        f" {len(changed_here)} kernels, {len(places)} executed instructions"
     )
-    for reason, counts in survivors.items():
-        print(f"  {reason}: {counts.total()}", dict(counts.most_common()), flush=True)
 
 
 if __name__ == "__main__":

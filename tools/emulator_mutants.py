@@ -304,9 +304,9 @@ def main() -> None:
         others = seeing(text, changed, instruction.index)
         if not others:
             return NO_EFFECT
-        if divides(changed, instruction.index, others):
+        if divides(ready(text), instruction.index, others):
             return SAME_QUOTIENT
-        names = [changed.program.instructions[one].name for one in sorted(others)]
+        names = [ready(text).program.instructions[one].name for one in sorted(others)]
         return f"the tensors are the same\t{len(names)}: {' '.join(names[:8])}"
 
     found: Counter[str] = Counter()

@@ -3,8 +3,8 @@
 The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits as uint16 and then
 multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
 nearest even; its conversions to fp8 lose the carry into the exponent (7.73 becomes 4 as e5m2), truncate
-subnormal numbers and break ties upward. It has no name for the fp8 types of gfx942. And it cannot use a
-loaded scalar as a loop bound on NumPy 2.4.
+subnormal numbers and break ties upward. It has no bfloat16 constants, and no name for the fp8 types of gfx942.
+And it cannot use a loaded scalar as a loop bound on NumPy 2.4.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def repair() -> None:
     _round_to_bfloat16(builder, interpreter.TensorHandle)
     _round_to_fp8(interpreter)
     _compute_in_float32(builder, interpreter.TensorHandle)
+    _sum_in_float32(interpreter)
 
 
 def _accept_one_element_as_index(interpreter: Any) -> None:
@@ -68,6 +69,7 @@ def _name_the_fnuz_types(interpreter: Any) -> None:
 
 
 def _round_to_bfloat16(builder: Any, handle: Any) -> None:
+    import numpy as np
     import triton.language as tl
 
     cast, convert = builder.cast_impl, builder.create_fp_to_fp
@@ -89,7 +91,12 @@ def _round_to_bfloat16(builder: Any, handle: Any) -> None:
         result = converted(src, dst_type)
         return convert(self, src, dst_type, rounding) if result is None else result
 
+    def get_bf16(self: Any, value: float) -> Any:
+        """Return a constant, which Triton has for float16 and float32 alone."""
+        return handle(_encode(np.array([value], dtype=np.float32)), tl.bfloat16)
+
     builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
+    builder.get_bf16 = get_bf16
 
 
 def _round_to_fp8(interpreter: Any) -> None:
@@ -137,6 +144,22 @@ def _compute_in_float32(builder: Any, handle: Any) -> None:
         return handle(result if result.dtype == bool else _encode(result), tl.bfloat16)
 
     builder.create_dot, builder.binary_op = create_dot, binary_op
+
+
+def _sum_in_float32(interpreter: Any) -> None:
+    """Sum bfloat16 numbers, not their bits; the largest and the smallest are found in float32 already."""
+    import numpy as np
+    import triton.language as tl
+
+    add = interpreter.ReduceOps.sum
+
+    def sum_of(self: Any, given: Any) -> Any:
+        if given.dtype.scalar != tl.bfloat16:
+            return add(self, given)
+        numbers = np.sum(_decode(given.handle.data), axis=self.axis, keepdims=self.keep_dims)
+        return self.to_tensor(_encode(numbers).reshape(numbers.shape), given.dtype)
+
+    interpreter.ReduceOps.sum = sum_of
 
 
 def _decode(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

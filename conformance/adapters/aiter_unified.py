@@ -10,10 +10,15 @@ name another one in its variable GPU_ARCHS.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pytest_rocm_attn import aiter_probe
 from pytest_rocm_attn.conformance.adapters.unified import Unified, first_home
 from pytest_rocm_attn.errors import BackendUnderTestError
 from pytest_rocm_attn.gpu import Aiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # docs/reference/aiter.md#unified-attention, newest first.
 HOMES = (
@@ -27,12 +32,31 @@ _MENDS = {
 }
 
 
-class UnifiedAttention(Unified):
-    """aiter's ``unified_attention``, the kernel of ROCM_AITER_UNIFIED_ATTN.
+def function_of_aiter(homes: tuple[str, ...], name: str) -> Callable[..., Any]:
+    """Return a function of AMD's aiter from the first of its homes that has it.
 
     Raises:
         BackendUnderTestError: AMD's aiter is absent, broken or the unrelated package, or has no such
             function.
+    """
+    probed = aiter_probe.probe()
+    if probed.state is not Aiter.PRESENT:
+        raise BackendUnderTestError(
+            f"AMD's aiter is {probed.state.value}: {probed.reason}; {_MENDS[probed.state]}"
+        )
+    function, why_not = first_home(homes, name)
+    if function is None:
+        raise BackendUnderTestError(
+            f"aiter's {name} is in none of its known modules ({why_not}); {probed.reason}"
+        )
+    return function
+
+
+class UnifiedAttention(Unified):
+    """aiter's ``unified_attention``, the kernel of ROCM_AITER_UNIFIED_ATTN; it chooses one kernel or a split one.
+
+    Raises:
+        BackendUnderTestError: see function_of_aiter().
     """
 
     name = "AITER"
@@ -40,14 +64,4 @@ class UnifiedAttention(Unified):
     reads_unused_slots = True  # where a tile is a block, the kernel loads all of it (0.1.7)
 
     def __init__(self) -> None:
-        probed = aiter_probe.probe()
-        if probed.state is not Aiter.PRESENT:
-            raise BackendUnderTestError(
-                f"AMD's aiter is {probed.state.value}: {probed.reason}; {_MENDS[probed.state]}"
-            )
-        function, why_not = first_home(HOMES)
-        if function is None:
-            raise BackendUnderTestError(
-                f"aiter's unified_attention is in none of its known modules ({why_not}); {probed.reason}"
-            )
-        super().__init__(function)
+        super().__init__(function_of_aiter(HOMES, "unified_attention"))

@@ -54,6 +54,12 @@ _HALF = ("float16", "bfloat16")
 _FP8 = ("float8_e4m3fn", "float8_e4m3fnuz")
 _PAGED_ROCM = "vllm-project/vllm v0.33.0, csrc/rocm/attention_dispatch.cu and attention_kernels.cuh"
 _CK_VARLEN = "ROCm/aiter v0.1.20.post1, csrc/py_itfs_ck/mha_varlen_fwd_kernels.cu"
+_ASM_VARLEN = (
+    "ROCm/aiter v0.1.10.post2, csrc/cpp_itfs/mha_fwd.cu: 'invalid argument for fmha_v3_varlen_fwd'"
+)
+_MLA_STAGE = (
+    "ROCm/aiter v0.1.7.post2, csrc/py_itfs_cu/asm_mla.cu: 'unsupport current data type or shape'"
+)
 _GLUON = "ROCm/aiter v0.1.20.post1, aiter/ops/triton/gluon/mla_gluon.py; vllm-project/vllm#51964"
 _DECODE_GLUON = "ROCm/aiter v0.1.16.post2, aiter/ops/triton/gluon/mla_decode_gluon.py"
 _UNIFIED = "aiter/ops/triton/attention/unified_attention.py"
@@ -83,6 +89,12 @@ NEEDS = (
     Need("aiter.flash_attn_varlen_func", "head size", range(8, 257, 8), _CK_VARLEN),
     Need("aiter.flash_attn_varlen_func", "value head size", range(8, 257, 8), _CK_VARLEN),
     Need("aiter.flash_attn_varlen_func", "dtype", (*_HALF, *_FP8), _CK_VARLEN),
+    # The two that aiter.flash_attn_varlen_func chooses between. Releases before built CK into the assembly's module.
+    Need("mha_varlen_fwd", "GPU", _CK, _CK_VARLEN),
+    Need("mha_varlen_fwd", "head size", range(8, 257, 8), _CK_VARLEN),
+    Need("mha_varlen_fwd", "value head size", range(8, 257, 8), _CK_VARLEN),
+    Need("mha_varlen_fwd", "dtype", (*_HALF, *_FP8), _CK_VARLEN),
+    Need("fmha_v3_varlen_fwd", "GPU", ("gfx942", "gfx950"), _ASM_VARLEN, since="v0.1.10.post2"),
     Need("mla_gluon", "GPU", ("gfx950",), _GLUON),
     Need("mla_gluon", "head size", (512,), _GLUON),
     Need("mla_gluon", "heads", (*range(1, 97), 128), _GLUON),
@@ -91,6 +103,8 @@ NEEDS = (
     Need("mla_decode_gluon", "heads", (*range(1, 17), 64, 128), _DECODE_GLUON),
     Need("aiter.mla.mla_decode_fwd", "GPU", _ASM, "ROCm/aiter, hsa/: objects by target"),
     Need("aiter.mla.mla_decode_fwd", "logit cap", (0, None), "ROCm/aiter aiter/mla.py, logit_cap"),
+    Need("mla_decode_stage1_asm_fwd", "GPU", _ASM, "ROCm/aiter, hsa/: objects by target"),
+    Need("mla_decode_stage1_asm_fwd", "dtype", ("bfloat16", *_FP8), _MLA_STAGE),
     # Without work_meta_data; later versions choose among more kernels.
     Need(
         "aiter.mla.mla_decode_fwd",
@@ -123,6 +137,9 @@ NEEDS = (
         "GPU",
         ("gfx950", "gfx1250"),
         "ROCm/aiter v0.1.16.post2, batched_gemm_a16wfp4.py: is_fp4_avail(); vllm-project/vllm#34641",
+    ),
+    Need(
+        "paged_attention_rocm", "GPU", ("gfx90a", "gfx942", "gfx950"), "ROCm/aiter pa_kernels.cuh"
     ),
     Need("pa_fwd_asm", "GPU", ("gfx942", "gfx950"), "ROCm/aiter, hsa/: objects by target"),
     Need("pa_fwd_asm", "head size", (128,), "ROCm/aiter csrc/py_itfs_cu/asm_pa.cu"),

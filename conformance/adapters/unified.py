@@ -73,7 +73,8 @@ class Unified:
 def asserted_limits(*, bare: bool = False) -> Iterator[None]:
     """Take an assertion of a kernel's host code about what it supports for a refusal.
 
-    Such as "Only causal attention is supported" and "Sinks arg is not supported with alibi".
+    Such as "Only causal attention is supported" and "Sinks arg is not supported with alibi"; and a ValueError
+    that says "not supported".
 
     Args:
         bare: one without a message is a refusal too, since what is asked for is not what every
@@ -88,6 +89,10 @@ def asserted_limits(*, bare: bool = False) -> Iterator[None]:
         if "support" not in str(error) and not (bare and not str(error)):
             raise
         raise NotImplementedError(str(error) or "attention that is not causal") from None
+    except ValueError as error:
+        if "not supported" not in str(error):
+            raise
+        raise NotImplementedError(str(error)) from None
 
 
 def _window(problem: PagedAttention) -> tuple[int, int]:
@@ -96,12 +101,14 @@ def _window(problem: PagedAttention) -> tuple[int, int]:
     return problem.window - 1, 0 if problem.causal else problem.window - 1
 
 
-def first_home(homes: tuple[str, ...]) -> tuple[Callable[..., Any] | None, str]:
-    """Return unified_attention from the first module that has it; else None and why not."""
+def first_home(
+    homes: tuple[str, ...], name: str = "unified_attention"
+) -> tuple[Callable[..., Any] | None, str]:
+    """Return a function from the first module that has it; else None and why not."""
     failures = []
     for home in homes:
         try:
-            function: Callable[..., Any] = importlib.import_module(home).unified_attention
+            function: Callable[..., Any] = getattr(importlib.import_module(home), name)
         except (ImportError, AttributeError) as error:
             failures.append(f"{home}: {error}")
         else:

@@ -18,6 +18,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pytest_rocm_attn.conformance.adapters.paged_tokens import slots, tokens
 from pytest_rocm_attn.conformance.adapters.unified import asserted_limits
 from pytest_rocm_attn.conformance.adapters.vllm_unified import UnifiedAttention, an_active_driver
 from pytest_rocm_attn.errors import BackendUnderTestError
@@ -109,7 +110,7 @@ class RocmAttn(_Kernel):
             return  # a runner makes no call without a token
         kept = [request for request, new in enumerate(problem.query_lens) if new]
         starts = torch.cat([problem.query_start_loc[kept], problem.query_start_loc[-1:]])
-        key, value = _tokens(problem, whole=False)
+        key, value = tokens(problem, whole=False)
         key_cache, value_cache = _as_rocm_attn_has_it(problem)
         fp8 = problem.key_cache.dtype if problem.key_cache.dtype.itemsize == 1 else None
         offered = {
@@ -179,43 +180,6 @@ class _Platform:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
-
-
-def _slots(problem: PagedAttention, request: int, first: int, last: int) -> Any:
-    """Return the blocks and the places in them of a request's tokens from first to before last."""
-    import torch
-
-    size = problem.key_cache.shape[1]
-    positions = torch.arange(first, last, device=problem.query.device)
-    return problem.block_table[request][positions // size].long(), positions % size
-
-
-def _tokens(problem: PagedAttention, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return keys and values of all requests' tokens, of the new ones or of all, in the query's dtype."""
-    import torch
-
-    if problem.query.is_meta:  # a dry launch: shapes are all there is
-        heads, size = problem.key_cache.shape[2:]
-        both = torch.empty(
-            2, problem.query.shape[0], heads, size, dtype=problem.query.dtype, device="meta"
-        )
-        return both[0], both[1]
-    parts: list[list[torch.Tensor]] = [[], []]
-    for request, new in enumerate(problem.query_lens):
-        total = int(problem.seq_lens[request])
-        where = _slots(problem, request, 0 if whole else total - new, total)
-        for part, cache, scale in zip(
-            parts,
-            (problem.key_cache, problem.value_cache),
-            (problem.k_scale, problem.v_scale),
-            strict=True,
-        ):
-            found = cache[where]
-            if found.dtype.itemsize == 1:
-                found = found.float() * scale
-            part.append(found.to(problem.query.dtype))
-    key, value = (torch.cat(part) for part in parts)
-    return key, value
 
 
 def _as_rocm_attn_has_it(problem: PagedAttention) -> tuple[torch.Tensor, torch.Tensor]:
@@ -293,7 +257,7 @@ class EncoderAttention(_Kernel):
         self.claim("sinks", "sinks", problem.sinks is not None)
         if not problem.query.shape[0]:
             return
-        key, value = _tokens(problem, whole=True)
+        key, value = tokens(problem, whole=True)
         window = problem.window - 1 if problem.window else 0
         if problem.window == 1:
             raise NotImplementedError("a window of one token, which the function takes for none")
@@ -343,14 +307,13 @@ class CacheWrite(_Kernel):
 
         if not problem.query.shape[0]:
             return
-        key, value = _tokens(problem, whole=False)
+        key, value = tokens(problem, whole=False)
         fp8 = problem.key_cache.dtype if problem.key_cache.dtype.itemsize == 1 else None
         if fp8 is not None and not key.is_meta and not (key.isfinite() & value.isfinite()).all():
             raise NotImplementedError("values of an fp8 cache that are not finite")
-        tokens = key.shape[0]
-        slots = torch.empty(tokens, dtype=torch.int64, device=key.device)
+        mapping = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
         if not key.is_meta:
-            slots = self._inverted(problem)
+            mapping = self._inverted(problem)
         padding = torch.full_like(key[:1], torch.nan)
         own = self.module.current_platform
         vars(self.module)["current_platform"] = _Platform(own, fp8)
@@ -361,7 +324,7 @@ class CacheWrite(_Kernel):
                     "value": torch.cat([value, padding]),
                     "key_cache": problem.key_cache,
                     "value_cache": problem.value_cache,
-                    "slot_mapping": torch.cat([slots, torch.full_like(slots[:1], -1)]),
+                    "slot_mapping": torch.cat([mapping, torch.full_like(mapping[:1], -1)]),
                     "kv_cache_dtype": "auto" if fp8 is None else "fp8",
                     "k_scale": problem.k_scale,
                     "v_scale": problem.v_scale,
@@ -378,7 +341,7 @@ class CacheWrite(_Kernel):
         size, found = problem.key_cache.shape[1], []
         for request, new in enumerate(problem.query_lens):
             total = int(problem.seq_lens[request])
-            blocks, places = _slots(problem, request, total - new, total)
+            blocks, places = slots(problem, request, total - new, total)
             for cache in (problem.key_cache, problem.value_cache):
                 bits = cache.view(torch.uint8)
                 bits[blocks, places] = ~bits[blocks, places]

@@ -87,6 +87,51 @@ def test_aiters_kernel_is_right_on_every_required_case(
     assert (device["name"], "hip" in device) == ("CPU", False)
 
 
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("FlashAttention", "mixed-batch or alibi or strided or mla-prefill"),
+        ("PagedDecode", "decode"),
+    ],
+)
+def test_triton_kernels_that_aiter_chooses_are_right(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str, cases: str
+) -> None:
+    adapter = f"pytest_rocm_attn.conformance.adapters.aiter_kernels:{name}"
+    _, report = run(pytester, monkeypatch, f"--rocm-attn-backends=A={adapter}", "-k", cases)
+    verdicts = judged(report)
+    assert len(verdicts) >= 5
+    # NaN and infinities in the inputs, which are advisory for kernels that are not ours.
+    assert {case for case, verdict in verdicts.items() if verdict != "pass"} <= {
+        case for case in verdicts if "visible" in case or "with-a-scale-of" in case
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "chosen"),
+    [
+        ("CompiledFlashAttention", "prefill-head-size-128", "fmha_v3_varlen_fwd"),
+        ("CompiledFlashAttention", "prefill-head-size-64", "mha_varlen_fwd"),
+        ("CompiledFlashAttention", "mla-prefill-bfloat16", "mha_varlen_fwd"),  # gfx950: assembly
+        ("CompiledMlaDecode", "mla-decode-num-heads-16", "mla_decode_stage1_asm_fwd"),
+        ("CompiledMlaDecode", "mla-decode-num-heads-32", "nhead=32 not supported"),
+    ],
+)
+def test_the_compiled_kernel_that_aiter_0_1_7_chooses_is_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str, family: str, chosen: str
+) -> None:
+    adapter = f"pytest_rocm_attn.conformance.adapters.aiter_kernels:{name}"
+    options = (
+        f"--rocm-attn-backends=A={adapter}",
+        "--rocm-attn-tier=launch",
+        "--rocm-attn-gpu=gfx942",
+    )
+    _, report = run(pytester, monkeypatch, *options, f"rocm-attn::launch::A::{family}[gfx942]")
+    (declined,) = report["declined"]
+    assert report["rows"] == []
+    assert chosen in declined["reason"]
+
+
 def test_assembly_is_declined_where_it_cannot_run(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

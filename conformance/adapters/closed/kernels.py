@@ -25,13 +25,13 @@ def _queries(a: Arguments, name: str = "q") -> dict[str, Any]:
 
 
 def _varlen(a: Arguments) -> dict[str, Any]:
-    window = tuple(a.get("window_size") or ())
+    window = tuple(a.get("window_size") or (a.get("window_size_left", -1),))
     return {
         **_queries(a),
         "KV heads": a["k"].shape[-2],
         "value head size": a["v"].shape[-1],
         "causal": a.get("causal"),
-        "window": bool(window) and window[0] >= 0,
+        "window": window[0] >= 0,
         "sinks": any(a.get(name) is not None for name in ("sink_ptr", "sink")),
     }
 
@@ -83,6 +83,16 @@ def _mla_decode(a: Arguments) -> dict[str, Any]:
     }
 
 
+def _mla_stage(a: Arguments) -> dict[str, Any]:
+    """aiter/ops/attention.py, mla_decode_stage1_asm_fwd: Q [tokens, heads, 576]."""
+    return {
+        **_queries(a, "Q"),
+        "cache dtype": _dtype(a["KV"]),
+        "queries of a request": a["max_seqlen_q"],
+        "persistent": a.get("work_metadata", a.get("work_meta_data")) is not None,
+    }
+
+
 def _mla_gluon(a: Arguments) -> dict[str, Any]:
     """aiter/ops/triton/gluon/mla_gluon.py: the queries are [tokens, heads, 512] and [tokens, heads, 64]."""
     return {**_queries(a, "q_nope"), "cache dtype": _dtype(a["kv_c"])}
@@ -111,6 +121,9 @@ def _latent_write(a: Arguments) -> dict[str, Any]:
 
 FACTS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
     "flash_attn_varlen_func": _varlen,
+    "fmha_v3_varlen_fwd": _varlen,
+    "mha_varlen_fwd": _varlen,
+    "mla_decode_stage1_asm_fwd": _mla_stage,
     "paged_attention_v1": _paged_v1,
     "paged_attention": _paged_rocm,
     "unified_attention": _unified,
@@ -222,6 +235,7 @@ RETURNS: dict[str, Callable[[Arguments], Any]] = {
     "get_ps_metadata_info_v1": _work_sizes,
     "get_mla_metadata_v1": _nothing,
     "get_ps_metadata_v1": _nothing,
+    "mla_decode_stage1_asm_fwd": _nothing,
     "mla_prefill_ps_asm_fwd": _nothing,
     "mla_reduce_v1": _nothing,
     "reshape_and_cache": _nothing,

@@ -55,6 +55,16 @@ def aiter_of(release: str) -> Aiter:
     return Aiter(versions[-1], exact=False, pinned=pinned)
 
 
+def nearest(installed: str) -> Aiter:
+    """Return the last recorded version that is not after an installed one; the newest one for ""."""
+    versions = _data()["versions"]
+    earlier = [
+        one for one in versions if one.startswith("v") and _numbers(one) <= _numbers(installed)
+    ]
+    found = max(earlier, key=_numbers, default=versions[0]) if installed else versions[-1]
+    return Aiter(found, exact=found.removeprefix("v") == installed, pinned=found)
+
+
 @functools.cache
 def function(name: str, version: str) -> inspect.Signature | None:
     """Return the signature that a function of AITER has in a recorded version, or None.
@@ -68,7 +78,7 @@ def function(name: str, version: str) -> inspect.Signature | None:
     for since, said in _data()["functions"].get(name, ()):
         if order.index(since) <= order.index(version):
             held = said
-    return _signature(held) if held else None
+    return parsed(held) if held else None
 
 
 def schemas() -> dict[str, tuple[str, ...]]:
@@ -79,7 +89,7 @@ def schemas() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _signature(text: str) -> inspect.Signature:
+def parsed(text: str) -> inspect.Signature:
     """Return a signature from the text of its parameters; a default that is not a literal stays text."""
     (definition,) = ast.parse(f"def function({text}): ...").body
     assert isinstance(definition, ast.FunctionDef)

@@ -40,6 +40,13 @@ def _add_kernel(a, b, out, larger, size: tl.constexpr):
 
 
 @triton.jit
+def _sum_kernel(a, out, rows: tl.constexpr, size: tl.constexpr):
+    row, i = tl.arange(0, rows), tl.arange(0, size)
+    start = tl.full([rows], 1.5, tl.bfloat16)
+    tl.store(out + row, start + tl.sum(tl.load(a + row[:, None] * size + i[None, :]), axis=1))
+
+
+@triton.jit
 def _count_kernel(limit, out):
     last = tl.load(limit)
     total = 0
@@ -133,3 +140,11 @@ def test_fp8_is_the_nearest_number_and_of_two_the_even_one(
     allowed = torch.where(even.any(dim=1, keepdim=True), even, nearest)
     got = (target.double()[:, None] == value[None, :]) & allowed
     assert bool(got.any(dim=1).all())
+
+
+def test_bfloat16_has_constants_and_sums() -> None:
+    a = numbers(4 * 32).reshape(4, 32).bfloat16()
+    out = torch.zeros(4, dtype=torch.bfloat16)
+    _sum_kernel[(1,)](a, out, 4, 32)
+    wanted = a.float().sum(dim=1).bfloat16().float() + 1.5
+    assert torch.equal(out, wanted.bfloat16())

@@ -6,6 +6,7 @@ AMDGPU Instruction Modifiers". Only what compilers print is read; there is no ma
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ class Instruction:
         name: mnemonic without the encoding's suffix.
         encoding: "e32", "e64", "dpp", "sdwa", "e64_dpp" or "".
         operands: texts, in order.
-        modifiers: by name; a flag is True.
+        modifiers: by name; a flag is True. Instructions of one text share both: never change them.
         text: the whole, as printed.
         line: of the assembly, 1 for the first.
         place: line of the source, or None.
@@ -272,26 +273,12 @@ class _Reader:
             self.data += bytes(-len(self.data) % (1 << int(rest.split(",")[0], 0)))
 
     def _instruction(self, line: str, number: int) -> None:
-        text = " ".join(line.partition(";")[0].partition("//")[0].split())
-        mnemonic, _, rest = text.partition(" ")
-        suffix = _ENCODING.search(mnemonic)
-        name = mnemonic[: suffix.start()] if suffix else mnemonic
-        modifiers: dict[str, Any] = {}
-        if _NAMED.search(rest):
-            modifiers = {key: _modifier(value) for key, value in MODIFIERS.findall(rest)}
-            rest = MODIFIERS.sub("", rest)
-        plain = "(" not in rest and "|" not in rest
-        operands = []
-        for token in rest.replace(",", " ").split() if plain else _OPERAND.findall(rest):
-            if token in FLAGS:
-                modifiers[token] = True
-            elif token not in ("&", "|"):
-                operands.append(token)
+        name, encoding, operands, modifiers, text = _parts(line)
         self.instructions.append(
             Instruction(
                 len(self.instructions),
                 name,
-                suffix[1] if suffix else "",
+                encoding,
                 operands,
                 modifiers,
                 text,
@@ -299,6 +286,27 @@ class _Reader:
                 self.place,
             )
         )
+
+
+@functools.lru_cache(maxsize=65_536)
+def _parts(line: str) -> tuple[str, str, list[str], dict[str, Any], str]:
+    """Return name, encoding, operands, modifiers and text of an instruction; lines that are alike share them."""
+    text = " ".join(line.partition(";")[0].partition("//")[0].split())
+    mnemonic, _, rest = text.partition(" ")
+    suffix = _ENCODING.search(mnemonic)
+    name = mnemonic[: suffix.start()] if suffix else mnemonic
+    modifiers: dict[str, Any] = {}
+    if _NAMED.search(rest):
+        modifiers = {key: _modifier(value) for key, value in MODIFIERS.findall(rest)}
+        rest = MODIFIERS.sub("", rest)
+    plain = "(" not in rest and "|" not in rest
+    operands = []
+    for token in rest.replace(",", " ").split() if plain else _OPERAND.findall(rest):
+        if token in FLAGS:
+            modifiers[token] = True
+        elif token not in ("&", "|"):
+            operands.append(token)
+    return name, suffix[1] if suffix else "", operands, modifiers, text
 
 
 def _is_data(section: str) -> bool:

@@ -39,14 +39,30 @@ _VECTOR: tuple[Build, ...] = (
 )
 _MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
 _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
+SHARED = 40_000  # steps that are kept for programs to come; one takes some 3 KB
+
+_shared: dict[tuple[str, str, int], Step] = {}  # by text, target and lanes; the newest stands last
 
 
 def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
-    """Return an instruction that is ready to run.
+    """Return an instruction that is ready to run; programs of one target share those of one text.
 
     Raises:
         EmulatorError: no handler knows the instruction, one of its operands or one of its modifiers.
     """
+    key = (instruction.text, program.gfx, lanes_of_wave)
+    found = _shared.get(key)
+    if found is None:
+        found = _step_of(instruction, program, lanes_of_wave)
+        # These depend on their place in the program, or on its labels.
+        if "(." not in instruction.text and not instruction.name.startswith("s_getpc"):
+            _shared[key] = found
+            if len(_shared) > SHARED:
+                del _shared[next(iter(_shared))]
+    return found
+
+
+def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
     name = renamed(instruction.name)
     context = Context(instruction, name, program, lanes_of_wave)
     if name.startswith("v_"):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_rocm_attn.emulator.lds import gather, scatter
 from pytest_rocm_attn.emulator.machine import SCALAR_KEY, Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import i64, u32
 from pytest_rocm_attn.emulator.operands import Operand, scalar_source
+from pytest_rocm_attn.emulator.rows import gather, scatter
 from pytest_rocm_attn.emulator.step import Context, Shadows, Step
 from pytest_rocm_attn.emulator.waits import LOAD, SCALAR, STORE
 from pytest_rocm_attn.errors import EmulatorError
@@ -182,11 +182,12 @@ def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: b
         address, active = addresses.fetch(m, w)
         m.memory.check(m, address, size, active, "reads")
         m.memory.note_load(m, w, address, size, active)
-        values = m.memory.load(np.where(active, address, m.memory.safe), size)
+        every = bool(active.all())
+        values = m.memory.load(address if every else np.where(active, address, m.memory.safe), size)
         if kind in SIGNED:
             values = [extended(values[0], size)]
         for number, value in enumerate(values):
-            value = np.where(active, value, u32(0))
+            value = value if every else np.where(active, value, u32(0))
             if half:
                 m.write_half(register, high, w, value & u32(0xFFFF))
             else:

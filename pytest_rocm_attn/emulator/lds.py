@@ -6,10 +6,13 @@ the bytes change: waves that write the same value to the same place are harmless
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_rocm_attn.emulator.rows import joined, put_rows
 from pytest_rocm_attn.emulator.waits import LDS
 
 if TYPE_CHECKING:
@@ -20,6 +23,37 @@ if TYPE_CHECKING:
 _MARGIN = 16  # bytes beyond the end, so that lanes that are switched off may point anywhere
 
 
+@dataclass(slots=True)
+class _Access:
+    """A load or store of many waves.
+
+    Attributes:
+        store: it is one.
+        number, epoch, wave: of each wave its workgroup, the barriers that this has passed, its place in it.
+        cell: rows of count cells that it touches, [waves, lanes] or [waves, lanes, rows].
+        active: lanes; None: all.
+        low, high: offsets in LDS between which all of it lies.
+        noted: the cells tell of it.
+    """
+
+    store: bool
+    number: Array
+    epoch: Array
+    wave: Array
+    cell: Array
+    count: int
+    active: Array | None
+    low: int
+    high: int
+    noted: bool = False
+
+    @property
+    def mine(self) -> Array:
+        """What _writer says of cells that a wave has written."""
+        note: Array = self.epoch * 64 + self.wave
+        return note
+
+
 class Lds:
     """The local memories of several workgroups.
 
@@ -28,13 +62,17 @@ class Lds:
         size: bytes of each.
         waves: waves of a workgroup; conflicts need at least two.
         granule: bytes of the smallest store that the program has: 1, 2 or 4.
+
+    Attributes:
+        words: each 32 bits of all of them, and which of these bits are undefined, side by side.
     """
 
     def __init__(self, workgroups: int, size: int, waves: int, granule: int) -> None:
         self.size, self.waves, self.granule = size, waves, granule
         self.stride = -(-(size + _MARGIN) // 16) * 16
-        self._bytes = np.full(workgroups * self.stride, 0xFF, np.uint8)  # NaN, if anything
-        self._shadow = np.full(workgroups * self.stride, 0xFF, np.uint8)
+        self.words = np.full(
+            (workgroups * self.stride // 4, 2), 0xFFFFFFFF, np.uint32
+        )  # NaN, if anything
         self.judged = waves > 1
         self._epoch = np.ones(workgroups, np.int32)
         if self.judged:
@@ -42,20 +80,24 @@ class Lds:
             # epoch * 64 + wave of the last writer; epoch of each wave's last read
             self._writer = np.zeros(cells, np.int32)
             self._readers = np.zeros((waves, cells), np.int32)
-            # Epoch in which each workgroup read last, and wrote last.
-            self._read = np.zeros(workgroups, np.int32)
-            self._written = np.zeros(workgroups, np.int32)
-        # Stores that their waves may not have waited for: these, their workgroups, their places in
-        # them, the number of the store in each, position, active.
-        self._late: list[tuple[Array, Array, Array, Array, Array, Array]] = []
+        # Since the last barrier, oldest first.
+        self._accesses: list[_Access] = []
+        # Stores that their waves may not have waited for: these, and the number of the store in each.
+        self._late: list[tuple[Array, Array, _Access]] = []
 
     def base(self, machine: Machine, waves: Waves) -> Array:
         """Return where each wave's local memory starts, [waves, 1]."""
         base: Array = (machine.workgroup[waves] * self.stride)[:, None]
         return base
 
-    def check(self, machine: Machine, offset: Array, size: int, active: Array, verb: str) -> None:
-        """Raise a fault if an active lane's bytes lie outside."""
+    def check(
+        self, machine: Machine, offset: Array, size: int, active: Array, verb: str
+    ) -> tuple[int, int]:
+        """Raise a fault if an active lane's bytes lie outside; return offsets between which they all lie."""
+        if machine.exec_is_full:
+            low, high = int(offset.min()), int(offset.max()) + size
+            if high <= self.size:
+                return low, high
         bad = (offset + size > self.size) & active
         if bad.any():
             wave, lane = np.argwhere(bad)[0]
@@ -63,114 +105,187 @@ class Lds:
                 f"{verb} {size} bytes at offset {int(offset[wave, lane])} of LDS, which has"
                 f" {self.size} bytes (out of bounds), lane {int(lane)}"
             )
+        return 0, self.size
 
     def load(self, position: Array, size: int) -> tuple[list[Array], list[Array]]:
-        """Return the words at positions, and their undefined bits."""
-        return gather(self._bytes, position, size), gather(self._shadow, position, size)
+        """Return the words at positions, and their undefined bits; 8 or 16 bits zero-extended."""
+        if size >= 4 and not (position & 3).any():
+            row = _row(position, size)
+            cells, index = self.words.reshape(-1, row // 2), position // row
+            rows = [cells.take(index + i, axis=0) for i in range(size // row)]
+            return (
+                [one[..., word] for one in rows for word in range(0, row // 2, 2)],
+                [one[..., word] for one in rows for word in range(1, row // 2, 2)],
+            )
+        place = _place(position)
+        if size == 2 and not (position & 1).any():
+            halves, place = self.words.view(np.uint16).reshape(-1), place >> 1
+            return [halves[place].astype(np.uint32)], [halves[place + 2].astype(np.uint32)]
+        whole = self.words.view(np.uint8).reshape(-1)
+        places = [_place(position + byte) for byte in range(size)]
+        values, shadows = (joined([whole[one + far] for one in places]) for far in (0, 4))
+        return values, shadows
 
     def store(
-        self, position: Array, size: int, values: Sequence[Array], shadows: Sequence[Array]
+        self,
+        position: Array,
+        size: int,
+        values: Sequence[Array],
+        shadows: Sequence[Array],
     ) -> None:
         """Write words, or one of 8 or 16 bits."""
-        scatter(self._bytes, position, size, values)
-        scatter(self._shadow, position, size, shadows)
+        if size >= 4 and not (position & 3).any():
+            row = _row(position, size)
+            cells, index = self.words.reshape(-1, row // 2), position // row
+            for i in range(size // row):
+                whole = np.empty((*position.shape, row // 2), np.uint32)
+                for word in range(row // 4):
+                    whole[..., 2 * word] = values[i + word]
+                    whole[..., 2 * word + 1] = shadows[i + word]
+                put_rows(cells, index + i, whole)
+            return
+        whole = self.words.view(np.uint8).reshape(-1)
+        for byte in range(size):
+            place, shift = _place(position + byte), np.uint32(8 * (byte % 4))
+            whole[place] = (values[byte // 4] >> shift).astype(np.uint8)
+            whole[place + 4] = (shadows[byte // 4] >> shift).astype(np.uint8)
 
     # --- conflicts ---
 
     def note_load(
-        self, machine: Machine, waves: Waves, position: Array, size: int, active: Array
+        self,
+        machine: Machine,
+        position: Array,
+        size: int,
+        active: Array,
+        reach: tuple[int, int],
     ) -> None:
-        """Note who reads, and raise a fault if another wave wrote there since the last barrier."""
+        """Note who reads, and raise a fault if another wave wrote there since the last barrier.
+
+        Args:
+            reach: what check said.
+        """
         if not self.judged:
             return
-        number = machine.workgroup[waves]
-        wave = self._wave(machine, waves)
-        now = self._epoch[number]
-        epoch = now[:, None]
-        cell = self._cells(position, size)
-        if (self._written[number] == now).any():
-            writer = self._writer[cell]
-            bad = (writer // 64 == epoch) & (writer != epoch * 64 + wave) & active
+        access = self._access(machine, position, size, active, reach, store=False)
+        if self._may_meet(access, stores=True):
+            bad, writer = self._foreign(access)
+            bad &= active[..., None]
             if bad.any():
-                self._conflict(machine, waves, position, bad, writer % 64, "reads", "wrote")
-        self._read[number] = now
-        where = wave * self._readers.shape[1] + cell
-        flat = self._readers.reshape(-1)
-        if active.all():
-            flat[where] = epoch
-        else:
-            flat[where[:, active]] = np.broadcast_to(epoch, active.shape)[active]
-
-    def _cells(self, position: Array, size: int) -> Array:
-        """Return the cells of each access, [cells, waves, lanes]."""
-        first = np.arange(0, size, self.granule)[:, None, None]
-        cells: Array = (position + first) // self.granule
-        return cells
+                self._conflict(machine, position, bad, writer % 64, "reads", "wrote")
+        self._accesses.append(access)
 
     def note_store(
         self,
         machine: Machine,
-        waves: Waves,
         position: Array,
         size: int,
         values: Sequence[Array],
         active: Array,
         sequence: Array,
+        reach: tuple[int, int],
     ) -> None:
         """Note who writes, and raise a fault if another wave touched it since the last barrier.
 
         Args:
             sequence: the number of the operation in each wave, as Waits counts.
+            reach: what check said.
         """
         if not self.judged:
             return
-        number = machine.workgroup[waves]
-        wave = self._wave(machine, waves)
-        now = self._epoch[number]
-        epoch = np.broadcast_to(now[:, None], active.shape)
-        mine = epoch * 64 + wave
-        cell = self._cells(position, size)
-        read, written = (self._read[number] == now).any(), (self._written[number] == now).any()
-        if read or written:
-            changes = self._changes(position, size, values) & active
-            if written and changes.any():
-                writer = self._writer[cell]
-                bad = (writer // 64 == epoch) & (writer != mine) & changes
+        access = self._access(machine, position, size, active, reach, store=True)
+        chosen = active[..., None]
+        if self._may_meet(access, stores=True):
+            bad, writer = self._foreign(access)
+            bad &= chosen
+            if bad.any():
+                bad &= self._changes(position, size, values)
                 if bad.any():
-                    self._conflict(machine, waves, position, bad, writer % 64, "writes", "wrote")
-            if read and changes.any():
-                other = np.arange(self.waves)[:, None, None, None]
-                readers = (self._readers[:, cell] == epoch) & (other != wave) & changes
+                    self._conflict(machine, position, bad, writer % 64, "writes", "wrote")
+        if self._may_meet(access, stores=False):
+            epoch = access.epoch[:, None, None]
+            noted = [_noted(one, access.cell, access.count) == epoch for one in self._readers]
+            readers = np.stack(noted) & chosen
+            readers &= np.arange(self.waves)[:, None, None, None] != access.wave[:, None, None]
+            if readers.any():
+                readers &= self._changes(position, size, values)
                 if readers.any():
-                    them, bad = readers.argmax(axis=0), readers.any(axis=0)
-                    self._conflict(machine, waves, position, bad, them, "writes", "read")
-        self._written[number] = now
-        if active.all():
-            self._writer[cell] = mine
-        else:
-            self._writer[cell[:, active]] = mine[active]
-        # Two waves that write one place at once: the values must be the same.
-        writer = self._writer[cell]
-        lost = (writer != mine) & active
+                    found: Array = np.asarray(readers.any(axis=0))
+                    them = readers.argmax(axis=0)
+                    self._conflict(machine, position, found, them, "writes", "read")
+        self._accesses.append(access)
+        self._late.append((machine.rows, sequence, access))
+
+    def check_stored(
+        self, machine: Machine, position: Array, size: int, values: Sequence[Array], active: Array
+    ) -> None:
+        """Raise a fault if two waves wrote different values to one place by the store that was just made."""
+        if not self.judged:
+            return
+        lost = self._changes(position, size, values) & active[..., None]
+        if not lost.any():
+            return
+        self._note()
+        access = self._accesses[-1]
+        writer = _noted(self._writer, access.cell, access.count)
+        lost = lost & (writer != access.mine[:, None, None])
         if lost.any():
-            given = [np.broadcast_to(value, active.shape)[active] for value in values]
-            scatter(self._bytes, position[active], size, given)
-            lost &= self._changes(position, size, values)
-            if lost.any():
-                self._conflict(machine, waves, position, lost, writer % 64, "writes", "writes")
-        place = np.broadcast_to(position, active.shape)
-        self._late.append((machine.rows, number, wave, sequence, place, active))
+            self._conflict(machine, position, lost, writer % 64, "writes", "writes")
+
+    def _access(
+        self,
+        machine: Machine,
+        position: Array,
+        size: int,
+        active: Array,
+        reach: tuple[int, int],
+        *,
+        store: bool,
+    ) -> _Access:
+        count = max(1, size // self.granule)
+        if size & size - 1 or (position & size - 1).any():
+            first = np.arange(0, size, self.granule)
+            cell, count = (position[..., None] + first) // self.granule, 1
+        else:
+            cell = position // (count * self.granule)
+        number = machine.workgroup
+        wave, kept = machine.rows % self.waves, None if machine.exec_is_full else active.copy()
+        return _Access(store, number, self._epoch[number], wave, cell, count, kept, *reach)
+
+    def _may_meet(self, access: _Access, *, stores: bool) -> bool:
+        """Return whether a load or store since the last barrier may have touched the same bytes; note all if so."""
+        for one in self._accesses:
+            if one.store == stores and one.low < access.high and access.low < one.high:
+                self._note()
+                return True
+        return False
+
+    def _note(self) -> None:
+        """Note in the cells who has touched them: only if somebody asks, as most are left alone until a barrier."""
+        for one in self._accesses:
+            if one.noted:
+                continue
+            one.noted = True
+            if one.store:
+                _put(self._writer, one.cell, one.count, one.mine, one.active)
+            else:
+                every = self._readers.shape[1] // one.count
+                row = (one.wave * every).reshape(-1, *[1] * (one.cell.ndim - 1))
+                _put(self._readers.reshape(-1), one.cell + row, one.count, one.epoch, one.active)
+
+    def _foreign(self, access: _Access) -> tuple[Array, Array]:
+        """Return which cells another wave has written since the last barrier, and who wrote last."""
+        writer = _noted(self._writer, access.cell, access.count)
+        epoch, mine = access.epoch[:, None, None], access.mine[:, None, None]
+        return (writer >> 6 == epoch) & (writer != mine), writer
 
     def _changes(self, position: Array, size: int, values: Sequence[Array]) -> Array:
-        """Return where other bytes lie than these values."""
+        """Return where other bytes lie than these values, [waves, lanes, 1]."""
         keep = np.uint32((1 << 8 * min(size, 4)) - 1)
-        words = zip(gather(self._bytes, position, size), values, strict=True)
-        changes: Array = np.any([(before ^ after) & keep != 0 for before, after in words], axis=0)
-        return changes
-
-    def _wave(self, machine: Machine, waves: Waves) -> Array:
-        wave: Array = (machine.rows % self.waves)[:, None]
-        return wave
+        words = zip(self.load(position, size)[0], values, strict=True)
+        differ = [before ^ after for before, after in words]
+        changes: Array = functools.reduce(np.bitwise_or, differ) & keep != 0
+        return changes[..., None]
 
     def barrier(self, machine: Machine, groups: Array) -> None:
         """Note that workgroups have passed a barrier.
@@ -181,86 +296,66 @@ class Lds:
         self._epoch[groups] += 1
         if not self.judged:
             return
-        kept = []
+        kept, again = [], []
         passed = np.zeros(len(self._epoch), bool)
         passed[groups] = True
         for store in self._late:
-            waves, number, wave, sequence, position, active = store
+            waves, sequence, access = store
             late = machine.waits.under_way(LDS, sequence, waves)
             if not late.any():
                 continue
             kept.append(store)
-            rows = (late & passed[number])[:, None] & active
-            mine = (self._epoch[number] * 64)[:, None] + wave
-            self._writer[position[rows] // self.granule] = np.broadcast_to(mine, rows.shape)[rows]
-            self._written[number[rows.any(axis=1)]] = self._epoch[number[rows.any(axis=1)]]
+            rows = (late & passed[access.number])[:, None]
+            if rows.any():
+                active = np.broadcast_to(rows, access.cell.shape[:2])
+                if access.active is not None:
+                    active = active & access.active
+                now = self._epoch[access.number]
+                again.append(replace(access, epoch=now, active=active, noted=False))
         self._late = kept
+        if again:
+            self._note()
+        current = (one for one in self._accesses if (self._epoch[one.number] == one.epoch).any())
+        self._accesses = [*current, *again]
 
     def _conflict(
         self,
         machine: Machine,
-        waves: Waves,
         position: Array,
         bad: Array,
         other: Array,
         verb: str,
         their: str,
     ) -> None:
-        cell, where, lane = np.argwhere(bad)[0]
-        wave = int(self._wave(machine, waves)[where, 0])
-        offset = int(np.broadcast_to(position, bad.shape[1:])[where, lane] % self.stride)
+        where, lane, cell = np.argwhere(bad)[0]
+        wave = int(machine.rows[where] % self.waves)
+        offset = int(np.broadcast_to(position, bad.shape[:2])[where, lane] % self.stride)
         raise machine.fault(
             f"race: wave {wave} {verb} offset {offset} of LDS, which wave"
-            f" {int(other[cell, where, lane])} of the same workgroup {their}, with no barrier between"
+            f" {int(other[where, lane, cell])} of the same workgroup {their}, with no barrier between"
         )
 
 
-def overwritten(places: Array, size: int, values: Sequence[Array]) -> Array:
-    """Return which of several stores at once are not what stays: another wrote something else.
-
-    Args:
-        places: where each goes; values: its words, or one of 8 or 16 bits.
-    """
-    differs = np.zeros(len(places), bool)
-    unique, which = np.unique(places, return_inverse=True)
-    keep = np.uint32((1 << 8 * min(size, 4)) - 1)
-    for value in values:
-        left = np.zeros(len(unique), np.uint32)
-        left[which] = value & keep
-        differs |= left[which] != value & keep
-    return differs
+def _noted(notes: Array, cell: Array, count: int) -> Array:
+    """Return what is noted of cells, as _cells gives them: [waves, lanes, cells]."""
+    return notes.reshape(-1, count).take(cell, axis=0).reshape(*cell.shape[:2], -1)
 
 
-def gather(source: Array, position: Array, size: int) -> list[Array]:
-    """Return the words at positions in bytes; one of 8 or 16 bits, zero-extended."""
-    if size == 1:
-        return [source[position].astype(np.uint32)]
-    if size == 2 and not (position & 1).any():
-        return [source.view(np.uint16)[position >> 1].astype(np.uint32)]
-    if size >= 4 and not (position & 3).any():
-        words, index = source.view(np.uint32), position >> 2
-        return [words[index + i] for i in range(size // 4)]
-    width = min(size, 4)
-    return [
-        sum(
-            (source[position + 4 * i + j].astype(np.uint32) << np.uint32(8 * j))
-            for j in range(width)
-        )
-        for i in range(-(-size // 4))
-    ]
+def _put(notes: Array, cell: Array, count: int, note: Array, active: Array | None) -> None:
+    """Note something of each wave in cells; of the active lanes unless that is None."""
+    notes_of = np.empty((*cell.shape, count), np.int32)
+    notes_of[...] = note.reshape(-1, *[1] * cell.ndim)
+    if active is not None:
+        cell, notes_of = cell[active], notes_of[active]
+    put_rows(notes.reshape(-1, count), cell, notes_of)
 
 
-def scatter(target: Array, position: Array, size: int, values: Sequence[Array]) -> None:
-    """Write words, or one of 8 or 16 bits, at positions in bytes."""
-    if size == 1:
-        target[position] = values[0].astype(np.uint8)
-    elif size == 2 and not (position & 1).any():
-        target.view(np.uint16)[position >> 1] = values[0].astype(np.uint16)
-    elif size >= 4 and not (position & 3).any():
-        words, index = target.view(np.uint32), position >> 2
-        for i, value in enumerate(values):
-            words[index + i] = value
-    else:
-        for i, value in enumerate(values):
-            for j in range(min(size, 4)):
-                target[position + 4 * i + j] = (value >> np.uint32(8 * j)).astype(np.uint8)
+def _row(position: Array, size: int) -> int:
+    """Return how many bytes can be moved at once: a whole access if it lies at a multiple of its size."""
+    return size if size in (8, 16) and not (position & size - 1).any() else 4
+
+
+def _place(position: Array) -> Array:
+    """Return where a byte lies among words with their undefined bits beside them."""
+    place: Array = position >> 2 << 3 | position & 3
+    return place

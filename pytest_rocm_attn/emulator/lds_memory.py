@@ -19,6 +19,7 @@ from pytest_rocm_attn.errors import EmulatorError
 NAME = re.compile(
     r"ds_(read|write)(2)?(st64)?_(b8|b16|b32|b64|b96|b128|u8|i8|u16|i16)(_d16)?(_hi)?"
 )
+_DEFINED = np.zeros((), np.uint32)
 _TRANSPOSED = re.compile(r"ds_read_b64_tr_b(16|8)")
 
 
@@ -55,11 +56,13 @@ def smallest_store(names: set[str]) -> int:
 
 def _places(
     m: Machine, w: Waves, address: int, offset: int, size: int, verb: str
-) -> tuple[Array, Array]:
-    active = m.exec[w]
-    at = m.vector[address, w].astype(np.int64) + offset
-    m.lds.check(m, at, size, active, verb)
-    return np.where(active, at, 0) + m.lds.base(m, w), active
+) -> tuple[Array, Array, tuple[int, int]]:
+    active = m.exec
+    at = m.vector[address].astype(np.int64) + offset
+    reach = m.lds.check(m, at, size, active, verb)
+    if not m.exec_is_full:
+        at = np.where(active, at, 0)
+    return at + m.lds.base(m, w), active, reach
 
 
 def _read(
@@ -77,8 +80,8 @@ def _read(
     def run(m: Machine, w: Waves) -> None:
         read = [_places(m, w, address.index, offset, size, "reads") for offset in offsets]
         number = register
-        for position, active in read:
-            m.lds.note_load(m, w, position, size, active)
+        for position, active, reach in read:
+            m.lds.note_load(m, position, size, active, reach)
             values, shadows = m.lds.load(position, size)
             if kind[0] == "i":
                 shift = np.int32(32 - 8 * size)
@@ -122,16 +125,22 @@ def _write(
     def run(m: Machine, w: Waves) -> None:
         sequence = m.waits.issue(LDS, (), w, m.here)
         for one, offset in zip(data, offsets, strict=True):
-            position, active = _places(m, w, address.index, offset, size, "writes")
+            position, active, reach = _places(m, w, address.index, offset, size, "writes")
             registers = range(one.index, one.index + words)
             values = [m.vector[key, w] >> shift for key in registers]
-            m.lds.note_store(m, w, position, size, values, active, sequence)
-            shadows = [m.vector_shadow(key, w) >> shift for key in registers]
-            if active.all():
+            m.lds.note_store(m, position, size, values, active, sequence, reach)
+            shadows: list[Array] = []
+            if not m.undefined.keys().isdisjoint(registers):
+                shadows = [m.vector_shadow(key, w) >> shift for key in registers]
+            shadows = shadows or [_DEFINED] * words
+            if m.exec_is_full:
                 m.lds.store(position, size, values, shadows)
             else:
-                chosen = [value[active] for value in values]
-                m.lds.store(position[active], size, chosen, [one[active] for one in shadows])
+                chosen = [
+                    [one[active] if one.ndim else one for one in part] for part in (values, shadows)
+                ]
+                m.lds.store(position[active], size, *chosen)
+            m.lds.check_stored(m, position, size, values, active)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         m.demand("the address of an LDS store", m.vector_shadow(address.index, w), m.exec[w])
@@ -157,8 +166,8 @@ def _transposed(context: Context, bits: int) -> Step:
         return [picked[0] | picked[1] << u32(16), picked[2] | picked[3] << u32(16)]
 
     def run(m: Machine, w: Waves) -> None:
-        position, active = _places(m, w, address, offset, 8, "reads")
-        m.lds.note_load(m, w, position, 8, active)
+        position, active, reach = _places(m, w, address, offset, 8, "reads")
+        m.lds.note_load(m, position, 8, active, reach)
         values, shadows = m.lds.load(position, 8)
         pairs = zip(keys, exchanged(values), exchanged(shadows), strict=True)
         for key, value, shadow in pairs:

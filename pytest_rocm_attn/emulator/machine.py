@@ -1,6 +1,7 @@
 """The state of many waves that run in lockstep: registers, EXEC, undefined bits, loads under way.
 
-Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``. They show
+Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``; ``floats`` is the former as
+float32. They show
 the waves in focus, those that run together; a selection of waves is a slice that takes all of them.
 
 Besides the values there is a shadow: the bits that nothing has defined. It is kept only of registers
@@ -77,10 +78,11 @@ class Machine:
         self.scratch = np.full(count * lanes * self.scratch_stride, 0xFF, np.uint8)
         self.scratch_shadow = np.full_like(self.scratch, 0xFF)
         self.waits = Waits(count, gfx)
-        # Of all waves: which have undefined bits, as the bits of a number, and which bits these are.
+        # The registers that nothing has defined in any wave. Of the others, over all waves: which have
+        # undefined bits, as the bits of a number, and which bits these are.
         keys = (*range(vectors), *range(SCALAR_KEY, SCALAR_KEY + NULL), SCC_KEY)
-        self._unsure: dict[int, tuple[int, Array | None]]
-        self._unsure = dict.fromkeys(keys, ((1 << count) - 1, None))
+        self._untouched: dict[int, Array | None] = dict.fromkeys(keys)
+        self._unsure: dict[int, tuple[int, Array | None]] = {}
         self._changed: set[int] = set()  # keys of what was defined since the waves came into focus
         # Of the waves in focus. None stands for a shadow of ones everywhere.
         self.undefined: dict[int, Array | None] = {}
@@ -117,16 +119,16 @@ class Machine:
         vector, scalar, scc, mask, workgroup, grid_group = self._whole
         self.rows, self.count = rows, len(rows)
         self.vector, self.scalar = vector[:, self._at], scalar[:, self._at]
+        self.floats = self.vector.view(np.float32)
         self.scc, self.exec = scc[self._at], mask[self._at]
         self.workgroup, self.grid_group = workgroup[self._at], grid_group[self._at]
         self.exec_is_full = bool(self.exec.all())
         self.waits.rows = self._at
         self._bits = sum(1 << row for row in rows.tolist())
-        self.undefined = {
-            key: self._part(key, waves, shadow)
-            for key, (waves, shadow) in self._unsure.items()
-            if waves & self._bits
-        }
+        self.undefined = self._untouched.copy()
+        for key, (waves, shadow) in self._unsure.items():
+            if waves & self._bits:
+                self.undefined[key] = self._part(key, waves, shadow)
 
     def _part(self, key: int, waves: int, shadow: Array | None) -> Array | None:
         """Return the shadow of the waves in focus, given that of all."""
@@ -156,6 +158,11 @@ class Machine:
 
     def _keep_shadow(self, key: int) -> None:
         waves, shadow = self._unsure.get(key, (0, None))
+        if key in self._untouched:
+            if self.undefined.get(key, _CLEAN) is None:
+                return
+            del self._untouched[key]
+            waves = (1 << len(self._whole[2])) - 1
         if key not in self.undefined:
             waves &= ~self._bits
             if shadow is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_rocm_attn.emulator.lds import overwritten
 from pytest_rocm_attn.emulator.numbers import Array
+from pytest_rocm_attn.emulator.rows import joined, overwritten, put_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ _SPACE: Any = (ctypes.c_uint8 * ((1 << 47) - _LOWEST)).from_address(_LOWEST)
 _BYTES: Array = np.frombuffer(_SPACE, dtype=np.uint8)
 _HALVES = _BYTES.view(np.uint16)
 _WORDS = _BYTES.view(np.uint32)
+_IN_ROWS = {size: _WORDS.reshape(-1, size // 4) for size in (8, 16)}
 _TRACKED = 1 << 28  # bytes of a region up to which its writers are noted
 
 
@@ -93,10 +94,13 @@ class Memory:
             active: which of them count.
             verb: "reads" or "writes".
         """
-        lowest = int(np.min(address, where=active, initial=1 << 62))
+        if active.all():
+            lowest, highest = int(address.min()), int(address.max())
+        else:
+            lowest = int(np.min(address, where=active, initial=1 << 62))
+            highest = int(np.max(address, where=active, initial=0))
         if lowest == 1 << 62:
             return
-        highest = int(np.max(address, where=active, initial=0))
         span = int(np.searchsorted(self._low, lowest, "right")) - 1
         if span >= 0 and highest + size <= self._high[span]:
             return
@@ -128,17 +132,13 @@ class Memory:
             return [_BYTES[index].astype(np.uint32)]
         if size == 2 and not (index & 1).any():
             return [_HALVES[index >> 1].astype(np.uint32)]
+        if size in _IN_ROWS and not (index & size - 1).any():
+            rows = _IN_ROWS[size].take(index // size, axis=0)
+            return [rows[..., i] for i in range(size // 4)]
         if size >= 4 and not (index & 3).any():
             words = index >> 2
             return [_WORDS[words + i] for i in range(size // 4)]
-        width = min(size, 4)
-        return [
-            sum(
-                (_BYTES[index + 4 * i + j].astype(np.uint32) << np.uint32(8 * j))
-                for j in range(width)
-            )
-            for i in range(-(-size // 4))
-        ]
+        return joined([_BYTES[index + byte] for byte in range(size)])
 
     def store(self, address: Array, size: int, values: Sequence[Array]) -> None:
         """Write words, or one of 8 or 16 bits, at addresses that were checked."""
@@ -147,6 +147,8 @@ class Memory:
             _BYTES[index] = values[0].astype(np.uint8)
         elif size == 2 and not (index & 1).any():
             _HALVES[index >> 1] = values[0].astype(np.uint16)
+        elif size in _IN_ROWS and not (index & size - 1).any():
+            put_rows(_IN_ROWS[size], index // size, np.stack(values, axis=-1))
         elif size >= 4 and not (index & 3).any():
             for i, value in enumerate(values):
                 _WORDS[(index >> 2) + i] = value
@@ -188,8 +190,12 @@ class Memory:
                     differ |= (old ^ new) & keep != 0
                 if (foreign & differ).any():
                     self._conflict(machine, region, offset, before, mine[chosen], foreign & differ)
-            for byte in range(size):
-                writers[offset + byte] = mine[chosen]
+            if size & size - 1 or (offset & size - 1).any():
+                for byte in range(size):
+                    writers[offset + byte] = mine[chosen]
+            else:
+                own = np.repeat(mine[chosen, None], size, axis=1)
+                put_rows(writers.reshape(-1, size), offset // size, own)
             lost = writers[offset] != mine[chosen]  # to another workgroup, by this instruction
             if lost.any():
                 here = [value[chosen] for value in values]
@@ -225,7 +231,8 @@ class Memory:
             if not chosen.any():
                 continue
             if number not in self._writers:
-                self._writers[number] = np.zeros(region.end - region.start, np.int32)
+                room = -(-(region.end - region.start) // 16) * 16  # whole for every size of a store
+                self._writers[number] = np.zeros(room, np.int32)
             offset = address[chosen] - region.start
             found.append((region, self._writers[number], offset, chosen))
         return found

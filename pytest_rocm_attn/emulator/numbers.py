@@ -7,6 +7,7 @@ Point Specification" for e4m3fn and e5m2; the fnuz formats of MI300 as its guide
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -126,12 +127,29 @@ def reversed_bits(x: Array) -> Array:
     return x.byteswap()
 
 
+def _bytes_picked(a: Array, b: Array, picks: Sequence[int]) -> Array:
+    """Return words of bytes of b (0 to 3) and a (4 to 7); neighbours that stay neighbours move together."""
+    result: Array | None = None
+    start = 0
+    while start < 4:
+        pick, end = picks[start], start + 1
+        while end < 4 and picks[end] == picks[end - 1] + 1 and picks[end] != 4:
+            end += 1
+        mask = u32((1 << 8 * (end - start)) - 1)
+        part = (a if pick > 3 else b) >> u32(8 * (pick % 4)) & mask
+        part = part << u32(8 * start) if start else part
+        result = part if result is None else result | part
+        start = end
+    assert result is not None
+    return result
+
+
 def permute_bytes(a: Array, b: Array, selector: Array) -> Array:
     """v_perm_b32: bytes of {a, b} by a selector each; 8 to 11 a sign, 12 zero, above that ones."""
-    picks = selector.reshape(-1)[:1].view(np.uint8)
-    if (picks <= 7).all() and (selector == selector.flat[0]).all():  # one for all, mostly
-        both = np.stack(np.broadcast_arrays(b, a, selector)[:2], axis=-1)
-        return np.ascontiguousarray(both.view(np.uint8)[..., picks]).view(u32)[..., 0]
+    one = int(selector.flat[0])
+    picks = list(one.to_bytes(4, "little"))
+    if max(picks) <= 7 and (selector == one).all():  # one for all, mostly
+        return _bytes_picked(a, b, picks)
     pool = a.astype(u64) << u64(32) | b
     result = np.zeros(np.broadcast_shapes(pool.shape, selector.shape), u32)
     for byte in range(4):

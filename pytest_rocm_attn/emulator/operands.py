@@ -287,8 +287,12 @@ def _wide(operand: Operand) -> Source:
 
 
 def _typed(base: Source, operand: Operand, dtype: Any, is_float: bool) -> Source:
-    fetch = base.fetch
-    if (operand.negative or operand.absolute) and not is_float:
+    fetch, register = base.fetch, operand.index
+    if not (operand.negative or operand.absolute):
+        if operand.kind == "v" and dtype is np.float32:
+            return Source(lambda m, w: m.floats[register], base.shadow, base.keys)
+        return Source(lambda m, w: fetch(m, w).view(dtype), base.shadow, base.keys)
+    if not is_float:
         raise EmulatorError(f"a sign modifier on an integer operand {operand}")
 
     def typed(m: Machine, w: Waves) -> Array:
@@ -304,6 +308,11 @@ def _typed(base: Source, operand: Operand, dtype: Any, is_float: bool) -> Source
 def scalar_source(operand: Operand, kind: str) -> Source:
     """Return the source of a scalar instruction's operand: [waves], or [1]."""
     inner = source(operand, kind)
+    if operand.kind == "s" and kind == "u32":
+        register = operand.index
+        return Source(
+            lambda m, w: m.scalar[register], lambda m, w: m.scalar_shadow(register, w), inner.keys
+        )
     return Source(
         lambda m, w: inner.fetch(m, w)[:, 0],
         lambda m, w: inner.shadow(m, w)[:, 0],

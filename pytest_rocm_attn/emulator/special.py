@@ -184,9 +184,11 @@ def _wide_multiply_add(context: Context) -> Step:
 
 def _exponent(x: Array) -> Array:
     """The biased exponent."""
-    mantissa = {2: 10, 4: 23, 8: 52}[x.dtype.itemsize]
-    bits = np.ascontiguousarray(np.abs(x)).view(f"u{x.dtype.itemsize}")
-    return (bits >> bits.dtype.type(mantissa)).astype(np.int64)
+    size = x.dtype.itemsize
+    mantissa, width = {2: (10, 5), 4: (23, 8), 8: (52, 11)}[size]
+    unsigned: Any = np.dtype(f"u{size}").type
+    bits = x.view(unsigned) >> unsigned(mantissa) & unsigned((1 << width) - 1)
+    return bits.astype(i32)
 
 
 def division_scale(s0: Array, denominator: Array, numerator: Array) -> tuple[Array, Array]:
@@ -197,24 +199,33 @@ def division_scale(s0: Array, denominator: Array, numerator: Array) -> tuple[Arr
     den, num = _exponent(denominator), _exponent(numerator)
     inverse_denormal = den >= (2045 if double else 253)
     quotient_denormal = num - den <= (-1022 if double else -126)
-    zero = (numerator == 0) | (denominator == 0)
-    apart = num - den >= far
-    denormal = den == 0
-    both = inverse_denormal & quotient_denormal
-    is_den, is_num = s0 == denominator, s0 == numerator
-    conditions = [zero, apart, denormal, both, inverse_denormal, quotient_denormal, num <= small]
-    up, down = s0 * s0.dtype.type(2.0**power), s0 * s0.dtype.type(2.0**-power)
-    results = [
-        np.full_like(s0, np.nan),
-        np.where(is_den, up, s0),
-        up,
-        np.where(is_den, down, s0),  # the guides say up, which would overflow
-        down,
-        np.where(is_num, up, s0),
-        up,
-    ]
-    flags = np.select(conditions, [False, True, False, True, False, True, False], False)
-    return np.select(conditions, results, s0), flags
+
+    def up() -> Array:
+        return s0 * s0.dtype.type(2.0**power)
+
+    def down() -> Array:
+        return s0 * s0.dtype.type(2.0**-power)
+
+    result, flags = s0.copy(), np.zeros(s0.shape, bool)
+    # The first that holds decides, so it is written last.
+    for condition, value, flag in (
+        (num <= small, up, False),
+        (quotient_denormal, lambda: np.where(s0 == numerator, up(), s0), True),
+        (inverse_denormal, down, False),
+        # The guides say up, which would overflow.
+        (
+            inverse_denormal & quotient_denormal,
+            lambda: np.where(s0 == denominator, down(), s0),
+            True,
+        ),
+        (den == 0, up, False),
+        (num - den >= far, lambda: np.where(s0 == denominator, up(), s0), True),
+        ((numerator == 0) | (denominator == 0), lambda: s0.dtype.type(np.nan), False),
+    ):
+        if condition.any():
+            np.copyto(result, value(), where=condition)
+            flags[condition] = flag
+    return result, flags
 
 
 def _division_scale(context: Context) -> Step:
@@ -262,6 +273,16 @@ def _division_fmas(context: Context) -> Step:
 def division_fixup(quotient: Array, denominator: Array, numerator: Array) -> Array:
     """Return the quotient with the sign and the special values that division has."""
     one = quotient.dtype.type
+    quotient, denominator, numerator = np.broadcast_arrays(quotient, denominator, numerator)
+    unsigned: Any = np.dtype(f"u{quotient.dtype.itemsize}").type
+    highest = unsigned(1 << 8 * quotient.dtype.itemsize - 1)
+    den, num = _exponent(denominator), _exponent(numerator)
+    most = {f16: 31, f32: 255}.get(one, 2047)
+    special = (den == 0) | (den == most) | (num == 0) | (num == most)
+    special |= (_exponent(quotient) == most) | (num - den < (-150 if one is f32 else -1075))
+    if not special.any():  # numbers, none of them tiny
+        bits, other, third = (x.view(unsigned) for x in (quotient, denominator, numerator))
+        return (bits & ~highest | (other ^ third) & highest).view(one)
     sign = np.where(np.signbit(denominator) ^ np.signbit(numerator), one(-1), one(1))
     result = np.copysign(quotient, sign)
     zero = (numerator == 0) | np.isinf(denominator)

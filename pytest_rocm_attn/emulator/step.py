@@ -140,7 +140,8 @@ class Destination:
     ) -> None:
         if operand.kind != "v":
             raise EmulatorError(f"destination {operand}")
-        self.register, self.dtype, self.bits = operand.index, TYPES[kind], int(kind[1:])
+        self.register, self.bits = operand.index, int(kind[1:])
+        self.dtype = np.dtype(TYPES[kind])
         self.high = high or operand.high
         self.keeps = keeps or self.high
         self.keys = tuple(range(self.register, self.register + max(1, self.bits // 32)))
@@ -148,14 +149,14 @@ class Destination:
     def write(self, machine: Machine, waves: Waves, value: Array) -> None:
         """Write a result."""
         value = np.asarray(value)
-        if value.dtype != self.dtype:
+        if value.dtype is not self.dtype:
             value = value.astype(self.dtype)
-        if self.bits == 64:
+        if self.bits == 32:
+            machine.write(self.register, waves, value.view(np.uint32))
+        elif self.bits == 64:
             wide = value.view(np.uint64)
             machine.write(self.register, waves, (wide & np.uint64(0xFFFFFFFF)).astype(np.uint32))
             machine.write(self.register + 1, waves, (wide >> np.uint64(32)).astype(np.uint32))
-        elif self.bits == 32:
-            machine.write(self.register, waves, value.view(np.uint32))
         elif self.keeps:
             word = value.view(np.uint16).astype(np.uint32)
             machine.write_half(self.register, self.high, waves, word)

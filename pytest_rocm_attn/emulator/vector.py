@@ -40,9 +40,10 @@ class Operation:
     def step(self) -> Step:
         """Return the instruction that writes it."""
         to, value, shadow = self.destination, self.value, self.shadow
+        write = to.write
 
         def run(m: Machine, w: Waves) -> None:
-            to.write(m, w, value(m, w))
+            write(m, w, value(m, w))
 
         def taint(m: Machine, w: Waves) -> Shadows:
             return to.shadows(m, w, shadow(m, w))
@@ -272,13 +273,18 @@ def _dpp(context: Context) -> Step | None:
     sources = _sources(context, alu)
     first = sources[0]
 
+    every, all_write = bool(exists.all()), bool(writes.all())
+
     def available(m: Machine, w: Waves) -> Array:
-        return exists if inactive else m.exec[w][:, reads] & exists
+        return exists if inactive or m.exec_is_full else m.exec[:, reads] & exists
 
     def moved(fetch: Fetch) -> Fetch:
         def value(m: Machine, w: Waves) -> Array:
             whole = fetch(m, w)
-            whole = np.broadcast_to(whole, (whole.shape[0], m.lanes))[:, reads]
+            if whole.shape[1] > 1:
+                whole = whole.take(reads, axis=1)
+            if every and (inactive or m.exec_is_full):
+                return whole
             return np.where(available(m, w), whole, whole.dtype.type(0))
 
         return value
@@ -296,13 +302,15 @@ def _dpp(context: Context) -> Step | None:
     def run(m: Machine, w: Waves) -> None:
         result = np.asarray(value(m, w))
         result = result.view(np.uint32) if result.dtype.itemsize == 4 else result
-        m.write(to.register, w, np.where(enabled(m, w), result, m.vector[to.register, w]))
+        if not all_write or not (zero or every and (inactive or m.exec_is_full)):
+            result = np.where(enabled(m, w), result, m.vector[to.register])
+        m.write(to.register, w, result)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         old = m.vector_shadow(to.register, w)
         return [(to.register, np.where(enabled(m, w), shadow(m, w).astype(np.uint32), old))]
 
-    partly = not (zero and writes.all())
+    partly = not (zero and all_write)
     return Step(run, keys_of(sources) + (to.keys if partly else ()), to.keys, taint)
 
 

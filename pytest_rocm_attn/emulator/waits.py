@@ -94,9 +94,13 @@ class Waits:
         if kind == SCALAR:
             self._last_scalar[counter][rows] = issued[rows]
         pending = self._pending[counter]
+        fresh = np.zeros(len(issued), np.int64)
+        fresh[rows] = issued[rows]
         for key in keys:
-            sequence = pending[key][0] if key in pending else np.zeros(len(issued), np.int64)
-            sequence[rows] = issued[rows]
+            sequence = fresh
+            if key in pending:
+                sequence = pending[key][0].copy()
+                sequence[rows] = issued[rows]
             pending[key] = (sequence, here)
             self.awaited.add(key)
         if (issued[rows] - self._done[counter][rows] > self._full[counter]).any():
@@ -109,6 +113,12 @@ class Waits:
             return
         rows = self._rows(waves)
         issued, done = self._issued[counter][rows], self._done[counter][rows]
+        if not most and len(issued) == len(self._issued[counter]):  # everything of every wave
+            self._done[counter][rows] = issued
+            if self._pending[counter]:
+                self._pending[counter].clear()
+                self.awaited = {key for keys in self._pending.values() for key in keys}
+            return
         reached = issued - most
         if most:  # scalar loads return in any order
             scalar = self._last_scalar[counter][rows] > done

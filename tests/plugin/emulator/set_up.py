@@ -63,7 +63,7 @@ class SetUp:
             self.machine.scalar.copy(),
             self.machine.scc.copy(),
         )
-        self.lds = self.machine.lds._bytes.copy()
+        self.lds = self.machine.lds.words[:, 0].copy().view(np.uint8)
         self.scratch = self.machine.scratch.copy()
         self.memory = self.content.numpy().copy()
 
@@ -139,7 +139,10 @@ class SetUp:
                 at = self.effective(wave, lane)
                 if self.one.encoding == "DS":
                     at += wave * self.machine.lds.stride
-                    self.machine.lds._bytes[at : at + size] = np.frombuffer(bits, np.uint8)
+                    values = np.frombuffer(bits, np.uint32)
+                    self.machine.lds.store(
+                        np.array(at), size, list(values), [np.zeros((), np.uint32)] * words
+                    )
                 else:
                     at -= self.start
                     self.content[at : at + size] = torch.frombuffer(

@@ -33,7 +33,7 @@ class _Access:
         cell: rows of count cells that it touches, [waves, lanes] or [waves, lanes, rows].
         active: lanes; None: all.
         low, high: offsets in LDS between which all of it lies.
-        noted: the cells tell of it.
+        noted: the cells have it.
     """
 
     store: bool
@@ -356,6 +356,6 @@ def _row(position: Array, size: int) -> int:
 
 
 def _place(position: Array) -> Array:
-    """Return where a byte lies among words with their undefined bits beside them."""
+    """Return where a byte lies among words that have their undefined bits next to them."""
     place: Array = position >> 2 << 3 | position & 3
     return place

@@ -15,9 +15,9 @@ import numpy as np
 from pytest_rocm_attn.emulator import numbers as n
 from pytest_rocm_attn.emulator import taint as rules
 from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
-from pytest_rocm_attn.emulator.numbers import f16, f32, f64, u16, u32, u64
+from pytest_rocm_attn.emulator.numbers import f16, f32, f64, u16, u32
 from pytest_rocm_attn.emulator.operands import TYPES, Operand, Source, float_bits, source
-from pytest_rocm_attn.emulator.step import Context, Destination, Step
+from pytest_rocm_attn.emulator.step import Context, Destination, Shadows, Step
 from pytest_rocm_attn.emulator.vector import Operation, keys_of, output_modifiers
 
 HALVES: dict[str, Callable[..., Array]] = {
@@ -130,24 +130,27 @@ def _words(context: Context) -> Step:
     def side(m: Machine, w: Waves, which: int) -> Array:
         values = [one.fetch(m, w) for one, _ in sides[which]]
         signed = [-v if sign else v for v, (_, sign) in zip(values, sides[which], strict=True)]
-        return np.asarray(compute(*signed)).view(u32).astype(u64)
+        return np.asarray(compute(*signed)).view(u32)
 
-    def value(m: Machine, w: Waves) -> Array:
-        return side(m, w, 0) | side(m, w, 1) << u64(32)
-
-    def shadow(m: Machine, w: Waves) -> Array:
-        halves = []
-        for which in (0, 1):
-            shadows = [one.shadow(m, w) for one, _ in sides[which]]
-            whole = shadows[0] if moves else rules.anything((), shadows)
-            halves.append(whole.astype(u64) & u64(0xFFFFFFFF))
-        return halves[0] | halves[1] << u64(32)
+    def shadow(m: Machine, w: Waves, which: int) -> Array:
+        shadows = [one.shadow(m, w) for one, _ in sides[which]]
+        return shadows[0] if moves else rules.anything((), shadows).astype(u32)
 
     if moves:  # which takes the high word of op_sel, not of op_sel_hi, for its second source
         sides[1] = [(part(operands[1], picks[0][1]), 0)]
-    to = Destination(context.operand(0), "u64")
     keys = tuple(key for one in sides for found, _ in one for key in found.keys)
-    return Operation(value, shadow, to, keys).step()
+    targets = Destination(context.operand(0), "u64").keys
+
+    def run(m: Machine, w: Waves) -> None:
+        low, high = side(m, w, 0), side(m, w, 1)
+        high = high.copy() if moves else high  # it may be what low is written over
+        m.write(targets[0], w, low)
+        m.write(targets[1], w, high)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        return [(target, shadow(m, w, which)) for which, target in enumerate(targets)]
+
+    return Step(run, keys, targets, taint)
 
 
 def _mixed(context: Context) -> Step:

@@ -26,7 +26,7 @@ START_LIMIT = 300.0  # seconds: torch, triton and a server's own modules have to
 
 
 class Lane:
-    """One worker process for one backend; a new one after a death or a hang.
+    """One worker process for one backend, or several of one module in turn; a new one after a death or a hang.
 
     Args:
         spec: ``module:object`` or ``file.py:object`` of the backend under test.
@@ -51,15 +51,18 @@ class Lane:
     ) -> None:
         self.spec = spec
         self.timeout = timeout
-        self._command = [sys.executable, "-m", worker, spec, *(arguments or ("run",))]
+        self._command = [sys.executable, "-m", worker], [*(arguments or ("run",))]
         self._path = (*path, *sys.path)
         self.evidence = ""
         self.allowance = ""
         self.device: dict[str, str] = {}
         self._process: SpawnedProcess | None = None
+        self._ready = ""  # the backend that the process solves cases with
         # The backend's own output; its end goes into the message when the worker dies.
         self._output: IO[bytes] | None = None
-        self._failure = ""  # why it cannot be started: it is not tried again
+        self._failures: dict[
+            str, str
+        ] = {}  # why backends cannot be started: they are not tried again
 
     def ask(self, case: Case) -> Result:
         """Return the result of a case.
@@ -78,29 +81,39 @@ class Lane:
         Raises:
             BackendUnderTestError: the backend cannot be started, now or when it was first tried.
         """
-        if self._process is not None:
-            return self._process
-        if not self._failure:
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
-            popen = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._output,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self._path))},
-                start_new_session=True,  # so that a hanging compiler dies with it
-            )
-            process = self._process = SpawnedProcess(popen, replies=dict)
+        process = self._process
+        if process is not None and self._ready == self.spec:
+            return process
+        if self.spec not in self._failures:
+            if process is None:
+                process = self._process = self._spawned()
+            else:
+                process.send({"backend": self.spec})
             hello = self._answer(process, START_LIMIT)
             if isinstance(hello, dict) and "error" not in hello:
+                self._ready = self.spec
                 self.evidence = hello["evidence"]
                 self.device = hello.get("device", {})
                 self.allowance = hello.get("allowance", "")
                 return process
             why = hello.words if isinstance(hello, Result) else hello["error"]
-            self._failure = f"backend {self.spec} cannot be imported: {why}"
+            self._failures[self.spec] = f"backend {self.spec} cannot be imported: {why}"
             self.close()
-        raise BackendUnderTestError(self._failure)
+        raise BackendUnderTestError(self._failures[self.spec])
+
+    def _spawned(self) -> SpawnedProcess:
+        """Return a new process, which starts with this backend."""
+        python, arguments = self._command
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        popen = subprocess.Popen(
+            [*python, self.spec, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._output,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self._path))},
+            start_new_session=True,  # so that a hanging compiler dies with it
+        )
+        return SpawnedProcess(popen, replies=dict)
 
     def _answer(self, process: SpawnedProcess, timeout: float) -> dict[str, Any] | Result:
         """Return the worker's next message, or what happened instead, with the worker ended."""
@@ -158,11 +171,14 @@ class Lanes:
         self._lanes: dict[tuple[str, ...], Lane] = {}  # the one used last stands last
 
     def of(self, spec: str, *arguments: str) -> Lane:
-        """Return the lane of a backend, and of what its process does."""
-        key = (spec, *arguments)
+        """Return the lane of a backend, and of what its process does; emulated backends of one module share it."""
+        # Machine code that is emulated is checked access by access: what one backend does cannot harm the next.
+        home = spec.rpartition(":")[0] if arguments[:1] == ("emulate",) else spec
+        key = (home, *arguments)
         lane = self._lanes.pop(key, None)
         if lane is None:
             lane = Lane(spec, self.timeout, *arguments, worker=self._worker)
+        lane.spec = spec
         for other in list(self._lanes.values())[: max(0, len(self._lanes) + 1 - self.most)]:
             other.close()
         self._lanes[key] = lane

@@ -4,13 +4,15 @@ A process of its own, because Triton decides at its import whether it interprets
 because servers read the GPU's architecture at theirs, and because a kernel that reads out of bounds
 may take its process down. Run as a module with a backend's name and what is done with it: "run"
 solves the cases and judges the results, or does what the object named next does; "emulate" does so on
-the target named next; "launch" launches dry for the target named next. The protocol has the standard
-output to itself, and the backend's own goes to stderr.
+the target named next; "launch" launches dry for the target named next. A line that names another backend
+makes the process turn to that one. The protocol has the standard output to itself, and the backend's own
+goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -27,6 +29,8 @@ from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
 
     Started = tuple[dict[str, Any], Callable[[Case], Result]]  # what it says of itself, and does
 
@@ -49,19 +53,32 @@ def main() -> None:
     start = starts[how]
     outcomes.home = outcomes.Home(shape.package_of(spec))
     with contextlib.ExitStack() as mocks:
-        try:
-            hello, examine = start(spec, mocks, *what)
-        except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
-            words = f"{type(error).__name__}: {text_of(error)}{outcomes.remedy(error)}"
-            say({"error": words, "traceback": traceback.format_exc()})
-            return
-        say(hello)
+
+        @functools.cache
+        def started(spec: str) -> Started:
+            return start(spec, mocks, *what)
+
+        def turn_to(spec: str) -> Callable[[Case], Result] | None:
+            try:
+                hello, examine = started(spec)
+            except BaseException as error:  # noqa: BLE001  foreign code: its import may raise anything
+                words = f"{type(error).__name__}: {text_of(error)}{outcomes.remedy(error)}"
+                say({"error": words, "traceback": traceback.format_exc()})
+                return None
+            say(hello)
+            return examine
+
+        examine = turn_to(spec)
         # What was imported stays, and what a compiler and an emulator make is large: with Python's own
         # threshold the search for cycles took an eighth of the time.
         gc.freeze()
         gc.set_threshold(100_000)
         for line in sys.stdin:
-            say(asdict(examine(Case.from_json(json.loads(line)))))
+            message = json.loads(line)
+            if "backend" in message:
+                examine = turn_to(message["backend"])
+            elif examine is not None:
+                say(asdict(examine(Case.from_json(message))))
 
 
 def _load(spec: str, mock: Callable[[], object] | None = None) -> Any:
@@ -133,19 +150,7 @@ def _emulate(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
     """Start a backend whose kernels, compiled for a target, are executed on the CPU."""
     import torch
 
-    from pytest_rocm_attn.aiter_probe import probe
-    from pytest_rocm_attn.emulator.triton_launch import Emulation
-    from pytest_rocm_attn.gpu import Aiter, Gpu
-    from pytest_rocm_attn.mock import MockRocm
-    from pytest_rocm_attn.mock.triton_driver import activate
-
-    aiter = probe().state
-    emulation, gpu = Emulation(), Gpu(gfx, aiter)
-    # Servers choose their platform at their import, and would choose the GPU that this machine has.
-    # The driver is the emulation's; tensors and their device are the CPU's.
-    mocks.enter_context(MockRocm(gpu, real_aiter=aiter is Aiter.PRESENT, triton_driver=False))
-    activate(gpu, emulation)
-    torch.set_num_threads(1)
+    emulation = _emulation(gfx, mocks)
     backend, device = _load(spec), torch.device("cpu")
     examine = _examination("")
 
@@ -159,6 +164,27 @@ def _emulate(spec: str, mocks: contextlib.ExitStack, gfx: str) -> Started:
     hello = _hello(backend, getattr(backend, "evidence", None) or "emulated", device)
     hello["device"] |= {"name": f"emulated {gfx}", "arch": gfx}
     return hello, try_
+
+
+@functools.cache
+def _emulation(gfx: str, mocks: contextlib.ExitStack) -> Emulation:
+    """Mock a GPU and execute what Triton launches; all backends of the process share it."""
+    import torch
+
+    from pytest_rocm_attn.aiter_probe import probe
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
+    from pytest_rocm_attn.gpu import Aiter, Gpu
+    from pytest_rocm_attn.mock import MockRocm
+    from pytest_rocm_attn.mock.triton_driver import activate
+
+    aiter = probe().state
+    emulation, gpu = Emulation(), Gpu(gfx, aiter)
+    # Servers choose their platform at their import, and would choose the GPU that this machine has.
+    # The driver is the emulation's; tensors and their device are the CPU's.
+    mocks.enter_context(MockRocm(gpu, real_aiter=aiter is Aiter.PRESENT, triton_driver=False))
+    activate(gpu, emulation)
+    torch.set_num_threads(1)
+    return emulation
 
 
 def _examination(check: str) -> Any:

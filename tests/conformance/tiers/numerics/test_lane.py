@@ -26,6 +26,21 @@ print(json.dumps({"evidence": "none"}), flush=True)
 for line in sys.stdin:
     print(json.dumps({"kind": "declined", "words": "no"}), flush=True)
 """
+# It says what backend it is at, and answers with its number.
+TURNING_WORKER = """
+import json, os, sys
+def say(**message):
+    print(json.dumps(message), flush=True)
+say(evidence=sys.argv[1])
+for line in sys.stdin:
+    name = json.loads(line).get("backend")
+    if name is None:
+        say(kind="declined", words=str(os.getpid()))
+    elif name.endswith("Bad"):
+        say(error="no such name")
+    else:
+        say(evidence=name)
+"""
 
 
 def is_running(pid: int) -> bool:
@@ -76,6 +91,38 @@ def test_a_deviation_pins_whether_a_backend_died_or_hung(
     assert finding.kind == "crashed"
     assert finding.got.answer == answer
     assert words in finding.words
+
+
+def test_emulated_backends_of_one_module_take_turns_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_turning_worker.py").write_text(TURNING_WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with contextlib.closing(Lanes(60.0, worker="a_turning_worker")) as lanes:
+
+        def process_of(spec: str, *what: str) -> str:
+            lane = lanes.of(spec, *what)
+            words = lane.ask(CASE).words
+            assert lane.evidence == spec
+            return words
+
+        emulate = ("emulate", "gfx942")
+        first = process_of("mine:A", *emulate)
+        assert process_of("mine:B", *emulate) == first
+        assert process_of("mine:A", *emulate) == first
+        others = {
+            process_of("mine:A", "emulate", "gfx90a"),
+            process_of("yours:A", *emulate),
+            process_of("mine:A", "run"),
+            process_of("mine:B", "run"),
+        }
+        assert len(others - {first}) == 4
+        now = process_of("mine:A", *emulate)
+        with pytest.raises(
+            BackendUnderTestError, match="mine:Bad cannot be imported: no such name"
+        ):
+            lanes.of("mine:Bad", *emulate).ask(CASE)
+        assert process_of("mine:A", *emulate) != now
 
 
 @pytest.mark.parametrize(

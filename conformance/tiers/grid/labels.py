@@ -64,7 +64,7 @@ class Labeller(dict[tuple[int, ...], int]):
 
     def of(self, *columns: Sequence[int]) -> array[int]:
         """Return the label of each cell, given its codes."""
-        return array("H", (self[key] for key in zip(*columns, self._choices, strict=False)))
+        return array("H", map(self.__getitem__, zip(*columns, self._choices, strict=False)))
 
     def __missing__(self, key: tuple[int, ...]) -> int:
         *codes, choice = key

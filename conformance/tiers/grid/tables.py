@@ -232,7 +232,7 @@ def _rows(
     place = [names.index(one.name) for one in attributes]
     for chosen in itertools.product(*groups):
         classes = (*itertools.chain.from_iterable(chosen), *constants)
-        yield tuple(classes[at] for at in place)
+        yield tuple([classes[at] for at in place])
 
 
 def _smaller(table: array[int], axes: Sequence[Axis], groups: Sequence[Groups]) -> array[int]:

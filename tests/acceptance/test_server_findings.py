@@ -6,20 +6,14 @@ Slow: several minutes for a release; needs it unpacked, see test_real_vllm.py.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
-PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
-_PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 _ROW = re.compile(r"\| (?P<releases>[\d., ]+) \| (?P<gpus>[\w, ]+) \| (?P<items>`[^|]+`) \| .+ \|")
 
 
@@ -67,25 +61,10 @@ def test_a_finding_without_a_row_and_a_row_without_a_finding_are_differences() -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("release", "gpu"), sorted(LISTED))
-def test_the_findings_are_those_that_the_page_lists(release: str, gpu: str, tmp_path: Path) -> None:
-    folder = RELEASES / release
-    if not folder.is_dir():
-        pytest.skip(f"vLLM {release} is not unpacked in {folder}; see docs/real-vllm.md")
-    report = tmp_path / "report.json"
-    subprocess.run(
-        [
-            *(PYTHON, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"),
-            *("-p", "no:randomly", "--rocm-attn-conformance", "--rocm-attn-tier=server"),
-            *(f"--rocm-attn-gpu={gpu}", "--rocm-attn-timeout=300", f"--rocm-attn-report={report}"),
-            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *_PATHS])},
-        check=False,
-        capture_output=True,
-        timeout=3600,
-    )
-    rows = json.loads(report.read_text())["rows"]
+def test_the_findings_are_those_that_the_page_lists(
+    server_rows: Any, release: str, gpu: str
+) -> None:
+    rows = server_rows(release, gpu)
     assert len(rows) > 150
-    findings = {row["id"] for row in rows if row["verdict"] not in ("pass", "skip")}
+    findings = {name for name, row in rows.items() if row["verdict"] not in ("pass", "skip")}
     assert differences(LISTED[release, gpu], findings) == []

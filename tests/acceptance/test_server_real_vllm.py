@@ -5,19 +5,15 @@ Slow; needs the releases unpacked: see test_real_vllm.py. docs/server.md says wh
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_rocm_attn.conformance.adapters import interfaces
 
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
-PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
-_PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 
 WHISPER = "whisper-large-v3-starts-by-default"  # vllm-project/vllm#47035
 TURBOQUANT = "qwen3-8b-turboquant-starts-by-default"  # #54988
@@ -113,31 +109,11 @@ FOUND: dict[str, dict[str, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", FOUND)
-def test_a_release_has_what_was_reported_about_it_and_no_more(release: str, tmp_path: Path) -> None:
-    folder = RELEASES / release
-    if not folder.is_dir():
-        pytest.skip(
-            f"vLLM {release} is not unpacked in {folder}: pip download --no-deps vllm=={release} &&"
-            f" unzip -q vllm-{release}-*.whl -d {folder}"
-        )
-    report = tmp_path / "report.json"
+def test_a_release_has_what_was_reported_about_it_and_no_more(
+    server_rows: Any, release: str
+) -> None:
     expected = FOUND[release]
-    subprocess.run(
-        [
-            PYTHON,
-            *("-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:randomly"),
-            *("--rocm-attn-conformance", "--rocm-attn-tier=server"),
-            *("--rocm-attn-gpu=gfx942", "--rocm-attn-timeout=180", f"--rocm-attn-report={report}"),
-            "--rocm-attn-selector=vllm.platforms.rocm:RocmPlatform",
-            *(f"rocm-attn::server::{name}[gfx942]" for name in expected),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *_PATHS])},
-        check=False,
-        capture_output=True,
-        timeout=900,
-    )
-    rows = {row["id"]: row for row in json.loads(report.read_text())["rows"]}
+    rows = server_rows(release, "gfx942", *expected)
     assert rows.keys() == expected.keys()
     for name, part in expected.items():
         row = rows[name]

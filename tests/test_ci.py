@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,57 @@ def test_a_script_is_legal_and_names_only_what_exists(script: str) -> None:
             for words in re.findall(r' -k (?:"([\w ]+)"|([\w-]+))', command):
                 unknown = [word for word in "".join(words).split(" or ") if word not in tests]
                 assert (unknown, bool(files)) == ([], True), command
+
+
+# Slow tests that CI does not run -> why not. `make test-slow`, which the nightly workflow calls, runs all.
+NOT_IN_CI = {
+    "tests/acceptance/*": "needs unpacked releases or packages, and hours",
+    "tests/backends/atlas/test_page_in_chromium.py": "needs Chromium",
+    "tests/backends/hip/*": "emulates or compiles every kernel; default tests have samples",
+    "tests/backends/interpreted/*": "interprets every case; default tests have samples",
+    "tests/backends/kernels/test_tabled_tiles.py": "computes with every tile of the table",
+    "tests/backends/test_flex_attention.py": "computes every case; default tests have samples",
+    "tests/backends/test_launch_table.py": "compiles every row; default tests have samples",
+    "tests/backends/test_releases.py": "asks every cell; default tests have samples",
+    "tests/conformance/report/test_html_page_in_chromium.py": "needs Chromium",
+    "tests/conformance/tiers/numerics/test_judge.py": "judges every case; default tests have samples",
+    "tests/docs/test_ci_workflow.py": "needs check-jsonschema and an installed package",
+    "tests/docs/test_citations.py": "needs unpacked releases",
+    "tests/docs/test_kernel_figures.py": "compiles every kernel; default tests have samples",
+    "tests/docs/test_launch_tables.py": "compiles every family; default tests have samples",
+    "tests/mutation/*": "needs hours; CI runs the mutants of one table",
+    "tests/plugin/emulator/*": "asks every instruction or case; CI and default tests have samples",
+    "tests/plugin/mock/test_amdsmi.py": "downloads AMD's package",
+    "tests/test_packaging.py": "builds and installs, as CI's own steps do",
+    "tests/test_workflows.py": "needs check-jsonschema; CI runs actionlint",
+}
+
+
+def in_ci() -> set[Path]:
+    """Return the files that some command of CI runs slow tests of."""
+    found = set[Path]()
+    for script in ("run", "releases"):
+        for command in (ROOT / ".ci" / script).read_text().replace("\\\n", " ").splitlines():
+            if " -m slow " in command:
+                named = [
+                    path
+                    for name in re.findall(r"tests/[\w/.*]+", command)
+                    for path in ROOT.glob(name)
+                ]
+                found |= {
+                    file
+                    for path in named
+                    for file in ([path] if path.is_file() else path.rglob("test_*.py"))
+                }
+    return found
+
+
+def test_each_slow_test_runs_in_ci_or_has_a_reason_not_to() -> None:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    slow = {file for file in files if re.search(r"\bmark\.slow\b", file.read_text("utf-8"))}
+    left = [str(file.relative_to(ROOT)) for file in sorted(slow - in_ci() - {Path(__file__)})]
+    assert [file for file in left if not any(fnmatch(file, each) for each in NOT_IN_CI)] == []
+    assert [each for each in NOT_IN_CI if not any(fnmatch(file, each) for file in left)] == []
 
 
 # --- releases -----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import functools
 import re
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pytest_rocm_attn.backends import declarations
 from pytest_rocm_attn.backends.capabilities import BLOCK_SIZE_1, GFX9_ONLY, Limit, Limits
@@ -187,7 +188,7 @@ def _overriding(release: str, version: Version) -> Policy:
 
 def _like(branch: Branch, source: str, **changes: object) -> Branch:
     """Return a branch of PR_26980 with changes, its rules citing the release."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         name: getattr(branch, name)
         for name, field in Branch.__dataclass_fields__.items()
         if field.init
@@ -196,7 +197,7 @@ def _like(branch: Branch, source: str, **changes: object) -> Branch:
         Rule(r.name, r.backend, r.when, source, r.otherwise) for r in branch.rules
     )
     fields |= {"source": source, "named_source": source}
-    return Branch(**fields | changes)  # type: ignore[arg-type]  # the fields of a branch
+    return Branch(**fields | changes)
 
 
 # --- 0.12 to 0.17: PR #26980 ----------------------------------------------------------------------

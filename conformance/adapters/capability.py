@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IMPOSSIBLE = ((0, 0), (99, 0))
 
-_DENSE = {
+_DENSE: dict[str, dict[str, Any]] = {
     "a plain layer": {},
     "a layer of head size 64": {"head_size": 64},
     "a layer of head size 512": {"head_size": 512},
@@ -35,7 +35,7 @@ _DENSE = {
     "cross attention": {"attn_type": "encoder_decoder"},
     "blocks of 544": {"block_size": 544},
 }
-_LATENT = {
+_LATENT: dict[str, dict[str, Any]] = {
     "latent attention": {},
     "latent attention with an fp8 cache": {"kv_cache_dtype": "fp8"},
     "latent attention with blocks of one": {"block_size": 1},
@@ -43,11 +43,8 @@ _LATENT = {
     "sparse latent attention": {"use_sparse": True},
 }
 REQUESTS: dict[str, Request] = {
-    **{words: Request(**fields) for words, fields in _DENSE.items()},  # type: ignore[arg-type]
-    **{
-        words: Request(use_mla=True, head_size=576, **fields)  # type: ignore[arg-type]
-        for words, fields in _LATENT.items()
-    },
+    **{words: Request(**fields) for words, fields in _DENSE.items()},
+    **{words: Request(use_mla=True, head_size=576, **fields) for words, fields in _LATENT.items()},
 }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,13 +171,13 @@ AITER = {"VLLM_ROCM_USE_AITER": "1"}
 def test_what_changed_from_one_release_to_the_next(
     before: str,
     after: str,
-    request_: dict[str, object],
+    request_: dict[str, Any],
     environ: dict[str, str],
     gfx: str,
     was: str,
     is_: str,
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     found = [answer(release, request, Gpu(gfx), environ) for release in (before, after)]
     assert found == [was, is_]
 
@@ -215,9 +216,9 @@ NON_CAUSAL_DCP = {"use_mla": True, "use_non_causal": True, "use_dcp": True}
     ],
 )  # fmt: skip
 def test_what_a_switch_or_the_lack_of_aiter_decides(
-    release: str, request_: dict[str, object], environ: dict[str, str], aiter: str, backend: str
+    release: str, request_: dict[str, Any], environ: dict[str, str], aiter: str, backend: str
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     assert answer(release, request, Gpu("gfx950", Aiter(aiter)), environ) == backend
 
 
@@ -306,7 +307,8 @@ def test_a_candidate_that_cannot_serve_is_passed_over_with_its_reason() -> None:
 def test_a_refused_feature_is_named_by_its_rule_in_our_words_and_upstreams(
     field: str, backend: str, rule: str, words: str, upstream: str
 ) -> None:
-    request = Request(**{field: True})  # type: ignore[arg-type]  # a field of several types
+    asked: dict[str, Any] = {field: True}
+    request = Request(**asked)
     with pytest.raises(SelectionError) as caught:
         select(request, Flags({ATTENTION_BACKEND: backend}), Gpu("gfx942"), "0.33")
     assert f"does not support {words} ({upstream})" in str(caught.value)
@@ -334,9 +336,9 @@ def test_a_refused_feature_is_named_by_its_rule_in_our_words_and_upstreams(
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_the_class_declares(
-    name: str, request_: dict[str, object], gfx: str, rule: str, words: str
+    name: str, request_: dict[str, Any], gfx: str, rule: str, words: str
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     with pytest.raises(SelectionError) as caught:
         select(request, Flags({ATTENTION_BACKEND: name}), Gpu(gfx), "0.33")
     assert f"{name} (named by {ATTENTION_BACKEND}) does not support {words}" in str(caught.value)
@@ -353,9 +355,9 @@ def test_a_refusal_says_what_the_class_declares(
     ],
 )  # fmt: skip
 def test_a_refusal_says_which_kind_of_layer_a_backend_is_for(
-    name: str, request_: dict[str, object], words: str
+    name: str, request_: dict[str, Any], words: str
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     with pytest.raises(SelectionError) as caught:
         select(request, Flags({ATTENTION_BACKEND: name}), Gpu("gfx942"), "0.33")
     assert f"{name} (named by {ATTENTION_BACKEND}) {words}." in str(caught.value)
@@ -410,9 +412,9 @@ def test_a_refusal_of_every_candidate_names_each_with_what_it_lacks_and_a_way_ou
     ],
 )
 def test_a_refusal_offers_only_what_serves_the_layer_on_rocm(
-    request_: dict[str, object], environ: dict[str, str], remedy: str | None
+    request_: dict[str, Any], environ: dict[str, str], remedy: str | None
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     with pytest.raises(SelectionError) as caught:
         select(request, Flags(environ), Gpu("gfx942"), "0.33")
     found = re.search(r"\. Remedy: (.*?)\. Source: ", str(caught.value))
@@ -503,9 +505,9 @@ def test_a_trace_of_aiter_mla_lists_non_causal_float16_among_the_features() -> N
     ],
 )  # fmt: skip
 def test_a_trace_of_a_refusal_has_a_step_for_a_feature_only_if_it_is_lacking(
-    name: str, request_: dict[str, object], gfx: str, rules: list[str]
+    name: str, request_: dict[str, Any], gfx: str, rules: list[str]
 ) -> None:
-    request = Request(**request_)  # type: ignore[arg-type]  # fields of several types
+    request = Request(**request_)
     with pytest.raises(SelectionError) as caught:
         select(request, Flags({ATTENTION_BACKEND: name}), Gpu(gfx), "0.33")
     steps = [step for step in caught.value.trace if "validate_configuration" in step.source]

@@ -60,7 +60,7 @@ def conditions(policy: Policy) -> list[tuple[Callable[..., bool], tuple[str, ...
 def test_the_tree_of_each_condition_says_what_the_condition_says(
     release: str, draw: Callable[[int, int], list[dict[str, Any]]]
 ) -> None:
-    questions = [
+    questions: list[dict[str, Any]] = [
         {
             "request": Request(**asked["request"]),
             "flags": Flags(asked["environ"]),
@@ -73,7 +73,7 @@ def test_the_tree_of_each_condition_says_what_the_condition_says(
         grown = tree(condition)
         for question in questions:
             expected = condition(*(question[name] for name in needs))
-            assert value(grown, **question) == expected, (condition, question)  # type: ignore[arg-type]
+            assert value(grown, **question) == expected, (condition, question)
             said.add(expected)
     assert said == {False, True}
 

@@ -93,12 +93,12 @@ def test_a_backends_name_cannot_break_out_of_the_page(record: Any, report: Any) 
 
 def test_the_terminal_shows_the_table_and_the_device(record: Any, report: Any) -> None:
     lines: list[str] = []
-    out = SimpleNamespace(
+    out: Any = SimpleNamespace(
         section=lambda title, **_: lines.append(title),
         write_line=lambda text, **_: lines.append(text),
     )
     done = report(*rows(record), declined=DECLINED, host={"devices": [H100]})
-    terminal.write_evidence(out, done)  # type: ignore[arg-type]  # as much of a reporter as it uses
+    terminal.write_evidence(out, done)
     start = lines.index("backends by evidence")
     assert [line.split() for line in lines[start + 1 : start + 5]] == [
         list(evidence.COLUMNS),

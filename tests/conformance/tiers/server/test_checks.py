@@ -19,7 +19,6 @@ from pytest_rocm_attn.outcome import Told
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_rocm_attn.conformance.tiers.capabilities.check import CheckItem
 
 GFX942, GFX950 = Gpu("gfx942"), Gpu("gfx950")
 (WHISPER,) = (server for server in shipped() if server.id == "whisper-large-v3")
@@ -105,7 +104,7 @@ def test_what_our_own_stand_ins_lack_is_never_the_forks_fault() -> None:
 
 def test_a_need_that_no_field_carries_is_a_finding_for_each_server_that_has_it() -> None:
     check = servers.reaches_the_selector.find
-    item: CheckItem = Item(came(unasked=("use_dcp",)))  # type: ignore[assignment]
+    item: Any = Item(came(unasked=("use_dcp",)))
     defects = list(check(item, need="use_dcp", servers=shipped()))
     assert {defect.wrong for defect in defects} == {
         "the selector chooses without being asked about use_dcp"
@@ -124,7 +123,7 @@ def test_a_need_that_no_server_with_a_backend_has_is_not_applicable() -> None:
 def test_a_layer_that_its_backends_kernel_refuses_is_a_finding_of_its_server() -> None:
     joins = [{"layers": ["decoder"], "doing": "", "words": "use_custom is false"}]
     check = servers.runs_its_own_kernel.find
-    item: CheckItem = Item({**came(), "joins": joins})  # type: ignore[assignment]
+    item: Any = Item({**came(), "joins": joins})
     (defect,) = check(item, flags="by-default", servers=[WHISPER])
     assert (defect.wrong, defect.value) == ("decoder (ROCM_ATTN): use_custom is false", WHISPER.id)
     assert found(check, Item({**came(), "joins": []}), flags="by-default", servers=[WHISPER]) == []
@@ -135,7 +134,7 @@ def test_a_question_that_cannot_be_asked_is_the_only_defect() -> None:
         def ask(self, question: Any) -> Answer:
             return Answer(question, Told({}), trouble="KeyError: 'gfx'", deliberate=False)
 
-    item: CheckItem = Raising({})  # type: ignore[assignment]
+    item: Any = Raising({})
     (defect,) = code.means_the_visible_device.find(item, variables="rocr")
     assert defect.wrong == "it cannot be asked: KeyError: 'gfx'"
     assert defect.environ == {"ROCR_VISIBLE_DEVICES": "2,3"}
@@ -147,7 +146,7 @@ def test_a_switch_that_leaves_a_plugin_on_is_a_finding() -> None:
         on = dict(question.environ) == {"ATOMIC_DISABLE_PLUGIN": "1"}
         return {"answers": {"a plain layer": "ATOMIC" if on else "ROCM_ATTN", "sinks": "same"}}
 
-    item: CheckItem = Item(told)  # type: ignore[assignment]
+    item: Any = Item(told)
     find = plugins.change_nothing_if_off.find
     (defect,) = find(item, switches=("ATOMIC_DISABLE_PLUGIN",))
     assert defect.wrong == (

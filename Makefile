@@ -1,11 +1,18 @@
 # Each target makes what it needs below .venv and .venv-core. `make help` lists them.
 PYTHON ?= python3
-# Triton interprets or compiles in a process, never both: these tests have a run of their own.
+# Triton interprets or compiles in a process, never both: these tests have a run of their own, next to the
+# other, whose workers wait for what hangs. What it prints comes last.
 INTERPRETED := tests/backends/interpreted
 # One worker more than a small machine has cores, as some tests wait for what hangs. A worker keeps to the
 # modules that it is given, so that what a module shares is made once, and then takes tests from the others.
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist worksteal
+define both-runs
+	@mkdir -p build; \
+	$(1) -m pytest $(INTERPRETED) > build/interpreted.txt 2>&1 & interpreted=$$!; \
+	$(1) -m pytest $(PARALLEL); status=$$?; \
+	wait $$interpreted || status=1; cat build/interpreted.txt; exit $$status
+endef
 # Hundreds of processes start in a run of the tests: each would compile this package again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
@@ -18,8 +25,7 @@ conformance: .venv-core/installed ## run the matrix on the reference selector; n
 	.venv-core/bin/python -m pytest --rocm-attn-conformance
 
 test: .venv/installed ## run the tests
-	.venv/bin/python -m pytest $(PARALLEL)
-	.venv/bin/python -m pytest $(PARALLEL) $(INTERPRETED)
+	$(call both-runs,.venv/bin/python)
 
 test-slow: .venv/installed ## run what takes minutes or needs downloads (ROCM_ATTN_VLLM_DIR)
 	.venv/bin/python -m pytest -m slow
@@ -29,16 +35,14 @@ test-releases: ## run tiers and known regressions on unmodified releases of vLLM
 	.ci/releases
 
 test-floor: .venv-floor/installed ## run the tests with the oldest supported dependencies
-	.venv-floor/bin/python -m pytest $(PARALLEL)
-	.venv-floor/bin/python -m pytest $(PARALLEL) $(INTERPRETED)
+	$(call both-runs,.venv-floor/bin/python)
 
 test-floor-plugin: .venv-floor-plugin/installed ## the same for the plugin's tests that need no torch
 	.venv-floor-plugin/bin/python -m pytest $(PARALLEL) tests/plugin \
 	  --ignore=tests/plugin/dry_launch --ignore=tests/plugin/emulator
 
 test-latest: .venv-latest/installed ## run the tests with the newest dependencies on the index
-	.venv-latest/bin/python -m pytest $(PARALLEL)
-	.venv-latest/bin/python -m pytest $(PARALLEL) $(INTERPRETED)
+	$(call both-runs,.venv-latest/bin/python)
 
 lint: .venv/installed .typings/pytest_rocm_attn ## run ruff, the check of language, and mypy
 	.venv/bin/python -m pip install --quiet --group dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -79,6 +80,17 @@ LEFT_OUT: dict[Path, tuple[Callable[[pytest.Config], bool], Callable[[pytest.Ite
 }
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage in what is imported and collected, now and later: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot run in this process; it is collected all the same, so it cannot rot."""
     left_out = [
@@ -99,6 +111,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for folder, (leaves_out, _, words) in LEFT_OUT.items():
         if any(folder.is_relative_to(path) for path in _paths(config)) and leaves_out(config):
             terminalreporter.write_line(words)
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Leave pytest-randomly and hypothesis' own plugin out of runs inside a test.
+
+    Importing them, and what they import, takes longer than most of these runs.
+    """
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:hypothesispytest")
+    return pytester
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,14 +72,32 @@ def test_a_run_of_other_tests_says_nothing_of_those(leave_out: Any) -> None:
     assert leave_out("tests/plugin")[1] == []
 
 
-def test_make_runs_what_a_run_of_all_tests_leaves_out(conftest: Any) -> None:
-    text = (ROOT / "Makefile").read_text("utf-8")
-    (folder,) = re.findall(r"^INTERPRETED := (.*)$", text, re.MULTILINE)
-    assert ROOT / folder == conftest.INTERPRETED
-    recipes = re.findall(r"^(test[a-z-]*):.*\n((?:\t.*\n)+)", text, re.MULTILINE)
-    parts = {"test-releases", "test-floor-plugin"}  # which name what they run
-    whole = [(name, recipe) for name, recipe in recipes if name not in parts]
-    assert [name for name, _ in whole] == ["test", "test-slow", "test-floor", "test-latest"]
-    for name, recipe in whole:
-        first, second = recipe.splitlines()
-        assert second == f"{first} $(INTERPRETED)", name
+TARGETS = {"test": "", "test-slow": "", "test-floor": "-floor", "test-latest": "-latest"}
+PYTHON = """#!/bin/sh
+case "$*" in
+  *{folder}*) echo interpreted; exit {interpreted};;
+  *) sleep 0.1; echo others; exit {others};;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("interpreted", "others"), [(0, 0), (1, 0), (0, 1)])
+def test_make_runs_what_a_run_of_all_tests_leaves_out_and_fails_if_either_does(
+    conftest: Any, tmp_path: Path, interpreted: int, others: int
+) -> None:
+    folder = conftest.INTERPRETED.relative_to(ROOT)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    for target, suffix in TARGETS.items():
+        python = tmp_path / f".venv{suffix}" / "bin" / "python"
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text(PYTHON.format(folder=folder, interpreted=interpreted, others=others))
+        python.chmod(0o755)
+        (python.parents[1] / "installed").touch()
+        done = subprocess.run(
+            ["make", "--silent", target], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert bool(done.returncode) == bool(interpreted or others), target
+        if target != "test-slow" or not others:  # whose second run waits for the first
+            assert done.stdout == "others\ninterpreted\n", (target, done.stderr)

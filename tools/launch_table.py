@@ -63,6 +63,7 @@ SERVED = {
         "decode-of-views",
         "decode-over-heads-first",
         "decode-in-blocks-of-hybrid-models-block-size-272",
+        "decode-in-blocks-of-hybrid-models-block-size-544",
         "decode-over-a-cache-of-the-models-dtype-float16",
     ),
     "decode-head-size-256": ("decode-over-a-small-cache-head-size-256", "decode-in-large-blocks"),

@@ -44,7 +44,7 @@ FLAGS = frozenset(
 )
 _OPERAND = re.compile(
     r"(?:-|neg\()?\|[^|]*\|\)?|\([^()]*\)[&>][&>]?\d+"
-    r"|(?:neg|abs|sext|lit|vmcnt|lgkmcnt|expcnt|hwreg|sendmsg)\((?:[^()]|\([^)]*\))*\)"
+    r"|(?:neg|abs|sext|lit|gpr_idx|vmcnt|lgkmcnt|expcnt|hwreg|sendmsg)\((?:[^()]|\([^)]*\))*\)"
     r"|[^\s,\[]+(?:\[[^\]]*\])?"
 )
 _NAMED = re.compile(r"[a-z]\w*:[^:]")  # what may be a modifier with a value; registers are v[0:1]
@@ -52,6 +52,7 @@ _LABEL = re.compile(r"([.\w$]+):")
 _ENCODING = re.compile(r"_(e64_dpp|e32|e64|dpp|sdwa)$")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)([^;]*)(?:;\s*(.*))?")
 _FILE = re.compile(r'\.file\s+(\d+)\s+(?:"([^"]*)"\s+)?"([^"]*)"')
+_INDEXED = {"SRC0": 1, "SRC1": 2, "SRC2": 4, "DST": 8}  # operands, as bits 12 to 15 of M0
 _DATA = {".byte": 1, ".short": 2, ".long": 4, ".quad": 8}
 
 
@@ -177,6 +178,7 @@ class _Reader:
         self.section = ".text"
         self.place: Place | None = None
         self.gfx = ""
+        self.indexed: Instruction | None = None  # the s_set_gpr_idx_on that is in force
 
     def program(self) -> Program:
         described: str | None = None
@@ -230,6 +232,7 @@ class _Reader:
 
     def _label(self, name: str) -> None:
         if self.section == ".text":
+            self._leaves_indexing(name)
             self.labels[name] = len(self.instructions)
         elif _is_data(self.section):
             self.symbols[name] = len(self.data)
@@ -274,18 +277,46 @@ class _Reader:
 
     def _instruction(self, line: str, number: int) -> None:
         name, encoding, operands, modifiers, text = _parts(line)
-        self.instructions.append(
-            Instruction(
-                len(self.instructions),
-                name,
-                encoding,
-                operands,
-                modifiers,
-                text,
-                number,
-                self.place,
-            )
+        if self.indexed is not None:
+            if name.startswith("v_"):
+                modifiers = modifiers | {"gpr_idx": moved(self.indexed)}
+            elif name.startswith(("s_branch", "s_cbranch", "s_setpc", "s_swappc", "s_endpgm")):
+                self._leaves_indexing(text)
+        read = Instruction(
+            len(self.instructions),
+            name,
+            encoding,
+            operands,
+            modifiers,
+            text,
+            number,
+            self.place,
         )
+        self.instructions.append(read)
+        if name.startswith("s_set_gpr_idx_o"):
+            self.indexed = read if name.endswith("on") else None
+
+    def _leaves_indexing(self, where: str) -> None:
+        if self.indexed is not None:
+            raise EmulatorError(
+                f"the emulator cannot run {self.indexed} on {self.gfx}: {where!r} stands before the"
+                " s_set_gpr_idx_off that ends it"
+            )
+
+
+def moved(switch: Instruction) -> int:
+    """Return which operands s_set_gpr_idx_on moves, of ``gpr_idx(SRC0,DST)`` or a number, as bits.
+
+    Raises:
+        EmulatorError: it names another operand.
+    """
+    text = switch.operands[-1]
+    if not text.startswith("gpr_idx("):
+        return int(text, 0)
+    names = set(text[len("gpr_idx(") : -1].replace(",", " ").split())
+    if not _INDEXED.keys() >= names:
+        raise EmulatorError(f"operand {text!r}")
+    return sum(_INDEXED[name] for name in names)
 
 
 @functools.lru_cache(maxsize=65_536)

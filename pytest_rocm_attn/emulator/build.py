@@ -10,6 +10,7 @@ from pytest_rocm_attn.emulator import (
     compare,
     control,
     global_memory,
+    indexed,
     lanes,
     lds_memory,
     matrix,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Build = Callable[[Context], Step | None]
 
-_SCALAR: tuple[Build, ...] = (control.build, scalar.build, global_memory.build)
+_SCALAR: tuple[Build, ...] = (control.build, scalar.build, global_memory.build, indexed.build)
 _VECTOR: tuple[Build, ...] = (
     vector.build,
     lanes.build,
@@ -72,6 +73,8 @@ def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> 
     else:
         families = _LDS if name.startswith("ds_") else _MEMORY
     try:
+        if "gpr_idx" in instruction.modifiers:
+            return indexed.indexed(instruction, lambda one: step_of(one, program, lanes_of_wave))
         for build in families:
             step = build(context)
             if step is not None:

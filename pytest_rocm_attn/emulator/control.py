@@ -37,6 +37,7 @@ IDLE = frozenset(
         "s_prefetch_inst",
         "s_prefetch_data",
         "s_inst_prefetch",
+        "s_set_gpr_idx_off",  # the reader of the assembly heeds it
         "s_incperflevel",
         "s_decperflevel",
     ]

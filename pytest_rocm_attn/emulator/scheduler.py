@@ -136,7 +136,7 @@ class _Run:
             if self.left < 0:
                 self._loops()
             if not step.control:
-                _execute(step, machine, waves)
+                execute(step, machine, waves)
                 index += 1
             else:
                 following = self._control(step, index, rows)
@@ -210,7 +210,8 @@ class _Run:
         )
 
 
-def _execute(step: Step, machine: Machine, waves: Waves) -> None:
+def execute(step: Step, machine: Machine, waves: Waves) -> None:
+    """Run a step on the waves in focus, with the checks of what it touches."""
     touched = step.touched
     if not touched.isdisjoint(machine.waits.awaited):
         _check_arrived(step, machine, waves)

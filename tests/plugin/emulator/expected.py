@@ -42,6 +42,7 @@ class Expected(SetUp):
             "WAVE32": self.pseudo.FALSE if self.lanes == 64 else self.pseudo.TRUE,
             "SIMM16": self.value(0x1234, 16),
             "SIMM32": self.value(0x40490FDB, 32),
+            "SRC1": self.value(9, 32),  # of s_set_gpr_idx_on
             "OFFSET": self.value(self.offset if "offset" in self.text else 0, 16),
             "OFFSET0": self.value(1, 8),
             "OFFSET1": self.value(7, 8),
@@ -169,6 +170,7 @@ class Expected(SetUp):
         for register, name in ((VCC, "VCC"), (EXEC, "EXEC")):
             for i in range(self.lanes // 32):
                 scalar[register + i, wave] = after[name].bits >> 32 * i & 0xFFFFFFFF
+        scalar[M0, wave] = after["M0"].bits
 
     def each_lane(
         self, wave: int, registers: Registers, memory: Bytes, lds: Bytes, scalar: Any, scc: Any,

@@ -125,6 +125,8 @@ def _text(
         )
         if field == "simm16":
             return "0x1234"
+        if kinds[field] == "OPR_SIMM4":
+            return "9"
         if encoding.startswith("SO") or kinds[field].startswith(
             ("OPR_SREG", "OPR_SSRC", "OPR_SDST")
         ):

@@ -42,6 +42,7 @@ class SetUp:
         self.start = self.content.data_ptr()
         self.offset = 16
         self.code = re.sub(r"\bD\.", "D0.", re.sub(r"//[^\n]*", "", self.one.code))
+        self.code = self.code.replace("WAVE_MODE.GPR_IDX_EN", "gpr_idx_en")  # no register
         self.text = self.one.text
         scalar = self.one.encoding in ("SOP1", "SOP2", "SOPC", "SOPK", "SMEM")
         for name, first in () if scalar else self.registers.VECTORS.items():

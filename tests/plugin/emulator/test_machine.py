@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_rocm_attn.errors import EmulationFault
+from pytest_rocm_attn.errors import EmulationFault, EmulatorError
 
 Execute = Callable[..., Any]
 
@@ -61,3 +61,62 @@ def test_what_a_wave_leaves_undefined_of_a_register_does_not_spread_to_others(
 def test_waves_that_end_early_leave_the_others_as_they_were(execute: Execute) -> None:
     out = parted(execute, even="s_endpgm", after=f"v_add_u32_e32 v2, 5, v2\n\t{STORE}")
     assert out[:, 7].tolist() == [-1, 6, -1, 8]
+
+
+# v10 to v13 hold 10 to 13; the workgroup's number moves a register. v2 is stored.
+INDEXED = """
+	s_load_dwordx2 s[4:5], s[0:1], 0x0
+	s_lshl_b32 s6, s2, 6
+	v_or_b32_e32 v1, s6, v0
+	v_lshlrev_b32_e32 v1, 2, v1
+	v_mov_b32_e32 v2, 2
+	v_mov_b32_e32 v3, 3
+	v_mov_b32_e32 v10, 10
+	v_mov_b32_e32 v11, 11
+	v_mov_b32_e32 v12, 12
+	v_mov_b32_e32 v13, 13
+	{moves}
+	s_waitcnt lgkmcnt(0)
+	global_store_dword v1, v2, s[4:5]
+"""
+
+
+@pytest.mark.parametrize(
+    ("moves", "stored"),
+    [
+        ("s_set_gpr_idx_on s2, gpr_idx(SRC0)\nv_mov_b32_e32 v2, v10", [10, 11, 12, 13]),
+        ("s_set_gpr_idx_on s2, gpr_idx(SRC1)\nv_sub_u32_e32 v2, v13, v10", [3, 2, 1, 0]),
+        (
+            "s_set_gpr_idx_on s2, gpr_idx(SRC0,SRC2)\nv_mad_u32_u24 v2, v10, v13, v10",
+            [140, 154, 168, 182],
+        ),
+        ("s_set_gpr_idx_on s2, gpr_idx(DST)\nv_mov_b32_e32 v2, v10", [10, 2, 2, 2]),
+        ("s_set_gpr_idx_on 1, 9\ns_set_gpr_idx_idx s2\nv_mov_b32_e32 v2, v10", [10, 2, 2, 2]),
+        ("s_set_gpr_idx_on s2, 1\ns_set_gpr_idx_off\nv_mov_b32_e32 v2, v10", [10, 10, 10, 10]),
+    ],
+)
+def test_m0_moves_the_operands_that_are_named(
+    execute: Execute, moves: str, stored: list[int]
+) -> None:
+    """Workgroups in lockstep, each with a register of its own."""
+    out = torch.full((4, 64), -1, dtype=torch.int32)
+    body = INDEXED.format(moves=moves + "\ns_set_gpr_idx_off")
+    execute(body, tensors={"out": out}, grid=(4, 1, 1))
+    assert out[:, 0].tolist() == out[:, 63].tolist() == stored
+
+
+@pytest.mark.parametrize(
+    ("moves", "error", "words"),
+    [
+        ("s_set_gpr_idx_on s9, 1\nv_mov_b32_e32 v2, v10", EmulationFault, "number of a register"),
+        ("s_set_gpr_idx_on 60, 1\nv_mov_b32_e32 v2, v10", EmulationFault, "beyond the kernel's"),
+        ("s_set_gpr_idx_on s2, 1\nv_readfirstlane_b32 s3, v10", EmulatorError, "stands between"),
+        ("s_set_gpr_idx_on s2, 1\n.here:\nv_mov_b32_e32 v2, v10", EmulatorError, "'.here' stands"),
+    ],
+)
+def test_a_register_that_m0_moves_wrongly_is_reported(
+    execute: Execute, moves: str, error: type[Exception], words: str
+) -> None:
+    body = INDEXED.format(moves=moves + "\ns_set_gpr_idx_off")
+    with pytest.raises(error, match=words):
+        execute(body, tensors={"out": torch.zeros(4, 64, dtype=torch.int32)}, grid=(4, 1, 1))

@@ -51,6 +51,8 @@ def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> S
     Raises:
         EmulatorError: no handler knows the instruction, one of its operands or one of its modifiers.
     """
+    if "gpr_idx" in instruction.modifiers:  # it differs from what its text says
+        return _step_of(instruction, program, lanes_of_wave)
     key = (instruction.text, program.gfx, lanes_of_wave)
     found = _shared.get(key)
     if found is None:
@@ -74,7 +76,7 @@ def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> 
         families = _LDS if name.startswith("ds_") else _MEMORY
     try:
         if "gpr_idx" in instruction.modifiers:
-            return indexed.indexed(instruction, lambda one: step_of(one, program, lanes_of_wave))
+            return indexed.indexed(instruction, lambda one: _step_of(one, program, lanes_of_wave))
         for build in families:
             step = build(context)
             if step is not None:

@@ -115,7 +115,8 @@ def mutant(code: Code, instruction: Instruction, draw: random.Random) -> tuple[C
     if numbers and draw.random() < 0.5:
         chosen, how = draw.choice(numbers), "altered"
         before, after = instruction.text[: chosen.start()], instruction.text[chosen.end() :]
-        is_float = chosen[1] == "0" and FLOAT.search(instruction.name)
+        in_list = "[" in before.rpartition("]")[2]  # of a modifier
+        is_float = chosen[1] == "0" and FLOAT.search(instruction.name) and not in_list
         text = f"{before}{'1.0' if is_float else int(chosen[1]) + 1}{after}"
     target = f'\t.amdgcn_target "amdgcn-amd-amdhsa--{code.program.gfx}"\n'
     (changed,) = read_assembly(f"{target}\t{text}\n").instructions
@@ -310,17 +311,21 @@ def main() -> None:
         return f"the tensors are the same\t{len(names)}: {' '.join(names[:8])}"
 
     found: Counter[str] = Counter()
-    for text, instruction in places[:count]:
+    for text, instruction in places:
         changed, how = mutant(ready(text), instruction, draw)
         finding = noticed(text, changed)
         kind, reason = kind_of(finding), ""
+        if kind == "refused":  # no such instruction
+            continue
         if kind in ("unchanged", "right"):
             reason = why(text, instruction, changed, kind)
         elif kind == "crash":
             reason = finding.words[:300]
         found["without effect" if reason in (NO_EFFECT, SAME_QUOTIENT) else kind] += 1
         print(gfx, name, wanted, kind, f"{how} {instruction.text}", reason, sep="\t", flush=True)
-    seen = found["wrong"] + found["fault"] + found["refused"] + found["crash"]
+        if found.total() == count:
+            break
+    seen = found["wrong"] + found["fault"] + found["crash"]
     print(
         f"{seen} of {found.total()} noticed, {dict(found)}; {len(cases)} cases,"
         f" {len(changed_here)} kernels, {len(places)} executed instructions"

@@ -123,6 +123,14 @@ class Declared:
             self._words[name, target] = values
         return self._words[name, target]
 
+    def said(self, name: str, in_words: Callable[[str], str]) -> str:
+        """Return a field in words, those of other GPUs in brackets."""
+        on = [
+            f"{in_words(text)} on {', '.join(targets.split())}"
+            for text, targets in self.entry.get(f"{name}_on", {}).items()
+        ]
+        return in_words(self.entry[name]) + (f" ({'; '.join(on)})" if on else "")
+
     def says(self, feature: str, gpu: Gpu) -> bool:
         """Whether the class declares that it supports a feature on a GPU, with the aiter there."""
         wanting = gpu.aiter is not _PRESENT and feature in self.entry.get("with_aiter", "").split()
@@ -237,7 +245,7 @@ def _listed(
         rule,
         lambda request, gpu: _in(of.words(field, gpu), value(request)),
         f"the {words} is one that the class declares",
-        f"does not support {words} {{request.{name}}}: it declares {_in_words(of.entry[field])}",
+        f"does not support {words} {{request.{name}}}: it declares {of.said(field, _in_words)}",
         remedy,
         source,
     )
@@ -261,9 +269,12 @@ def _block_size(of: Declared, source: str) -> Limit:
             return str(request.block_size) in sizes
         return any(request.block_size % int(size) == 0 for size in sizes)
 
-    first, *others = of.entry["blocks"].split()
-    sizes = " or ".join(others if first == "exactly" else [first, *others])
-    words = f"exactly {sizes}" if first == "exactly" else f"a multiple of {sizes}"
+    def in_words(listed: str) -> str:
+        first, *others = listed.split()
+        sizes = " or ".join(others if first == "exactly" else [first, *others])
+        return f"exactly {sizes}" if first == "exactly" else f"a multiple of {sizes}"
+
+    words = of.said("blocks", in_words)
     return Limit(
         "block-size",
         holds,

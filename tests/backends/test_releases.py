@@ -542,6 +542,42 @@ def test_batch_invariance_is_asked_for_by_variable_or_request(release: str) -> N
     assert answer("0.19", Request(use_batch_invariant=True), gpu, {}) == "ROCM_ATTN"
 
 
+@pytest.mark.parametrize(
+    ("backend", "request_", "taken", "refused", "words"),
+    [
+        (
+            "FLASH_ATTN",
+            Request(head_size=512),
+            "gfx942",
+            "gfx1201",
+            "8 to 512 in steps of 8 (8 to 256 in steps of 8 on gfx1200, gfx1201, gfx1250)",
+        ),
+        (
+            "ROCM_SEGMENTED_ATTN",
+            Request(kv_cache_dtype="fp8"),
+            "gfx1201",
+            "gfx1100",
+            "bfloat16 (auto, float16, bfloat16, fp8, fp8_e4m3 on gfx1200, gfx1201)",
+        ),
+        (
+            "ROCM_AITER_MLA_SPARSE",
+            Request(use_mla=True, use_sparse=True, has_sink=True),
+            "gfx950",
+            "gfx90a",
+            "does not support attention sinks",
+        ),
+    ],
+)
+def test_what_a_class_declares_may_differ_by_gpu(
+    backend: str, request_: Request, taken: str, refused: str, words: str
+) -> None:
+    named = Flags({ATTENTION_BACKEND: backend})
+    assert select(request_, named, Gpu(taken), "0.33").backend == backend
+    with pytest.raises(SelectionError) as caught:
+        select(request_, named, Gpu(refused), "0.33")
+    assert words in str(caught.value)
+
+
 def test_the_variable_of_batch_invariance_is_read_before_backends_are_asked_for_it() -> None:
     variable = "VLLM_BATCH_INVARIANT"
     read = [release for release in RELEASES if variable in policy_of(release).reads]

@@ -115,12 +115,8 @@ class Declared:
         target = gpu.stands_for
         if (name, target) not in self._words:
             on = self.entry.get(f"{name}_on", {})
-            found = [text for text, targets in on.items() if target in targets.split()]
-            text = found[0] if found and name != "yes" else self.entry.get(name, "")
-            values = str(text).split()
-            if name == "yes":
-                values += [feature for feature, targets in on.items() if target in targets.split()]
-            self._words[name, target] = values
+            there = (text for text, targets in on.items() if target in targets.split())
+            self._words[name, target] = str(next(there, self.entry.get(name, ""))).split()
         return self._words[name, target]
 
     def said(self, name: str, in_words: Callable[[str], str]) -> str:
@@ -134,7 +130,9 @@ class Declared:
     def says(self, feature: str, gpu: Gpu) -> bool:
         """Whether the class declares that it supports a feature on a GPU, with the aiter there."""
         wanting = gpu.aiter is not _PRESENT and feature in self.entry.get("with_aiter", "").split()
-        return not wanting and feature in self.words("yes", gpu)
+        somewhere = self.entry.get("yes_on", {}).get(feature, "").split()
+        everywhere = self.entry.get("yes", "").split()
+        return not wanting and (feature in everywhere or gpu.stands_for in somewhere)
 
 
 @functools.cache

@@ -193,7 +193,7 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
         found.append(_except(of, source))
     if of.says("non_causal", Gpu("gfx950")) and "AiterMLABackend" in of.class_path:
         found.append(_non_causal_fp16(source))
-    if release >= ASKED_SINCE["layout"] and (layouts := of.entry.get("layouts")):
+    if layouts := of.entry.get("layouts"):
         found += _layouts(layouts.split(), f"vllm/platforms/rocm.py, _get_invalid_reasons ({tag})")
     asked = [one for one in found if ASKED_SINCE.get(one.rule, (0, 18)) <= release]
     return tuple(asked)

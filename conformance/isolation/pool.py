@@ -120,7 +120,8 @@ class Pool:
         verb, opened = "imported", self._platforms.fitting_or_opened(gpu, environ)
         if isinstance(opened, Platform):
             verb, seen = "asked", self._ask_one(opened, question, environ)
-            if seen.failed_import is None:
+            # A name that a module lacks is the selector's own mistake: a result of each question.
+            if seen.failed_import is None or seen.failed_import.found:
                 return ""
         else:
             seen = opened

@@ -58,6 +58,18 @@ def test_a_missing_package_is_named_once_before_any_row(pytester: pytest.Pyteste
 
 
 @without_torch
+def test_a_name_that_a_module_lacks_is_a_crash_of_each_row(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "def select(request): from json import of_the_past")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    found = verdicts(pytester.path)
+    assert found.keys() == {"gfx942", "gfx1201"}
+    assert {verdict for verdict, _ in found.values()} == {"crash"}
+    assert all(
+        "ImportError: cannot import name 'of_the_past'" in text for _, text in found.values()
+    )
+
+
+@without_torch
 def test_a_package_that_one_gpu_lacks_and_a_selector_that_ends_are_results(
     pytester: pytest.Pytester,
 ) -> None:

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
+_LARGE_BATCH = 4096  # requests: more than CUs of any GPU, twice over
 _TRITON = ("aiter.ops.triton.attention", "aiter.ops.triton")
 
 
 class UnfitKernelError(RocmAttnError):
-    """AITER chooses a kernel that the GPU does not have."""
+    """AITER chooses a kernel that the GPU does not have, or that does not take the call and does not say so."""
 
 
 class _Function:
@@ -198,11 +199,11 @@ def _latent_prefill(problem: MlaPrefill) -> dict[str, Any]:
 class _Compiled(_Function):
     """A function that chooses among kernels whose code is compiled for the device."""
 
-    def choose(self, offered: dict[str, Any]) -> None:
-        """Ask which kernels the function chooses, on tensors without storage.
+    def choose(self, *offers: dict[str, Any]) -> None:
+        """Ask which kernels the function chooses for each of some arguments, on tensors without storage.
 
         Raises:
-            UnfitKernelError: the GPU does not have one of them.
+            UnfitKernelError: one of them does not take the call, or not on this GPU, and does not refuse it.
             NotImplementedError: what was chosen; or what the function or the chosen kernel does not take.
         """
         import torch
@@ -210,22 +211,30 @@ class _Compiled(_Function):
         layer = Layer()
         try:
             cpu_tensors.install(layer)
-            with compiled.recorded() as calls, contextlib.suppress(UnknownKernelError):
-                self.call({name: _without_storage(value) for name, value in offered.items()})
+            with compiled.recorded() as calls:
+                for offered in offers:
+                    with contextlib.suppress(UnknownKernelError):
+                        self.call(
+                            {name: _without_storage(value) for name, value in offered.items()}
+                        )
         finally:
             layer.close()
         gfx = torch.cuda.get_device_properties(0).gcnArchName.partition(":")[0]
         version = signatures.nearest(_version())
-        refusals, unfit = [], []
-        for call in calls:
-            refused = list(kernel_needs.broken(call.kernel, call.facts, version))
-            both = kernel_needs.broken(call.kernel, call.facts | {"GPU": gfx}, version)
-            refusals += refused
-            unfit += [words for words in both if words not in refused]
+        unfit, refusals = (
+            dict.fromkeys(
+                words
+                for call in calls
+                for words in kernel_needs.broken(
+                    call.kernel, call.facts | {"GPU": gfx}, version, refuses=refuses
+                )
+            )
+            for refuses in (False, True)
+        )
         if unfit:
-            raise UnfitKernelError("; ".join(dict.fromkeys(unfit)))
-        if refusals:  # the kernel itself says so on a GPU, in words
-            raise NotImplementedError("; ".join(dict.fromkeys(refusals)))
+            raise UnfitKernelError("; ".join(unfit))
+        if refusals:
+            raise NotImplementedError("; ".join(refusals))
         names = " and ".join(dict.fromkeys(call.kernel for call in calls)) or "no compiled kernel"
         raise NotImplementedError(
             f"{self.function_name} chooses {names} on {gfx}; compiled kernels of aiter are not run here"
@@ -272,7 +281,7 @@ class CompiledPagedAttention(_Compiled):
     function_name = "paged_attention_common"
 
     def attend(self, problem: PagedAttention) -> None:
-        """Ask which kernel is chosen for a decode; raises as choose()."""
+        """Ask which kernels are chosen for this decode and for one of a large batch; raises as choose()."""
         if problem.max_query_len > 1:
             raise NotImplementedError("more than one new token of a request")
         if problem.window or problem.soft_cap or problem.sinks is not None:
@@ -290,29 +299,35 @@ class CompiledPagedAttention(_Compiled):
         def made(*shape: int, like: torch.Tensor = problem.query) -> torch.Tensor:
             return torch.empty(shape, dtype=like.dtype, device="meta")
 
-        requests, query_heads, _ = problem.query.shape
-        parts = -(-problem.max_seq_len // 256)
-        sums = torch.empty(requests, query_heads, parts, device="meta")
+        def counts(*shape: int) -> torch.Tensor:
+            return torch.empty(shape, dtype=torch.int32, device="meta")
+
+        query_heads, parts = problem.query.shape[1], -(-problem.max_seq_len // 256)
         fp8 = problem.key_cache.dtype.itemsize == 1
-        self.choose(
-            {
-                "Q": problem.query,
+
+        def of_a_batch(requests: int) -> dict[str, Any]:
+            sums = torch.empty(requests, query_heads, parts, device="meta")
+            table = counts(requests, problem.block_table.shape[1])
+            return {
+                "Q": made(requests, query_heads, dim),
                 "K": made(blocks, heads, dim // x, size, x, like=problem.key_cache),
                 "V": made(blocks, heads, size // x, dim, x, like=problem.value_cache),
                 "exp_sums": sums,
                 "max_logits": sums,
                 "tmp_out": made(requests, query_heads, parts, dim),
-                "block_tables": problem.block_table,
-                "context_lens": problem.seq_lens,
-                "block_tables_stride0": problem.block_table.stride(0),
+                "block_tables": table,
+                "context_lens": counts(requests),
+                "block_tables_stride0": table.stride(0),
                 "scale": problem.scale,
                 "max_seq_len": problem.max_seq_len,
                 "K_QScale_hip": problem.k_scale,
                 "V_QScale_hip": problem.v_scale,
-                "out_": problem.out,
+                "out_": made(requests, query_heads, dim),
                 "kv_cache_dtype": "fp8" if fp8 else "auto",
             }
-        )
+
+        # It chooses by how many heads the batch has for each CU, and a server has small and large batches.
+        self.choose(of_a_batch(problem.query.shape[0]), of_a_batch(_LARGE_BATCH))
 
 
 class CompiledMlaDecode(_Compiled):

@@ -26,6 +26,7 @@ class Need:
         takes: the values.
         source: of the need.
         when: facts that must hold for it, each one of these values.
+        refuses: the kernel says so itself, in words, when it is called; others fail without words, or compute something else.
         since, until: the recorded versions of AITER that have it, the last one not; "" for no bound.
     """
 
@@ -34,6 +35,7 @@ class Need:
     takes: Sequence[Any]
     source: str
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    refuses: bool = False
     since: str = ""
     until: str = ""
 
@@ -91,9 +93,9 @@ NEEDS = (
     Need("aiter.flash_attn_varlen_func", "dtype", (*_HALF, *_FP8), _CK_VARLEN),
     # The two that aiter.flash_attn_varlen_func chooses between. Releases before built CK into the assembly's module.
     Need("mha_varlen_fwd", "GPU", _CK, _CK_VARLEN),
-    Need("mha_varlen_fwd", "head size", range(8, 257, 8), _CK_VARLEN),
-    Need("mha_varlen_fwd", "value head size", range(8, 257, 8), _CK_VARLEN),
-    Need("mha_varlen_fwd", "dtype", (*_HALF, *_FP8), _CK_VARLEN),
+    Need("mha_varlen_fwd", "head size", range(8, 257, 8), _CK_VARLEN, refuses=True),
+    Need("mha_varlen_fwd", "value head size", range(8, 257, 8), _CK_VARLEN, refuses=True),
+    Need("mha_varlen_fwd", "dtype", (*_HALF, *_FP8), _CK_VARLEN, refuses=True),
     Need("fmha_v3_varlen_fwd", "GPU", ("gfx942", "gfx950"), _ASM_VARLEN, since="v0.1.10.post2"),
     Need("mla_gluon", "GPU", ("gfx950",), _GLUON),
     Need("mla_gluon", "head size", (512,), _GLUON),
@@ -104,7 +106,7 @@ NEEDS = (
     Need("aiter.mla.mla_decode_fwd", "GPU", _ASM, "ROCm/aiter, hsa/: objects by target"),
     Need("aiter.mla.mla_decode_fwd", "logit cap", (0, None), "ROCm/aiter aiter/mla.py, logit_cap"),
     Need("mla_decode_stage1_asm_fwd", "GPU", _ASM, "ROCm/aiter, hsa/: objects by target"),
-    Need("mla_decode_stage1_asm_fwd", "dtype", ("bfloat16", *_FP8), _MLA_STAGE),
+    Need("mla_decode_stage1_asm_fwd", "dtype", ("bfloat16", *_FP8), _MLA_STAGE, refuses=True),
     # Without work_meta_data; later versions choose among more kernels.
     Need(
         "aiter.mla.mla_decode_fwd",
@@ -146,17 +148,22 @@ NEEDS = (
 )
 
 
-def broken(kernel: str, facts: Mapping[str, Any], aiter: Aiter) -> Iterator[str]:
+def broken(
+    kernel: str, facts: Mapping[str, Any], aiter: Aiter, *, refuses: bool | None = None
+) -> Iterator[str]:
     """Yield, in words, the needs of a kernel that a call does not meet.
 
     Args:
         kernel: module and function, or namespace and operator.
         facts: what is known of the call, "GPU" among it; a need of another fact is not judged.
         aiter: the AITER that the kernel is of.
+        refuses: only needs whose breach the kernel itself refuses, or only others; None for all.
     """
     name = re.split(r"\.|::", kernel)[-1]
     for need in NEEDS:
         if need.kernel not in (kernel, name) or need.fact not in facts:
+            continue
+        if refuses not in (None, need.refuses):
             continue
         value = facts[need.fact]
         if need.holds(facts, aiter) and value not in need.takes:

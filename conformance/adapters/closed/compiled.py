@@ -77,7 +77,8 @@ def _compiled(modules: list[ModuleType]) -> Iterator[tuple[str, Any, inspect.Sig
                 for one in node.decorator_list
             ):
                 signature = parsed(ast.unparse(node.args))
-                yield node.name, vars(module).get(node.name), signature
+                # Later versions have the compiled function as _pa_fwd_asm, behind one in Python.
+                yield node.name.lstrip("_"), vars(module).get(node.name), signature
 
 
 def _recorder(

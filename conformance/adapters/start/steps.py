@@ -8,8 +8,11 @@ called with is looked at (device.py); what they compute is not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
+import re
+import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.dry_launch import Rejection
     from pytest_rocm_attn.gpu import Gpu
 
+# What torch says of an operator that nobody has registered.
+_NO_OPERATOR = re.compile(
+    r"'_OpNamespace' '(?P<namespace>\w+)' object has no attribute '(?P<operator>\w+)'"
+)
 # What torch says of tensors and operators where a device is missed, and no code of the fork.
 _NO_DEVICE = (
     "Could not run '",
@@ -218,6 +225,8 @@ class FirstSteps:
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = str(error).partition("\n")[0]
         here = f"/{self._start.fork.top}/" in last.filename
+        if _left_unregistered(words, self._start.fork.top):
+            return ""
         if not here or any(said in words for said in _NO_DEVICE):
             place = f"{Path(last.filename).name}:{last.lineno}"
             return f"{type(error).__name__} at {place}, which the missing device may cause: {words}"
@@ -233,6 +242,25 @@ def _add(faults: list[Fault], new: Fault) -> None:
                 faults[number] = replace(known, doing=f"{known.doing}, {new.doing}")
             return
     faults.append(new)
+
+
+@functools.cache
+def _left_unregistered(words: str, top: str) -> bool:
+    """Whether an error is about an operator that a module of the fork registers, was imported, and did not.
+
+    Python code registers it or not by what it knows of the GPU, so that the missing device is not the reason. A
+    module that nobody imported has not decided.
+    """
+    missing = _NO_OPERATOR.search(words)
+    if missing is None or missing["namespace"] != top:
+        return False
+    named = re.compile(rf"""op_name=["']{missing["operator"]}["']""")
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{top}."):
+            with contextlib.suppress(OSError, TypeError):  # a module without source
+                if named.search(inspect.getsource(module)):
+                    return True
+    return False
 
 
 def _refused_by_triton(error: BaseException) -> bool:

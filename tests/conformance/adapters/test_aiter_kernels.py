@@ -68,11 +68,15 @@ def mla_decode_stage1_asm_fwd(Q, KV, max_seqlen_q, work_metadata=None): ...
 COMMON = """
 import torch
 from csrc.cpp_itfs.pa.pa import paged_attention_rocm as core
+from ..jit.core import compile_ops
+
+@compile_ops("module_attention_asm")
+def _pa_fwd_asm(Q, K, out_=None): ...
 
 def paged_attention_common(Q, K, V, exp_sums, max_logits, tmp_out, block_tables, context_lens, scale, max_seq_len,
                            kv_cache_dtype="auto"):
     assert K.shape[1:] == (V.shape[1], V.shape[3] // K.shape[4], V.shape[2] * V.shape[4], V.shape[4])
-    core(Q, K, V, int(K.size(3)))
+    _pa_fwd_asm(Q, K) if len(Q) > 1000 and LIMIT else core(Q, K, V, int(K.size(3)))
 """
 TEMPLATE = "def paged_attention_rocm(query, key_cache, value_cache, block_size): raise SystemExit"
 # Names and defaults of a release, and the oracle's work.
@@ -200,12 +204,29 @@ def test_the_first_stage_of_latent_decode_is_recorded(ask: Ask) -> None:
 
 
 def test_kernels_that_are_built_from_templates_are_recorded(ask: Ask) -> None:
-    files = {"aiter/ops/attention.py": COMMON, "csrc/cpp_itfs/pa/pa.py": TEMPLATE}
+    files = {
+        "aiter/jit/core.py": CORE,
+        "aiter/ops/attention.py": COMMON.replace("LIMIT", "Q.shape[2] == 128"),
+        "csrc/cpp_itfs/pa/pa.py": TEMPLATE,
+    }
     adapter = "CompiledPagedAttention"
-    assert chosen(ask(adapter, "decode-head-size-128", files)) == "paged_attention_rocm"
+    assert chosen(ask(adapter, "decode-head-size-64", files)) == "paged_attention_rocm"
+    both = "paged_attention_rocm and pa_fwd_asm"
+    assert chosen(ask(adapter, "decode-head-size-128", files)) == both
     assert ask(adapter, "prefill-head-size-128", files)[1].startswith("more than one new token")
     kind, words = ask(adapter, "decode-head-size-128", files, "gfx1201")
     assert (kind, words[:43]) == ("UnfitKernelError", "paged_attention_rocm is called with GPU gfx")
+
+
+def test_a_large_batch_that_gets_a_kernel_of_other_heads_is_an_error(ask: Ask) -> None:
+    files = {
+        "aiter/jit/core.py": CORE,
+        "aiter/ops/attention.py": COMMON.replace("LIMIT", "True"),
+        "csrc/cpp_itfs/pa/pa.py": TEMPLATE,
+    }
+    kind, words = ask("CompiledPagedAttention", "decode-head-size-256", files)
+    assert kind == "UnfitKernelError"
+    assert words.startswith("pa_fwd_asm is called with head size 256, and takes 128")
 
 
 def test_keys_and_values_arrive_in_a_row(ask: Ask) -> None:

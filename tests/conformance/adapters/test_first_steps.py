@@ -256,3 +256,22 @@ def test_what_cannot_be_done_here_is_declined_and_is_not_a_fault(
     assert (found.taken, found.faults) == (0, [])
     (said,) = words(found.declined)
     assert reason in said
+
+
+def test_an_operator_that_the_fork_leaves_unregistered_is_its_fault(
+    steps: Callable[..., Steps],
+) -> None:
+    """As for sparse latent attention on gfx1151 (vllm-project/vllm#51530): an operator for AITER's GPUs alone."""
+    registers = 'if False: register(op_name="of_another_gpu")'
+    found = steps(after=registers, forward="torch.ops.servy.of_another_gpu(query)")
+    (said,) = words(found.faults)
+    assert "'_OpNamespace' 'servy' object has no attribute 'of_another_gpu'" in said
+
+
+def test_an_operator_of_a_module_that_is_not_imported_is_no_fault(
+    steps: Callable[..., Steps],
+) -> None:
+    found = steps(forward="torch.ops.servy.of_a_model(query)")
+    assert found.faults == []
+    (said,) = words(found.declined)
+    assert "no attribute 'of_a_model'" in said

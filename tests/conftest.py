@@ -113,13 +113,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(words)
 
 
+# Left out of the runs that a test starts: importing them, and what they import, takes longer than most of these runs.
+_NESTED = "-p no:randomly -p no:hypothesispytest"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nested_runs() -> Iterator[None]:
+    """Leave plugins that cost much out of each pytest that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_ADDOPTS", _NESTED)
+        yield
+
+
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Leave pytest-randomly and hypothesis' own plugin out of runs inside a test.
-
-    Importing them, and what they import, takes longer than most of these runs.
-    """
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:hypothesispytest")
+    """Set again what pytest's own fixture has removed."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", _NESTED)
     return pytester
 
 

@@ -5,6 +5,7 @@ No page is opened over the network. `make docs` checks the links between pages.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -184,11 +185,22 @@ def test_every_source_of_a_contract_can_be_opened(name: str) -> None:
     assert shut == set()
 
 
+def texts(path: Path) -> list[str]:
+    """Return the texts of a file: of code those in quotes, else each paragraph or line of a table."""
+    content = path.read_text("utf-8")
+    if path.suffix != ".py":
+        return re.split(r"\n\n|\n(?=[-|\w]+ ?[=|])", content)
+    nodes = ast.walk(ast.parse(content))
+    values = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return [value for value in values if isinstance(value, str)]
+
+
 @pytest.mark.slow
 def test_every_cited_file_of_vllm_is_in_that_release() -> None:
     releases = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
-    texts = "\n".join(linked(path.read_text("utf-8")) for path in files(*SHIPPED, "docs"))
-    cited = set(re.findall(rf"{VLLM}blob/v([\d.]+)/(vllm/[\w./-]+\.py)", texts))
+    found = "\n".join(linked(text) for path in files(*SHIPPED, "docs") for text in texts(path))
+    cited = set(re.findall(rf"{VLLM}blob/v([\d.]+)/(vllm/[\w./-]+\.py)", found))
+    assert len(cited) > 50
     held = {(release, path) for release, path in cited if (releases / release).is_dir()}
     if not held:
         pytest.skip(f"no release is unpacked in {releases}")

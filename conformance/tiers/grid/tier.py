@@ -117,10 +117,11 @@ class SliceItem(ConformanceItem):
             open_ones = [finding for finding in open_ones if finding.change.rule in unknown]
             crashed = any(each.answer in CRASHES for each in unmet)
             words = words_of(judged, open_ones)
-            if idle is not None:
+            about = None if single else self.claims(*unknown).idle(used)
+            if about is not None:
                 words += (
-                    f"; the answer of a deviation changed: {idle.place} declares {idle.accepted}"
-                    f" ({idle.reason}), but cells give {unmet[0]}"
+                    f"; the answer of a deviation changed: {about.place} declares {about.accepted}"
+                    f" ({about.reason}), but cells give {unmet[0]}"
                 )
             came = tuple(dict.fromkeys(unmet))
             return Judgement(Verdict.CRASH if crashed else Verdict.FAIL, words, came)

@@ -238,7 +238,9 @@ def test_hardly_any_change_has_more_than_two_causes() -> None:
     counts = {name: len(failing_causes(mutation)) for name, mutation in mutations.items()}
     many = [name for name, count in counts.items() if count > 2]
     assert len(counts) > 60
-    assert len(many) <= 1, many
+    # Each changes three behaviours: what is chosen by default and with AITER, or on RDNA 4; what is chosen for sparse
+    # layers, what is granted by name, and what a refusal says.
+    assert sorted(many) == ["aiter-unified <-> aiter-unified-on-rdna4", "unchecked mla"]
     assert all(counts[name] <= 3 for name in many)
 
 

@@ -7,6 +7,7 @@ summed in float32 in numpy's order; the hardware's inner order is not documented
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ _MFMA = re.compile(
     r"v_mfma_f32_(16x16|32x32)x(\d+)_?(f16|bf16_1k|bf16|f32|xf32|(?:fp8|bf8)_(?:fp8|bf8))"
 )
 _WMMA = re.compile(r"v_wmma_(f32|f16|bf16)_16x16x16_(f16|bf16|(?:fp8|bf8)_(?:fp8|bf8))")
+
+Spread = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def build(context: Context) -> Step | None:
@@ -62,13 +65,10 @@ def _mfma(context: Context, size: int, depth: int, kind: str) -> Step:
     per_lane = depth // groups
     if per_lane * groups != depth:
         raise EmulatorError("an MFMA of several blocks")
-    count = size * size // 64
-    lane, register = np.arange(64), np.arange(count)[:, None]
-    if size == 32:
-        row = 8 * (register // 4) + 4 * (lane // 32) + register % 4
-    else:
-        row = 4 * (lane // 16) + register
-    column = np.broadcast_to(lane % size, (count, 64))
+    if size == 32:  # row 8 i + 4 (lane // 32) + j in register 4 i + j
+        spread: Spread = (4, 2, 4, 32), (1, 3, 0, 2, 4)
+    else:  # row 4 (lane // 16) + register
+        spread = (4, 4, 16), (2, 0, 1, 3)
 
     def matrix(numbers: Array) -> Array:
         """Return [waves, lanes, numbers] as [waves, size, depth]."""
@@ -76,28 +76,29 @@ def _mfma(context: Context, size: int, depth: int, kind: str) -> Step:
         return blocks.transpose(0, 2, 1, 3).reshape(-1, size, depth)
 
     kinds = kind.removesuffix("_1k").split("_")
-    return _product(context, (kinds[0], kinds[-1]), per_lane, (matrix, matrix), row, column, "f32")
+    both = kinds[0], kinds[-1]
+    return _product(context, both, per_lane, (matrix, matrix), spread, "f32")
 
 
 def _wmma(context: Context, result: str, kind: str) -> Step:
     """A product of 16 x 16 each; on RDNA3 both halves of a wave hold the same rows."""
     context.refuse("neg_lo", "neg_hi", "op_sel")
-    lane, register = np.arange(32), np.arange(8)[:, None]
-    if context.gfx12:
-        row, per_lane = 8 * (lane // 16) + register, 8
+    if context.gfx12:  # row 8 (lane // 16) + register
+        per_lane, spread = 8, ((2, 8, 16), (2, 0, 1, 3))
 
         def matrix(numbers: Array) -> Array:
             return np.concatenate([numbers[:, :16], numbers[:, 16:]], axis=2)
 
     else:
-        row, per_lane = 2 * register + lane // 16, 16
+        # row 2 register + lane // 16
+        per_lane, spread = 16, ((8, 2, 16), (1, 0, 2, 3))
 
         def matrix(numbers: Array) -> Array:
             return numbers[:, :16]
 
-    column = np.broadcast_to(lane % 16, (8, 32))
     kinds = kind.split("_")
-    return _product(context, (kinds[0], kinds[-1]), per_lane, (matrix, matrix), row, column, result)
+    both = kinds[0], kinds[-1]
+    return _product(context, both, per_lane, (matrix, matrix), spread, result)
 
 
 def _product(
@@ -105,31 +106,38 @@ def _product(
     kinds: tuple[str, str],
     per_lane: int,
     shapes: tuple[Callable[[Array], Array], Callable[[Array], Array]],
-    row: Array,
-    column: Array,
+    spread: Spread,
     result: str,
 ) -> Step:
-    """Return D = A B + C, where row and column say what a register of a lane holds."""
+    """Return D = A B + C.
+
+    Args:
+        spread: how the product lies in registers: the parts of its rows and columns, and the order of waves (0) and
+            these parts in [registers, waves, lanes].
+    """
     if result != "f32":
         raise EmulatorError("a matrix product that is not accumulated in float32")
     target, first, second, start = context.operands()
     decoders = [_decoder(kind, context.fnuz) for kind in kinds]
     words = [per_lane // in_a_word for _, in_a_word in decoders]
-    count = row.shape[0]
-    row = np.broadcast_to(row, column.shape)
+    parts, order = spread
+    count = math.prod(parts) // context.lanes
 
     def operand(m: Machine, w: Waves, number: int) -> Array:
         register = (first, second)[number].index
         words_of = _registers(m, w, register, words[number], shadow=False)
         return shapes[number](decoders[number][0](words_of))
 
+    def parted(matrix: Array) -> Array:
+        return matrix.reshape(-1, *parts).transpose(order)
+
     def run(m: Machine, w: Waves) -> None:
-        product = np.matmul(operand(m, w, 0), operand(m, w, 1).transpose(0, 2, 1))
-        spread = product[:, row, column].transpose(1, 0, 2)
-        total = spread + _start(m, w, start, count)
-        m.vector[target.index : target.index + count, w] = np.ascontiguousarray(total, f32).view(
-            u32
-        )
+        right = np.ascontiguousarray(operand(m, w, 1).transpose(0, 2, 1))
+        product = parted(np.matmul(operand(m, w, 0), right))
+        whole = m.floats[target.index : target.index + count]
+        before = _start(m, w, start, count)
+        before = before.reshape(product.shape) if before.ndim else before
+        np.add(product, before, out=whole.reshape(product.shape))  # a view, as axes are only parted
 
     def unsure(m: Machine, w: Waves, number: int) -> Array:
         """Return the rows of an operand that have undefined numbers, [waves, size]."""
@@ -140,8 +148,8 @@ def _product(
         return rows
 
     def taint(m: Machine, w: Waves) -> Shadows:
-        bad = unsure(m, w, 0)[:, row] | unsure(m, w, 1)[:, column]  # [waves, count, lanes]
-        shadows = np.where(bad, u32(0xFFFFFFFF), u32(0)).transpose(1, 0, 2)
+        bad = parted(unsure(m, w, 0)[:, :, None] | unsure(m, w, 1)[:, None, :])
+        shadows = np.where(bad.reshape(count, -1, m.lanes), u32(0xFFFFFFFF), u32(0))
         if start.kind == "v":
             whole = np.stack([m.vector_shadow(start.index + i, w) for i in range(count)])
             shadows = np.where(whole != 0, u32(0xFFFFFFFF), shadows)

@@ -17,8 +17,9 @@ import torch
 from pytest_rocm_attn.emulator.assembly import read_assembly
 from pytest_rocm_attn.emulator.build import step_of
 from pytest_rocm_attn.emulator.lds import Lds
-from pytest_rocm_attn.emulator.machine import EXEC, Machine
+from pytest_rocm_attn.emulator.machine import EXEC, FULL, Machine
 from pytest_rocm_attn.emulator.memory import Memory, Region
+from pytest_rocm_attn.emulator.step import Step
 
 A, B, C, D = 16, 32, 48, 80  # first registers
 FP8 = [f"{a}_{b}" for a in ("fp8", "bf8") for b in ("fp8", "bf8")]
@@ -61,9 +62,9 @@ def machine(gfx: str, lanes: int) -> Machine:
     return made
 
 
-def run(m: Machine, text: str) -> None:
+def step(m: Machine, text: str) -> Step:
     program = read_assembly(f'\t.amdgcn_target "amdgcn-amd-amdhsa--{m.gfx}"\n\t.text\n\t{text}\n')
-    step_of(program.instructions[0], program, m.lanes).run(m, slice(None))
+    return step_of(program.instructions[0], program, m.lanes)
 
 
 def registers(first: int, count: int) -> str:
@@ -118,11 +119,21 @@ def product(
             start[lane, register] = c[i, j]
     put(m, C, start.view(np.uint8))
     size = per_lane[1]
-    run(m, f"{name} {registers(D, size)}, {registers(A, counts[0])}, {registers(B, counts[1])},"
-           f" {registers(C, size)}")  # fmt: skip
+    multiply = step(m, f"{name} {registers(D, size)}, {registers(A, counts[0])},"
+                       f" {registers(B, counts[1])}, {registers(C, size)}")  # fmt: skip
+    multiply.run(m, slice(None))
     result = m.vector[D : D + size, 0].view(np.float32)
     got = np.array([[result[d_place(i, j)[::-1]] for j in range(columns)] for i in range(rows)])
     np.testing.assert_array_equal(got, a @ b.T + c)
+    # Undefined numbers of A leave their rows undefined, and no others.
+    undefined, in_a_word = 5, per_lane[0] // counts[0]
+    m.undefined[A] = np.where(np.arange(lanes) == undefined, FULL, np.uint32(0))[None]
+    shadows = dict(multiply.taint(m, slice(None)))
+    for i in range(rows):
+        places = (a_place(i, k) for k in range(depth))
+        unsure = any(undefined in which and item < in_a_word for which, item in places)
+        for lane, register in (d_place(i, j) for j in range(columns)):
+            assert (shadows[D + register][0, lane] != 0) == unsure
 
 
 @pytest.mark.parametrize(

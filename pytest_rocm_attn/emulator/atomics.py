@@ -37,6 +37,11 @@ _PLAIN: dict[str, Combine] = {
     "min": np.minimum,
     "max": np.maximum,
 }
+# Before gfx12 a float in memory stays unless the other one compares as less (greater): a NaN there, or a zero of either sign.
+_KEEPING: dict[str, Combine] = {
+    "min": lambda old, new: np.where(new < old, new, old),
+    "max": lambda old, new: np.where(new > old, new, old),
+}
 _TYPED = re.compile(r"(add|sub|min|max|swap|and|or|xor|cmpswap|cmpst)(?:_num)?_([uifb])(32|64)")
 _OLD = {"smin": "min_i", "smax": "max_i", "umin": "min_u", "umax": "max_u"}
 
@@ -67,7 +72,9 @@ def operation(name: str) -> tuple[Combine | None, Any, int] | None:
     if match[1] in ("cmpswap", "cmpst"):
         return None, dtype, size
     if kind == "f" and match[1] in ("min", "max"):
-        return (n.lesser if match[1] == "min" else n.greater), dtype, size
+        if "_num" in base:
+            return (n.lesser if match[1] == "min" else n.greater), dtype, size
+        return _KEEPING[match[1]], dtype, size
     return _PLAIN[match[1]], dtype, size
 
 

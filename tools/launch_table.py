@@ -49,8 +49,7 @@ FAMILIES = {
     "mla-decode-num-heads-32": "latent",
     "mla-decode-num-heads-128": "latent",
 }
-# Families that the same choice serves: whatever is taken for the first must not spill in the others, nor in
-# the family itself over ROCM_ATTN's cache layout.
+# Families that the same choice serves: whatever is taken for the first must not spill in the others.
 SERVED = {
     "prefill-head-size-128": (
         "prefill-over-a-small-cache",
@@ -183,9 +182,7 @@ class Tried:
         return -(-self.asked["shape"].rows // self.sizes[0]) * self.clocks
 
 
-def attempt(
-    gfx: str, family: str, kind: str, sizes: Sizes, backend: str = "TritonAttn"
-) -> Tried | None:
+def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
     """Return a candidate as it compiles for a family; None if it does not compile or fit."""
     from pytest_rocm_attn.backends import launch_config
     from pytest_rocm_attn.backends.kernels.attention import AttentionPlan
@@ -195,8 +192,8 @@ def attempt(
     from pytest_rocm_attn.gpu import Gpu
 
     case, tile = cases()[family], tile_from(sizes)
-    name = "TritonMla" if case.kind.startswith("mla") else backend
-    form = getattr(importlib.import_module(BACKENDS), name)()
+    module = importlib.import_module(BACKENDS)
+    backend = module.TritonMla() if case.kind.startswith("mla") else module.TritonAttn()
     asked: dict[str, Any] = {}
 
     def chosen(wanted: str, shape: Any, _: Any) -> Any:
@@ -226,7 +223,7 @@ def attempt(
             mock.patch.multiple(launch_config, tabled=chosen, tabled_short=chosen_short),
             dry_launch(gfx) as launches,
         ):
-            solution_of(form, case)(storageless_problem(case, Gpu(gfx)))
+            solution_of(backend, case)(storageless_problem(case, Gpu(gfx)))
     except Exception as error:  # noqa: BLE001  whatever the compiler raises: it is out
         report(gfx, family, sizes, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return None
@@ -333,7 +330,6 @@ def choose(gfx: str, families: Sequence[str]) -> Iterator[dict[str, Any]]:
             launched = [one for one in tried if one is not None and one.figures]
             for best in sorted(launched, key=lambda one: (one.spills > 0, one.cost)):
                 served = [attempt(gfx, one, kind, best.sizes) for one in SERVED.get(family, ())]
-                served.append(attempt(gfx, family, kind, best.sizes, "RocmAttnTriton"))
                 if all(one is not None and one.spills <= best.spills for one in served):
                     yield row(gfx, family, best)
                     break  # if none serves, the rule of launch_config takes what spills least

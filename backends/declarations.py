@@ -195,7 +195,7 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
         found.append(_non_causal_fp16(source))
     if layouts := of.entry.get("layouts"):
         found += _layouts(layouts.split(), f"vllm/platforms/rocm.py, _get_invalid_reasons ({tag})")
-    asked = [one for one in found if ASKED_SINCE.get(one.rule, (0, 18)) <= release]
+    asked = [one for one in found if ASKED_SINCE.get(one.rule, ()) <= release]
     return tuple(asked)
 
 

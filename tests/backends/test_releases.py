@@ -578,6 +578,17 @@ def test_what_a_class_declares_may_differ_by_gpu(
     assert words in str(caught.value)
 
 
+def test_sizes_of_a_class_may_go_in_steps_and_an_import_that_fails_is_a_rule() -> None:
+    named = Flags({ATTENTION_BACKEND: "FLASH_ATTN"})
+    assert select(Request(head_size=104), named, Gpu("gfx942"), "0.33").backend == "FLASH_ATTN"
+    with pytest.raises(SelectionError, match="head size 100: it declares 8 to 512 in steps of 8"):
+        select(Request(head_size=100), named, Gpu("gfx942"), "0.33")
+    named = Flags({ATTENTION_BACKEND: "ROCM_AITER_FA"})
+    with pytest.raises(SelectionError) as caught:
+        select(Request(), named, Gpu("gfx942", Aiter.ABSENT), "0.29")
+    assert "imports" in {step.rule for step in caught.value.trace}
+
+
 def test_the_variable_of_batch_invariance_is_read_before_backends_are_asked_for_it() -> None:
     variable = "VLLM_BATCH_INVARIANT"
     read = [release for release in RELEASES if variable in policy_of(release).reads]

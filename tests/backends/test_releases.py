@@ -589,6 +589,15 @@ def test_sizes_of_a_class_may_go_in_steps_and_an_import_that_fails_is_a_rule() -
     assert "imports" in {step.rule for step in caught.value.trace}
 
 
+@pytest.mark.parametrize(
+    ("layer", "backend", "words"),
+    [(Request(), "TRITON_ATTN", "not MLA"), (Request(use_mla=True), "TRITON_MLA", "MLA")],
+)
+def test_a_trace_says_of_which_kind_a_backend_is(layer: Request, backend: str, words: str) -> None:
+    selection = select(layer, Flags({ATTENTION_BACKEND: backend}), Gpu("gfx942"), "0.33")
+    assert f"the backend is {words}, as the layer" in {step.reason for step in selection.trace}
+
+
 def test_the_variable_of_batch_invariance_is_read_before_backends_are_asked_for_it() -> None:
     variable = "VLLM_BATCH_INVARIANT"
     read = [release for release in RELEASES if variable in policy_of(release).reads]

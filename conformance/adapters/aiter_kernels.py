@@ -93,10 +93,9 @@ class FlashAttention(_Function):
         Raises:
             NotImplementedError: the release does not take it.
         """
-        offered = _in_a_row(problem)
         self.refuse(softcap=problem.soft_cap, sink=problem.sinks is not None)
-        if problem.query.shape[0]:
-            problem.out.copy_(self.call(offered))
+        if problem.query.shape[0]:  # a runner makes no call without a token
+            problem.out.copy_(self.call(_in_a_row(problem)))
 
     def mla_prefill(self, problem: MlaPrefill) -> None:
         """Solve a problem of MLA prefill."""
@@ -266,7 +265,8 @@ class CompiledFlashAttention(_Compiled):
     def attend(self, problem: PagedAttention) -> None:
         """Ask which kernel is chosen; raises as choose()."""
         self.refuse(logits_soft_cap=problem.soft_cap, sink_ptr=problem.sinks is not None)
-        self.choose(_in_a_row(problem))
+        if problem.query.shape[0]:
+            self.choose(_in_a_row(problem))
 
     def mla_prefill(self, problem: MlaPrefill) -> None:
         """Ask which kernel is chosen; raises as choose()."""

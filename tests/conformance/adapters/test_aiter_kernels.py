@@ -231,7 +231,8 @@ def test_a_large_batch_that_gets_a_kernel_of_other_heads_is_an_error(ask: Ask) -
 
 def test_keys_and_values_arrive_in_a_row(ask: Ask) -> None:
     files = {"aiter/ops/triton/mha.py": FLASH}
-    for case in ("mixed-batch-float16", "alibi-float16", "both-directions"):
+    empty = "nothing-but-requests-without-new-tokens"
+    for case in ("mixed-batch-float16", "alibi-float16", "both-directions", empty):
         assert ask("FlashAttention", case, files)[0] == "right"
     assert ask("FlashAttention", "sinks-float16", files)[1].endswith("has no sink")
     assert ask("FlashAttention", "sliding-window-16", files) == (

@@ -135,7 +135,6 @@ NOT_IN_CI = {
     "tests/backends/test_releases.py": "asks every cell; default tests have samples",
     "tests/conformance/report/test_html_page_in_chromium.py": "needs Chromium",
     "tests/conformance/tiers/numerics/test_judge.py": "judges every case; default tests have samples",
-    "tests/docs/test_ci_workflow.py": "needs check-jsonschema and an installed package",
     "tests/docs/test_citations.py": "needs unpacked releases",
     "tests/docs/test_kernel_figures.py": "compiles every kernel; default tests have samples",
     "tests/docs/test_launch_tables.py": "compiles every family; default tests have samples",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,7 +149,8 @@ def test_a_fork_that_falls_short_is_red_and_still_has_its_summary(
 ) -> None:
     (tmp_path / "ours.py").write_text("def select(request): return 'TRITON_ATTN'\n")
     (tmp_path / "rocm-attn-deviations.toml").write_text(
-        '[[deviation]]\nmatch = "explicit-rocm-attn-*"\nreason = "not built"\nlink = "#1"\n'
+        '[[deviation]]\nmatch = "explicit-rocm-attn-*"\nanswer = "TRITON_ATTN"\n'
+        'reason = "not built"\nlink = "#1"\n'
     )
     runner = Runner(tmp_path, workflow)
     runner.environ["SELECTOR"] = "ours:select"
@@ -181,4 +183,6 @@ def test_a_matrix_that_did_not_run_is_red_and_says_so(
     runner = Runner(tmp_path, workflow)
     runner.environ["SELECTOR"] = "no_such_module:x"
     assert runner.run(workflow["jobs"]["mock"])["Run the matrix"] == 4
-    assert "The matrix did not run" in runner.summary.read_text()
+    summary = runner.summary.read_text()
+    assert re.search(r"([\d,]+) items: \1 not run", summary)
+    assert "No module named 'no_such_module'; install no_such_module" in summary

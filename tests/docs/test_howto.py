@@ -33,9 +33,13 @@ VLLM = RELEASES / "0.12.0"
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 
+def guide_text(guide: str) -> str:
+    return (HOWTO / guide).read_text()
+
+
 def blocks(guide: str, language: str) -> list[str]:
     """Return the code blocks of a guide that are in one language."""
-    text = (HOWTO / guide).read_text()
+    text = guide_text(guide)
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [code for name, code in found if name == language]
 
@@ -124,12 +128,14 @@ def test_a_fork_like_0_12_0_is_green_with_what_the_guide_declares(tmp_path: Path
         pytest.skip(f"vLLM 0.12.0 is not unpacked in {VLLM.parent}; see docs/real-vllm.md")
     (ini,) = blocks("vllm-fork.md", "ini")
     (declared,) = blocks("vllm-fork.md", "toml")
-    (command,) = blocks("vllm-fork.md", "console")
+    command, _ = blocks("vllm-fork.md", "console")
+    option = "--rocm-attn-contract=pr-26980"
+    assert f"(`{option}`), vLLM 0.12.0 passes with this one entry" in guide_text("vllm-fork.md")
     (tmp_path / "pytest.ini").write_text(ini)
     (tmp_path / "rocm-attn-deviations.toml").write_text(declared)
     words = command.strip().removeprefix("$ python ").split()
     done = subprocess.run(
-        [PYTHON, *words, "--rocm-attn-report=report.json"],
+        [PYTHON, *words, option, "--rocm-attn-report=report.json"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(VLLM)},
         check=False,
@@ -259,7 +265,7 @@ def test_what_a_fork_keeps_fails_until_it_is_declared_and_is_stale_once_given_up
 ) -> None:
     code, verdict, told = run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.22.1")
     assert (code, verdict) == (1, "fail")
-    assert "ROCM_ATTN with has_sink: expected a refusal, got the backend" in told
+    assert "ROCM_ATTN named, ordinary layers: a refusal -> the named one." in told
     (declared,) = blocks(UPGRADE, "toml")
     (tmp_path / "rocm-attn-deviations.toml").write_text(declared)
     assert run_the_guides_slice(tmp_path, "0.18.1", "vllm-0.22.1")[:2] == (0, "deviation")

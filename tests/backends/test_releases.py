@@ -583,9 +583,11 @@ def test_sizes_of_a_class_may_go_in_steps_and_an_import_that_fails_is_a_rule() -
     assert select(Request(head_size=104), named, Gpu("gfx942"), "0.33").backend == "FLASH_ATTN"
     with pytest.raises(SelectionError, match="head size 100: it declares 8 to 512 in steps of 8"):
         select(Request(head_size=100), named, Gpu("gfx942"), "0.33")
+    without_aiter = Gpu("gfx942", Aiter.ABSENT)
+    assert answer("0.33", Request(head_size=33), without_aiter, {}) == "TRITON_ATTN"
     named = Flags({ATTENTION_BACKEND: "ROCM_AITER_FA"})
     with pytest.raises(SelectionError) as caught:
-        select(Request(), named, Gpu("gfx942", Aiter.ABSENT), "0.29")
+        select(Request(), named, without_aiter, "0.29")
     assert "imports" in {step.rule for step in caught.value.trace}
 
 

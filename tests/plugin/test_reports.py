@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         done = subprocess.run(
             [sys.executable, *words, *options],
             cwd=folder,
+            env=os.environ | {"PYTEST_ADDOPTS": ""},  # pytest-randomly shuffles the items
             check=False,
             capture_output=True,
             text=True,

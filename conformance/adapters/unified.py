@@ -71,13 +71,12 @@ class Unified:
 
 @contextlib.contextmanager
 def asserted_limits(*, bare: bool = False) -> Iterator[None]:
-    """Take an assertion of a kernel's host code about what it supports for a refusal.
+    """Take an assertion, or a ValueError, of a kernel's host code about what it supports for a refusal.
 
-    Such as "Only causal attention is supported" and "Sinks arg is not supported with alibi"; and a ValueError
-    that says "not supported".
+    Such as "Only causal attention is supported" and "Sinks arg is not supported with alibi".
 
     Args:
-        bare: one without a message is a refusal too, since what is asked for is not what every
+        bare: an assertion without a message is a refusal too, since what is asked for is not what every
             release takes.
 
     Raises:
@@ -85,14 +84,11 @@ def asserted_limits(*, bare: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except AssertionError as error:
-        if "support" not in str(error) and not (bare and not str(error)):
+    except (AssertionError, ValueError) as error:
+        unsaid = bare and isinstance(error, AssertionError) and not str(error)
+        if "support" not in str(error) and not unsaid:
             raise
         raise NotImplementedError(str(error) or "attention that is not causal") from None
-    except ValueError as error:
-        if "not supported" not in str(error):
-            raise
-        raise NotImplementedError(str(error)) from None
 
 
 def _window(problem: PagedAttention) -> tuple[int, int]:

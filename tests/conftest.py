@@ -82,13 +82,15 @@ LEFT_OUT: dict[Path, tuple[Callable[[pytest.Config], bool], Callable[[pytest.Ite
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Look for no garbage in what is imported and collected, now and later: all of it stays."""
+    """Look for no garbage while modules are imported and tests collected: all of it stays.
+
+    No gc.freeze(): hypothesis asks gc which random generators are in use, and misses those that are frozen.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
-        gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

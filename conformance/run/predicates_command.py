@@ -112,7 +112,10 @@ def differences(found: Tables) -> Iterator[str]:
 
 
 def changes(before: Tables, after: Tables) -> Iterator[str]:
-    """Yield a line for each predicate that answers differently than before, with the GPUs."""
+    """Yield a line for each predicate that answers differently than before, with the GPUs.
+
+    Says if there is none, and on which GPUs nothing was asked before.
+    """
     changed: dict[tuple[str, str, str], list[str]] = {}
     for gfx in (gfx for gfx in after if gfx in before):
         for name in sorted(before[gfx].keys() | after[gfx].keys()):
@@ -121,3 +124,7 @@ def changes(before: Tables, after: Tables) -> Iterator[str]:
                 changed.setdefault((name, *pair), []).append(gfx)
     for (name, old, new), gpus in sorted(changed.items()):
         yield f"{name}  {old} -> {new}  on {', '.join(gpus)}"
+    if not changed:
+        yield "no predicate answers differently than before"
+    if new_gpus := [gfx for gfx in after if gfx not in before]:
+        yield f"not compared, because the file has no answers for them: {', '.join(new_gpus)}"

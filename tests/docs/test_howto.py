@@ -149,6 +149,38 @@ def test_a_fork_like_0_12_0_is_green_with_what_the_guide_declares(tmp_path: Path
     assert "fail" not in totals
 
 
+@pytest.mark.slow
+def test_servers_start_and_predicates_are_compared_as_the_guide_of_forks_says(
+    tmp_path: Path,
+) -> None:
+    release = RELEASES / "0.33.0"
+    if not release.is_dir():
+        pytest.skip(f"vLLM 0.33.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    _, commands = blocks("vllm-fork.md", "console")
+    tier, predicates = commands.replace("\\\n", "").strip().splitlines()
+
+    def said(*words: str) -> str:
+        done = subprocess.run(
+            [PYTHON, "-m", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(release)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    # One of the servers, for time; tests/acceptance/test_server_real_vllm.py starts all of them.
+    one = ("-k", "llama-3-8b-starts")
+    assert "3 passed" in said(*shlex.split(tier.removeprefix("python -m ")), *one)
+    command = ("pytest_rocm_attn", *shlex.split(predicates)[1:])
+    said(*command)
+    again = said(*command[:-2], "--against", command[-1])
+    assert again == "no predicate answers differently than before\n"
+
+
 def test_the_tests_that_the_guide_shows_pass_or_say_what_is_missing(
     pytester: pytest.Pytester,
 ) -> None:

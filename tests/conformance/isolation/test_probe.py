@@ -59,12 +59,6 @@ def test_the_questions_are_about_several_platforms_and_kinds() -> None:
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "def select(request):\n    from json import no_such_name",
-            "cannot be asked: ImportError: cannot import name 'no_such_name' *; json is part of Python*",
-            id="a name",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             "raise KeyError('x')",
             "cannot be imported: KeyError: 'x'",
             id="otherwise",

@@ -44,6 +44,21 @@ def blocks(guide: str, language: str) -> list[str]:
     return [code for name, code in found if name == language]
 
 
+def run_beside(
+    server: Path, folder: Path, python: str, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder with an unpacked server on its path."""
+    return subprocess.run(
+        [python, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(server)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_every_link_of_a_guide_leads_somewhere(guide: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", guide.read_text())
@@ -107,15 +122,7 @@ def test_the_guide_tells_what_the_real_sglang_answers(tmp_path: Path) -> None:
     for file in (HOWTO / "sglang").iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    done = subprocess.run(
-        [SGLANG_PYTHON, *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(SGLANG)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    done = run_beside(SGLANG, tmp_path, SGLANG_PYTHON, *words)
     (told,) = blocks("another-server.md", "")
     answered = [line.rstrip() for line in done.stdout.splitlines()]
     for line in told.splitlines():
@@ -134,15 +141,7 @@ def test_a_fork_like_0_12_0_is_green_with_what_the_guide_declares(tmp_path: Path
     (tmp_path / "pytest.ini").write_text(ini)
     (tmp_path / "rocm-attn-deviations.toml").write_text(declared)
     words = command.strip().removeprefix("$ python ").split()
-    done = subprocess.run(
-        [PYTHON, *words, option, "--rocm-attn-report=report.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(VLLM)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    done = run_beside(VLLM, tmp_path, PYTHON, *words, option, "--rocm-attn-report=report.json")
     assert done.returncode == 0, done.stdout[-3000:]
     totals = json.loads((tmp_path / "report.json").read_text())["totals"]
     assert totals["deviation"] > 0
@@ -160,21 +159,13 @@ def test_servers_start_and_predicates_are_compared_as_the_guide_of_forks_says(
     tier, predicates = commands.replace("\\\n", "").strip().splitlines()
 
     def said(*words: str) -> str:
-        done = subprocess.run(
-            [PYTHON, "-m", *words],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(release)},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        done = run_beside(release, tmp_path, PYTHON, "-m", *words)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
     # One of the servers, for time; tests/acceptance/test_server_real_vllm.py starts all of them.
     one = ("-k", "llama-3-8b-starts")
-    assert "3 passed" in said(*shlex.split(tier.removeprefix("python -m ")), *one)
+    assert "= 3 passed" in said(*shlex.split(tier.removeprefix("python -m ")), *one)
     command = ("pytest_rocm_attn", *shlex.split(predicates)[1:])
     said(*command)
     again = said(*command[:-2], "--against", command[-1])

@@ -60,9 +60,8 @@ class Lane:
         self._ready = ""  # the backend that the process solves cases with
         # The backend's own output; its end goes into the message when the worker dies.
         self._output: IO[bytes] | None = None
-        self._failures: dict[
-            str, str
-        ] = {}  # why backends cannot be started: they are not tried again
+        # Why backends cannot be started: they are not tried again.
+        self._failures: dict[str, str] = {}
 
     def ask(self, case: Case) -> Result:
         """Return the result of a case.

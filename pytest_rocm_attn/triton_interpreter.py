@@ -37,6 +37,29 @@ def repair() -> None:
     _round_to_fp8(interpreter)
     _compute_in_float32(builder, interpreter.TensorHandle)
     _sum_in_float32(interpreter)
+    _patch_once_per_launch(interpreter)
+
+
+def _patch_once_per_launch(interpreter: Any) -> None:
+    """Replace a module's functions of triton.language once in a launch.
+
+    Triton does so again for each call of a device function, which changes nothing and takes a third of the time.
+    """
+    patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    patched: set[int] = set()
+
+    def patch_lang(fn: Any) -> Any:
+        module = id(fn.__globals__)
+        if module in patched:
+            return interpreter._LangPatchScope()  # with nothing to restore
+        patched.add(module)
+        return patch(fn)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        patched.clear()  # the launch before has restored them
+        launch(self, *args, **kwargs)
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_lang, call
 
 
 def _accept_one_element_as_index(interpreter: Any) -> None:

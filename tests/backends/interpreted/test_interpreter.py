@@ -11,6 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import interpreter
 
 from pytest_rocm_attn.triton_interpreter import repair
 
@@ -53,6 +54,19 @@ def _count_kernel(limit, out):
     for i in range(last):
         total += i
     tl.store(out, total)
+
+
+@triton.jit
+def _doubled(x):
+    return x + x
+
+
+@triton.jit
+def _power_kernel(out, times: tl.constexpr):
+    x = tl.full([16], 1.0, tl.float32)
+    for _ in range(times):
+        x = _doubled(x)
+    tl.store(out + tl.arange(0, 16), x)
 
 
 def numbers(size: int, seed: int = 0) -> torch.Tensor:
@@ -148,3 +162,20 @@ def test_bfloat16_has_constants_and_sums() -> None:
     _sum_kernel[(1,)](a, out, 4, 32)
     wanted = a.float().sum(dim=1).bfloat16().float() + 1.5
     assert torch.equal(out, wanted.bfloat16())
+
+
+def test_functions_of_the_language_are_replaced_once_in_a_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, replaced = torch.zeros(16), []
+    patch = interpreter._patch_builtin
+    monkeypatch.setattr(
+        interpreter, "_patch_builtin", lambda *given: (replaced.append(1), patch(*given))
+    )
+    counts = []
+    for times in (1, 9, 1):
+        replaced.clear()
+        _power_kernel[(2,)](out, times)
+        counts.append(len(replaced))
+        assert out.tolist() == [2.0**times] * 16
+    assert counts[0] == counts[1] == counts[2] > 0

@@ -188,6 +188,7 @@ def test_without_a_gpu_all_are_skipped_and_none_passes(skipping: str) -> None:
             "(test_triton_attn and test_a_case and sinks-float16)"
             " or (test_cache and SPLIT and float16 and not bfloat16)",
             id="some",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "elsewhere or sinks-float16 or mla-decode-with-block-size-64 or block-size-32 or NHD"

@@ -70,11 +70,10 @@ def test_a_slow_compilation_is_named_on_the_terminal_past_capturing(
 
 
 @needs_torch
+@pytest.mark.usefixtures("with_torch")
 def test_the_option_bounds_compilations(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=SUITE.replace("sleep(1)", "sleep(20)"))
-    result = pytester.runpytest_subprocess(
-        "-p", "no:randomly", "--rocm-attn-compile-timeout=0.4", "-o", "addopts="
-    )
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "--rocm-attn-compile-timeout=0.4")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -44,6 +44,10 @@ class Ours(NoCausality):  # one process for all that may happen to a case
             return Declines.attend(self, problem)
         print("about to", flush=True)
         raise RuntimeError("no such kernel")
+
+class Drawn(NoCausality):
+    mla_decode = Right.attend
+    mla_prefill = Declines.attend
 """
 
 
@@ -185,16 +189,15 @@ def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
     pytester: pytest.Pytester,
 ) -> None:
     report = pytester.path / "report.json"
-    names = ("Right", "NoCausality", "Declines")
-    nodes = [node(name, "drawn-attention") for name in names]
+    nodes = [node("Drawn", f"drawn-{kind}") for kind in ("attention", "mla-decode", "mla-prefill")]
     few = "--rocm-attn-examples=120"
     result = run(
-        pytester, " ".join(names), *nodes, few, f"--rocm-attn-report={report}", "-rs", "--tb=short"
+        pytester, "Drawn", *nodes, few, f"--rocm-attn-report={report}", "-rs", "--tb=short"
     )
     result.assert_outcomes(passed=1, failed=1, skipped=1)
-    result.stdout.fnmatch_lines(["*Declines declines: all 15 drawn cases"])
+    result.stdout.fnmatch_lines(["*Drawn declines: all 15 drawn cases"])
     rows = rows_of(report)
-    right, wrong = rows["Right::drawn-attention"], rows["NoCausality::drawn-attention"]
+    right, wrong = rows["Drawn::drawn-mla-decode"], rows["Drawn::drawn-attention"]
     assert right["outcome"]["words"] == "right in 15 drawn cases, 0 declined"
     assert right["details"]["examples"] == 15
     assert right["evidence"] == wrong["evidence"] == "interpreter"
@@ -207,7 +210,7 @@ def test_drawn_cases_find_what_is_wrong_shrink_it_and_say_how_to_try_it_again(
     assert (python, option, module) == ("python", "-m", "pytest")
     repeated = pytester.runpytest_inprocess(*again, "-p", "no:randomly")
     repeated.assert_outcomes(failed=1)
-    repeated.stdout.fnmatch_lines(["NoCausality computes drawn-attention wrongly*"])
+    repeated.stdout.fnmatch_lines(["Drawn computes drawn-attention wrongly*"])
 
 
 def test_a_search_that_runs_out_of_time_does_not_pass(pytester: pytest.Pytester) -> None:

@@ -68,9 +68,9 @@ def test_the_tree_of_each_condition_says_what_the_condition_says(
         }
         for asked in draw(60, 7)
     ]
-    said = set()
+    said, known = set(), dict[Any, Tree]()
     for condition, needs in conditions(policy_of(release)):
-        grown = tree(condition)
+        grown = tree(condition, known)
         for question in questions:
             expected = condition(*(question[name] for name in needs))
             assert value(grown, **question) == expected, (condition, question)

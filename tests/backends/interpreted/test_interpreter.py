@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -169,9 +170,12 @@ def test_functions_of_the_language_are_replaced_once_in_a_launch(
 ) -> None:
     out, replaced = torch.zeros(16), []
     patch = interpreter._patch_builtin
-    monkeypatch.setattr(
-        interpreter, "_patch_builtin", lambda *given: (replaced.append(1), patch(*given))
-    )
+
+    def counted(*given: Any) -> None:
+        replaced.append(given)
+        patch(*given)
+
+    monkeypatch.setattr(interpreter, "_patch_builtin", counted)
     counts = []
     for times in (1, 9, 1):
         replaced.clear()

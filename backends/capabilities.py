@@ -29,6 +29,7 @@ class Limit:
         remedy: what the user can do, in the imperative; "" when only another backend helps.
         source: where 0.12.0 enforces it.
         quiet: it is one of many that most requests do not come near; see steps().
+        alone: it is asked only if no other before it is unmet; and no other is asked if it is unmet.
     """
 
     rule: str
@@ -38,6 +39,7 @@ class Limit:
     remedy: str
     source: str
     quiet: bool = False
+    alone: bool = False
     met: Step = field(init=False)  # built once, not per selection
 
     def __post_init__(self) -> None:
@@ -57,6 +59,14 @@ class Limit:
 _ABSENT, _IMPOSTOR, _BROKEN = Aiter.ABSENT, Aiter.IMPOSTOR, Aiter.BROKEN
 
 Limits: TypeAlias = tuple[Limit, ...]
+
+
+def unmet(limits: Limits, request: Request, gpu: Gpu) -> list[Limit]:
+    """Return the limits that a request does not meet on a GPU, of those that are asked."""
+    found = [limit for limit in limits if not limit.holds(request, gpu)]
+    if len(found) > 1:
+        return found[:1] if found[0].alone else [limit for limit in found if not limit.alone]
+    return found
 
 
 def steps(limits: Limits) -> tuple[Step, ...]:

@@ -173,17 +173,21 @@ def limits(name: str, of: Declared, release: Version) -> Limits:
     if missing := of.entry.get("missing"):
         return (_always("imports", f"cannot be imported: {missing}", f"{file} ({tag})"),)
     source = f"{file}, {WHERE} ({tag})"
+    mm_prefix, sinks, scales, *others = (_feature(rule, of, source) for rule in _FEATURES)
     found = [
         *([_aiter(f"{file} ({tag})")] if of.entry.get("needs") == "aiter" else []),
         _listed("head-size", of, "heads", lambda request: request.head_size, source),
         _listed("dtype", of, "dtypes", lambda request: request.dtype, source),
         _listed("kv-cache-dtype", of, "caches", lambda request: request.kv_cache_dtype, source),
         _block_size(of, source),
+        mm_prefix,
         _kind("mla", of, lambda request: request.use_mla, "MLA", source),
+        sinks,
         _kind("sparse", of, lambda request: request.use_sparse, "sparse", source),
+        scales,
         _targets(of, source),
         _listed("attention-type", of, "types", lambda request: request.attn_type, source),
-        *(_feature(rule, of, source) for rule in _FEATURES),
+        *others,
     ]
     if of.entry.get("never"):
         found.append(_always("combination", f"refuses: {of.entry['never']}", source))
@@ -211,6 +215,7 @@ def _aiter(source: str) -> Limit:
         "cannot be imported: its module imports AMD's aiter, which is {gpu.aiter}",
         "run `pip install amd-aiter`",
         source,
+        alone=True,
     )
 
 
@@ -385,5 +390,6 @@ def _layouts(layouts: list[str], source: str) -> Limits:
             "",
             source,
             quiet=True,
+            alone=True,
         ),
     )

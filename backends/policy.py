@@ -151,10 +151,7 @@ class GivesWay:
 
     def applies(self, request: Request, beyond: Sequence[Limit]) -> bool:
         """Say whether a backend gives way that does not meet these limits."""
-        rules = [limit.rule for limit in beyond]
-        # The layout is asked about only if nothing else is wrong (_get_invalid_reasons, v0.31.0).
-        rules = [rule for rule in rules if rule != "layout"] or rules
-        fits = not self.alone or (len(rules) == 1 and rules[0] in self.alone)
+        fits = not self.alone or [limit.rule in self.alone for limit in beyond] == [True]
         return fits and self.when(request)
 
 

@@ -430,9 +430,10 @@ def _ultraquant_layouts(
                     request.run_cache != "ultraquant_4bit" or "LBNHC" in layouts
                 ),
                 "the class shares a cache layout with ULTRAQUANT, or no layer uses it",
-                "shares no KV cache layout with ULTRAQUANT (LBNHC)",
+                f"shares no KV cache layout with ULTRAQUANT (LBNHC); its own: {', '.join(layouts)}",
                 "",
                 f"{ROCM}, _get_invalid_reasons (v{release})",
+                alone=True,
             ),
         )
         for name, of in declared.items()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_rocm_attn.backends.capabilities import Limit, Limits
+from pytest_rocm_attn.backends.capabilities import Limit, Limits, unmet
 from pytest_rocm_attn.backends.policy import PR_26980, Branch, Policy, Rule
 from pytest_rocm_attn.backends.trace import DECISION, Selection, Step
 from pytest_rocm_attn.errors import SelectionError, nearest
@@ -76,7 +76,7 @@ def select(request: Request, flags: Flags, gpu: Gpu, policy: Policy | str = PR_2
     limits = policy.limits[named]
     if policy.when_named:
         limits = (*limits, *policy.when_named.get(named, ()))
-    beyond = [limit for limit in limits if not limit.holds(request, gpu)]
+    beyond = unmet(limits, request, gpu)
     if not beyond:
         path = policy.class_paths[named]
         return Selection(named, path, (*trace, *policy.served[named]))
@@ -102,7 +102,7 @@ def _automatic(
         else:
             trace.append(rule.applies)
             backend = rule.backend
-            beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
+            beyond = unmet(policy.limits[backend], request, gpu)
             if not beyond:
                 steps = (*trace, *policy.served[backend])
                 return Selection(backend, policy.class_paths[backend], steps)
@@ -159,6 +159,8 @@ def _beyond(
 
 
 def _judged(limits: Limits, beyond: list[Limit], request: Request, gpu: Gpu) -> list[Step]:
+    if beyond[-1].alone and beyond[-1] in limits:
+        limits = limits[: limits.index(beyond[-1]) + 1]  # no other was asked
     return [
         limit.unmet(request, gpu) if limit in beyond else limit.met
         for limit in limits
@@ -199,7 +201,7 @@ def unreachable(
     elif backend not in branch.named:
         problem, remedies, sources = branch.not_named, [], [branch.named_source]
     else:
-        beyond = [limit for limit in policy.limits[backend] if not limit.holds(request, gpu)]
+        beyond = unmet(policy.limits[backend], request, gpu)
         problem = "; it ".join(limit.refusal(request, gpu) for limit in beyond)
         remedies, sources = _within(beyond), [limit.source for limit in beyond]
     return SelectionError(

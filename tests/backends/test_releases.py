@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -31,11 +32,92 @@ REFUSED = "refused"
 STRIDE = 499  # of the sample that the default tests look at
 
 
+# What validate_configuration (vllm/v1/attention/backend.py) and get_valid_backends (vllm/platforms/rocm.py) of v0.33.0
+# say of a class, and our limit; what a class adds of its own is a "combination".
+REASONS = {
+    "head_size not supported": "head-size",
+    "dtype not supported": "dtype",
+    "kv_cache_dtype not supported": "kv-cache-dtype",
+    "block_size not supported": "block-size",
+    "partial multimodal token full attention not supported": "mm-prefix",
+    "MLA not supported": "mla",
+    "non-MLA not supported": "mla",
+    "attention sinks not supported": "sinks",
+    "sparse not supported": "sparse",
+    "non-sparse not supported": "sparse",
+    "per-head quant scales not supported": "per-head-quant-scales",
+    "compute capability not supported": "compute-capability",
+    **{
+        f"attention type {kind} not supported": "attention-type"
+        for kind in ("decoder", "encoder", "encoder_only", "encoder_decoder")
+    },
+    "sliding window not supported": "sliding-window",
+    "R-SWA not supported": "rswa",
+    "non-causal attention not supported": "non-causal",
+    "non-causal MLA attention with DCP not supported": "non-causal-dcp",
+    "batch invariance not supported": "batch-invariance",
+    "KV connector not supported": "kv-connector",
+    "PCP not supported": "pcp",
+    "DCP not supported": "dcp",
+    "device-cpu query lens mismatch not supported, which is needed for adaptive verification": "adaptive-verification",
+    "non-causal fp16 MLA decode not supported": "non-causal-fp16",
+    "ImportError": "imports",
+}
+
+
 def answer(policy: Policy | str, request: Request, gpu: Gpu, environ: dict[str, str]) -> str:
+    """Return the backend, or that it is refused."""
+    return decision(policy, request, gpu, environ).partition(":")[0]
+
+
+def decision(policy: Policy | str, request: Request, gpu: Gpu, environ: dict[str, str]) -> str:
+    """Return the backend, or the limits for which one, or each candidate, is refused."""
     try:
         return select(request, Flags(environ), gpu, policy).backend
-    except (SelectionError, FlagError):
+    except FlagError:
         return REFUSED
+    except SelectionError as error:
+        unmet: dict[str, list[str]] = {}
+        for step in error.trace:
+            if step.answer == "no" and not re.match(SELECTS, step.source):
+                backend = "" if error.backend else step.reason.partition(" ")[0]
+                unmet.setdefault(backend, []).append(step.rule)
+        return in_words(unmet)
+
+
+SELECTS = r"vllm/platforms/rocm\.py, (get_attn_backend_cls|_get_backend_priorities)"
+
+
+def in_words(unmet: dict[str, list[str]]) -> str:
+    words = [" ".join([name, *rules]).strip() for name, rules in unmet.items()]
+    return f"{REFUSED}: {'; '.join(words)}" if words else REFUSED
+
+
+def decision_of(message: str) -> str:
+    """Return what `decision` does, from the refusal of a release of 0.18 or later.
+
+    The recordings cut long messages off: then only that it is refused.
+    """
+    if found := re.search(r"Reason: (\[.*\])", message):
+        unmet = {"": ast.literal_eval(found[1])}
+    elif found := re.search(r"Reasons: \{(.*)\}", message):
+        each = re.findall(r"(\w+): \[(.*?)\](?=, \w+: \[|$)", found[1])
+        unmet = {name: words.split(", ") for name, words in each}
+    else:
+        return in_words({"": ["registered"]} if "must be registered" in message else {})
+    return in_words(
+        {name: [REASONS.get(one, "combination") for one in of] for name, of in unmet.items()}
+    )
+
+
+def said_otherwise(cell: Cell) -> bool:
+    """Whether a policy gives another reason than the release: each says why."""
+    named = cell.environ.get(NAMED)
+    # Its supports_combination refuses GPUs; declarations.toml has them as `gpus`.
+    if named == "ROCM_SEGMENTED_ATTN":
+        return True
+    # A second reason for what it does not declare; the policy gives the first.
+    return named == "FLASH_ATTN" and cell.request.use_mm_prefix
 
 
 def as_the_release_is_asked(policy: Policy, environ: dict[str, str]) -> dict[str, str]:
@@ -69,21 +151,33 @@ def known_difference(release: str, cell: Cell) -> bool:
 
 
 def questions(release: str, stride: int) -> Iterator[tuple[Cell, dict[str, str], str]]:
-    """Yield cells, the environment that says the same to a policy, and the release's answer."""
+    """Yield cells, the environment that says the same to a policy, and the release's decision."""
     policy = policy_of(release)
     for cell, outcome in recorded(release, stride):
         # A release that crashes, at the import of a broken aiter, has no answer to agree with.
         if isinstance(outcome, Selected | Rejected) and not known_difference(release, cell):
-            theirs = outcome.backend if isinstance(outcome, Selected) else REFUSED
-            yield cell, as_the_release_is_asked(policy, cell.environ), theirs
+            environ = as_the_release_is_asked(policy, cell.environ)
+            if isinstance(outcome, Selected):
+                yield cell, environ, outcome.backend
+            else:
+                yield (
+                    cell,
+                    environ,
+                    REFUSED if said_otherwise(cell) else decision_of(outcome.message),
+                )
+
+
+def agrees(mine: str, theirs: str) -> bool:
+    """Whether a policy decides as the release did, for the same reasons if these were recorded."""
+    return mine == theirs or (theirs == REFUSED and mine.startswith(REFUSED))
 
 
 def disagreements(release: str, stride: int) -> list[str]:
     policy = policy_of(release)
     found = []
     for cell, environ, theirs in questions(release, stride):
-        mine = answer(policy, cell.request, cell.gpu, environ)
-        if mine != theirs:
+        mine = decision(policy, cell.request, cell.gpu, environ)
+        if not agrees(mine, theirs):
             found.append(f"{cell}: {release} {theirs}, policy {mine}")
     return found
 
@@ -500,7 +594,7 @@ def test_a_trace_of_aiter_mla_lists_non_causal_float16_among_the_features() -> N
         ("FLASH_ATTN", {"block_size": 8}, "gfx942", ["block-size"]),
         ("FLASH_ATTN", {"kv_cache_dtype": "fp8"}, "gfx942", ["kv-cache-dtype", "combination"]),
         ("ROCM_AITER_MLA", FP16 | NON_CAUSAL | {"kv_cache_dtype": "float16"}, "gfx950", ["non-causal-fp16"]),
-        ("ROCM_AITER_FA", {"run_kv_cache_dtype": "turboquant_k8v4", "dtype": "float32"}, "gfx942", ["dtype", "layout"]),
+        ("ROCM_AITER_FA", {"run_kv_cache_dtype": "turboquant_k8v4", "dtype": "float32"}, "gfx942", ["dtype"]),
         ("TRITON_ATTN", {"run_kv_cache_dtype": "turboquant_k8v4", "block_size": 8}, "gfx942", ["block-size"]),
     ],
 )  # fmt: skip
@@ -518,18 +612,30 @@ def test_a_trace_of_a_refusal_has_a_step_for_a_feature_only_if_it_is_lacking(
     assert {step.rule for step in steps} <= expected
 
 
-def test_a_limit_of_layouts_cites_the_release_that_asks() -> None:
+@pytest.mark.parametrize(
+    ("run_cache", "first", "words"),
+    [
+        ("turboquant_k8v4", "0.31", "shares no KV cache layout with TURBOQUANT (LBNHC); its own: LBHNC"),
+        ("ultraquant_4bit", "0.32", "shares no KV cache layout with ULTRAQUANT (LBNHC); its own: LBHNC"),
+    ],
+)  # fmt: skip
+def test_a_limit_of_layouts_cites_the_release_that_asks(
+    run_cache: str, first: str, words: str
+) -> None:
     layer, named = (
-        Request(run_kv_cache_dtype="turboquant_k8v4"),
-        {ATTENTION_BACKEND: "ROCM_AITER_FA"},
+        Request(run_kv_cache_dtype=run_cache),
+        Flags({ATTENTION_BACKEND: "ROCM_AITER_FA"}),
     )
-    with pytest.raises(SelectionError) as caught:
-        select(layer, Flags(named), Gpu("gfx1201"), "0.33")
-    (step,) = [step for step in caught.value.trace if step.rule == "layout"]
-    assert step.source == "vllm/platforms/rocm.py, _get_invalid_reasons (v0.33)"
-    assert step.reason.startswith(
-        "shares no KV cache layout with TURBOQUANT (LBNHC); its own: LBHNC"
-    )
+    for release in ("0.30", "0.31", "0.32", "0.33"):
+        trace = select(layer, named, Gpu("gfx942"), release).trace
+        steps = [step for step in trace if (step.rule, step.answer) == ("layout", "no")]
+        if release < first:
+            assert steps == []
+            continue
+        step, *_ = steps  # then those of candidates
+        assert step.source.startswith(f"vllm/platforms/rocm.py, _get_invalid_reasons (v{release}")
+        assert step.reason.startswith(words)
+        assert [step.rule for step in trace if step.rule == "named-gives-way"]
 
 
 @pytest.mark.parametrize("release", ["0.20", "0.33"])

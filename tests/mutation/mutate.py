@@ -224,38 +224,25 @@ class _Finder(MetaPathFinder):
 
 @dataclass
 class Drawn:
-    """The questions of the sample of recorded cells, and the answers of the releases.
+    """The questions of the sample of recorded cells, and what the releases decided.
 
     Attributes:
-        asked: release -> (request, flags, GPU, the backend or "refused") of each cell.
+        asked: release -> (cell, environment, decision) of each cell.
     """
 
-    asked: dict[str, list[tuple[Any, Any, Any, str]]]
+    asked: dict[str, list[tuple[Any, dict[str, str], str]]]
 
     @classmethod
     def read(cls) -> Drawn:
         """Draw them as tests/backends/test_releases.py does, in this process."""
         tests = _tests_of_policies()
-        from pytest_rocm_attn.errors import FlagError
-        from pytest_rocm_attn.flags import Flags
-
-        asked: dict[str, list[tuple[Any, Any, Any, str]]] = {}
-        for release in tests.RECORDED:
-            asked[release] = []
-            for cell, environ, theirs in tests.questions(release, tests.STRIDE):
-                try:
-                    question = cell.request, Flags(environ), cell.gpu, theirs
-                except FlagError:
-                    continue  # refused before a policy is asked
-                asked[release].append(question)
-        return cls(asked)
+        return cls({r: list(tests.questions(r, tests.STRIDE)) for r in tests.RECORDED})
 
     def differ(self) -> bool:
-        """Say whether the policies of this process answer one of them otherwise."""
+        """Say whether the policies of this process decide one of them otherwise."""
         from pytest_rocm_attn.backends import selector
-        from pytest_rocm_attn.backends.releases import policy_of
-        from pytest_rocm_attn.errors import SelectionError
 
+        tests = _tests_of_policies()
         # The texts of refusals take most of the time. Other tests look at them.
         said: Any = selector
         names = ("_message", "_other_names", "_other_switches", "_other_flags", "nearest")
@@ -263,19 +250,17 @@ class Drawn:
         for name in names:
             setattr(said, name, lambda *_: "")
         try:
-            for release, questions in self.asked.items():
-                policy = policy_of(release)
-                for request, flags, gpu, theirs in questions:
-                    try:
-                        mine = selector.select(request, flags, gpu, policy).backend
-                    except SelectionError:
-                        mine = "refused"
-                    if mine != theirs:
-                        return True
+            return any(
+                not tests.agrees(tests.decision(policy, cell.request, cell.gpu, environ), decided)
+                for policy, questions in (
+                    (tests.policy_of(release), questions)
+                    for release, questions in self.asked.items()
+                )
+                for cell, environ, decided in questions
+            )
         finally:
             for name, function in own.items():
                 setattr(said, name, function)
-        return False
 
 
 def _tests_of_policies() -> Any:

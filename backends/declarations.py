@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from pytest_rocm_attn.backends.capabilities import Limit, Limits
 from pytest_rocm_attn.gpu import Aiter, Gpu
 from pytest_rocm_attn.request import Request
 
 _PRESENT = Aiter.PRESENT
-Version = tuple[int, ...]
+Version: TypeAlias = tuple[int, ...]
 WHERE = "vllm/v1/attention/backend.py, validate_configuration"
 
 # Question of validate_configuration -> the first minor release that asks it.
@@ -108,16 +108,13 @@ class Declared:
     class_path: str
     entry: Mapping[str, Any]
     since: str
-    _words: dict[tuple[str, str], list[str]] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, gpu: Gpu) -> list[str]:
         """Return the values of a field on a GPU."""
-        target = gpu.stands_for
-        if (name, target) not in self._words:
-            on = self.entry.get(f"{name}_on", {})
-            there = (text for text, targets in on.items() if target in targets.split())
-            self._words[name, target] = str(next(there, self.entry.get(name, ""))).split()
-        return self._words[name, target]
+        for text, targets in self.entry.get(f"{name}_on", {}).items():
+            if gpu.stands_for in targets.split():
+                return str(text).split()
+        return str(self.entry.get(name, "")).split()
 
     def said(self, name: str, in_words: Callable[[str], str]) -> str:
         """Return a field in words, those of other GPUs in brackets."""
@@ -157,9 +154,9 @@ def declared(release: Version) -> dict[str, Declared]:
     """
     found = {}
     for name, entries in _tables().items():
-        entry = [one for one in entries if version_of(one["since"])[:2] <= release][-1:]
-        if entry and not entry[0].get("gone"):
-            found[name] = Declared(entry[0].get("class", ""), entry[0], entry[0]["since"])
+        before = (one for one in reversed(entries) if version_of(one["since"])[:2] <= release)
+        if (entry := next(before, None)) and not entry.get("gone"):
+            found[name] = Declared(entry.get("class", ""), entry, entry["since"])
     return found
 
 
@@ -219,17 +216,19 @@ def _aiter(source: str) -> Limit:
     )
 
 
-def _in(listed: list[str], value: object) -> bool:
-    """Whether a list of declarations.toml holds a value: "any", "32..", "8..256/8", or itself."""
-    for one in listed:
-        if one == "any" or one == str(value):
-            return True
-        low, dots, rest = one.partition("..")
-        if dots and isinstance(value, int):
-            high, _, step = rest.partition("/")
-            if int(low) <= value <= (int(high) if high else value) and value % int(step or 1) == 0:
-                return True
-    return False
+def _in(listed: list[str], value: Any) -> bool:
+    """Whether a list of declarations.toml holds a value."""
+    return any(_covers(one, value) for one in listed)
+
+
+def _covers(one: str, value: Any) -> bool:
+    """Whether a word of a list means a value: "any", "32..", "8..256/8", or itself."""
+    low, dots, rest = one.partition("..")
+    if not dots:
+        return one in ("any", str(value))
+    high, _, step = rest.partition("/")
+    highest = int(high) if high else value
+    return bool(int(low) <= value <= highest and value % int(step or 1) == 0)
 
 
 _WORDS = {  # rule -> (what it is of a request, in words; the field; what to do)

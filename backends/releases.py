@@ -275,6 +275,7 @@ class _Candidate:
     until: Version = _NEVER
     when: tuple[Predicate, ...] = ()
     why: str = ""  # the pull request of the change
+    by_aiter: bool = False  # only on the targets of aiter in that release
 
 
 # The targets for which is_aiter_found_and_supported() (vllm/_aiter_ops.py) says yes, besides a package being found.
@@ -283,8 +284,6 @@ _AITER_TARGETS: tuple[tuple[Version, Predicate], ...] = (
     ((0, 19), _MI3XX),
     ((0, 27), _CDNA3),
 )
-# Stands in a row for the release's own of these; no policy asks it.
-_SUPPORTED = Predicate(lambda *_: False, "", "")
 _ORDINARY: tuple[_Candidate, ...] = (
     _Candidate("aiter-unified", "ROCM_AITER_UNIFIED_ATTN", _EVER, (0, 19), (AITER, UNIFIED)),
     _Candidate("aiter-flash-attention", "ROCM_AITER_FA", _EVER, (0, 19), (AITER, MHA)),
@@ -309,26 +308,30 @@ _ORDINARY: tuple[_Candidate, ...] = (
         "aiter-flash-attention",
         "ROCM_AITER_FA",
         (0, 19),
-        when=(AITER, MHA, AITER_FOUND, _SUPPORTED),
+        when=(AITER, MHA, AITER_FOUND),
         why="PR #36702",
+        by_aiter=True,
     ),
     _Candidate(
         "aiter-unified",
         "ROCM_AITER_UNIFIED_ATTN",
         (0, 19),
-        when=(AITER_FOUND, _SUPPORTED),
+        when=(AITER_FOUND,),
         why="PR #36702",
+        by_aiter=True,
     ),
     _Candidate("triton-attn", "TRITON_ATTN", _EVER),
     _Candidate("turboquant", "TURBOQUANT", (0, 20), why="PR #38479"),
     _Candidate("rocm-octave", "ROCM_OCTAVE", (0, 33)),
     _Candidate("ultraquant", "ULTRAQUANT", (0, 32), why="PR #57057"),
 )
-_MLA_ENABLED = (AITER, MLA, AITER_FOUND, _SUPPORTED)
+_MLA_ENABLED = (AITER, MLA, AITER_FOUND)
 _MLA: tuple[_Candidate, ...] = (
-    _Candidate("aiter-mla", "ROCM_AITER_MLA", _EVER, when=_MLA_ENABLED),
+    _Candidate("aiter-mla", "ROCM_AITER_MLA", _EVER, when=_MLA_ENABLED, by_aiter=True),
     _Candidate("triton-mla", "TRITON_MLA", _EVER),
-    _Candidate("aiter-triton-mla", "ROCM_AITER_TRITON_MLA", _EVER, when=_MLA_ENABLED),
+    _Candidate(
+        "aiter-triton-mla", "ROCM_AITER_TRITON_MLA", _EVER, when=_MLA_ENABLED, by_aiter=True
+    ),
 )
 _SPARSE = (_Candidate("aiter-mla-sparse", "ROCM_AITER_MLA_SPARSE", _EVER),)
 
@@ -383,7 +386,7 @@ def _rules(candidates: tuple[_Candidate, ...], release: str, version: Version) -
         Rule(
             one.name,
             one.backend,
-            tuple(supported if each is _SUPPORTED else each for each in one.when),
+            (*one.when, supported) if one.by_aiter else one.when,
             "; ".join(filter(None, [f"{ROCM}, _get_backend_priorities (v{release})", one.why])),
         )
         for one in candidates

@@ -146,6 +146,9 @@ def known_difference(release: str, cell: Cell) -> bool:
     # AttentionConfig of these two parses the variable for CUDA's backends, and fails.
     if release in ("0.13.0", "0.14.1") and cell.environ.get("VLLM_FLASH_ATTN_VERSION") == "many":
         return True
+    # The first such layer of a process finds no FlashAttention at all; the import that fails then succeeds.
+    if cell.environ.get(NAMED) == "FLASH_ATTN" and cell.request.head_size == 512:
+        return release >= "0.21"
     # The grid's names are given in their exact case.
     return release >= "0.15" and cell.environ.get(NAMED) == "triton_attn"
 
@@ -314,6 +317,19 @@ def test_what_a_switch_or_the_lack_of_aiter_decides(
 ) -> None:
     request = Request(**request_)
     assert answer(release, request, Gpu("gfx950", Aiter(aiter)), environ) == backend
+
+
+@pytest.mark.parametrize("release", ["0.22", "0.23", "0.25", "0.26", "0.33"])
+def test_a_trace_says_once_why_rocm_attn_is_no_candidate(release: str) -> None:
+    """_get_backend_priorities of vllm/platforms/rocm.py, v0.23.0 and v0.26.0 on, does not list it."""
+    trace = select(Request(use_kv_connector=True), Flags(), Gpu("gfx942"), release).trace
+    asked = [(step.answer, step.reason) for step in trace if step.rule == "rocm-attn"]
+    first = (
+        ("yes", "nothing else was asked for")
+        if release < "0.23"
+        else ("no", "there is a KV connector")
+    )
+    assert asked == [first]
 
 
 @pytest.mark.parametrize("release", ["0.13", "0.14", "0.15"])
@@ -536,7 +552,18 @@ def test_a_turboquant_run_shares_one_layout() -> None:
     assert answer("0.33", layer, Gpu("gfx1201"), on_rdna) == REFUSED  # another reason as well
 
 
+def test_a_packed_layer_gives_way_whatever_the_run_is_said_to_have() -> None:
+    layer = Request(kv_cache_dtype="turboquant_k8v4", run_kv_cache_dtype="fp8")
+    named = {ATTENTION_BACKEND: "TRITON_ATTN"}
+    for release in ("0.28", "0.31", "0.33"):
+        assert answer(release, layer, Gpu("gfx942"), named) == "TURBOQUANT"
+
+
 def test_an_ultraquant_run_limits_a_named_backend_only() -> None:
+    sparse = Request(use_mla=True, use_sparse=True, run_kv_cache_dtype="ultraquant_4bit")
+    named = Flags({ATTENTION_BACKEND: "ROCM_AITER_MLA_SPARSE"})  # it declares ULTRAQUANT's layout
+    trace = select(sparse, named, Gpu("gfx942"), "0.33").trace
+    assert "named-gives-way" not in {step.rule for step in trace}
     layer = Request(run_kv_cache_dtype="ultraquant_4bit")
     assert answer("0.33", layer, Gpu("gfx942"), {}) == "ROCM_ATTN"
     for name, given in (("TRITON_ATTN", "TRITON_ATTN"), ("ROCM_AITER_FA", "ROCM_ATTN")):

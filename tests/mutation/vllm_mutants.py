@@ -310,9 +310,15 @@ class Suite:
         return [self.documented, self.grid, self.invariants]
 
     def remember(self) -> None:
-        """Note what there is to see before anything is changed."""
+        """Note what there is to see before anything is changed.
+
+        An answer that the second pass does not repeat depends on what was asked before, and shows nothing.
+        """
         for tier in self.tiers:
-            self.before[tier.__name__] = dict(tier())
+            first = dict(tier())
+            self.before[tier.__name__] = {
+                what: now for what, now in tier() if first.get(what) == now
+            }
 
     def seen(self) -> tuple[str, str, str] | None:
         """Return the tier that sees a change, by what, and the verdict; None when none does.
@@ -322,7 +328,7 @@ class Suite:
         mild = None
         for tier in self.tiers:
             for what, now in tier():
-                if now == self.before[tier.__name__].get(what):
+                if now == self.before[tier.__name__].get(what, now):
                     continue
                 if tier.__name__ != "documented" or Verdict(now).fails:
                     return tier.__name__, what, now

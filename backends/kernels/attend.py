@@ -48,7 +48,7 @@ def _attention_kernel(
     lse_ptr,  # [query heads, tokens] fp32, ln; or None
     partial_ptr,  # [partial_rows, query heads, segments, HEAD_SIZE] fp32, normalised; then their lse,
     # [partial_rows, query heads, segments] fp32, log2; or None. Rows: see first_partial_row
-    broken_ptr,  # [places, segments] int32: whether that is to be repaired; or None
+    broken_ptr,  # [places] int32: whether that is to be repaired; or None
     page_ptr,  # [requests, blocks] int32 or [requests] int32
     query_start_loc_ptr,  # [requests + 1] int32
     seq_lens_ptr,  # [requests] int32
@@ -87,7 +87,7 @@ def _attention_kernel(
     SHARED: tl.constexpr,  # the value is the first part of the key
     ONE_BLOCK: tl.constexpr,  # no request has more rows than one program takes
     SPLIT: tl.constexpr,
-    NOTES: tl.constexpr,  # rows of a program may differ in what they see: note if one is broken
+    NOTES: tl.constexpr,  # rows of a program may differ in what they see: note what is broken
     LOOPS: tl.constexpr,  # walk the tiles that need no mask in a loop of their own
     AHEAD: tl.constexpr,  # look up a tile's pages one tile early
     BLOCK_M: tl.constexpr,
@@ -146,7 +146,11 @@ def _attention_kernel(
     last_token = tl.minimum(first_token + BLOCK_Q, query_len) - 1
     first_key, last_key = keys_seen(first_token, last_token, context, seq_len, window, CAUSAL)
     segment = tl.program_id(1)
-    lo, hi = tiles_of_segment(first_key, last_key, BLOCK_N, SPLIT)
+    if SPLIT:
+        lo, hi = tiles_of_segment(first_key, last_key, segment, tl.num_programs(1), BLOCK_N)
+    else:
+        lo = first_key // BLOCK_N
+        hi = (last_key + BLOCK_N - 1) // BLOCK_N
     # Tiles [open_lo, open_hi) are seen in full by every row.
     open_lo = lo
     open_hi = last_key // BLOCK_N
@@ -239,13 +243,16 @@ def _attention_kernel(
         lse_ptrs = (partial_ptr if SPLIT else lse_ptr) + lse
     if NOTES:
         row_sum = tl.sum(acc, 1)  # infinities of both signs are repaired for nothing
-        broken = tl.max(tl.where(row_sum == row_sum, 0, 1), 0)  # noqa: PLR0124  (NaN)
+        broken = row_sum != row_sum  # noqa: PLR0124  (NaN)
         # A request's only token is not: it takes either kernel, by the other requests.
-        broken = tl.where(query_len > 1, broken, 0)
+        broken = broken & (query_len > 1)
         if FP8 > 0:  # of infinite scales, too, of which k_scale was made NaN
             finite = (k_scale == k_scale) & (tl.abs(v_scale) != float("inf"))  # noqa: PLR0124
-            broken = tl.where(finite, broken, 1)
-        tl.store(broken_ptr + place * tl.num_programs(1) + segment, broken)
+            broken = tl.where(finite, broken, True)
+        if SPLIT:  # the note is a log-sum-exp that is NaN
+            total = tl.where(broken, float("nan"), total)
+        else:
+            tl.store(broken_ptr + place, tl.max(broken.to(tl.int32), 0))
     elif FP8 > 0:  # noqa: SIM102  (the outer test is resolved by the compiler)
         if tl.abs(v_scale) == float("inf"):
             values = sum_beyond_range(

@@ -7,8 +7,9 @@ mathematics: docs/attention-mathematics.md.
 
 NaN and infinities mean what they do in IEEE arithmetic over the keys that a token sees. A key that some
 rows of a program see and others do not has weight 0 in the product with the values, and 0 * NaN is NaN:
-a program to which that may have happened leaves a note, and a further launch computes its rows once more,
-key by key (`repairs.py`). That launch is a kernel of its own, as its code would cost the other registers.
+a program to which that may have happened leaves a note, and the launch that follows computes its rows once more,
+key by key (`repairs.py`): that which merges the segments, or one of its own. The code of the attention kernel
+itself would cost registers.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import torch
 from pytest_rocm_attn.backends.kernels.attend import _attention_kernel
 from pytest_rocm_attn.backends.kernels.formats import NO_FP8
 from pytest_rocm_attn.backends.kernels.launcher import Launch, Launcher
-from pytest_rocm_attn.backends.kernels.repairs import _repair_kernel
+from pytest_rocm_attn.backends.kernels.repairs import _repair_and_merge_kernel, _repair_kernel
 from pytest_rocm_attn.backends.kernels.results import _merge_segments_kernel
 from pytest_rocm_attn.backends.launch_config import padded
 from pytest_rocm_attn.backends.launch_tiles import Tile
 
 MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
+MERGE_WARPS = 4
 REPAIR_ELEMENTS = (
     4096  # of a program's results, that a repair computes at a time: 16 registers a lane
 )
@@ -38,17 +40,20 @@ class AttentionPlan:
 
     Args:
         attend: the attention kernel.
-        repair: computes again what it noted; None if no two rows of a program see different keys.
         programs: of the attention kernel.
+        repair: computes again what it noted; None if no two rows of a program see different keys, or if
+            `merge` does so.
         merge: merges the segments; None when the keys are not split.
         partial_size: float32 elements of the segments' partial results.
+        repairs: whether `merge` computes again what was noted.
     """
 
     attend: Launch
-    repair: Launch | None
     programs: int
-    merge: Launch | None
-    partial_size: int
+    repair: Launch | None = None
+    merge: Launch | None = None
+    partial_size: int = 0
+    repairs: bool = False
 
     def __call__(
         self,
@@ -77,22 +82,19 @@ class AttentionPlan:
             k_scale, v_scale: float32 scalars, read on the device; only when fp8.
         """
         # Allocated at each call: the caching allocator keeps streams and graphs apart.
-        broken = None
+        broken = partial = None
         if self.repair is not None:
             broken = torch.empty(self.programs, dtype=torch.int32, device=out.device)
-        partial = (
-            torch.empty(self.partial_size, dtype=torch.float32, device=out.device)
-            if self.merge
-            else None
-        )
-        tensors = (
-            query, key, key if value is None else value, out, lse, partial, broken, pages,
-            query_start_loc, seq_lens, alibi_slopes, sinks, k_scale, v_scale,
-        )  # fmt: skip
-        self.attend(*tensors)
-        if self.repair is not None:
-            self.repair(*tensors)
         if self.merge is not None:
+            partial = torch.empty(self.partial_size, dtype=torch.float32, device=out.device)
+        value = key if value is None else value
+        batch = (pages, query_start_loc, seq_lens, alibi_slopes, sinks, k_scale, v_scale)
+        self.attend(query, key, value, out, lse, partial, broken, *batch)
+        if self.repair is not None:
+            self.repair(query, key, value, out, lse, broken, *batch)
+        if self.merge is not None and self.repairs:
+            self.merge(query, key, value, out, partial, *batch)
+        elif self.merge is not None:
             self.merge(partial, out, query_start_loc)
 
 
@@ -166,10 +168,8 @@ def plan_attention(
     programs = kv_heads * -(-group // rows_heads) * blocks
     differ = min(max_query_len, block_q) > 1 and (causal or window is not None)
 
-    varying = (
-        requests, min_query_len, max_query_len, partial_rows, pages.stride(0),
-        0 if lse is None else lse.stride(0),
-    )  # fmt: skip
+    lengths = (requests, min_query_len, max_query_len)
+    stride_lse = 0 if lse is None else lse.stride(0)
     scalars = (
         float(scale), None if soft_cap is None else float(soft_cap), window, query_strides[0],
         query_strides[1], *key_strides[:3], *value_strides[:3], out_strides[0], out_strides[1],
@@ -177,7 +177,7 @@ def plan_attention(
     tail = key_size - value_size
     attend = _attention.prepare(
         (programs, segments, 1),
-        varying,
+        (*lengths, partial_rows, pages.stride(0), stride_lse),
         scalars,
         (
             kv_heads, group, rows_heads, value_size, tail, page_size, x, causal, fp8, value is None,
@@ -188,38 +188,46 @@ def plan_attention(
         tile.num_stages,
         {"waves_per_eu": tile.waves_per_eu} if tile.waves_per_eu else None,
     )  # fmt: skip
-    repair = None
-    if differ:
+    shape = (group, rows_heads, value_size, page_size, x or key_size)
+    forms = (tail, page_size > 0, causal, fp8)
+    if segments == 1:
+        if not differ:
+            return AttentionPlan(attend, programs)
         repair = _repair.prepare(
-            (programs, segments, 1),
-            (
-                *varying, kv_heads, group, rows_heads, value_size, page_size, x or key_size,
-                int(one_block), tile.block_m, tile.block_n,
-            ),
+            (programs, 1, 1),
+            (*lengths, pages.stride(0), stride_lse, kv_heads, *shape, int(one_block), tile.block_m),
             scalars,
-            (
-                tail, page_size > 0, causal, fp8, segments > 1, max(1, REPAIR_ELEMENTS // block_d),
-                block_d,
-            ),
+            (*forms, max(1, REPAIR_ELEMENTS // block_d), block_d),
             REPAIR_WARPS,
             1,
-        )  # fmt: skip
-    if segments == 1:
-        return AttentionPlan(attend, repair, programs, None, 0)
+        )
+        return AttentionPlan(attend, programs, repair)
     block_s = padded(segments)
     block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
-    merge = _merge.prepare(
-        (requests * max_query_len, heads, block_d // block_c),
-        (requests, min_query_len, max_query_len, segments, partial_rows),
-        (heads, out_strides[0], out_strides[1]),
-        (value_size, block_c, block_s),
-        4,
-        1,
-    )
+    grid = (requests * max_query_len, heads, block_d // block_c)
+    if differ:
+        merge = _repair_and_merge.prepare(
+            grid,
+            (*lengths, partial_rows, pages.stride(0), segments, *shape, tile.block_m, tile.block_n),
+            scalars,
+            (*forms, block_c, block_s, block_d),
+            MERGE_WARPS,
+            1,
+        )
+    else:
+        merge = _merge.prepare(
+            grid,
+            (*lengths, segments, partial_rows),
+            (heads, out_strides[0], out_strides[1]),
+            (value_size, block_c, block_s),
+            MERGE_WARPS,
+            1,
+        )
     partial_size = partial_rows * heads * segments * (value_size + 1)
-    return AttentionPlan(attend, repair, programs * segments, merge, partial_size)
+    return AttentionPlan(attend, programs * segments, None, merge, partial_size, differ)
 
 
 _attention = Launcher(_attention_kernel)
 _repair = Launcher(_repair_kernel)
 _merge = Launcher(_merge_segments_kernel)
+_repair_and_merge = Launcher(_repair_and_merge_kernel)

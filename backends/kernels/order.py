@@ -95,12 +95,10 @@ def keys_seen(first_token, last_token, context, seq_len, window, CAUSAL: tl.cons
 
 
 @triton.jit
-def tiles_of_segment(first_key, last_key, block_n, SPLIT: tl.constexpr):
-    """Return the first tile of the program's share of some keys, and the last + 1."""
+def tiles_of_segment(first_key, last_key, segment, segments, block_n):
+    """Return the first tile of one segment's share of some keys, and the last + 1."""
     lo = first_key // block_n
     hi = (last_key + block_n - 1) // block_n
-    if SPLIT:
-        per_segment = tl.cdiv(hi - lo, tl.num_programs(1))
-        hi = tl.minimum(hi, lo + (tl.program_id(1) + 1) * per_segment)
-        lo = lo + tl.program_id(1) * per_segment
-    return lo, hi
+    per_segment = tl.cdiv(hi - lo, segments)
+    first = lo + segment * per_segment
+    return first, tl.minimum(hi, first + per_segment)

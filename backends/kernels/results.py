@@ -54,6 +54,27 @@ def places_of_result(
 
 
 @triton.jit
+def normalised(
+    acc,  # [ROWS, columns] fp32
+    total,  # [ROWS] fp32
+    top,  # [ROWS] fp32, log2 domain
+    sink,  # [ROWS] fp32
+    v_scale,
+    HAS_SINK: tl.constexpr,
+):
+    """Return the rows' results, their log-sum-exp in base 2, and which rows saw nothing."""
+    if HAS_SINK:
+        drained = sink == float("inf")  # it leaves no weight for the keys: 0, and NaN if 0 * inf is
+        acc = tl.where(drained[:, None], acc * 0.0, acc)
+        total = tl.where(drained, total * 0.0 + 1.0, total)
+        top = tl.where(drained, sink, top)
+    nothing = total == 0  # was seen: the answer is zero
+    acc = acc * (1.0 / tl.where(nothing, 1.0, total))[:, None] * v_scale  # one division a row
+    lse = tl.where(nothing, float("-inf"), top + tl.log2(tl.where(nothing, 1.0, total)))
+    return acc, lse, nothing
+
+
+@triton.jit
 def write_result(
     acc,  # [ROWS, BLOCK_D] fp32
     total,  # [ROWS] fp32
@@ -69,13 +90,7 @@ def write_result(
     BLOCK_D: tl.constexpr,
 ):
     """Normalise and store."""
-    if HAS_SINK:
-        drained = sink == float("inf")  # it leaves no weight for the keys: 0, and NaN if 0 * inf is
-        acc = tl.where(drained[:, None], acc * 0.0, acc)
-        total = tl.where(drained, total * 0.0 + 1.0, total)
-        top = tl.where(drained, sink, top)
-    nothing = total == 0  # was seen: the answer is zero
-    acc = acc * (1.0 / tl.where(nothing, 1.0, total))[:, None] * v_scale  # one division a row
+    acc, lse, nothing = normalised(acc, total, top, sink, v_scale, HAS_SINK)
     written = valid
     if SPLIT:
         written = valid & ~nothing
@@ -86,10 +101,37 @@ def write_result(
         mask=written[:, None] & (column < head_size)[None, :],
     )
     if lse_ptrs is not None:
-        lse = tl.where(nothing, float("-inf"), top + tl.log2(tl.where(nothing, 1.0, total)))
         if not SPLIT:
             lse = lse * LN2
         tl.store(lse_ptrs, lse, mask=valid)
+
+
+@triton.jit
+def weight_of(lse, top):
+    """Return the weights of parts, relative to the largest log-sum-exp."""
+    # A segment with an infinite sink or score outweighs all others: inf - inf would be NaN.
+    weight = tl.where(lse == top, 1.0, tl.exp2(lse - top))
+    return tl.where(lse == float("-inf"), 0.0, weight)
+
+
+@triton.jit
+def merge_parts(
+    part_ptr,  # the first segment's part of one row
+    lse,  # [BLOCK_S] log2; -inf: the part is unwritten
+    column,  # [BLOCK_C]
+    head_size,
+    BLOCK_S: tl.constexpr,
+):
+    """Return the weighted sum of a row's parts, [BLOCK_C], the sum of the weights, and the largest
+    log-sum-exp."""
+    top = tl.max(lse, 0)
+    weight = weight_of(lse, top)
+    parts = tl.load(
+        part_ptr + tl.arange(0, BLOCK_S)[:, None] * head_size + column[None, :],
+        mask=(lse != float("-inf"))[:, None] & (column < head_size)[None, :],
+        other=0.0,
+    )
+    return tl.sum(parts * weight[:, None], 0), tl.sum(weight, 0), top
 
 
 @triton.jit(
@@ -125,17 +167,8 @@ def _merge_segments_kernel(
     row = ((row_start + token).to(tl.int64) * heads + head) * segments
     lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * HEAD_SIZE
     lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
-    top = tl.max(lse, 0)
-    # A segment with an infinite sink or score outweighs all others: inf - inf would be NaN.
-    weight = tl.where(lse == top, 1.0, tl.exp2(lse - top))
-    weight = tl.where(lse == float("-inf"), 0.0, weight)
-    total = tl.sum(weight, 0)
-    parts = tl.load(
-        partial_ptr + (row + segment)[:, None] * HEAD_SIZE + column[None, :],
-        mask=(lse != float("-inf"))[:, None] & (column < HEAD_SIZE)[None, :],
-        other=0.0,
-    )
-    merged = tl.sum(parts * weight[:, None], 0) / tl.where(total == 0, 1.0, total)
+    merged, total, _ = merge_parts(partial_ptr + row * HEAD_SIZE, lse, column, HEAD_SIZE, BLOCK_S)
+    merged = merged / tl.where(total == 0, 1.0, total)
     out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
     tl.store(
         out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE

@@ -15,6 +15,7 @@ import torch
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.flex_attention import FlexAttention
 from pytest_rocm_attn.backends.hip.build import library
+from pytest_rocm_attn.backends.kernels.repairs import attend_by_key
 from pytest_rocm_attn.backends.rocm_aiter_fa import RocmAiterFlashAttention
 from pytest_rocm_attn.backends.rocm_aiter_mla import RocmAiterMLA
 from pytest_rocm_attn.backends.rocm_aiter_unified_attn import RocmAiterUnifiedAttention
@@ -42,6 +43,7 @@ class _OverPagedCache:
         checked: it looks at slots and block table, which reads the device.
         batch_invariant: it promises that a request's result does not depend on the others.
         rounds_cache: it rounds a dequantised fp8 cache to the model's dtype.
+        repairs: the Triton function that runs only if a number is not finite.
     """
 
     name: str
@@ -51,6 +53,7 @@ class _OverPagedCache:
     checked = True
     batch_invariant = False
     rounds_cache = True
+    repairs: Any = None
 
     def attend(self, problem: PagedAttention) -> None:
         """Solve a problem of paged attention."""
@@ -89,6 +92,7 @@ class TritonAttn(_OverPagedCache):
     """TRITON_ATTN."""
 
     name = "TRITON_ATTN"
+    repairs = attend_by_key
     layer = TritonAttention
     graphs = True
     rounds_cache = False  # the scales stay in float32
@@ -108,6 +112,7 @@ class RocmAttn(_OverPagedCache):
     """ROCM_ATTN, which decodes by its HIP kernel on GPUs that have one and by Triton elsewhere."""
 
     name = "ROCM_ATTN"
+    repairs = attend_by_key
     layer = RocmAttention
     graphs = True
     rounds_cache = False
@@ -183,6 +188,7 @@ class TritonMla:
     """TRITON_MLA."""
 
     name = "TRITON_MLA"
+    repairs = attend_by_key
     graphs = True
     checked = True
     batch_invariant = False

@@ -247,7 +247,7 @@ def main() -> None:
         judge.reference_of = lambda problem: (
             answers.get(case) or answers.setdefault(case, oracle(problem))
         )
-        return judge.examine(backend, cases[case], torch.device("cpu"))
+        return judge.examine_emulated(backend, cases[case], torch.device("cpu"), emulation)
 
     def noticed(text: str, code: Code) -> Any:
         """Return what the first case that notices finds, or what the last one finds that differs."""

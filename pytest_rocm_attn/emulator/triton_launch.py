@@ -5,6 +5,8 @@ Source: Triton 3.6.0, third_party/amd/backend/driver.py (make_launcher, make_ten
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import struct
 from collections import Counter
@@ -12,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.emulator.launch import LIMIT, Executed, launch
+from pytest_rocm_attn.emulator.launch import LIMIT, Executed, code_of, launch
 from pytest_rocm_attn.emulator.memory import Region
 from pytest_rocm_attn.errors import EmulatorError
 
 if TYPE_CHECKING:
     from pytest_rocm_attn.gpu import Gpu
 
+_ACCESS = re.compile(r"(global|flat|buffer)_(load|store|atomic)")
 _INTEGERS = re.compile(r"([iu])(\d+)")
 _FLOATS = {"fp16": "<e", "fp32": "<f", "f32": "<f", "fp64": "<d"}
 
@@ -35,6 +38,8 @@ class Emulation:
             lie in a tensor, as a table of pointers.
         launches: how many kernels ran; instructions: of one wave each, over all launches.
         executed: how often each instruction of each kernel was run, by its assembly.
+        watched: a Triton function, which may be inlined; accesses: how often a wave has read or written tensors by
+            one of its lines.
     """
 
     seed: int | None = None
@@ -43,6 +48,8 @@ class Emulation:
     launches: int = 0
     instructions: int = 0
     executed: dict[str, Counter[int]] = field(default_factory=dict)
+    watched: Any = None
+    accesses: int = 0
 
     def __call__(
         self, gpu: Gpu, compiled: Any, grid: tuple[int, int, int], arguments: Iterable[object]
@@ -87,6 +94,21 @@ class Emulation:
         self.instructions += done.instructions
         counts = self.executed.setdefault(assembly, Counter())
         counts.update({number: count for number, count in enumerate(done.by_instruction) if count})
+        if self.watched is not None:
+            self.accesses += sum(done.by_instruction[i] for i in _accesses(assembly, self.watched))
+
+
+@functools.cache
+def _accesses(assembly: str, function: Any) -> tuple[int, ...]:
+    """Return which instructions of a program read or write tensors by lines of a Triton function."""
+    lines, first = inspect.getsourcelines(function.fn)
+    inside, file = range(first, first + len(lines)), function.fn.__code__.co_filename
+    return tuple(
+        one.index
+        for one in code_of(assembly).program.instructions
+        if one.place and one.place.line in inside and one.place.file == file
+        if _ACCESS.match(one.name)
+    )
 
 
 def _packed(

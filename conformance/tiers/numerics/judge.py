@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.tiers.numerics.build import Problem
     from pytest_rocm_attn.conformance.tiers.numerics.case import Case
+    from pytest_rocm_attn.emulator.triton_launch import Emulation
 
 ORACLE = "pytest_rocm_attn.backends.oracle"
 BOUNDS = "pytest_rocm_attn.backends.error_bounds"
@@ -63,6 +64,30 @@ def examine(backend: Any, case: Case, device: torch.device) -> Result:
     if finding.kind == "right" and case.batch_invariant:
         finding = _alone(backend, case, device, built.problem) or finding
     return replace(finding, seconds=seconds)
+
+
+def examine_emulated(
+    backend: Any, case: Case, device: torch.device, emulation: Emulation
+) -> Result:
+    """Let a backend solve a case by kernels that are emulated, and judge what it wrote and what ran.
+
+    A backend may name a Triton function that computes again what a number spoiled that is not finite
+    (`repairs`). It would also hide what the kernel before it does wrong.
+    """
+    emulation.watched = getattr(backend, "repairs", None)
+    launches, accesses = emulation.launches, emulation.accesses
+    result = examine(backend, case, device)
+    if result.kind != "right":
+        return result
+    if emulation.launches == launches and case.tokens:
+        return Result("declined", "it launched no Triton kernel: nothing was emulated")
+    if emulation.accesses > accesses and not case.special:
+        words = (
+            f"{emulation.watched.__name__}, which computes again what a number spoiled that is not finite, ran,"
+            " and every number of the case is finite"
+        )
+        return Result("wrong", words, torch.inf, seconds=result.seconds)
+    return result
 
 
 def solution_of(backend: Any, case: Case) -> Callable[[Any], None] | Result:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.request import Request
 
-# With this variable a worker hides the plugins of the fork before it imports it.
-HIDDEN = "ROCM_ATTN_WITHOUT_PLUGINS"
 _GROUPS = ("platform_plugins", "general_plugins")
 _SWITCH = re.compile(r"""["'](\w*DISABLE\w*PLUGIN\w*|\w*PLUGIN\w*DISABLE\w*)["']""")
 

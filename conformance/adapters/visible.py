@@ -23,7 +23,7 @@ def devices(platform: Any) -> list[dict[str, Any]]:
     what it raises, in words.
 
     Raises:
-        LacksError: the platform does not translate, or there is no management library.
+        LacksError: the platform does not translate, there is no management library, or no device is shown.
     """
     import torch
 
@@ -32,6 +32,8 @@ def devices(platform: Any) -> list[dict[str, Any]]:
     )
     if translate is None:
         raise LacksError("the platform does not say which device it means by an ordinal")
+    if not torch.cuda.device_count():
+        raise LacksError("the runtime shows no device")
     numbers = _numbers()
     found = []
     for ordinal in range(torch.cuda.device_count()):

@@ -146,7 +146,7 @@ class VllmServer(Backends):
                     found = {"module": name, "callee": twin.callee, "line": twin.line}
                     forgetful.append(found | {"other": twin.other, "words": twin.words})
         return {
-            "predicates": predicate_table.table(modules),
+            "predicates": capability.settled(lambda: predicate_table.table(modules)),
             "twins": forgetful,
         }
 

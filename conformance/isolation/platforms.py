@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.isolation import wire
-from pytest_rocm_attn.conformance.isolation.inside.environment import DEVICE_LISTS
+from pytest_rocm_attn.conformance.isolation.inside.environment import DEVICE_LISTS, NOT_REFRESHED
 from pytest_rocm_attn.conformance.isolation.processes import Process, WorkerError
 from pytest_rocm_attn.conformance.isolation.question import Observation
 from pytest_rocm_attn.errors import SelectorError
@@ -34,6 +34,7 @@ class Platform:
         environ: what it was imported under.
         reads: the variables that its imports read, with the values they saw.
         refreshes: whether the adapter can refresh the selector in place.
+        prepared: the adapter was to prepare it.
         process: which imported it. Without fork, it answers as well.
         interviews: open ones, for which it has to stay.
         answered: its process, which is kept without fork, has answered something.
@@ -43,6 +44,7 @@ class Platform:
     environ: dict[str, str]
     reads: dict[str, str | None]
     refreshes: bool
+    prepared: bool
     process: Process
     interviews: int = 0
     answered: bool = False
@@ -134,6 +136,8 @@ class Platforms:
         if imported and not isinstance(opened, Platform):
             # Preparing it takes the process down, so it is left out.
             opened, _ = self._import(gpu, environ, prepare=False, refresh=False)
+            if isinstance(opened, Platform):
+                opened.prepared = prepare
         if not isinstance(opened, Platform):
             self._failed[keys[not isinstance(opened.outcome, TimedOut)]] = opened
         return opened
@@ -154,7 +158,7 @@ class Platforms:
         reopened = self.open(platform.gpu, platform.environ, prepare=True)
         if not isinstance(reopened, Platform):
             raise WorkerError(f"the selector's process could not be restarted: {reopened.outcome}")
-        platform.process = reopened.process
+        platform.process, platform.prepared = reopened.process, True
 
     def answering_process(self, platform: Platform) -> Process:
         """Return a process to put questions to: a fork of the one that imported, or that itself.
@@ -200,7 +204,8 @@ class Platforms:
         if isinstance(reply, wire.Ready):
             self.launcher.preload(reply.neutral)
             self._note(reply.unfilled)
-            return Platform(gpu, dict(environ), reply.reads, reply.refreshes, process), True
+            read = reply.reads
+            return Platform(gpu, dict(environ), read, reply.refreshes, prepare, process), True
         died = process.end(kill=reply is not None)
         if isinstance(reply, wire.Unusable):
             self.unusable = reply.why
@@ -225,9 +230,10 @@ class Platforms:
     # --- keeping ----------------------------------------------------------------------------------
 
     def find(self, gpu: Gpu) -> Platform | None:
-        """Return what is kept of a platform, whatever it was imported under."""
+        """Return the one of those kept whose environment is smallest, if others can be made from it."""
         with self.changed:
-            found = next((p for p in self._kept if p.gpu == gpu), None)
+            mine = [p for p in self._kept if p.gpu == gpu and not NOT_REFRESHED & p.environ.keys()]
+        found = min(mine, key=lambda platform: len(platform.environ), default=None)
         return self.keep(found) if found else None
 
     def fitting(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | None:
@@ -240,6 +246,15 @@ class Platforms:
     def fitting_or_opened(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Observation:
         """Return a platform that an environment holds in, imports included."""
         return self.fitting(gpu, environ) or self.open_and_keep(gpu, environ)
+
+    def imported_under(self, gpu: Gpu, environ: Mapping[str, str]) -> Platform | Observation:
+        """Return a prepared one of exactly this environment, of which a process has answered nothing."""
+        with self.changed:
+            mine = [
+                platform for platform in self._kept if platform.gpu == gpu and platform.prepared
+            ]
+        found = next((p for p in mine if p.environ == environ and not p.answered), None)
+        return self.keep(found) if found else self.open_and_keep(gpu, environ)
 
     def keep(self, platform: Platform) -> Platform:
         """Keep a platform as the one used last, and end the ones longest unused when there are too many."""

@@ -276,6 +276,8 @@ class Pool:
 
     def _answer_where_it_holds(self, gpu: Gpu, groups: list[Group]) -> None:
         """Ask each group in a process in which its environment holds, imports included."""
+        own, groups = ([], groups) if self.subject.pure else apart(groups)
+        self._answer_each_alone(gpu, own)
         platform = self._platforms.find(gpu)
         prepare = any(one.asks_of_backends for group in groups for one in group.questions)
         while platform is None and groups:
@@ -284,14 +286,12 @@ class Pool:
                 platform = opened
             else:
                 self._resolve_all(groups.pop(0), opened)
-        if platform is not None and platform.refreshes:
-            imported, others = apart(groups)
-            trust = self._refreshing.try_on(platform, others) if others else Trust.UNKNOWN
+        if groups and platform is not None and platform.refreshes:
+            trust = self._refreshing.try_on(platform, groups)
             if trust in (Trust.IN_PLACE, Trust.FORKED):
-                for some in [others] if trust is Trust.IN_PLACE else [[group] for group in others]:
+                for some in [groups] if trust is Trust.IN_PLACE else [[group] for group in groups]:
                     ask(self._platforms, platform, some, self._resolve, refresh=True)
-            if trust is not Trust.NONE:
-                groups = imported
+                return
         for group in groups:
             fitting = self._platforms.fitting_or_opened(gpu, group.environ)
             if isinstance(fitting, Platform):
@@ -300,6 +300,18 @@ class Pool:
                 ask(self._platforms, fitting, [group], self._resolve, refresh=refresh)
             else:
                 self._resolve_all(group, fitting)
+
+    def _answer_each_alone(self, gpu: Gpu, groups: list[Group]) -> None:
+        """Ask each question in a process of its own, in which nothing else was asked."""
+        for group in groups:
+            for question in group.questions:
+                alone = Group(group.environ, [question])
+                opened = self._platforms.imported_under(gpu, group.environ)
+                if not isinstance(opened, Platform):
+                    self._resolve_all(alone, opened)
+                    continue
+                # Refreshing undoes what its preparation may have cached.
+                ask(self._platforms, opened, [alone], self._resolve, refresh=opened.refreshes)
 
     def _resolve(self, question: Question, observation: Observation) -> None:
         future = self._futures[question]

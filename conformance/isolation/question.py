@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_rocm_attn.conformance.isolation.inside.environment import NOT_REFRESHED
 from pytest_rocm_attn.conformance.isolation.inside.neutral import STAND_INS
 from pytest_rocm_attn.conformance.isolation.inside.trace import Step
 from pytest_rocm_attn.flags import EXPLICIT
@@ -19,6 +20,23 @@ from pytest_rocm_attn.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+
+# Kinds of questions about what is imported, whose answers read it, or import on (inside/capabilities.py).
+_OF_A_PROCESS = {
+    *(
+        "names",
+        "import",
+        "declare",
+        "predicates",
+        "runtime",
+        "server",
+        "steps",
+        "capability",
+        "code",
+    ),
+    *("interfaces", "devices", "plugins", "before-workers"),
+}
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -41,9 +59,13 @@ class Question(msgspec.Struct, frozen=True):
     detail: str = ""
 
     @property
-    def asks_what_was_imported(self) -> bool:
-        """Whether the answer is what an import left behind, which no refresh brings up to date."""
-        return self.kind == "names"
+    def needs_own_process(self) -> bool:
+        """Whether the answer depends on what a process has imported, counted or remembered before.
+
+        No refresh brings that up to date, so that such a question is asked in a process that answers nothing
+        else, after an import under the question's own environment.
+        """
+        return self.kind in _OF_A_PROCESS or any(name in NOT_REFRESHED for name, _ in self.environ)
 
     @property
     def asks_of_backends(self) -> bool:
@@ -176,15 +198,15 @@ class Group(msgspec.Struct):
 
 
 def apart(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
-    """Return the questions that ask what was imported, and the others, each in their groups."""
-    imported: list[Group] = []
+    """Return the questions that need a process of their own, and the others, each in their groups."""
+    own: list[Group] = []
     others: list[Group] = []
     for group in groups:
-        for wanted, into in ((True, imported), (False, others)):
-            questions = [q for q in group.questions if q.asks_what_was_imported is wanted]
+        for wanted, into in ((True, own), (False, others)):
+            questions = [q for q in group.questions if q.needs_own_process is wanted]
             if questions:
                 into.append(Group(group.environ, questions))
-    return imported, others
+    return own, others
 
 
 def by_environment(

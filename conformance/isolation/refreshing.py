@@ -46,6 +46,7 @@ class Refreshing:
         self._notes = notes
         self._lock = threading.Lock()
         self._compared_in_place = False
+        self._compared_far = False
 
     def try_on(self, platform: Platform, groups: Sequence[Group]) -> Trust:
         """Return how far to trust it, after trying it on a platform if that was not done yet.
@@ -59,25 +60,31 @@ class Refreshing:
             groups: questions there, in environments that differ.
         """
         with self._lock:
-            if self.trust is Trust.UNKNOWN:
-                farthest = max(groups, key=lambda group: platform.distance(group.environ))
-                self.trust = self._compare_with_fresh_import(platform, farthest)
+            farthest = max(groups, key=lambda group: platform.distance(group.environ))
+            # If the platform's imports hold as they are, a comparison shows nothing about others.
+            far = not self._compared_far and platform.distance(farthest.environ) > 0
+            if self.trust is Trust.UNKNOWN or (far and self.trust is not Trust.NONE):
+                self._compared_far = far
+                if not self._agrees_with_fresh_import(platform, farthest):
+                    self.trust = Trust.NONE
+                elif self.trust is Trust.UNKNOWN:
+                    self.trust = Trust.FORKED
             if self.trust is Trust.FORKED and not self._compared_in_place and len(groups) > 1:
                 self._compared_in_place = True
                 step = max(1, len(groups) // _SAMPLE)
                 self.trust = self._compare_in_place(platform, groups[::step])
             return self.trust
 
-    def _compare_with_fresh_import(self, platform: Platform, group: Group) -> Trust:
+    def _agrees_with_fresh_import(self, platform: Platform, group: Group) -> bool:
         refreshed = self._collect(platform, [group], refresh=True)
         imported = self._collect_afresh(platform, group)
         if imported is not None and _agree(refreshed, imported):
-            return Trust.FORKED
+            return True
         self._notes.append(
             "refreshing the imported selector gave other answers than importing it again, so each"
             " environment got an import of its own, which is slower"
         )
-        return Trust.NONE
+        return False
 
     def _compare_in_place(self, platform: Platform, sample: Sequence[Group]) -> Trust:
         if not platform.process.forks:

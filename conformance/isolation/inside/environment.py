@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 # What a user's shell may hold that would change a row's meaning: every declared variable, and the
 # lists of visible devices, which would hide the mocked GPU.
 DEVICE_LISTS = {"HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
+# With this variable a worker hides the plugins of the fork before it imports it.
+PLUGINS_HIDDEN = "ROCM_ATTN_WITHOUT_PLUGINS"
+# What decides about a worker before the selector is imported, so that no refresh follows it.
+NOT_REFRESHED = DEVICE_LISTS | {PLUGINS_HIDDEN}
 
 
 class EnvironmentReads:

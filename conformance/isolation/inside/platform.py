@@ -12,6 +12,7 @@ from pytest_rocm_attn.conformance.isolation import wire
 from pytest_rocm_attn.conformance.isolation.inside import outcomes, startup
 from pytest_rocm_attn.conformance.isolation.inside.environment import (
     DEVICE_LISTS,
+    PLUGINS_HIDDEN,
     EnvironmentReads,
     neutral_environment,
     rename_variables,
@@ -46,7 +47,7 @@ def open_platform(channel: Channel, wanted: wire.Open) -> tuple[adapters.Adapter
     rename_variables(shape.prefix_of_spec(wanted.selector))
     reads = EnvironmentReads()
     with reads.recording():
-        if os.environ.get(plugins.HIDDEN):
+        if os.environ.get(PLUGINS_HIDDEN):
             plugins.hide(wanted.selector.partition(":")[0].partition(".")[0])
         adapter = adapters.adapt(adapters.load(wanted.selector), wanted.selector)
         if evidence == "mock":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_rocm_attn.conformance.adapters import plugins
 from pytest_rocm_attn.conformance.isolation import Question
+from pytest_rocm_attn.conformance.isolation.inside.environment import PLUGINS_HIDDEN
 from pytest_rocm_attn.conformance.tiers.capabilities.check import Defect, check
 from pytest_rocm_attn.request import Request
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_rocm_attn.conformance.tiers.capabilities.check import Check, CheckItem
 
-_WITHOUT = {plugins.HIDDEN: "1"}
+_WITHOUT = {PLUGINS_HIDDEN: "1"}
 
 
 @check(

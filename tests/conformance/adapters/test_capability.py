@@ -84,6 +84,27 @@ def test_a_predicate_that_compares_it_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert change["asked"] == "a_fork_of_cuda.is_hopper()"
 
 
+def test_an_answer_that_is_another_the_second_time_is_held_against_no_capability() -> None:
+    asked = []
+
+    def select(request: Request) -> Selected:
+        asked.append(request)
+        return Selected("FIRST" if request not in asked[:-1] else "TRITON_ATTN")
+
+    assert found(select) == []
+
+
+def test_a_selection_by_a_capability_shows_if_only_the_first_answer_is_another() -> None:
+    asked = []
+
+    def select(request: Request) -> Selected:
+        asked.append(request)
+        family = Platform.get_device_capability().major if request in asked[:-1] else 0
+        return Selected("FLASH_ATTN" if family == 9 else "TRITON_ATTN")
+
+    assert {one["is"] for one in found(select)} == {"FLASH_ATTN"}
+
+
 def test_what_a_fork_remembers_is_forgotten_between_the_answers() -> None:
     @functools.cache
     def chosen() -> int:

@@ -55,3 +55,10 @@ def test_what_the_platform_raises_is_its_answer(monkeypatch: pytest.MonkeyPatch)
 def test_a_platform_that_translates_nothing_cannot_be_asked() -> None:
     with pytest.raises(LacksError, match="does not say which device"):
         visible.devices(object())
+
+
+def test_a_runtime_that_shows_no_device_shows_nothing_about_the_platform(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(LacksError, match="shows no device"):
+        said(Translates, monkeypatch, HIP_VISIBLE_DEVICES="")

@@ -21,6 +21,7 @@ from pytest_rocm_attn.conformance.isolation.platforms import Platforms
 from pytest_rocm_attn.conformance.isolation.processes import Process, SpawnedProcess
 from pytest_rocm_attn.conformance.isolation.scheduler import Scheduler
 from pytest_rocm_attn.errors import SelectorError
+from pytest_rocm_attn.outcome import Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -473,3 +474,56 @@ def test_a_platform_that_is_not_asked_about_backends_is_not_prepared_for_them(
     (future,) = pool.submit([Question.of(GFX942, {}, Request(), kind)])
     future.result(timeout=60)
     assert noted.exists() is prepared
+
+
+# What it answers depends on what its process has answered, and on the environment of its import.
+LOOKS_BACK = """
+    import os
+    from pytest_rocm_attn.conformance.adapters import CallableAdapter
+    asked, imported = [], dict(os.environ)
+    class Fork:
+        def select(self, request):
+            asked.append("select")
+            return imported.get("HIP_VISIBLE_DEVICES", "TRITON_ATTN")
+        def refresh(self):
+            return True
+    class Knowing(CallableAdapter):
+        def import_module(self, name):
+            asked.append(name)
+        def declare(self, backend, values):
+            before = [*asked]
+            asked.append(backend)
+            return {"before": before, "on": imported.get("VLLM_ROCM_USE_AITER")}
+    CallableAdapter.import_module, CallableAdapter.declare = Knowing.import_module, Knowing.declare
+    select = Fork()
+"""
+
+
+@pytest.mark.parametrize(
+    "fork",
+    [
+        pytest.param(True, id="forked"),
+        pytest.param(False, id="own process", marks=pytest.mark.slow),  # a process a question
+    ],
+)
+@pytest.mark.parametrize(
+    ("at_once", "step"), [(True, 1), (False, -1)], ids=["all at once", "one by one in reverse"]
+)
+def test_what_looks_at_its_process_has_one_of_its_own_whatever_was_asked_before(
+    make_pool: MakePool, *, fork: bool, at_once: bool, step: int
+) -> None:
+    pool = make_pool(LOOKS_BACK, fork=fork)
+    on, detail = {"VLLM_ROCM_USE_AITER": "1"}, '{"backend": "A", "values": {}}'
+    plain = Question.of(GFX942, {}, Request())
+    expected = {
+        plain: Selected("TRITON_ATTN"),
+        Question.of(GFX942, {}, Request(), "declare", detail): Told({"before": [], "on": None}),
+        Question.of(GFX942, on, Request(), "declare", detail): Told({"before": [], "on": "1"}),
+        Question.of(GFX942, {}, Request(), "import", "module"): Told({}),
+        Question.of(GFX942, {"HIP_VISIBLE_DEVICES": "1"}, Request()): Unrecognised("'1'"),
+        Question.of(GFX942, {}, Request(use_mla=True)): Selected("TRITON_ATTN"),
+    }
+    asked = [*expected][::step]
+    groups = [asked] if at_once else [[one] for one in asked]
+    found = [future.result(60).outcome for some in groups for future in pool.submit(some)]
+    assert dict(zip(asked, found, strict=True)) == expected

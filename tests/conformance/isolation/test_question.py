@@ -10,13 +10,17 @@ from pytest_rocm_attn import Gpu, Request
 from pytest_rocm_attn.conformance.isolation.question import FailedImport, Group, Question, apart
 
 
-def test_what_asks_after_imports_is_set_apart_and_keeps_its_environment() -> None:
+def test_what_needs_a_process_of_its_own_is_set_apart_and_keeps_its_environment() -> None:
     gpu, request, on = Gpu("gfx942"), Request(), {"VLLM_ROCM_USE_AITER": "1"}
     select, build = Question.of(gpu, on, request), Question.of(gpu, on, request, "construct")
     names = Question.of(gpu, on, request, "names", "ROCM_AITER_FA")
     plain = Question.of(gpu, {}, request)
-    imported, others = apart([Group(on, [select, names, build]), Group({}, [plain])])
-    assert imported == [Group(on, [names])]
+    listed = {"HIP_VISIBLE_DEVICES": "1"}
+    there = Question.of(gpu, listed, request)
+    own, others = apart(
+        [Group(on, [select, names, build]), Group({}, [plain]), Group(listed, [there])]
+    )
+    assert own == [Group(on, [names]), Group(listed, [there])]
     assert others == [Group(on, [select, build]), Group({}, [plain])]
 
 

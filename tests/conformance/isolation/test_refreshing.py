@@ -88,6 +88,15 @@ def test_a_refresh_is_relied_on_only_where_it_equals_a_fresh_import(
     assert bool(pool.notes) is noted
 
 
+def test_a_refresh_is_not_relied_on_for_having_changed_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(FORK.format(refresh="pass"))
+    environs: tuple[dict[str, str], ...] = ({}, {NAME: "TRITON_ATTN"}, {AITER: "1"})
+    one_by_one = [pool.submit([question(one)])[0].result(60).outcome for one in environs]
+    assert one_by_one == [
+        Selected(name) for name in ("TRITON_ATTN", "TRITON_ATTN", "ROCM_AITER_FA")
+    ]
+
+
 @pytest.mark.parametrize("fork", [True, False], ids=["forked", "own process"])
 def test_a_process_that_is_used_again_forgets_the_environment_before(
     make_pool: MakePool, *, fork: bool

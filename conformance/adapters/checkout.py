@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_rocm_attn.conformance.adapters.shape import PLATFORM, parsed
+from pytest_rocm_attn.conformance.adapters.shape import parsed, platform_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,11 @@ def find(checkout: Path) -> Found | None:
     """Return the selector of a checkout that looks like vLLM's; None if there is none."""
     for root in (checkout / name for name in _ROOTS):
         for package in sorted(root.iterdir()) if root.is_dir() else ():
-            for name in _selecting(package / PLATFORM):
-                module = ".".join((package.name, *Path(PLATFORM).with_suffix("").parts))
+            if (file := platform_file(package)) is None:
+                continue
+            for name in _selecting(file):
+                parts = file.relative_to(root).with_suffix("").parts
+                module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
                 return Found(root, package, f"{module}:{name}")
     return None
 

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLATFORM = "platforms/rocm.py"
-# What is read, where: a kind of feature, and the files that may hold it, the first that exists.
+# What is read besides the platform: a kind of feature, and the files that may hold it, the first that exists.
 _READ = {
-    "argument": (PLATFORM,),
     "asked": ("v1/attention/selector.py", "attention/selector.py"),
     "backend": ("v1/attention/backends/registry.py", "attention/backends/registry.py"),
     "configured": ("config/attention.py",),
@@ -29,6 +28,7 @@ _READ = {
 VLLM = "VLLM_"  # what vLLM's own variables start with
 _OWN_NAME = re.compile(r"""["']([A-Z][A-Z0-9]*_)ROCM_USE_AITER["']""")
 _VARIABLE = re.compile(r"VLLM_\w*(ATTENTION|ATTN|MLA|AITER|TRITON)\w*")
+_ROCM = re.compile(r"^\s+_enum\b.*=\s*PlatformEnum\.ROCM\b", re.MULTILINE)
 _VERSION = re.compile(r"""^__version__\b.*?=\s*["']([^"']+)["']""", re.MULTILINE)
 
 
@@ -57,17 +57,33 @@ def of_spec(spec: str) -> Shape | None:
     names = _imported(Path(place)) if place.endswith(".py") else [place.partition(".")[0]]
     for name in names:
         folder = _folder(name)
-        if folder is not None and (folder / PLATFORM).is_file():
+        if folder is not None and platform_file(folder) is not None:
             return of_folder(folder)
     return None
+
+
+def platform_file(folder: Path) -> Path | None:
+    """Return the file of a package's platform for ROCm: vLLM's, or what a fork made of it."""
+    if (folder / PLATFORM).is_file():
+        return folder / PLATFORM
+    return next(
+        (file for file in sorted(folder.glob("platforms/**/*.py")) if _ROCM.search(_text(file))),
+        None,
+    )
 
 
 def of_folder(folder: Path) -> Shape:
     """Return the shape of a package."""
     features = set()
     prefix = _prefix(folder)
-    for kind, files in _READ.items():
-        file = next((folder / name for name in files if (folder / name).is_file()), None)
+    places = {
+        "argument": platform_file(folder),
+        **{
+            kind: next((folder / name for name in files if (folder / name).is_file()), None)
+            for kind, files in _READ.items()
+        },
+    }
+    for kind, file in places.items():
         if file is not None and (tree := parsed(file)) is not None:
             features |= {f"{kind}:{name}" for name in _FEATURES[kind](tree, prefix)}
     return Shape(folder, version_of(folder), frozenset(features))
@@ -91,11 +107,16 @@ def prefix_of_spec(spec: str) -> str:
 
 
 def _prefix(folder: Path) -> str:
-    try:
-        found = _OWN_NAME.search((folder / "envs.py").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return VLLM
+    found = _OWN_NAME.search(_text(folder / "envs.py"))
     return found[1] if found is not None else VLLM
+
+
+def _text(file: Path) -> str:
+    """Return what is in a file; "" if it cannot be read."""
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _imported(file: Path) -> Iterator[str]:
@@ -127,11 +148,7 @@ def parsed(file: Path) -> ast.Module | None:
 
 def version_of(folder: Path) -> str:
     """Return what a package in a folder says of its version; "" if it says nothing."""
-    try:
-        found = _VERSION.search((folder / "_version.py").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError):
-        found = None
-    if found is not None:
+    if (found := _VERSION.search(_text(folder / "_version.py"))) is not None:
         return found[1]
     try:
         return importlib.metadata.version(folder.name)

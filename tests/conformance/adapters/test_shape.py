@@ -58,6 +58,23 @@ def test_a_package_is_found_by_its_module_and_by_a_file_that_imports_it(package:
         }
 
 
+@pytest.mark.parametrize(
+    "place", ["platforms/amd.py", "platforms/rocm/__init__.py", "platforms/rocm/of_acme.py"]
+)
+def test_a_fork_that_moved_its_platform_has_the_same_shape(package: Path, place: str) -> None:
+    folder = package / "shapely_fork"
+    before = shape.of_folder(folder)
+    text = "class AmdPlatform(Platform):\n    _enum = PlatformEnum.ROCM\n"
+    text += (folder / shape.PLATFORM).read_text("utf-8").replace("class ", "class Own")
+    (folder / shape.PLATFORM).unlink()
+    cuda = "class CudaPlatform(Platform):\n    _enum = PlatformEnum.CUDA\n"
+    (folder / "platforms" / "a_cuda.py").write_text(cuda, "utf-8")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text(text, "utf-8")
+    found = shape.of_spec(f"shapely_fork.{place.removesuffix('.py').replace('/', '.')}:AmdPlatform")
+    assert found == before
+
+
 def test_what_is_no_vllm_has_no_shape(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("import json\ndef select(request): ...\n", "utf-8")

@@ -218,14 +218,14 @@ def _aiter(source: str) -> Limit:
 
 def _in(listed: list[str], value: Any) -> bool:
     """Whether a list of declarations.toml holds a value."""
-    return any(_covers(one, value) for one in listed)
+    return str(value) in listed or any(_covers(one, value) for one in listed)
 
 
 def _covers(one: str, value: Any) -> bool:
-    """Whether a word of a list means a value: "any", "32..", "8..256/8", or itself."""
+    """Whether a word of a list means a value besides itself: "any", "32..", "8..256/8"."""
     low, dots, rest = one.partition("..")
     if not dots:
-        return one in ("any", str(value))
+        return one == "any"
     high, _, step = rest.partition("/")
     highest = int(high) if high else value
     return bool(int(low) <= value <= highest and value % int(step or 1) == 0)

@@ -34,7 +34,7 @@ def limit() -> float | None:
 
 
 def set_limit(seconds: float) -> Callable[[], None]:
-    """Bound each compilation from now on; return what ends that. The bound set last counts."""
+    """Limit each compilation from now on; return a function that removes the limit. The last limit applies."""
     _limits.append(seconds)
     return lambda: _limits.remove(seconds)
 

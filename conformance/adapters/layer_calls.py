@@ -22,7 +22,7 @@ _SPARSE = ("is_sparse", "use_sparse", "is_sparse_impl")  # what layers call the 
 
 
 def kind(backend: Any) -> tuple[bool, bool]:
-    """Return whether a backend's class declares latent, and sparse, attention."""
+    """Return whether a backend's class declares latent attention, and whether it declares sparse attention."""
     latent, sparse = (getattr(backend, name, bool) for name in ("is_mla", "is_sparse"))
     return bool(latent()), bool(sparse())
 

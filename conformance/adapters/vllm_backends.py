@@ -51,7 +51,7 @@ class Backends:
     def declare(self, backend: str, asked: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Return what a backend's class declares, and what can be read off its module.
 
-        Returns: "limits" as declarations.of() gives them; "decides": whether the platform asks the
+        Returns: "limits" from declarations.of(); "decides": whether the platform asks the
             classes; "cache_refuses": declared block sizes that its own cache cannot have, with the
             error; "kernels": attention kernels that its module calls.
 

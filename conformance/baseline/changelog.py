@@ -353,8 +353,7 @@ def _counts(changelog: Changelog) -> str:
     if found.differing:
         plural = "s" if len(found.causes) != 1 else ""
         text = (
-            f"{found.differing:,} of {cells:,} cells differ, for {len(found.causes):,}"
-            f" cause{plural}."
+            f"{found.differing:,} of {cells:,} cells differ ({len(found.causes):,} cause{plural})."
         )
     else:
         text = f"no difference in {cells - changelog.unanswered:,} cells."

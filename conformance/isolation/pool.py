@@ -68,7 +68,7 @@ class Pool:
     # --- asking -----------------------------------------------------------------------------------
 
     def submit(self, questions: Iterable[Question]) -> list[Future[Observation]]:
-        """Ask each question, once however often it is submitted; answers come in the futures."""
+        """Ask each question once, even if it is submitted again; the futures receive the answers."""
         with self._changed:
             wanted = list(questions)
             new = [q for q in dict.fromkeys(wanted) if q not in self._futures]

@@ -267,7 +267,7 @@ class _Entries:
             if other.id == row.id and other.since < row.until and row.since < other.until:
                 place.fail(
                     "id",
-                    f"{row.id!r} is taken, in the same releases, by a row in {other.file}",
+                    f"a row in {other.file} has the id {row.id!r} too, for some of the same releases",
                     "give one of them another id, or other releases",
                 )
 

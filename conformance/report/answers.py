@@ -58,7 +58,7 @@ class ExplainedRows:
         also: where else, in words, or what the sentence is made of.
         rows: the questions.
         plainest: the one nearest to the defaults.
-        met: who meets it first, as cells.met() says.
+        met: who meets it first, from cells.met().
     """
 
     what: str

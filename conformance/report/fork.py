@@ -55,7 +55,7 @@ def _cells(rows: Sequence[Record], release: str, summaries: Iterable[Summary]) -
     causes = sum(len(one.get("causes", ())) for one in summaries if one["tier"] == CELLS)
     by = f"{causes} cause{'s' * (causes != 1)}"
     return [
-        f"Answers like unmodified {release} except in {sum(differ):,} of {compared:,} cells, for {by}."
+        f"Answers like unmodified {release} except in {sum(differ):,} of {compared:,} cells ({by})."
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is to be said of a run as a whole, collected from all its processes."""
+"""Notes about a run as a whole, collected from all its processes."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 If the matrix does not run, a report named on the command line holds a row for each test that bears a
 hardware marker and ran, and lists those that were skipped or not reached. A test says what it is about by pytest's own record_property: "rocm_attn_backend",
-"rocm_attn_evidence" and "rocm_attn_device" (a table, as host.describe() gives it), "rocm_attn_ratio" (its
+"rocm_attn_evidence" and "rocm_attn_device" (a table, from host.describe()), "rocm_attn_ratio" (its
 largest error over its bound).
 """
 

@@ -164,7 +164,7 @@ def described(kernel: Kernel) -> dict[str, Any]:
 
 
 def tabulate(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of `compare` from what `described` returned of each kernel."""
+    """Return the table that `compare` prints, from what `described` returned for each kernel."""
     pair = len(columns) == 2
     rows: list[Sequence[str]] = [("", *columns, *(["ratio"] if pair else []))]
     titles = [str(column["kernel"]) for column in columns.values()]

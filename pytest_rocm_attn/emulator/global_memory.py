@@ -59,7 +59,7 @@ class Addresses:
     Attributes:
         fetch: addresses and which of the lanes take part, [waves, lanes] each.
         shadow: the undefined bits of the addresses.
-        keys: registers that they are made of.
+        keys: registers from which the addresses are computed.
     """
 
     fetch: Callable[[Machine, Waves], tuple[Array, Array]]

@@ -105,7 +105,7 @@ def current_gpu() -> Gpu | None:
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Call listener with every Event from now on; return what ends that."""
+    """Call listener with every Event from now on; return a function that stops this."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
 

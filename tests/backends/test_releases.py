@@ -142,7 +142,7 @@ def recorded(release: str, stride: int) -> Iterator[tuple[Cell, Outcome]]:
 
 
 def known_difference(release: str, cell: Cell) -> bool:
-    """Whether the recording of a cell is of another question: each with its reason."""
+    """Whether a release was asked something else in this cell than its policy is; each condition has its reason."""
     # AttentionConfig of these two parses the variable for CUDA's backends, and fails.
     if release in ("0.13.0", "0.14.1") and cell.environ.get("VLLM_FLASH_ATTN_VERSION") == "many":
         return True
@@ -154,7 +154,7 @@ def known_difference(release: str, cell: Cell) -> bool:
 
 
 def questions(release: str, stride: int) -> Iterator[tuple[Cell, dict[str, str], str]]:
-    """Yield cells, the environment that says the same to a policy, and the release's decision."""
+    """Yield each cell, the environment in which a policy is asked the same, and the release's decision."""
     policy = policy_of(release)
     for cell, outcome in recorded(release, stride):
         # A release that crashes, at the import of a broken aiter, has no answer to agree with.

@@ -191,7 +191,7 @@ def test_a_run_that_names_no_tier_compares_cells_with_what_the_release_answered(
     assert result.ret == pytest.ExitCode.OK, "nothing promises it"
     result.stdout.fnmatch_lines(
         [
-            "Answers like unmodified vLLM 0.12.0 except in 4 of 2,688 cells, for 1 cause.",
+            "Answers like unmodified vLLM 0.12.0 except in 4 of 2,688 cells (1 cause).",
             "DIFFERS   Default *: TRITON_ATTN -> FLEX_ATTENTION, * [[]4 cells]",
         ]
     )

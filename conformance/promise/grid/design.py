@@ -241,7 +241,7 @@ def standard() -> Grid:
             ),
             _family(
                 "server-fields-mla",
-                "the same of MLA models",
+                "the same for MLA models",
                 _switches(USE_AITER, MLA, SPARSE, two=True),
                 _ROCM_NAMES,
                 _requests(
@@ -361,7 +361,7 @@ def _one_variable_at_a_time() -> tuple[tuple[tuple[str, str], ...], ...]:
 
 
 def _texts(variable: Variable) -> tuple[str, ...]:
-    """Return texts that reach every value of a variable, and one that means none."""
+    """Return texts for every value of a variable, and one that is not valid."""
     match variable.kind:
         case Kind.BOOL:
             return ("0", "1", "true")

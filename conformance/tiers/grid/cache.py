@@ -59,15 +59,15 @@ class AnswerCache:
     """What one selector answered so far.
 
     Args:
-        folder: where the files lie; it is made when something is kept.
-        key: what the answers depend on, as fingerprint() gives it.
+        folder: the directory of the files; the first answer that is stored creates it.
+        key: what the answers depend on, from fingerprint().
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder = folder / key
 
     def load(self, part: Part) -> PartTable | None:
-        """Return what is kept of a part, or None."""
+        """Return the stored answers of a part, or None."""
         try:
             kept = msgspec.json.decode(self.file(part).read_bytes(), type=_Kept)
             codes = array("H", zlib.decompress(b85decode(kept.codes)))

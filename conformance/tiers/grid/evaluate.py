@@ -107,7 +107,7 @@ class Evaluator:
         )
 
     def submit(self, slices: Iterable[Slice]) -> None:
-        """Have slices answered; each once, however often it is submitted."""
+        """Have slices answered; a slice that is submitted again is not asked again."""
         with self._changed:
             parts = [part for each in slices for part in parts_of(each)]
             new = [part for part in dict.fromkeys(parts) if part not in self._futures]
@@ -364,7 +364,7 @@ class _Answering:
 
 
 def _sample(gpu: Gpu, parts: Sequence[Part]) -> list[Question]:
-    """Return questions of some environments of these parts, the empty one first."""
+    """Return some questions of these parts; the first have an empty environment."""
     questions = [Question.of(gpu, {}, Request()), Question.of(gpu, {}, Request(use_mla=True))]
     each = max(1, _SAMPLED // len(parts))
     for part in parts:

@@ -123,7 +123,7 @@ def summary(records: Sequence[Record]) -> Summary:
             f"{answered:,} of {counts['cells']:,} cells answered in {len(records)} slices"
             f" ({counts['decided']:,} decided by a rule, {counts['compared']:,} compared):"
             f" {counts['required'] - inherited:,} differ and fail the run,{known} {counts['advisory']:,} differ"
-            f" without failing it, for {len(found.causes)} causes"
+            f" without failing it ({len(found.causes)} causes)"
         )
     ]
     if counts["unanswered"]:

@@ -150,10 +150,10 @@ def _classes(
 def _kinds(
     name: str, column: tuple[Any, ...], found: Columns, alike_of: dict[int, list[int]]
 ) -> dict[Any, int]:
-    """Return a number per value of a column, the same for values that are alike in the family.
+    """Return a number for each value of a column; values that are alike in the family have the same number.
 
-    If the axis has several attributes, values are alike when positions that differ in this
-    attribute only are, and there are such.
+    On an axis with several attributes, two values are alike if there are positions that differ in this attribute
+    only, and all of these positions are alike.
     """
     axis = next(axis for axis, n, _ in found if n == name)
     assert axis is not None

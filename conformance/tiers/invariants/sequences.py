@@ -257,7 +257,7 @@ SEQUENCES: tuple[SequenceLaw, ...] = (
         "asking-again-changes-nothing",
         "advisory",
         "docs/reference/known-regressions.md#rule-5",
-        "the answer of a new process, however often and whatever was asked before",
+        "a process that has answered other questions, or the same, answers like a new one",
         {},
         (*_STARTS, {EXPLICIT: "ROCM_ATTN"}, {EXPLICIT: "TRITON_MLA"}),
     ),

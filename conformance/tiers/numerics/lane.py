@@ -38,7 +38,7 @@ class Lane:
     Attributes:
         evidence: on what its results rest; known once it was started, as what follows is.
         allowance: what the backend said that it does and the cases then allow.
-        device: what it runs on, as host.describe() tells.
+        device: what it runs on, from host.describe().
     """
 
     def __init__(

@@ -316,7 +316,7 @@ def run(current_platform):
 
 
 def test_what_the_server_uses_and_the_platform_lacks_is_found_where_it_runs() -> None:
-    """As insert_blocks_to_device of vLLM's platform, which CUDA's alone had (vllm-project/vllm#36845)."""
+    """Such as insert_blocks_to_device, which only vLLM's platform for CUDA had (vllm-project/vllm#36845)."""
     made = used(COPIES, interfaces.PLATFORM, Rocm())
     found = list(interfaces.misfits(made, Rocm(), lambda name: name != "others_alone"))
     assert [(use.place, use.name, reason) for use, reason in found] == [

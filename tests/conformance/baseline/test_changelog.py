@@ -76,7 +76,7 @@ CHANGES = Changelog.between(baseline("1.0", old), baseline("2.0", new), GRID)
 def test_the_text_tells_causes_in_the_order_of_who_meets_them() -> None:
     lines = render(CHANGES, "text").splitlines()
     assert lines == [
-        "vllm 1.0 -> vllm 2.0: 52 of 72 cells differ, for 3 causes.",
+        "vllm 1.0 -> vllm 2.0: 52 of 72 cells differ (3 causes).",
         f"1. Default for all layers: {A} -> {B}, on every GPU, except block size 1.",
         "   12 cells; e.g. no variables, gfx942",
         f"2. Default for all layers with block size 1: {A} or {B} -> a refusal, on every GPU.",

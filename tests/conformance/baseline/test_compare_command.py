@@ -98,7 +98,7 @@ def test_revisions_are_compared_and_the_checkout_is_left_as_it_was(
     assert main(["compare", "HEAD", SELECTOR]) == 1
     lines = capsys.readouterr().out.splitlines()
     commit = git(checkout, "rev-parse", "HEAD")[:9]
-    assert lines[0] == f"HEAD ({commit}) -> the working tree: 8 of 16 cells differ, for 1 cause."
+    assert lines[0] == f"HEAD ({commit}) -> the working tree: 8 of 16 cells differ (1 cause)."
     assert lines[1] == "1. AITER=1: ROCM_AITER_FA -> TRITON_ATTN."
     assert (git(checkout, "status", "--porcelain"), git(checkout, "worktree", "list")) == before
     assert main(["compare", "HEAD", "HEAD", SELECTOR]) == 0

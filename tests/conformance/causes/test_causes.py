@@ -1,4 +1,4 @@
-"""From differing cells with typed attributes to causes, and what is said of them."""
+"""From differing cells with typed attributes to causes, and the sentences about them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def loops(body: str, gfx: str = "gfx942") -> tuple[Loop, ...]:
 
 
 def counts(loop: Loop) -> dict[str, Any]:
-    """Return the figures that are not zero or empty, without what only identifies the loop."""
+    """Return a loop's figures that are not zero or empty, without its label, place and length."""
     identity = ("label", "place", "depth", "instructions", "shortest")
     return {name: value for name, value in loop.as_json().items() if value and name not in identity}
 

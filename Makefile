@@ -10,7 +10,7 @@ PARALLEL := -n $(WORKERS) --dist worksteal
 define both-runs
 	@mkdir -p build; \
 	$(1) -m pytest $(INTERPRETED) > build/interpreted.txt 2>&1 & interpreted=$$!; \
-	$(1) -m pytest $(PARALLEL); status=$$?; \
+	$(1) -m pytest $(PARALLEL) --ignore=$(INTERPRETED); status=$$?; \
 	wait $$interpreted || status=1; cat build/interpreted.txt; exit $$status
 endef
 # Hundreds of processes start in a run of the tests: each would compile this package again.

@@ -142,7 +142,6 @@ NOT_IN_CI = {
     "tests/plugin/emulator/*": "asks every instruction or case; CI and default tests have samples",
     "tests/plugin/mock/test_amdsmi.py": "downloads AMD's package",
     "tests/test_packaging.py": "builds and installs, as CI's own steps do",
-    "tests/test_workflows.py": "needs check-jsonschema; CI runs actionlint",
 }
 
 

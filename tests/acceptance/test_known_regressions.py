@@ -4,8 +4,8 @@ The cases are those of docs/reference/known-regressions.md as of 2026-11-24; doc
 row for every one of them, and says why where nothing here catches it. A case is run against the
 release that is named bad, or against a release patched to have the defect, and against a good one.
 
-ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in test_real_vllm.py, ROCM_ATTN_SGLANG_DIR and
-ROCM_ATTN_SGLANG_PYTHON as in tests/docs/test_howto.py.
+ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in test_real_vllm.py; ROCM_ATTN_SGLANG_DIR has SGLang 0.5.23 and what it
+imports, as docs/howto/another-server.md unpacks and installs them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import pytest
 RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 SGLANG = Path(os.environ.get("ROCM_ATTN_SGLANG_DIR", "/work/sglang/0.5.23"))
-SGLANG_PYTHON = os.environ.get("ROCM_ATTN_SGLANG_PYTHON", "/work/sglang/venv/bin/python")
 DOCS = Path(__file__).parents[2] / "docs"
 DETECTION = DOCS / "detection.md"
 REPORTED = DOCS / "reference" / "known-regressions.md"
@@ -226,15 +225,6 @@ class Subject:
                 f" -d {folder}"
             )
         return folder
-
-    @property
-    def python(self) -> str:
-        """What runs it; skips the test where that is missing."""
-        if self.server == "vllm":
-            return PYTHON
-        if not Path(SGLANG_PYTHON).exists():
-            pytest.skip(f"{SGLANG_PYTHON} does not exist; see docs/howto/another-server.md")
-        return SGLANG_PYTHON
 
 
 @dataclass(frozen=True)
@@ -599,7 +589,7 @@ CASES = (
 @functools.cache
 def rows(subject: Subject, tier: str, contract: str) -> dict[str, dict[str, Any]]:
     """Run every item that a case has for this subject, once; return the report's rows by name."""
-    python, release = subject.python, subject.folder
+    release = subject.folder
     wanted = [
         f"rocm-attn::{tier}::{item}"
         for case in CASES
@@ -615,7 +605,7 @@ def rows(subject: Subject, tier: str, contract: str) -> dict[str, dict[str, Any]
         report = Path(folder) / "report.json"
         done = subprocess.run(
             [
-                python,
+                PYTHON,
                 *("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
                 *("--rocm-attn-conformance", "--rocm-attn-timeout=120"),
                 *(f"--rocm-attn-tier={tier}", f"--rocm-attn-contract={contract}"),

@@ -41,12 +41,13 @@ REFERENCE = (
     "tests/backends/test_inverse.py",
 )
 POLICIES = ("tests/backends/test_releases.py", "tests/backends/test_declarations.py")
+ALL = (*REFERENCE, *POLICIES)
 # Module -> its file, and the tests that must notice a change in it.
 MODULES = {
     "pytest_rocm_attn.flags": ("pytest_rocm_attn/flags.py", ("tests/plugin/test_flags.py",)),
-    "pytest_rocm_attn.backends.selector": ("backends/selector.py", (*REFERENCE, *POLICIES)),
-    "pytest_rocm_attn.backends.policy": ("backends/policy.py", REFERENCE),
-    "pytest_rocm_attn.backends.capabilities": ("backends/capabilities.py", REFERENCE),
+    "pytest_rocm_attn.backends.selector": ("backends/selector.py", ALL),
+    "pytest_rocm_attn.backends.policy": ("backends/policy.py", ALL),
+    "pytest_rocm_attn.backends.capabilities": ("backends/capabilities.py", ALL),
     "pytest_rocm_attn.backends.inverse": ("backends/inverse.py", REFERENCE),
     "pytest_rocm_attn.backends.releases": ("backends/releases.py", POLICIES),
     "pytest_rocm_attn.backends.declarations": ("backends/declarations.py", POLICIES),

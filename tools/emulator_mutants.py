@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from emulator_equivalents import without_effect
 from numpy.typing import NDArray
 from triton import knobs
 
@@ -311,8 +312,12 @@ def main() -> None:
         return f"the tensors are the same\t{len(names)}: {' '.join(names[:8])}"
 
     found: Counter[str] = Counter()
+    left_alone: Counter[str] = Counter()
     for text, instruction in places:
         changed, how = mutant(ready(text), instruction, draw)
+        if reason := without_effect(ready(text), instruction.index, how):
+            left_alone[reason] += 1
+            continue
         finding = noticed(text, changed)
         kind, reason = kind_of(finding), ""
         if kind == "refused":  # no such instruction
@@ -328,7 +333,7 @@ def main() -> None:
     seen = found["wrong"] + found["fault"] + found["crash"]
     print(
         f"{seen} of {found.total()} noticed, {dict(found)}; {len(cases)} cases,"
-        f" {len(changed_here)} kernels, {len(places)} executed instructions"
+        f" {len(changed_here)} kernels, {len(places)} executed instructions; left alone {dict(left_alone)}"
     )
 
 

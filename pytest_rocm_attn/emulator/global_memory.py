@@ -1,7 +1,8 @@
 """Loads and stores outside of LDS: global, flat, buffer, scratch and scalar ones.
 
 Source: AMD's ISA guides, "Vector Memory Operations", "Flat Memory Instructions", "Scalar Memory".
-A buffer access beyond num_records reads 0 and writes nothing, which Triton masks with.
+A buffer access beyond num_records reads 0 and writes nothing, which Triton masks with. Buffers are raw ("Buffer Resource
+Descriptor"): without a stride, swizzle or thread number.
 """
 
 from __future__ import annotations
@@ -149,8 +150,16 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
         assert match is not None
         size = BYTES[match[3]]
     reach = size
+    # The last word's type, OOB_SELECT (3 is a raw buffer's; CDNA has none) and ADD_TID_ENABLE.
+    mask, wanted = (u32(0xC0800000), u32(0)) if context.gfx9 else (u32(0xF0800000), u32(0x30000000))
 
     def fetch(m: Machine, w: Waves) -> tuple[Array, Array]:
+        last = m.scalar[resource + 3, w]
+        if ((m.scalar[resource + 1, w] >> u32(16)) | ((last & mask) ^ wanted)).any():
+            raise m.fault(
+                f"its buffer resource is not that of a raw buffer: stride and swizzle {int(m.scalar[resource + 1, w][0]) >> 16:#x},"
+                f" last word {int(last[0]):#x}"
+            )
         base = m.scalar[resource, w].astype(i64)
         base |= (m.scalar[resource + 1, w].astype(i64) & 0xFFFF) << 32
         records = m.scalar[resource + 2, w].astype(i64)[:, None]
@@ -162,12 +171,12 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
 
     def shadow(m: Machine, w: Waves) -> Array:
         bits = scalar.shadow(m, w)
-        for word in range(3):
+        for word in range(4):
             bits = bits | m.scalar_shadow(resource + word, w)
         lanes = m.vector_shadow(vector.index, w) if offen else np.zeros((1, 1), np.uint32)
         return np.broadcast_to(bits[:, None] | lanes, (m.size(w), m.lanes))
 
-    keys = tuple(SCALAR_KEY + resource + word for word in range(3)) + scalar.keys
+    keys = tuple(SCALAR_KEY + resource + word for word in range(4)) + scalar.keys
     return Addresses(fetch, shadow, (*keys, vector.index) if offen else keys)
 
 

@@ -90,6 +90,14 @@ class _Builder:
     def normal(self, *shape: int, size: float = 1.0) -> torch.Tensor:
         return size * torch.randn(*shape, generator=self.random)
 
+    def query(self, *shape: int, factor: float = 1.0) -> torch.Tensor:
+        """Return [new tokens, heads, columns] whose scores with normal keys spread as the case has it."""
+        query = self.normal(*shape, size=self.case.score * factor)
+        if self.case.sharp:
+            sharp = torch.rand(*shape[:2], 1, generator=self.random) < 1 / 4
+            query = torch.where(sharp, query * (self.case.sharp / self.case.score), query)
+        return query
+
     def plant(
         self, request: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
@@ -239,7 +247,7 @@ def _attention(b: _Builder) -> dict[str, Any]:
     rows = []
     # Drawn for all, so that one request alone has the same.
     for number, (new, total) in enumerate(case.lengths):
-        query = b.normal(new, heads, size, size=case.score)
+        query = b.query(new, heads, size)
         kv = b.normal(2, total, kv_heads, size)
         _mark(kv[1], total, request.sliding_window)
         b.plant(number, query, *kv)
@@ -294,7 +302,7 @@ def _mla_decode(b: _Builder) -> dict[str, Any]:
     rows = []
     for number, (new, total) in enumerate(case.lengths):
         # Variance of the dot product: width. The scale is not width ** -0.5, so correct for it.
-        query = b.normal(new, request.num_heads, width, size=case.score / scale / width**0.5)
+        query = b.query(new, request.num_heads, width, factor=1 / scale / width**0.5)
         latent = b.normal(total, width)
         _mark(latent[:, None, :RANK], total, None)
         b.plant(number, query, latent, latent)
@@ -317,7 +325,7 @@ def _mla_prefill(b: _Builder) -> dict[str, Any]:
     case, heads = b.case, b.case.request.num_heads
     rows = []
     for number, (new, total) in enumerate(case.lengths):
-        query = b.normal(new, heads, NOPE + ROPE, size=case.score)
+        query = b.query(new, heads, NOPE + ROPE)
         key, value = b.normal(total, heads, NOPE + ROPE), b.normal(total, heads, VALUE)
         _mark(value, total, None)
         b.plant(number, query, key, value)

@@ -51,6 +51,7 @@ class Case:
             which a head's slots are adjacent.
         fp8: how an fp8 cache is stored.
         score: standard deviation of the scaled scores.
+        sharp: that of a quarter of the rows, which are drawn; 0: of none.
         batch_invariant: each request is computed alone too, and must come out the same to the bit,
             by backends that claim it.
         needs: "gpu" for what would take minutes in Triton's interpreter.
@@ -73,6 +74,7 @@ class Case:
     layout: Layout = "dense"
     fp8: Fp8 = "e4m3fn"
     score: Annotated[float, msgspec.Meta(gt=0)] = 3.0
+    sharp: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     batch_invariant: bool = False
     needs: Needs = ""
     special: Special = ""
@@ -174,6 +176,7 @@ _REMEDIES = {
     "layout": f"one of {', '.join(get_args(Layout))}",
     "fp8": f"one of {', '.join(get_args(Fp8))}",
     "score": "a positive number",
+    "sharp": "a positive number, or 0",
     "batch_invariant": "true or false",
     "needs": '"gpu", or left out',
     "special": f"one of {', '.join(filter(None, get_args(Special)))}",

@@ -89,6 +89,26 @@ def test_a_buffer_access_beyond_num_records_reads_zero_and_writes_nothing(execut
 
 
 @pytest.mark.parametrize(
+    ("second", "last", "words"),
+    [
+        pytest.param("s_mov_b32 s9, s5", "", "uninitialised data of lane 0 reaches", id="no-flags"),
+        pytest.param("s_or_b32 s9, s5, 0x40000", "0x27000", "stride and swizzle 0x4", id="stride"),
+        pytest.param("s_mov_b32 s9, s5", "0x827000", "last word 0x827000", id="thread-number"),
+    ],
+)
+def test_a_buffer_resource_that_is_not_raw_is_a_fault(
+    execute: Execute, second: str, last: str, words: str
+) -> None:
+    flags = f"s_mov_b32 s11, {last}" if last else "s_nop 0"
+    with pytest.raises(EmulationFault, match=words):
+        execute(
+            f"{BEGIN}\ts_mov_b32 s8, s4\n\t{second}\n\ts_mov_b32 s10, 0x80\n\t{flags}\n"
+            "\tbuffer_load_dword v2, v1, s[8:11], 0 offen\n",
+            tensors=out(32),
+        )
+
+
+@pytest.mark.parametrize(
     ("use", "reaches"),
     [
         pytest.param(f"v_add_u32_e32 v2, 1, v9{STORE_V2}", "memory", id="a store"),

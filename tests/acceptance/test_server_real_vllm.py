@@ -6,6 +6,7 @@ Slow; needs the releases unpacked: see test_real_vllm.py. docs/server.md says wh
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,17 @@ FOUND: dict[str, dict[str, str]] = {
         TWINS: "lacks is_ultraquant_run, which the other call passes",
     },
 }
+
+
+def test_the_page_lists_on_which_releases_each_report_is_found_and_is_not() -> None:
+    page = (Path(__file__).parents[2] / "docs/server.md").read_text("utf-8")
+    table = page.partition("### Each report on a release")[2].partition("### ")[0]
+    rows = re.findall(r"\| \[#(\d+)\].* \| `(.+)` \| ([\d.]+) \| (.+) \|", table)
+    for _, item, has, lacks in rows:
+        assert FOUND[has][item]
+        assert lacks.startswith("none") or FOUND[lacks][item] == ""
+    named = re.findall(r"#(\d+)", Path(__file__).read_text("utf-8").partition("FOUND:")[0])
+    assert {report for report, *_ in rows} == {*named}
 
 
 @pytest.mark.slow

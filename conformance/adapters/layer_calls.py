@@ -7,17 +7,20 @@ Runs in the worker.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import re
+import typing
 from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.adapters import interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _HELD_BY = frozenset({"impl"})
+_METADATA = frozenset({"attn_metadata"})
 _SPARSE = ("is_sparse", "use_sparse", "is_sparse_impl")  # what layers call the fact
 
 
@@ -29,8 +32,8 @@ def kind(backend: Any) -> tuple[bool, bool]:
 
 def misfits(
     backend: Any, layers: Mapping[str, str], everywhere: str, knows: Mapping[str, Any]
-) -> Iterator[tuple[interfaces.Use, str]]:
-    """Yield what an implementation lacks or does not take, each with the reason.
+) -> dict[str, list[tuple[interfaces.Use, str]]]:
+    """Return what the "implementation" and the "metadata" of its steps lack or do not take, each with the reason.
 
     Args:
         backend: the class.
@@ -51,6 +54,32 @@ def misfits(
 
     holds = {**knows, **dict.fromkeys(_HELD_BY, impl), **dict.fromkeys(_SPARSE, kind(backend)[1])}
     trees = interfaces.trees(layers, _HELD_BY)
-    yield from interfaces.misfits(
-        interfaces.uses(trees, _HELD_BY, holds, surely=True), impl, expected
-    )
+    used = interfaces.uses(trees, _HELD_BY, holds, surely=True)
+    found = {"implementation": list(interfaces.misfits(used, impl, expected))}
+    if (metadata := _metadata(backend)) is not None:
+        holds |= dict.fromkeys(_METADATA, metadata)
+        trees = {module: _layers_in(tree) for module, tree in trees.items()}
+        used = interfaces.uses(trees, _METADATA, holds, surely=True)
+        found["metadata"] = list(interfaces.misfits(used, metadata, expected))
+    return found
+
+
+def _metadata(backend: Any) -> Any:
+    """Return the class of the metadata that a backend's builder makes; None if the builder does not say it."""
+    builder: Any = object
+    with contextlib.suppress(AttributeError, NotImplementedError):
+        builder = backend.get_builder_cls()
+    generics = [one for base in builder.__mro__ for one in vars(base).get("__orig_bases__", ())]
+    arguments = [argument for one in generics for argument in typing.get_args(one)]
+    return next((one for one in arguments if isinstance(one, type)), None)
+
+
+def _layers_in(tree: ast.Module) -> ast.Module:
+    """Return the classes of a module that call an implementation; implementations read metadata of their own."""
+    classes = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(one, ast.Attribute) and one.attr in _HELD_BY for one in ast.walk(node))
+    ]
+    return ast.Module([*classes], [])

@@ -25,7 +25,7 @@ def live(node: ast.AST, known: Mapping[str, Any], *, surely: bool = False) -> li
         node: the code.
         known: names of variables and attributes, each with the object that it holds.
         surely: leave out what hangs on a test without an answer as well: what remains runs whenever its
-            function does.
+            function does and refuses nothing.
     """
     found: list[ast.AST] = []
     _add(node, known, surely, found)
@@ -69,8 +69,10 @@ def _add_body(value: Any, known: Mapping[str, Any], surely: bool, found: list[as
         _add(one, known, surely, found)
         if isinstance(one, ast.If):
             branches = _taken(one, known, surely=False)
-            ends = any(branch and isinstance(branch[-1], _ENDS) for branch in branches)
-            if ends and (surely or len(branches) == 1):
+            ends = [branch[-1] for branch in branches if branch and isinstance(branch[-1], _ENDS)]
+            # What is refused does not count: of what is not, the code that follows runs.
+            leaves = any(not isinstance(end, ast.Raise) for end in ends)
+            if (ends and len(branches) == 1) or (leaves and surely):
                 return
         if isinstance(one, _ENDS):
             return
@@ -102,6 +104,14 @@ def answer(test: ast.expr, known: Mapping[str, Any]) -> bool | None:
             if owner is None or not _QUESTION.match(name):
                 return None
             return _asked(owner, name, given)
+        case ast.Compare(left=holder, ops=[operator], comparators=[ast.Constant(value=None)]):
+            if _held(holder, known) is None:
+                return None
+            return (
+                isinstance(operator, ast.IsNot)
+                if isinstance(operator, ast.Is | ast.IsNot)
+                else None
+            )
         case ast.Attribute() | ast.Name():
             said = _held(test, known)
             return said if isinstance(said, bool) else None

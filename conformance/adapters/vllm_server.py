@@ -212,8 +212,9 @@ class VllmServer(Backends):
             others = [other for other in backends.values() if other is not cls]
             found = list(interfaces.misfits(made, cls, _one_of(others)))
             yield from _misfit_words(backend, found)
-            found = list(layer_calls.misfits(cls, self._layers_of(cls), attending, knows))
-            yield from _misfit_words(f"{backend}'s implementation", found)
+            parts = layer_calls.misfits(cls, self._layers_of(cls), attending, knows)
+            for what, found in parts.items():
+                yield from _misfit_words(f"{backend}'s {what}", found)
 
         for module, source in self._sources(("model_executor", "models")).items():
             if "forward_hip" in source:

@@ -33,7 +33,7 @@ LATENT_STEPS = "deepseek-r1-steps-with-aiter-on"  # #34641
 PLAIN_STEPS = "llama-3-8b-steps-with-aiter-on"
 PREDICATES = "predicates-know-what-the-gpu-has-with-aiter-on"  # #34641, #51964
 TWINS = "twin-calls-heed-the-same"  # #33123
-CALLS = "the-servers-calls-fit"  # #36845, #57248
+CALLS = "the-servers-calls-fit"  # #36845, #50064, #57248
 SPARSE_STEPS = "deepseek-v3-2-speculating-steps-with-aiter-on"
 MISTRAL_STEPS = "mistral-small-4-steps-by-default"  # #40966
 GEMMA_DFLASH = "gemma-4-31b-with-a-dflash-drafter-starts-by-default"  # #42068, #51837
@@ -71,7 +71,9 @@ FOUND: dict[str, dict[str, str]] = {
     },
     "0.24.0": {WHISPER: "they share one allocation", CONNECTOR: ""},
     "0.25.1": {WHISPER: "", PLAIN: ""},
+    "0.26.0": {CALLS: "num_decode_tokens of ROCM_AITER_MLA_SPARSE's metadata"},
     "0.27.1": {
+        CALLS: "",
         FEW_HEADS: "mla_gluon is called with GPU gfx942, and takes gfx950",
         DCP: "RocmAttentionImpl does not",
         PREDICATES: "is true, and the GPU lacks AITER's Gluon kernel for MLA",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textwrap import dedent
+from typing import Generic, TypeVar
 
 import pytest
 
@@ -73,4 +74,68 @@ def test_what_layers_surely_call_has_to_be_there(
             return sparse
 
     found = misfits(Backend, {"layer": dedent(LAYER)}, dedent(EVERYWHERE), {})
-    assert [f"{use.name}: {reason}" for use, reason in found] == expected
+    assert found.keys() == {"implementation"}
+    assert [f"{use.name}: {reason}" for use, reason in found["implementation"]] == expected
+
+
+READS = """
+    class Layer:
+        def forward(self, q, attn_metadata):
+            if attn_metadata is None:
+                return None
+            if self.ranks and q is None:
+                raise NotImplementedError
+            assert attn_metadata.decodes is not None
+            return self.impl.forward(q, attn_metadata.tokens)
+    class Another:
+        def forward(self, q, attn_metadata):
+            return attn_metadata.of_another
+"""
+METADATA = """
+    class Common:
+        tokens: int
+        decodes: int
+        of_another: int
+"""
+T = TypeVar("T")
+
+
+class Tokens:
+    tokens: int
+
+
+class TokensAndDecodes(Tokens):
+    decodes: int
+
+
+class Builder(Generic[T]): ...
+
+
+class BuildsTokens(Builder[Tokens]): ...
+
+
+class BuildsBoth(Builder[TokensAndDecodes]): ...
+
+
+class Later(BuildsTokens): ...
+
+
+@pytest.mark.parametrize(
+    ("builder", "lacking"), [(BuildsTokens, ["decodes"]), (Later, ["decodes"]), (BuildsBoth, [])]
+)
+def test_what_layers_surely_read_of_the_metadata_has_to_be_a_field_of_it(
+    builder: type, lacking: list[str]
+) -> None:
+    """As ROCMAiterMLASparseMetadata of v0.26.0, which lacks num_decode_tokens (vllm-project/vllm#50064)."""
+
+    class Backend:
+        @staticmethod
+        def get_impl_cls() -> type:
+            return Root
+
+        @staticmethod
+        def get_builder_cls() -> type:
+            return builder
+
+    found = misfits(Backend, {"layer": dedent(READS)}, dedent(METADATA), {})
+    assert [use.name for use, _ in found["metadata"]] == lacking

@@ -88,6 +88,11 @@ def test_what_hangs_on_a_test_without_an_answer_does_not_surely_run() -> None:
                 maybe()
             if sparse:
                 second()
+            if sparse is None:
+                return perhaps()
+            if unknown():
+                raise error()
+            third()
             if unknown():
                 return perhaps()
             maybe()
@@ -95,4 +100,4 @@ def test_what_hangs_on_a_test_without_an_answer_does_not_surely_run() -> None:
     nodes = live(ast.parse(dedent(source)), {"platform": Platform(), "sparse": True}, surely=True)
     called = [node.func for node in nodes if isinstance(node, ast.Call)]
     names = [one.id for one in called if isinstance(one, ast.Name)]
-    assert set(names) == {"first", "unknown", "asked", "second"}
+    assert set(names) == {"first", "unknown", "asked", "second", "third"}

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rocm_attn.conformance import adapters
 from pytest_rocm_attn.conformance.adapters import shape
 from pytest_rocm_attn.conformance.isolation.inside import outcomes
+from pytest_rocm_attn.conformance.isolation.inside.environment import DEVICE_LISTS
 from pytest_rocm_attn.conformance.isolation.inside.refusal import text_of
 from pytest_rocm_attn.conformance.tiers.numerics.case import Case, Result
 
@@ -51,6 +52,11 @@ def main() -> None:
     starts: dict[str, Callable[..., Started]]
     starts = {"run": _run, "emulate": _emulate, "launch": _launch}
     start = starts[how]
+    if (
+        how != "run"
+    ):  # they number this machine's GPUs, of which none takes part, and would hide the mocked one
+        for name in DEVICE_LISTS:
+            os.environ.pop(name, None)
     outcomes.home = outcomes.Home(shape.package_of(spec))
     with contextlib.ExitStack() as mocks:
 

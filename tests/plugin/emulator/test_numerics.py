@@ -62,6 +62,20 @@ def test_what_launches_no_kernel_is_not_called_emulated(pytester: pytest.Pyteste
     assert declined["reason"] == "it launched no Triton kernel: nothing was emulated"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["emulate", "launch"])
+def test_a_list_of_this_machines_gpus_does_not_hide_the_mocked_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """CI hides GPUs by an empty list."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    file = tmp_path / "server.py"
+    file.write_text("import torch\nraise ImportError(f'{torch.cuda.device_count()} found')\n")
+    lane = Lane(f"{file}:Backend", 60, how, "gfx942")
+    with pytest.raises(BackendUnderTestError, match="1 found"):
+        lane.start()
+
+
 # Chooses a platform at its import as vLLM's plugins do: by NVIDIA's library, then by amdsmi.
 CHOOSER = """
 import contextlib, ctypes, torch

@@ -25,9 +25,13 @@ _SPARSE = ("is_sparse", "use_sparse", "is_sparse_impl")  # what layers call the 
 
 
 def kind(backend: Any) -> tuple[bool, bool]:
-    """Return whether a backend's class declares latent attention, and whether it declares sparse attention."""
+    """Return whether a backend is for latent attention, and whether it is for sparse attention.
+
+    Its class may declare neither, as ROCMAiterMLASparseBackend to v0.17.1: then the classes of its implementation show it.
+    """
     latent, sparse = (getattr(backend, name, bool) for name in ("is_mla", "is_sparse"))
-    return bool(latent()), bool(sparse())
+    names = " ".join(base.__name__.lower() for base in backend.get_impl_cls().__mro__)
+    return bool(latent()) or "mla" in names, bool(sparse()) or "sparse" in names
 
 
 def misfits(

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import pytest
 
-from pytest_rocm_attn.conformance.adapters.layer_calls import misfits
+from pytest_rocm_attn.conformance.adapters.layer_calls import kind, misfits
 
 LAYER = """
     class Layer:
@@ -76,6 +76,26 @@ def test_what_layers_surely_call_has_to_be_there(
     found = misfits(Backend, {"layer": dedent(LAYER)}, dedent(EVERYWHERE), {})
     assert found.keys() == {"implementation"}
     assert [f"{use.name}: {reason}" for use, reason in found["implementation"]] == expected
+
+
+class SparseMLAImpl: ...
+
+
+class NamedImpl(SparseMLAImpl): ...
+
+
+@pytest.mark.parametrize(
+    ("impl", "expected"), [(NamedImpl, (True, True)), (Complete, (False, False))]
+)
+def test_a_backend_that_does_not_declare_its_kind_is_of_that_of_its_implementation(
+    impl: type, expected: tuple[bool, bool]
+) -> None:
+    class Silent:
+        @staticmethod
+        def get_impl_cls() -> type:
+            return impl
+
+    assert kind(Silent) == expected
 
 
 READS = """

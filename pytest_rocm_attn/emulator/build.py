@@ -37,6 +37,7 @@ _VECTOR: tuple[Build, ...] = (
     packed.build,
     matrix.build,
     scalar.build,
+    control.build,  # v_nop
 )
 _MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
 _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)

@@ -359,3 +359,8 @@ def test_vector_loads_of_one_register_need_no_wait_between_them(
     tensors = {"x": torch.arange(64, dtype=torch.int32)}
     with pytest.raises(EmulationFault, match="before it has arrived") if fault else nullcontext():
         execute(body, gfx, tensors=tensors, threads=32, lds=256)
+
+
+@pytest.mark.parametrize("gfx", ["gfx942", "gfx1201"])
+def test_hints_of_either_unit_do_nothing(execute: Execute, gfx: str) -> None:
+    execute("\ts_nop 0\n\tv_nop\n", gfx=gfx)

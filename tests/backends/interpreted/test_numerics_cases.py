@@ -120,7 +120,7 @@ def test_a_tile_of_keys_that_are_all_infinite_has_no_weight(new: int) -> None:
         why="the maximum of a tile is infinite",
         kind="attention",
         request=Request(num_heads=2, num_kv_heads=1, head_size=64, dtype="float16"),
-        lengths=((new, 140),),
+        lengths=((new, 100),),
         score=1.0,
         special="minus-inf",
         special_at=tuple((0, position) for position in range(70)),  # more than two tiles

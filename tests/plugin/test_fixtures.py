@@ -193,8 +193,8 @@ def test_the_header_says_that_the_platform_is_mocked(
         assert f"rocm-attn: mocked platform: {machine} (--rocm-attn-mock)" in result.outlines
 
 
+@pytest.mark.usefixtures("with_torch")
 def test_what_the_mock_refuses_is_shown_at_the_line_that_asked(pytester: pytest.Pytester) -> None:
-    pytest.importorskip("torch")
     calls = (
         "torch.empty(1, device='cuda')",
         "torch.cuda.get_device_properties(0).clock_rate",
@@ -207,7 +207,7 @@ def test_what_the_mock_refuses_is_shown_at_the_line_that_asked(pytester: pytest.
     for number, call in enumerate(calls):
         text += f"def test_{number}():\n    import aiter, amdsmi\n    {call}\n"
     pytester.makepyfile(test_it=text)
-    result = pytester.runpytest_subprocess(*OURS)
+    result = pytester.runpytest_inprocess(*OURS)
     result.assert_outcomes(failed=len(calls))
     shown = str(result.stdout)
     assert "pytest_rocm_attn/" not in shown

@@ -11,10 +11,9 @@ import ast
 import contextlib
 import inspect
 import re
-import typing
 from typing import TYPE_CHECKING, Any
 
-from pytest_rocm_attn.conformance.adapters import interfaces
+from pytest_rocm_attn.conformance.adapters import allow_lists, interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,22 +59,15 @@ def misfits(
     trees = interfaces.trees(layers, _HELD_BY)
     used = interfaces.uses(trees, _HELD_BY, holds, surely=True)
     found = {"implementation": list(interfaces.misfits(used, impl, expected))}
-    if (metadata := _metadata(backend)) is not None:
+    metadata = None
+    with contextlib.suppress(AttributeError, NotImplementedError):  # a backend without a builder
+        metadata = allow_lists.metadata_of(backend)
+    if metadata is not None:
         holds |= dict.fromkeys(_METADATA, metadata)
         trees = {module: _layers_in(tree) for module, tree in trees.items()}
         used = interfaces.uses(trees, _METADATA, holds, surely=True)
         found["metadata"] = list(interfaces.misfits(used, metadata, expected))
     return found
-
-
-def _metadata(backend: Any) -> Any:
-    """Return the class of the metadata that a backend's builder makes; None if the builder does not say it."""
-    builder: Any = object
-    with contextlib.suppress(AttributeError, NotImplementedError):
-        builder = backend.get_builder_cls()
-    generics = [one for base in builder.__mro__ for one in vars(base).get("__orig_bases__", ())]
-    arguments = [argument for one in generics for argument in typing.get_args(one)]
-    return next((one for one in arguments if isinstance(one, type)), None)
 
 
 def _layers_in(tree: ast.Module) -> ast.Module:

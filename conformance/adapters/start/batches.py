@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.conformance.promise.servers_file import Server
+    from pytest_rocm_attn.conformance.promise.servers_file import Layer, Server
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,22 @@ class Batch:
         return max(new + old for new, old in self.requests)
 
 
-def batches(server: Server) -> list[Batch]:
-    """Return the steps that a server is taken through; runners put decodes first.
+def batches(server: Server, layer: Layer) -> list[Batch]:
+    """Return the steps that a layer of a server is taken through; runners put decodes first.
 
-    A speculative step is one of a server that speculates: the target verifies all drafted tokens.
+    A speculative step is one of a server that speculates: the target verifies all drafted tokens. A drafter that
+    is not causal drafts all tokens of each request at once, and computes nothing else (v1/spec_decode/dflash.py, v0.27.1).
     """
+    drafted = server.speculative_tokens + 1
+    if layer.role == "drafter" and layer.request.use_non_causal:
+        return [Batch("drafting", ((drafted, 37), (drafted, 1500)))]
     found = [
         Batch("prefill", ((37, 0), (200, 0))),
         Batch("decode", ((1, 300), (1, 1500))),
         Batch("mixed", ((1, 300), (1, 1500), (40, 600), (37, 0))),
     ]
     if server.speculative_tokens:
-        verified = server.speculative_tokens + 1
-        found.append(Batch("speculative", ((verified, 300), (verified, 1500))))
+        found.append(Batch("speculative", ((drafted, 300), (drafted, 1500))))
     return found
 
 

@@ -131,7 +131,7 @@ class FirstSteps:
             if builder is None:
                 return
             self.steps.backends[layer.name] = self._start.started.backends[layer.name]
-            for batch in batches(self._start.server):
+            for batch in batches(self._start.server, layer):
                 doing = f"a {batch.name} step"
                 seen = len(self._device.calls), len(self._device.launches.rejected)
                 with self._noted((layer.name,), doing):

@@ -176,6 +176,22 @@ def test_a_server_that_speculates_verifies_what_is_drafted(steps: Callable[..., 
     assert said == "attention: a speculative step: four tokens"
 
 
+def test_a_drafter_that_is_not_causal_takes_the_step_that_drafts_and_no_other(
+    steps: Callable[..., Steps],
+) -> None:
+    """vLLM's builders refuse other batches: "Non-causal MLA requires a uniform query block" (v0.27.1)."""
+    drafter = """
+        speculation = { method = "dflash", tokens = 3 }
+        [[server.layer]]
+        name = "attention"
+        role = "drafter"
+        request = { head_size = 64, use_non_causal = true }
+    """
+    asks = "assert metadata.query_start_loc.tolist() == [0, 4, 8], 'not uniform'"
+    found = steps(drafter, forward=asks)
+    assert (words(found.faults), found.taken) == ([], 1)
+
+
 def test_a_kernel_that_does_not_compile_is_one_fault(steps: Callable[..., Steps]) -> None:
     found = steps(forward="ragged[(1,)](query, BLOCK=64)")
     (said,) = words(found.faults)

@@ -75,7 +75,7 @@ def test_a_run_of_other_tests_says_nothing_of_those(leave_out: Any) -> None:
 TARGETS = {"test": "", "test-slow": "", "test-floor": "-floor", "test-latest": "-latest"}
 PYTHON = """#!/bin/sh
 case "$*" in
-  *{folder}*) echo interpreted; exit {interpreted};;
+  *" {folder}"*) echo interpreted; exit {interpreted};;
   *) sleep 0.1; echo others; exit {others};;
 esac
 """

@@ -346,13 +346,11 @@ def _undeclared(of: Declared, words: str, source: str) -> Limit:
 
 
 def _except(of: Declared, source: str) -> Limit:
-    def holds(request: Request, gpu: Gpu) -> bool:
-        pair = of.words("except", gpu)
-        return not pair or pair != [str(request.head_size), request.kv_cache_dtype]
-
     return Limit(
         "combination",
-        holds,
+        lambda request, gpu: (
+            of.words("except", gpu) != [str(request.head_size), request.kv_cache_dtype]
+        ),
         "the class takes the head size and the cache dtype together",
         "does not support head size {request.head_size} with kv_cache_dtype {request.kv_cache_dtype}",
         "",

@@ -123,7 +123,10 @@ def test_a_defect_explains_its_own_answer_on_its_own_items_in_its_own_releases(
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ([ROW + "expect = { served = true }", ROW + "expect = { served = true }"], "is taken"),
+        (
+            [ROW + "expect = { served = true }", ROW + "expect = { served = true }"],
+            "has the id 'plain' too",
+        ),
         ([LATE.replace('"P"', '"W"')], "is 'required' with a source of grade W"),
         ([LATE.replace('grade = "P"\n', "")], "grade: missing"),
         ([LATE.replace("0.19.0", "soon")], "is not a release"),

@@ -85,6 +85,7 @@ def starts(item: CheckItem, answer: Answer, server: Server, flags: str) -> Itera
     environ = environ_of(server, flags)
     _ours(answer)
     item.counts["selected"] = len(answer.data["backends"])
+    item.counts["parts left out"] = len(answer.data["left_out"])
     for fault in answer.data["faults"]:
         refused = fault["doing"] == _SELECTING and fault.get("deliberate", False)
         if refused:  # what a GPU or a release does not serve, it may refuse

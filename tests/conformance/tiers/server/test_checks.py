@@ -11,7 +11,7 @@ from pytest_rocm_attn.conformance.isolation import WorkerError
 from pytest_rocm_attn.conformance.promise.servers_file import shipped
 from pytest_rocm_attn.conformance.run.settings import read
 from pytest_rocm_attn.conformance.tiers.capabilities.answers import Answer, Inapplicable
-from pytest_rocm_attn.conformance.tiers.server import code, plugins, servers
+from pytest_rocm_attn.conformance.tiers.server import code, plugins, servers, steps
 from pytest_rocm_attn.conformance.tiers.server.tier import ServerTier
 from pytest_rocm_attn.gpu import Gpu
 from pytest_rocm_attn.outcome import Told
@@ -39,7 +39,13 @@ class Item:
 
 def came(*faults: dict[str, Any], unasked: tuple[str, ...] = ()) -> dict[str, Any]:
     backends = {"decoder": "ROCM_ATTN", "cross": "TRITON_ATTN"}
-    return {"backends": backends, "faults": [*faults], "unasked": [*unasked], "not_filled": []}
+    return {
+        "backends": backends,
+        "faults": [*faults],
+        "unasked": [*unasked],
+        "not_filled": [],
+        "left_out": [],
+    }
 
 
 def found(find: Callable[..., Any], item: Any, **arguments: Any) -> list[str]:
@@ -81,7 +87,18 @@ def raised(**more: Any) -> dict[str, Any]:
 def test_a_refusal_of_the_selector_is_counted_and_is_not_a_finding() -> None:
     item = Item(came(raised()))
     assert found(servers.starts.find, item, server=WHISPER, flags="by-default") == []
-    assert item.counts == {"selected": 2, "refused": 1}
+    assert item.counts == {"selected": 2, "parts left out": 0, "refused": 1}
+
+
+def test_a_package_that_is_not_there_is_why_a_server_takes_no_step() -> None:
+    runner = "what v1.worker.gpu_model_runner does: it needs numba"
+    for left_out, why in (
+        (["a common layout", runner], f"as a package is not there: {runner}$"),
+        (["a common layout"], "whisper-large-v3-starts-by-default says why"),
+    ):
+        data: dict[str, Any] = {"backends": {}, "left_out": left_out, "steps": None}
+        with pytest.raises(Inapplicable, match=why):
+            found(steps.takes_its_first_steps.find, Item(data), server=WHISPER, flags="by-default")
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ class _Entries:
             if other.id == row.id and other.since < row.until and row.since < other.until:
                 place.fail(
                     "id",
-                    f"a row in {other.file} has the id {row.id!r} too, for some of the same releases",
+                    f"{row.id!r} is taken by a row in {other.file} for some of the same releases",
                     "give one of them another id, or other releases",
                 )
 

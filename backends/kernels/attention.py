@@ -28,9 +28,6 @@ from pytest_rocm_attn.backends.launch_tiles import Tile
 
 MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
 MERGE_WARPS = 4
-# Of a merge that may repair: the code for that takes registers.
-REPAIRING_ELEMENTS = 4096
-REPAIRING_WARPS = 4
 REPAIR_ELEMENTS = (
     4096  # of a program's results, that a repair computes at a time: 16 registers a lane
 )
@@ -206,8 +203,7 @@ def plan_attention(
         )
         return AttentionPlan(attend, programs, repair)
     block_s = padded(segments)
-    elements = REPAIRING_ELEMENTS if differ else MERGE_ELEMENTS
-    block_c = min(block_d, max(16, elements // block_s))
+    block_c = min(block_d, max(16, MERGE_ELEMENTS // block_s))
     grid = (requests * max_query_len, heads, block_d // block_c)
     if differ:
         merge = _repair_and_merge.prepare(
@@ -215,7 +211,7 @@ def plan_attention(
             (*lengths, partial_rows, pages.stride(0), segments, *shape, tile.block_m, tile.block_n),
             scalars,
             (*forms, block_c, block_s, block_d),
-            REPAIRING_WARPS,
+            MERGE_WARPS,
             1,
         )
     else:

@@ -48,7 +48,7 @@ def test_only_tokens_that_see_it_are_changed(
     feature: str, segments: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """columns: of all segments in one program that merges; few of them, and a row takes two programs."""
-    monkeypatch.setattr(attention, "REPAIRING_ELEMENTS", columns)
+    monkeypatch.setattr(attention, "MERGE_ELEMENTS", columns)
     query, key, value = poisoned()
     fields = FEATURES[feature]
     starts = torch.tensor([0, *torch.tensor(NEW).cumsum(0).tolist()], dtype=torch.int32)

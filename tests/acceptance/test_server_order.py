@@ -21,6 +21,7 @@ ITEMS = (
     "no-answer-rests-on-a-capability-by-default",
     "no-answer-rests-on-a-capability-with-aiter-on",
     "llama-3-8b-batch-invariant-steps-with-aiter-on-and-a-shuffled-cache",
+    "gemma-4-31b-steps-by-default",  # its configuration asks for FlashAttention 4
 )
 
 

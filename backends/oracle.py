@@ -111,12 +111,18 @@ def attend(
     seen = visible_keys(query_len, seq_len, causal=causal, window=window)
     distance = torch.arange(seq_len)[None, :] - torch.arange(seq_len - query_len, seq_len)[:, None]
     unseen = ~seen.any(0)
-    k, v = (rows.masked_fill(unseen[:, None, None], 0.0) for rows in (k, v))
+    if unseen.any():
+        k, v = (rows.masked_fill(unseen[:, None, None], 0.0) for rows in (k, v))
     result.keys.copy_(seen.sum(1))
+    group = heads // kv_heads
     for head in range(heads):
-        k_head, v_head = k[:, head // (heads // kv_heads)], v[:, head // (heads // kv_heads)]
+        if head % group == 0:  # what the query heads of one KV head share
+            k_head, k_sizes = k[:, head // group], k[:, head // group].abs()
+            finite, special = _apart(v[:, head // group])
+            v_sizes = finite.abs()
+            visible = seen.to(_E) @ v_sizes
         scores = scale * (q[:, head] @ k_head.T)
-        sizes = abs(scale) * (q[:, head].abs() @ k_head.abs().T)
+        sizes = abs(scale) * (q[:, head].abs() @ k_sizes.T)
         if soft_cap is not None:
             scores = soft_cap * torch.tanh(scores / soft_cap)
             result.offset[:, head] = soft_cap
@@ -135,11 +141,10 @@ def attend(
         some = lse != -torch.inf
         p = torch.exp(scores - lse[:, None].masked_fill(~some[:, None], 0.0))[:, :seq_len]
         result.lse[head] = lse
-        finite = v_head.masked_fill(~v_head.isfinite(), 0.0)
-        result.out[:, head] = p @ finite + _special(p, v_head, seen)
-        result.weighted[:, head] = p @ finite.abs()
+        result.out[:, head] = p @ finite + _special(p, special, seen)
+        result.weighted[:, head] = p @ v_sizes
         mass = torch.exp(lse - _largest(scores, empty=-torch.inf)).masked_fill(~lse.isfinite(), 1.0)
-        result.visible[:, head] = (seen.to(_E) @ finite.abs()) / mass[:, None]
+        result.visible[:, head] = visible / mass[:, None]
     return result
 
 
@@ -181,8 +186,8 @@ def paged_attention(
         blocks = block_table[i, : -(-seq_len // block_size)].long().cpu()
         part = attend(
             query[rows],
-            _gather(key_cache, blocks, seq_len) * k_scale,
-            _gather(value_cache, blocks, seq_len) * v_scale,
+            _gather(key_cache, blocks, seq_len, k_scale),
+            _gather(value_cache, blocks, seq_len, v_scale),
             scale=scale,
             causal=causal,
             window=window,
@@ -274,18 +279,27 @@ def merge_states(
     return torch.where(weights > 0, weights * values, 0.0).sum(0), lse
 
 
-def _gather(cache: torch.Tensor, blocks: torch.Tensor, seq_len: int) -> torch.Tensor:
-    """Return the first seq_len rows of a request, [seq_len, heads, size] float64."""
-    return cache.cpu()[blocks].to(_E).reshape(-1, *cache.shape[2:])[:seq_len]
+def _gather(cache: torch.Tensor, blocks: torch.Tensor, seq_len: int, scale: float) -> torch.Tensor:
+    """Return the first seq_len rows of a request, [seq_len, heads, size] float64, times a scale."""
+    rows = cache.cpu()[blocks].to(_E).reshape(-1, *cache.shape[2:])[:seq_len]
+    return rows if scale == 1 else rows * scale
 
 
-def _special(p: torch.Tensor, values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Return the sum over visible keys of p * v for those v that are not finite, [tokens, columns]."""
-    total = torch.zeros(p.shape[0], values.shape[1], dtype=_E)
+def _apart(values: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """Return values, [keys, columns], with 0 for what is not finite, and the rows that have such, by key."""
     special = ~values.isfinite()
-    for key in special.any(1).nonzero().flatten().tolist():
-        here = seen[:, key, None] & special[key]
-        total += (p[:, key, None] * values[key]).masked_fill(~here, 0.0)
+    rows = {key: values[key] for key in special.any(1).nonzero().flatten().tolist()}
+    return values.masked_fill(special, 0.0) if rows else values, rows
+
+
+def _special(
+    p: torch.Tensor, special: dict[int, torch.Tensor], seen: torch.Tensor
+) -> torch.Tensor | float:
+    """Return the sum over visible keys of p * v for those v that are not finite, [tokens, columns]."""
+    total: torch.Tensor | float = 0.0
+    for key, values in special.items():
+        here = seen[:, key, None] & ~values.isfinite()
+        total = total + (p[:, key, None] * values).masked_fill(~here, 0.0)
     return total
 
 

@@ -19,7 +19,6 @@ from pytest_rocm_attn.emulator.lds import Lds
 from pytest_rocm_attn.emulator.lds_memory import smallest_store
 from pytest_rocm_attn.emulator.machine import EXEC, SCALAR_KEY, TTMP0, VECTORS, Array, Machine
 from pytest_rocm_attn.emulator.memory import Memory, Region
-from pytest_rocm_attn.emulator.names import renamed
 from pytest_rocm_attn.emulator.scheduler import Code, run
 from pytest_rocm_attn.errors import EmulationFault, EmulatorError
 
@@ -147,7 +146,6 @@ class _Launch:
         directives = self.kernel.directives
         self.lds_bytes = directives.get("group_segment_fixed_size", 0) + dynamic_lds
         self.scratch = directives.get("private_segment_fixed_size", 0)
-        self.names = {renamed(one.name) for one in self.program.instructions}
         self.vectors = _vectors(directives)
 
     def run(self, arguments: Sequence[bytes], regions: Sequence[Region]) -> Executed:
@@ -158,7 +156,7 @@ class _Launch:
         if len(data):
             base = data.ctypes.data
             own.append(Region(base, base + len(data), "the kernel's constants", writable=False))
-        atomic = any("_atomic_" in name for name in self.names)
+        atomic = any("_atomic_" in name for name in self.code.names)
         memory = Memory([*regions, *own], judged=not atomic)
         before = list(self.code.counts)
         waves = -(-self.threads // self.code.lanes)
@@ -194,7 +192,7 @@ class _Launch:
 
     def _batch(self, groups: Array, waves: int, memory: Memory, segment: int) -> int:
         lanes, count = self.code.lanes, len(groups)
-        granule = smallest_store(self.names)
+        granule = smallest_store(self.code.names)
         machine = Machine(
             np.repeat(np.arange(count), waves),
             np.repeat(groups, waves),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_rocm_attn.emulator.build import step_of
+from pytest_rocm_attn.emulator.names import renamed
 from pytest_rocm_attn.errors import EmulationFault, EmulatorError
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class Code:
 
     Attributes:
         counts: how often a wave has executed each instruction.
+        names: mnemonics, as gfx9 calls them.
     """
 
     def __init__(self, program: Program, lanes: int) -> None:
         self.program, self.lanes = program, lanes
+        self.names = {renamed(name) for name in {one.name for one in program.instructions}}
         self.steps: list[Step | None] = [None] * len(program.instructions)
         self.counts = [0] * len(program.instructions)
         # The places at which waves that took other ways may join: every label that is jumped to.

@@ -104,6 +104,7 @@ class Start:
             if str(error.name).partition(".")[0] == self.fork.top:
                 raise
             self.started.left_out.append(f"what {names[0]} does: it needs {error.name}")
+            self.started.missing.append(str(error.name))
             return None
 
     def _knows_its_dtypes(self) -> None:

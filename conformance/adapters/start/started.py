@@ -63,7 +63,8 @@ class Started:
         backends: layer -> the backend that it was given.
         asked: layer -> the fields that the platform was asked with, as text.
         faults: what went wrong, in order.
-        left_out: what this release has no function for.
+        left_out: what this release has no function for, or a module that is not there.
+        missing: packages whose lack leaves something out.
         unasked: the server's needs that are not among the fields of the selector's question.
         not_filled: fields of the selector's question that a request says nothing about: who asks
             the platform without a server leaves them at their defaults.
@@ -75,6 +76,7 @@ class Started:
     asked: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     not_filled: list[str] = field(default_factory=list)
     joins: list[Fault] = field(default_factory=list)

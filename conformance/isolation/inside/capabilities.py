@@ -223,7 +223,7 @@ def _steps(adapter: Starts, asked: Question, backend: str) -> dict[str, Any]:
     started = adapter.start(server, dict(asked.environ), asked.gpu)
     steps = started.steps
     if steps is None:
-        return {"backends": started.backends, "left_out": started.left_out, "steps": None}
+        return {"backends": started.backends, "missing": started.missing, "steps": None}
     return {
         "backends": started.backends,
         "steps": {

@@ -37,9 +37,8 @@ def takes_its_first_steps(
 ) -> Iterator[Defect]:
     steps = answer.data.get("steps")
     if steps is None:
-        lacking = "; ".join(one for one in answer.data["left_out"] if "it needs" in one)
-        if lacking:
-            raise Inapplicable(f"it takes no step, as a package is not there: {lacking}")
+        if missing := ", ".join(dict.fromkeys(answer.data["missing"])):
+            raise Inapplicable(f"it takes no step, as these packages are not there: {missing}")
         raise Inapplicable(f"it takes no step: {server.id}-starts-{flags} says why")
     item.counts["steps"] = steps["taken"]
     item.counts["launches that fit"] = steps["launches"]

@@ -221,6 +221,7 @@ def test_where_the_cache_cannot_be_divided_here_kernels_are_still_held_against_b
     (said,) = words(started)
     assert "paged_attention_v1 is given blocks of 544 tokens, and takes 16, 32" in said
     assert started.left_out == ["what v1.core.kv_cache_planning does: it needs no_such_package"]
+    assert started.missing == ["no_such_package"]
 
 
 def test_what_the_stand_in_for_a_checkpoint_lacks_is_ours_and_a_description_may_add_it(

@@ -125,7 +125,7 @@ def test_a_defect_explains_its_own_answer_on_its_own_items_in_its_own_releases(
     [
         (
             [ROW + "expect = { served = true }", ROW + "expect = { served = true }"],
-            "has the id 'plain' too",
+            "'plain' is taken by a row in",
         ),
         ([LATE.replace('"P"', '"W"')], "is 'required' with a source of grade W"),
         ([LATE.replace('grade = "P"\n', "")], "grade: missing"),

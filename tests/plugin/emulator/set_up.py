@@ -38,6 +38,8 @@ class SetUp:
     def __post_init__(self) -> None:
         gfx, self.lanes = self.registers.FAMILIES[self.one.family]
         self.machine, self.content = machine_of(self.gfx or gfx, self.lanes, self.waves, self.seed)
+        # The last word of a raw buffer's resource, as LLVM makes it.
+        self.raw_buffer = 0x27000 if gfx.startswith("gfx9") else 0x31004000
         self.random = np.random.default_rng(self.seed + 1)
         self.start = self.content.data_ptr()
         self.offset = 16
@@ -116,7 +118,7 @@ class SetUp:
             self.scalar_address(np.full(self.waves, self.start))
         if self.one.encoding in ("MUBUF", "BUFFER"):
             self.scalar_address(np.full(self.waves, self.start))
-            m.scalar[34], m.scalar[35], m.scalar[44] = GLOBAL_BYTES, 0x27000, 64
+            m.scalar[34], m.scalar[35], m.scalar[44] = GLOBAL_BYTES, self.raw_buffer, 64
         m.vector[first] = place & 0xFFFFFFFF
         if "cmp" in name:
             self.agree()
@@ -124,7 +126,7 @@ class SetUp:
     def scalar_address(self, address: Any) -> None:
         self.machine.scalar[32], self.machine.scalar[33] = address & 0xFFFFFFFF, address >> 32
         if "buffer" in self.one.name and self.one.encoding == "SMEM":
-            self.machine.scalar[34], self.machine.scalar[35] = GLOBAL_BYTES, 0x27000
+            self.machine.scalar[34], self.machine.scalar[35] = GLOBAL_BYTES, self.raw_buffer
 
     def agree(self) -> None:
         """Let memory hold what a compare and swap expects, for every other lane."""

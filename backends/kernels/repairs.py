@@ -299,6 +299,7 @@ def _repair_kernel(
     ]
 )
 def _repair_and_merge_kernel(
+    # As those of _repair_kernel; partial_ptr and segments as those of _merge_segments_kernel.
     query_ptr,
     key_ptr,
     value_ptr,
@@ -345,8 +346,8 @@ def _repair_and_merge_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Merge the segments as `_merge_segments_kernel` does, but compute the parts that are noted as broken, by a
-    log-sum-exp that is NaN."""
+    """Merge the segments as `_merge_segments_kernel` does, and compute again the parts that are noted as
+    broken: those whose log-sum-exp is NaN."""
     request = tl.program_id(0) // max_query_len
     token = tl.program_id(0) % max_query_len
     head = tl.program_id(1)

@@ -38,6 +38,7 @@ class Shape:
         shared: the value is a part of the key, loaded once (MLA).
         plain: see `Tile`.
         biased: whether ALiBi adds a bias to each score.
+        split: whether there are too few requests to fill the GPU, so that keys are split.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class Shape:
     shared: bool = False
     plain: bool = False
     biased: bool = False
+    split: bool = False
 
 
 # Registers of a lane besides those that `registers` counts: addresses, masks, the row state, and the
@@ -134,7 +136,9 @@ def available_registers(tile: Tile, target: Target) -> int:
 
 def fits(tile: Tile, shape: Shape, target: Target) -> bool:
     """Return whether one program of the tile fits the target's LDS and registers."""
-    if tile.cache_bytes not in (0, shape.cache_element) or (tile.plain and not shape.plain):
+    if tile.cache_bytes not in (0, shape.cache_element):
+        return False
+    if (tile.plain and not shape.plain) or (tile.split and not shape.split):
         return False
     if tile.most_columns:
         enough = shape.element == 2 and padded(shape.value_size) + shape.tail <= tile.most_columns
@@ -283,7 +287,7 @@ def decode_length(group: int) -> int:
 
 
 def choose_passes(
-    work: Work, processors: int, prefill: Tile, tile_of: Callable[[int], Tile]
+    work: Work, processors: int, prefill: Tile, tile_of: Callable[[int, bool], Tile]
 ) -> tuple[Pass, ...]:
     """Return the launches that compute a step: decodes, short requests, and the rest.
 
@@ -293,13 +297,13 @@ def choose_passes(
         work: the step.
         processors: see `Target`.
         prefill: the tile for requests that fill the GPU by themselves.
-        tile_of: returns the tile for some query rows that share a KV head.
+        tile_of: returns the tile for some query rows that share a KV head, and for whether requests fill the GPU.
     """
     passes = []
     first = work.shortest
     for last, requests in _kinds(work):
-        tile = tile_of(last * (work.heads // work.kv_heads))
         filled = requests * programs_of_request(work, last, prefill) >= 2 * processors
+        tile = tile_of(last * (work.heads // work.kv_heads), filled)
         if filled and last > SHORT_TOKENS:
             tile = prefill
         segments = _segments_of(work, requests, last, tile, processors)

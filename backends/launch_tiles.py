@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 
@@ -22,6 +23,7 @@ class Tile:
         cache_bytes: of a stored element for which the tile is meant; 0: any.
         waves_per_eu: waves that a SIMD is to hold, by which the compiler limits registers; 0: as many as there
             is room for. AMD only.
+        split: of use only if there are too few requests to fill the GPU.
     """
 
     block_m: int
@@ -35,7 +37,10 @@ class Tile:
     plain: bool = False
     cache_bytes: int = 0
     waves_per_eu: int = 0
+    split: bool = False
 
+
+_ahead = functools.partial(Tile, loops=False, pages_ahead=True, most_columns=128)
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
 # pipeline full. Short: a few new tokens, whose rows one program holds; else both of these. Latent:
@@ -58,15 +63,16 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             Tile(64, 64, 8, 3, loops=False),
             Tile(64, 32, 8, 3, loops=False, pages_ahead=True),
             Tile(32, 64, 4, 3, loops=False),
+            _ahead(16, 64, 2, 3, saturating=4, cache_bytes=1),
             Tile(16, 64, 2, 3, loops=False, pages_ahead=True, cache_bytes=1),
+            _ahead(16, 32, 4, 4, saturating=3, cache_bytes=2, split=True),
             Tile(16, 64, 4, 3, loops=False),
             Tile(16, 32, 4, 3, loops=False, pages_ahead=True),
             Tile(16, 16, 4, 2, loops=False),
         ),
-        # Swept on an H200, 32,768 keys: 256 rows of one program take longer than two programs of 128.
+        # Swept on an H200, 32,768 keys: 256 rows of one program take longer than two programs of 128, and
+        # 32 rows of one longer than 64 of one.
         "short": (
-            Tile(16, 64, 4, 3, loops=False),
-            Tile(32, 64, 4, 3, loops=False),
             Tile(64, 64, 4, 3, pages_ahead=True),
             Tile(128, 64, 8, 3, pages_ahead=True, saturating=1),
         ),

@@ -6,6 +6,7 @@ computed too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,9 @@ class TritonAttention(PagedLayer):
     def _prepare(self) -> None:
         # Both are chosen here, so that what does not fit is refused before any launch.
         self.prefill_tile = self._fitted(choose_tile("prefill", self._shape(128), self.target))
-        self.decode_tile = choose_tile("decode", self._shape(self.group), self.target)
+        decode = self._shape(self.group)
+        self.decode_tile = choose_tile("decode", decode, self.target)
+        self.split_tile = choose_tile("decode", replace(decode, split=True), self.target)
 
     def _shape(self, rows: int) -> Shape:
         element, cache, request = self.dtype.itemsize, self.cache_dtype.itemsize, self.request
@@ -54,9 +57,9 @@ class TritonAttention(PagedLayer):
         """Return a tile as the backend's cache layout allows it."""
         return tile
 
-    def _tile_for(self, rows: int) -> Tile:
+    def _tile_for(self, rows: int, filled: bool) -> Tile:
         if rows <= max(SMALLEST_ROWS, self.group):
-            return self.decode_tile
+            return self.decode_tile if filled else self.split_tile
         return self._fitted(choose_short_tile(self._shape(rows), self.target))
 
     def _forward(self, step: Step) -> None:

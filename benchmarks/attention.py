@@ -5,8 +5,8 @@
 prints a Markdown page; docs/nvidia.md has tables of two such runs. A TREE is the folder that holds
 the unmodified package (benchmarks/peers.py). --check then compares a grid of small cases with the float64 oracle. The exit status is 1 if a case takes longer than its limit,
 which is an H100's, or is beyond its error bound; if an fp8 cache takes longer than a bfloat16 one; if a few
-new tokens more take over STEP times as long, or SPECULATED of them over SPECULATION times as long as one; or if the host takes over HOST_US for a call. bf16, block size 16, blocks in random order,
-CUDA-graph replays, medians. Inputs rotate through more memory than any L2 cache.
+new tokens take longer than `cliffs` allows; or if the host takes over HOST_US for a call. bf16, block size 16,
+blocks in random order, CUDA-graph replays, medians. Inputs rotate through more memory than any L2 cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,10 @@ NOTE = (
     " the same tensors; its kernels are unmodified, with its own launch configurations."
 )
 HOST_US = 60  # of the host for one call of many in a row
-STEP = 1.5  # the most that a row of new tokens may take, in times of the row before it
 SPECULATED, SPECULATION = 16, 2.0  # so many new tokens may take so many times as long as one
+# A row of new tokens may take so many times as long as the row before it, and more by as much as it has more
+# BLOCKS of query rows, which is what the matrix unit multiplies at once; and so many times as long as a later row.
+GROWN, BLOCKS, FEWER = 1.15, 64, 1.1
 # New tokens after KEYS: what fills tiles, and one more.
 NEW_TOKENS, KEYS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 49, 64), 32768
 GROUPS = (1, 4, 8, 16)  # query heads to a KV head
@@ -470,30 +472,50 @@ def table(device: torch.device, peers: Sequence[Peer]) -> list[str]:
 
 
 def short_queries(device: torch.device) -> list[str]:
-    """Print the time of a few new tokens after KEYS; return where a row takes over STEP times the last, or
-    up to SPECULATED tokens over SPECULATION times one token's."""
+    """Print the time of a few new tokens after KEYS; return what is a cliff."""
     print(f"\nNew tokens of one request after {KEYS} keys, 32 query heads, us:\n")
     print(f"| new tokens | {' | '.join(f'group {group}' for group in GROUPS)} |")
     print(f"| --- |{' ---: |' * len(GROUPS)}")
-    missed, last = [], dict.fromkeys(GROUPS, math.inf)
-    one = dict.fromkeys(GROUPS, math.inf)
+    times: dict[int, dict[int, float]] = {group: {} for group in GROUPS}
     for new in NEW_TOKENS:
-        times = {}
-        for group in GROUPS:
+        for group, taken in times.items():
             case = prepare(Speed("", [(new, KEYS)], 0, kv_heads=32 // group), device)
-            times[group] = microseconds(case.call, case.copies)
+            taken[new] = microseconds(case.call, case.copies)
             del case
-            if times[group] > STEP * last[group]:
-                grown = times[group] / last[group]
-                missed.append(f"{new} new tokens, group {group}: {grown:.2f} times the row before")
-            if new == 1:
-                one[group] = times[group]
-            if new <= SPECULATED and times[group] > SPECULATION * one[group]:
-                grown = times[group] / one[group]
-                missed.append(f"{new} new tokens, group {group}: {grown:.2f} times one token's")
-        last = times
-        print(f"| {new} | {' | '.join(f'{taken:.1f}' for taken in times.values())} |", flush=True)
-    return missed
+        print(
+            f"| {new} | {' | '.join(f'{taken[new]:.1f}' for taken in times.values())} |", flush=True
+        )
+    return [
+        f"group {group}: {cliff}"
+        for group, taken in times.items()
+        for cliff in cliffs(taken, group)
+    ]
+
+
+def cliffs(times: Mapping[int, float], group: int) -> list[str]:
+    """Return where new tokens take too long: up to SPECULATED of them over SPECULATION times one token's time, a row
+    over GROWN times the row before it, or a row over FEWER times a later one.
+
+    Args:
+        times: of each number of new tokens.
+        group: query heads to a KV head.
+    """
+    found = []
+    rows = sorted(times)
+    blocks = {new: -(-new * group // BLOCKS) for new in rows}
+
+    def compare(new: int, other: int, most: float) -> None:
+        grown = times[new] / times[other]
+        if grown > most:
+            found.append(f"{new} new tokens take {grown:.2f} times as long as {other}")
+
+    for new in rows[1:]:
+        compare(new, rows[0], SPECULATION if new <= SPECULATED else math.inf)
+    for before, new in itertools.pairwise(rows):
+        compare(new, before, GROWN * blocks[new] / blocks[before])
+    for fewer, more in itertools.combinations(rows, 2):
+        compare(fewer, more, FEWER)
+    return found
 
 
 def _beside(case: Prepared, name: str, ours: float) -> str:

@@ -341,9 +341,9 @@ def passes_of(target: Target, work: Work) -> tuple[Pass, ...]:
     """Return the launches of a step, of bf16 and head size 128, by TRITON_ATTN's tiles."""
     group = work.heads // work.kv_heads
 
-    def tile_of(rows: int) -> Tile:
+    def tile_of(rows: int, filled: bool) -> Tile:
         if rows <= max(16, group):
-            return choose_tile("decode", Shape(group, 128, plain=True), target)
+            return choose_tile("decode", Shape(group, 128, plain=True, split=not filled), target)
         return choose_short_tile(Shape(rows, 128, plain=True), target)
 
     return choose_passes(
@@ -436,6 +436,22 @@ def test_no_pass_is_launched_for_a_kind_of_request_that_is_not_there() -> None:
     passes = passes_of(SERVED[0], step_of([1] * 56 + [1024] * 8, keys=2048))
     assert [(one.first, one.last, one.segments) for one in passes] == [(1, 4, 1), (5, 1024, 1)]
     assert len(passes_of(SERVED[0], step_of([5] * 4))) == 1
+
+
+@pytest.mark.parametrize("kv_heads", [2, 8, 32])
+def test_decodes_that_leave_a_gpu_idle_have_a_tile_that_looks_up_pages_early(
+    kv_heads: int,
+) -> None:
+    """On an H200 it is faster there, and slower if the GPU is full (docs/nvidia.md)."""
+
+    def tile(requests: int) -> Tile:
+        (one,) = passes_of(SERVED[0], step_of([1] * requests, keys=4096, kv_heads=kv_heads))
+        return one.tile
+
+    full = -(-2 * SERVED[0].processors // kv_heads)
+    assert tile(1) == tile(full - 1)
+    assert tile(full) == tile(512)
+    assert (tile(1).pages_ahead, tile(full).pages_ahead) == (True, False)
 
 
 def test_a_batch_that_fills_the_gpu_is_prefilled_as_a_whole() -> None:

@@ -137,23 +137,35 @@ def test_a_case_beyond_its_limit_ends_the_attention_benchmark_with_1(
     assert attention.main([]) == 1
 
 
-def test_a_step_of_new_tokens_beyond_its_limit_is_missed(
-    load: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("group", "times", "found"),
+    [
+        (4, {1: 100.0, 4: 105.0, 16: 110.0, 17: 150.0, 32: 155.0, 33: 230.0}, []),
+        # Both are one block of rows; then one block and two.
+        (4, {4: 100.0, 5: 120.0}, ["5 new tokens take 1.20 times as long as 4"]),
+        (4, {16: 100.0, 17: 220.0}, []),
+        (4, {16: 100.0, 17: 240.0}, ["17 new tokens take 2.40 times as long as 16"]),
+        (16, {1: 100.0, 9: 190.0, 16: 210.0}, ["16 new tokens take 2.10 times as long as 1"]),
+        (1, {32: 185.0, 33: 132.0}, ["32 new tokens take 1.40 times as long as 33"]),
+    ],
+)
+def test_a_cliff_of_new_tokens_is_found(
+    load: Any, group: int, times: dict[int, float], found: list[str]
 ) -> None:
+    assert load("attention").cliffs(times, group) == found
+
+
+def test_a_cliff_of_new_tokens_is_missed(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     attention = load("attention")
     monkeypatch.setattr(attention, "prepare", lambda speed, _: speed)
     monkeypatch.setattr(
         attention.Speed, "call", property(lambda speed: speed.lengths[0][0]), raising=False
     )
     monkeypatch.setattr(attention.Speed, "copies", 1, raising=False)
-    monkeypatch.setattr(attention, "microseconds", lambda new, _: 100.0 + (90.0 if new > 4 else 0))
-    missed = attention.short_queries(None)
-    assert len(missed) == len(attention.GROUPS)
-    assert all(words.startswith("5 new tokens, group") for words in missed)
-
-    monkeypatch.setattr(attention, "microseconds", lambda new, _: 95.0 + 7.0 * new)
-    missed = attention.short_queries(None)
-    assert [words.partition(",")[0] for words in missed] == ["16 new tokens"] * 4
+    monkeypatch.setattr(attention, "microseconds", lambda new, _: 100.0 + (90.0 if new > 2 else 0))
+    assert attention.short_queries(None) == [
+        f"group {group}: 3 new tokens take 1.90 times as long as 2" for group in attention.GROUPS
+    ]
 
 
 @pytest.mark.parametrize(("more", "status"), [(1.01, 0), (1.03, 1)])

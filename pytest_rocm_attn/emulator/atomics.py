@@ -22,6 +22,7 @@ from pytest_rocm_attn.emulator.global_memory import (
 from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import f16, f32, u16, u32
 from pytest_rocm_attn.emulator.operands import Operand
+from pytest_rocm_attn.emulator.rows import Places
 from pytest_rocm_attn.emulator.step import Context, Shadows, Step
 from pytest_rocm_attn.emulator.waits import LDS, LOAD, STORE
 
@@ -235,11 +236,10 @@ def _lds(context: Context, returns: bool, combine: Combine | None, dtype: Any, s
         position = (at + m.lds.base(m, w))[active]
         given = [m.vector[key, w][active] for key in data_keys]
         values = [_numbers(given[i : i + words], dtype) for i in range(0, len(given), words)]
-        clean = [np.zeros(1, np.uint32)] * words
         found = take_turns(
             position,
-            lambda where: _numbers(m.lds.load(where, size)[0], dtype),
-            lambda where, new: m.lds.store(where, size, _words(new), clean),
+            lambda where: _numbers(m.lds.values.load(Places(where, size)), dtype),
+            lambda where, new: m.lds.store(Places(where, size), _words(new), None),
             values,
             combine,
         )

@@ -16,7 +16,7 @@ import numpy as np
 from pytest_rocm_attn.emulator.machine import SCALAR_KEY, Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import i64, u32
 from pytest_rocm_attn.emulator.operands import Operand, scalar_source
-from pytest_rocm_attn.emulator.rows import gather, scatter
+from pytest_rocm_attn.emulator.rows import Places
 from pytest_rocm_attn.emulator.step import Context, Shadows, Step
 from pytest_rocm_attn.emulator.waits import LOAD, SCALAR, STORE
 from pytest_rocm_attn.errors import EmulatorError
@@ -269,8 +269,8 @@ def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) 
 
     def load(m: Machine, w: Waves) -> None:
         position, _ = places(m, w, "reads")
-        values = gather(m.scratch, position, size)
-        shadows = gather(m.scratch_shadow, position, size)
+        at = Places(position, size)
+        values, shadows = m.scratch.load(at), m.scratch_shadow.load(at)
         if kind in SIGNED:
             values = [extended(values[0], size)]
             shadows = [np.where(shadows[0] != 0, u32(0xFFFFFFFF), u32(0))]
@@ -288,8 +288,9 @@ def _scratch(context: Context, what: str, kind: str, *, half: bool, high: bool) 
         shift = u32(16 if high else 0)
         values = [m.vector[key, w][active] >> shift for key in keys]
         shadows = [m.vector_shadow(key, w)[active] >> shift for key in keys]
-        scatter(m.scratch, position[active], size, values)
-        scatter(m.scratch_shadow, position[active], size, shadows)
+        at = Places(position[active], size)
+        m.scratch.store(at, values)
+        m.scratch_shadow.store(at, shadows)
         m.waits.issue(STORE, (), w, m.here)
 
     def taint(m: Machine, w: Waves) -> Shadows:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_rocm_attn.emulator.rows import joined, put_rows
+from pytest_rocm_attn.emulator.rows import Bytes, filled, put_rows
 from pytest_rocm_attn.emulator.waits import LDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
+    from pytest_rocm_attn.emulator.rows import Places
 
 _MARGIN = 16  # bytes beyond the end, so that lanes that are switched off may point anywhere
 
@@ -64,22 +65,22 @@ class Lds:
         granule: bytes of the smallest store that the program has: 1, 2 or 4.
 
     Attributes:
-        words: each 32 bits of all of them, and which of these bits are undefined, side by side.
+        values, shadow: the bytes of all of them, and which of their bits are undefined.
     """
 
     def __init__(self, workgroups: int, size: int, waves: int, granule: int) -> None:
         self.size, self.waves, self.granule = size, waves, granule
         self.stride = -(-(size + _MARGIN) // 16) * 16
-        self.words = np.full(
-            (workgroups * self.stride // 4, 2), 0xFFFFFFFF, np.uint32
-        )  # NaN, if anything
+        room = workgroups * self.stride
+        self.values, self.shadow = Bytes(filled(room)), Bytes(filled(room))
         self.judged = waves > 1
         self._epoch = np.ones(workgroups, np.int32)
         if self.judged:
-            cells = workgroups * self.stride // granule
+            cells = room // granule
             # epoch * 64 + wave of the last writer; epoch of each wave's last read
             self._writer = np.zeros(cells, np.int32)
             self._readers = np.zeros((waves, cells), np.int32)
+            self._last = np.empty(cells, np.int32)  # to find out whether places are distinct
         # Since the last barrier, oldest first.
         self._accesses: list[_Access] = []
         # Stores that their waves may not have waited for: these, and the number of the store in each.
@@ -95,7 +96,8 @@ class Lds:
     ) -> tuple[int, int]:
         """Raise a fault if an active lane's bytes lie outside; return offsets between which they all lie."""
         if machine.exec_is_full:
-            low, high = int(offset.min()), int(offset.max()) + size
+            low = int(np.minimum.reduce(offset, axis=None))
+            high = int(np.maximum.reduce(offset, axis=None)) + size
             if high <= self.size:
                 return low, high
         bad = (offset + size > self.size) & active
@@ -107,56 +109,26 @@ class Lds:
             )
         return 0, self.size
 
-    def load(self, position: Array, size: int) -> tuple[list[Array], list[Array]]:
-        """Return the words at positions, and their undefined bits; 8 or 16 bits zero-extended."""
-        if size >= 4 and not (position & 3).any():
-            row = _row(position, size)
-            cells, index = self.words.reshape(-1, row // 2), position // row
-            rows = [cells.take(index + i, axis=0) for i in range(size // row)]
-            return (
-                [one[..., word] for one in rows for word in range(0, row // 2, 2)],
-                [one[..., word] for one in rows for word in range(1, row // 2, 2)],
-            )
-        place = _place(position)
-        if size == 2 and not (position & 1).any():
-            halves, place = self.words.view(np.uint16).reshape(-1), place >> 1
-            return [halves[place].astype(np.uint32)], [halves[place + 2].astype(np.uint32)]
-        whole = self.words.view(np.uint8).reshape(-1)
-        places = [_place(position + byte) for byte in range(size)]
-        values, shadows = (joined([whole[one + far] for one in places]) for far in (0, 4))
-        return values, shadows
+    def load(self, at: Places) -> tuple[list[Array], list[Array] | None]:
+        """Return the words at places, and their undefined bits unless there are none."""
+        shadows = self.shadow.load(at)
+        unsure = any(np.count_nonzero(one) for one in shadows)
+        return self.values.load(at), shadows if unsure else None
 
-    def store(
-        self,
-        position: Array,
-        size: int,
-        values: Sequence[Array],
-        shadows: Sequence[Array],
-    ) -> None:
-        """Write words, or one of 8 or 16 bits."""
-        if size >= 4 and not (position & 3).any():
-            row = _row(position, size)
-            cells, index = self.words.reshape(-1, row // 2), position // row
-            for i in range(size // row):
-                whole = np.empty((*position.shape, row // 2), np.uint32)
-                for word in range(row // 4):
-                    whole[..., 2 * word] = values[i + word]
-                    whole[..., 2 * word + 1] = shadows[i + word]
-                put_rows(cells, index + i, whole)
-            return
-        whole = self.words.view(np.uint8).reshape(-1)
-        for byte in range(size):
-            place, shift = _place(position + byte), np.uint32(8 * (byte % 4))
-            whole[place] = (values[byte // 4] >> shift).astype(np.uint8)
-            whole[place + 4] = (shadows[byte // 4] >> shift).astype(np.uint8)
+    def store(self, at: Places, values: Sequence[Array], shadows: Sequence[Array] | None) -> None:
+        """Write words, or one of 8 or 16 bits; without shadows, all of them are defined."""
+        self.values.store(at, values)
+        if shadows is None:
+            self.shadow.clear(at)
+        else:
+            self.shadow.store(at, shadows)
 
     # --- conflicts ---
 
     def note_load(
         self,
         machine: Machine,
-        position: Array,
-        size: int,
+        at: Places,
         active: Array,
         reach: tuple[int, int],
     ) -> None:
@@ -167,19 +139,18 @@ class Lds:
         """
         if not self.judged:
             return
-        access = self._access(machine, position, size, active, reach, store=False)
+        access = self._access(machine, at, active, reach, store=False)
         if self._may_meet(access, stores=True):
             bad, writer = self._foreign(access)
             bad &= active[..., None]
             if bad.any():
-                self._conflict(machine, position, bad, writer % 64, "reads", "wrote")
+                self._conflict(machine, at, bad, writer % 64, "reads", "wrote")
         self._accesses.append(access)
 
     def note_store(
         self,
         machine: Machine,
-        position: Array,
-        size: int,
+        at: Places,
         values: Sequence[Array],
         active: Array,
         sequence: Array,
@@ -193,36 +164,36 @@ class Lds:
         """
         if not self.judged:
             return
-        access = self._access(machine, position, size, active, reach, store=True)
+        access = self._access(machine, at, active, reach, store=True)
         chosen = active[..., None]
         if self._may_meet(access, stores=True):
             bad, writer = self._foreign(access)
             bad &= chosen
             if bad.any():
-                bad &= self._changes(position, size, values)
+                bad &= self._changes(at, values)
                 if bad.any():
-                    self._conflict(machine, position, bad, writer % 64, "writes", "wrote")
+                    self._conflict(machine, at, bad, writer % 64, "writes", "wrote")
         if self._may_meet(access, stores=False):
             epoch = access.epoch[:, None, None]
             noted = [_noted(one, access.cell, access.count) == epoch for one in self._readers]
             readers = np.stack(noted) & chosen
             readers &= np.arange(self.waves)[:, None, None, None] != access.wave[:, None, None]
             if readers.any():
-                readers &= self._changes(position, size, values)
+                readers &= self._changes(at, values)
                 if readers.any():
                     found: Array = np.asarray(readers.any(axis=0))
                     them = readers.argmax(axis=0)
-                    self._conflict(machine, position, found, them, "writes", "read")
+                    self._conflict(machine, at, found, them, "writes", "read")
         self._accesses.append(access)
         self._late.append((machine.rows, sequence, access))
 
     def check_stored(
-        self, machine: Machine, position: Array, size: int, values: Sequence[Array], active: Array
+        self, machine: Machine, at: Places, values: Sequence[Array], active: Array
     ) -> None:
         """Raise a fault if two waves wrote different values to one place by the store that was just made."""
-        if not self.judged:
+        if not self.judged or self._distinct(machine, at, active):
             return
-        lost = self._changes(position, size, values) & active[..., None]
+        lost = self._changes(at, values) & active[..., None]
         if not lost.any():
             return
         self._note()
@@ -230,24 +201,32 @@ class Lds:
         writer = _noted(self._writer, access.cell, access.count)
         lost = lost & (writer != access.mine[:, None, None])
         if lost.any():
-            self._conflict(machine, position, lost, writer % 64, "writes", "writes")
+            self._conflict(machine, at, lost, writer % 64, "writes", "writes")
+
+    def _distinct(self, machine: Machine, at: Places, active: Array) -> bool:
+        """Return whether no two active lanes point at the same bytes; False if that takes long to see."""
+        if at.row != at.size:
+            return False
+        index = at.index if machine.exec_is_full else at.index[active]
+        number = np.arange(index.size, dtype=np.int32).reshape(index.shape)
+        self._last[index] = number
+        return not np.count_nonzero(self._last.take(index) != number)
 
     def _access(
         self,
         machine: Machine,
-        position: Array,
-        size: int,
+        at: Places,
         active: Array,
         reach: tuple[int, int],
         *,
         store: bool,
     ) -> _Access:
-        count = max(1, size // self.granule)
-        if size & size - 1 or (position & size - 1).any():
-            first = np.arange(0, size, self.granule)
-            cell, count = (position[..., None] + first) // self.granule, 1
-        else:
-            cell = position // (count * self.granule)
+        count, cell = max(1, at.size // self.granule), at.index
+        if at.row != at.size:
+            first = np.arange(0, at.size, self.granule)
+            cell, count = (at.position[..., None] + first) // self.granule, 1
+        elif at.size < self.granule:
+            cell = at.position // self.granule
         number = machine.workgroup
         wave, kept = machine.rows % self.waves, None if machine.exec_is_full else active.copy()
         return _Access(store, number, self._epoch[number], wave, cell, count, kept, *reach)
@@ -279,10 +258,10 @@ class Lds:
         epoch, mine = access.epoch[:, None, None], access.mine[:, None, None]
         return (writer >> 6 == epoch) & (writer != mine), writer
 
-    def _changes(self, position: Array, size: int, values: Sequence[Array]) -> Array:
+    def _changes(self, at: Places, values: Sequence[Array]) -> Array:
         """Return where other bytes lie than these values, [waves, lanes, 1]."""
-        keep = np.uint32((1 << 8 * min(size, 4)) - 1)
-        words = zip(self.load(position, size)[0], values, strict=True)
+        keep = np.uint32((1 << 8 * min(at.size, 4)) - 1)
+        words = zip(self.values.load(at), values, strict=True)
         differ = [before ^ after for before, after in words]
         changes: Array = functools.reduce(np.bitwise_or, differ) & keep != 0
         return changes[..., None]
@@ -321,7 +300,7 @@ class Lds:
     def _conflict(
         self,
         machine: Machine,
-        position: Array,
+        at: Places,
         bad: Array,
         other: Array,
         verb: str,
@@ -329,7 +308,7 @@ class Lds:
     ) -> None:
         where, lane, cell = np.argwhere(bad)[0]
         wave = int(machine.rows[where] % self.waves)
-        offset = int(np.broadcast_to(position, bad.shape[:2])[where, lane] % self.stride)
+        offset = int(np.broadcast_to(at.position, bad.shape[:2])[where, lane] % self.stride)
         raise machine.fault(
             f"race: wave {wave} {verb} offset {offset} of LDS, which wave"
             f" {int(other[where, lane, cell])} of the same workgroup {their}, with no barrier between"
@@ -348,14 +327,3 @@ def _put(notes: Array, cell: Array, count: int, note: Array, active: Array | Non
     if active is not None:
         cell, notes_of = cell[active], notes_of[active]
     put_rows(notes.reshape(-1, count), cell, notes_of)
-
-
-def _row(position: Array, size: int) -> int:
-    """Return how many bytes can be moved at once: a whole access if it lies at a multiple of its size."""
-    return size if size in (8, 16) and not (position & size - 1).any() else 4
-
-
-def _place(position: Array) -> Array:
-    """Return where a byte lies among words that have their undefined bits next to them."""
-    place: Array = position >> 2 << 3 | position & 3
-    return place

@@ -12,6 +12,7 @@ import numpy as np
 from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import u32
 from pytest_rocm_attn.emulator.operands import Operand
+from pytest_rocm_attn.emulator.rows import Places
 from pytest_rocm_attn.emulator.step import Context, Shadows, Step
 from pytest_rocm_attn.emulator.waits import LDS
 from pytest_rocm_attn.errors import EmulatorError
@@ -56,13 +57,13 @@ def smallest_store(names: set[str]) -> int:
 
 def _places(
     m: Machine, w: Waves, address: int, offset: int, size: int, verb: str
-) -> tuple[Array, Array, tuple[int, int]]:
+) -> tuple[Places, Array, tuple[int, int]]:
     active = m.exec
     at = m.vector[address].astype(np.int64) + offset
     reach = m.lds.check(m, at, size, active, verb)
     if not m.exec_is_full:
         at = np.where(active, at, 0)
-    return at + m.lds.base(m, w), active, reach
+    return Places(at + m.lds.base(m, w), size), active, reach
 
 
 def _read(
@@ -80,22 +81,24 @@ def _read(
     def run(m: Machine, w: Waves) -> None:
         read = [_places(m, w, address.index, offset, size, "reads") for offset in offsets]
         number = register
-        for position, active, reach in read:
-            m.lds.note_load(m, position, size, active, reach)
-            values, shadows = m.lds.load(position, size)
+        for at, active, reach in read:
+            m.lds.note_load(m, at, active, reach)
+            values, shadows = m.lds.load(at)
             if kind[0] == "i":
                 shift = np.int32(32 - 8 * size)
                 values = [(values[0].view(np.int32) << shift >> shift).view(np.uint32)]
-                shadows = [np.where(shadows[0] != 0, u32(0xFFFFFFFF), u32(0))]
-            for value, shadow in zip(values, shadows, strict=True):
-                if half:
-                    m.write_half(number, high, w, value & u32(0xFFFF))
-                    _leave_half(m, number, w, shadow, high)
-                else:
-                    m.write(number, w, value)
-                    if shadow.any():
-                        m.late.append((number, shadow))
+                if shadows is not None:
+                    shadows = [np.where(shadows[0] != 0, u32(0xFFFFFFFF), u32(0))]
+            if half:
+                m.write_half(number, high, w, values[0] & u32(0xFFFF))
+                _leave_half(m, number, w, _DEFINED if shadows is None else shadows[0], high)
                 number += 1
+                continue
+            for value in values:
+                m.write(number, w, value)
+                number += 1
+            for key, shadow in enumerate(shadows or (), number - words):
+                m.late.append((key, shadow))
         m.waits.issue(LDS, keys, w, m.here)
 
     def taint(m: Machine, w: Waves) -> Shadows:
@@ -125,22 +128,19 @@ def _write(
     def run(m: Machine, w: Waves) -> None:
         sequence = m.waits.issue(LDS, (), w, m.here)
         for one, offset in zip(data, offsets, strict=True):
-            position, active, reach = _places(m, w, address.index, offset, size, "writes")
+            at, active, reach = _places(m, w, address.index, offset, size, "writes")
             registers = range(one.index, one.index + words)
-            values = [m.vector[key, w] >> shift for key in registers]
-            m.lds.note_store(m, position, size, values, active, sequence, reach)
-            shadows: list[Array] = []
+            values = [m.vector[key] >> shift if high else m.vector[key] for key in registers]
+            m.lds.note_store(m, at, values, active, sequence, reach)
+            shadows: list[Array] | None = None
             if not m.undefined.keys().isdisjoint(registers):
                 shadows = [m.vector_shadow(key, w) >> shift for key in registers]
-            shadows = shadows or [_DEFINED] * words
             if m.exec_is_full:
-                m.lds.store(position, size, values, shadows)
+                m.lds.store(at, values, shadows)
             else:
-                chosen = [
-                    [one[active] if one.ndim else one for one in part] for part in (values, shadows)
-                ]
-                m.lds.store(position[active], size, *chosen)
-            m.lds.check_stored(m, position, size, values, active)
+                left = None if shadows is None else [one[active] for one in shadows]
+                m.lds.store(at.chosen(active), [one[active] for one in values], left)
+            m.lds.check_stored(m, at, values, active)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         m.demand("the address of an LDS store", m.vector_shadow(address.index, w), m.exec[w])
@@ -166,14 +166,13 @@ def _transposed(context: Context, bits: int) -> Step:
         return [picked[0] | picked[1] << u32(16), picked[2] | picked[3] << u32(16)]
 
     def run(m: Machine, w: Waves) -> None:
-        position, active, reach = _places(m, w, address, offset, 8, "reads")
-        m.lds.note_load(m, position, 8, active, reach)
-        values, shadows = m.lds.load(position, 8)
-        pairs = zip(keys, exchanged(values), exchanged(shadows), strict=True)
-        for key, value, shadow in pairs:
+        at, active, reach = _places(m, w, address, offset, 8, "reads")
+        m.lds.note_load(m, at, active, reach)
+        values, shadows = m.lds.load(at)
+        for key, value in zip(keys, exchanged(values), strict=True):
             m.write(key, w, value)
-            if shadow.any():
-                m.late.append((key, shadow))
+        if shadows is not None:
+            m.late += zip(keys, exchanged(shadows), strict=True)
         m.waits.issue(LDS, keys, w, m.here)
 
     def taint(m: Machine, w: Waves) -> Shadows:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_rocm_attn.emulator.rows import Bytes, filled
 from pytest_rocm_attn.emulator.waits import Waits
 from pytest_rocm_attn.errors import EmulationFault
 
@@ -75,8 +76,8 @@ class Machine:
         # Private memory, lane by lane, in bytes; nothing of it is defined.
         self.scratch_bytes = scratch
         self.scratch_stride = -(-scratch // 16) * 16 + 16
-        self.scratch = np.full(count * lanes * self.scratch_stride, 0xFF, np.uint8)
-        self.scratch_shadow = np.full_like(self.scratch, 0xFF)
+        room = count * lanes * self.scratch_stride
+        self.scratch, self.scratch_shadow = Bytes(filled(room)), Bytes(filled(room))
         self.waits = Waits(count, gfx)
         # The registers that nothing has defined in any wave. Of the others, over all waves: which have
         # undefined bits, as the bits of a number, and which bits these are.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_rocm_attn.emulator.numbers import Array
-from pytest_rocm_attn.emulator.rows import joined, overwritten, put_rows
+from pytest_rocm_attn.emulator.rows import Bytes, Places, overwritten, put_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 _LOWEST = 4096
 # The whole address space of a user's process; an element is this much below its address.
 _SPACE: Any = (ctypes.c_uint8 * ((1 << 47) - _LOWEST)).from_address(_LOWEST)
-_BYTES: Array = np.frombuffer(_SPACE, dtype=np.uint8)
-_HALVES = _BYTES.view(np.uint16)
-_WORDS = _BYTES.view(np.uint32)
-_IN_ROWS = {size: _WORDS.reshape(-1, size // 4) for size in (8, 16)}
+_MEMORY = Bytes(np.frombuffer(_SPACE, dtype=np.uint8))
 _TRACKED = 1 << 28  # bytes of a region up to which its writers are noted
 
 
@@ -127,35 +124,11 @@ class Memory:
 
     def load(self, address: Array, size: int) -> list[Array]:
         """Return the words at addresses that were checked; one of 8 or 16 bits, zero-extended."""
-        index = address - _LOWEST
-        if size == 1:
-            return [_BYTES[index].astype(np.uint32)]
-        if size == 2 and not (index & 1).any():
-            return [_HALVES[index >> 1].astype(np.uint32)]
-        if size in _IN_ROWS and not (index & size - 1).any():
-            rows = _IN_ROWS[size].take(index // size, axis=0)
-            return [rows[..., i] for i in range(size // 4)]
-        if size >= 4 and not (index & 3).any():
-            words = index >> 2
-            return [_WORDS[words + i] for i in range(size // 4)]
-        return joined([_BYTES[index + byte] for byte in range(size)])
+        return _MEMORY.load(Places(address - _LOWEST, size))
 
     def store(self, address: Array, size: int, values: Sequence[Array]) -> None:
         """Write words, or one of 8 or 16 bits, at addresses that were checked."""
-        index = address - _LOWEST
-        if size == 1:
-            _BYTES[index] = values[0].astype(np.uint8)
-        elif size == 2 and not (index & 1).any():
-            _HALVES[index >> 1] = values[0].astype(np.uint16)
-        elif size in _IN_ROWS and not (index & size - 1).any():
-            put_rows(_IN_ROWS[size], index // size, np.stack(values, axis=-1))
-        elif size >= 4 and not (index & 3).any():
-            for i, value in enumerate(values):
-                _WORDS[(index >> 2) + i] = value
-        else:
-            for i, value in enumerate(values):
-                for j in range(min(size, 4)):
-                    _BYTES[index + 4 * i + j] = (value >> np.uint32(8 * j)).astype(np.uint8)
+        _MEMORY.store(Places(address - _LOWEST, size), values)
 
     # --- conflicts between workgroups ---
 

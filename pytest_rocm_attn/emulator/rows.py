@@ -16,6 +16,84 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Array = NDArray[Any]
+# Elements of each size; numpy has no integer of 16 bytes, and copies complex numbers bit by bit.
+_ELEMENTS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+
+
+class Places:
+    """Where the lanes of an instruction point.
+
+    Attributes:
+        position: in bytes.
+        size: bytes from there on.
+        row: how many bytes can be moved at once: a whole access if each lies at a multiple of its size.
+        index: positions in rows.
+    """
+
+    __slots__ = ("index", "position", "row", "size")
+
+    def __init__(self, position: Array, size: int) -> None:
+        bits = int(np.bitwise_or.reduce(position, axis=None)) | size | 16
+        self.position, self.size, self.row = position, size, bits & -bits
+        self.index: Array = position >> self.row.bit_length() - 1
+
+    def chosen(self, active: Array) -> Places:
+        """Return those of the active lanes."""
+        return Places(self.position[active], self.size)
+
+
+class Bytes:
+    """Memory in which words are read and written at any byte.
+
+    Attributes:
+        content: its bytes, a multiple of 16.
+    """
+
+    def __init__(self, content: Array) -> None:
+        self.content = content
+        self._of = {size: content.view(kind) for size, kind in _ELEMENTS.items()}
+
+    def load(self, at: Places) -> list[Array]:
+        """Return words, or one of 8 or 16 bits, zero-extended."""
+        row, table = at.row, self._of[at.row]
+        if row >= 4:
+            found: list[Array] = []
+            for part in range(at.size // row):
+                taken = table.take(at.index + part if part else at.index)
+                words = taken.view(np.uint32).reshape(*taken.shape, row // 4)
+                found += [words[..., i] for i in range(row // 4)]
+            return found
+        if row == at.size:
+            return [table.take(at.index).astype(np.uint32)]
+        return joined([self._of[1].take(at.position + byte) for byte in range(at.size)])
+
+    def store(self, at: Places, values: Sequence[Array]) -> None:
+        """Write words, or one of 8 or 16 bits."""
+        row, table = at.row, self._of[at.row]
+        if row > 4:
+            width = row // 4
+            for part in range(at.size // row):
+                words = np.empty((*at.index.shape, width), np.uint32)
+                for i in range(width):
+                    words[..., i] = values[part * width + i]
+                table[at.index + part] = words.view(table.dtype)[..., 0]
+        elif row == 4 or row == at.size:
+            for part, value in enumerate(values):
+                table[at.index + part] = value.astype(table.dtype, copy=False)
+        else:
+            for byte in range(at.size):
+                narrow = (values[byte // 4] >> np.uint32(8 * (byte % 4))).astype(np.uint8)
+                self._of[1][at.position + byte] = narrow
+
+    def clear(self, at: Places) -> None:
+        """Write zeros."""
+        for part in range(at.size // at.row):
+            self._of[at.row][at.index + part] = 0
+
+
+def filled(size: int) -> Array:
+    """Return bytes of ones: as a value a NaN, as a shadow undefined."""
+    return np.full(size, 0xFF, np.uint8)
 
 
 def put_rows(target: Array, row: Array, values: Array) -> None:
@@ -23,8 +101,8 @@ def put_rows(target: Array, row: Array, values: Array) -> None:
     size = target.shape[1] * target.itemsize
     step = next(step for step in (16, 8, 4, 2, 1) if size % step == 0)
     parts = size // step
-    elements = target.view(f"V{step}").reshape(-1)
-    given = np.ascontiguousarray(values).view(f"V{step}")
+    elements = target.view(_ELEMENTS[step]).reshape(-1)
+    given = np.ascontiguousarray(values).view(_ELEMENTS[step])
     for part in range(parts):
         elements[row * parts + part] = given[..., part]
 
@@ -52,31 +130,3 @@ def joined(parts: Sequence[Array]) -> list[Array]:
         functools.reduce(np.bitwise_or, shifted[first : first + 4])
         for first in range(0, len(shifted), 4)
     ]
-
-
-def gather(source: Array, position: Array, size: int) -> list[Array]:
-    """Return the words at positions in bytes; one of 8 or 16 bits, zero-extended."""
-    if size == 1:
-        return [source[position].astype(np.uint32)]
-    if size == 2 and not (position & 1).any():
-        return [source.view(np.uint16)[position >> 1].astype(np.uint32)]
-    if size >= 4 and not (position & 3).any():
-        words, index = source.view(np.uint32), position >> 2
-        return [words[index + i] for i in range(size // 4)]
-    return joined([source[position + byte] for byte in range(size)])
-
-
-def scatter(target: Array, position: Array, size: int, values: Sequence[Array]) -> None:
-    """Write words, or one of 8 or 16 bits, at positions in bytes."""
-    if size == 1:
-        target[position] = values[0].astype(np.uint8)
-    elif size == 2 and not (position & 1).any():
-        target.view(np.uint16)[position >> 1] = values[0].astype(np.uint16)
-    elif size >= 4 and not (position & 3).any():
-        words, index = target.view(np.uint32), position >> 2
-        for i, value in enumerate(values):
-            words[index + i] = value
-    else:
-        for i, value in enumerate(values):
-            for j in range(min(size, 4)):
-                target[position + 4 * i + j] = (value >> np.uint32(8 * j)).astype(np.uint8)

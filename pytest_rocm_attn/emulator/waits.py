@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,32 +80,46 @@ class Waits:
         self._issued = {name: np.zeros(waves, np.int64) for name in names}
         self._done = {name: np.zeros(waves, np.int64) for name in names}
         self._last_scalar = {name: np.zeros(waves, np.int64) for name in names}
-        self._pending: dict[str, dict[int, tuple[NDArray[np.int64], Any]]] = {
+        # Of registers: the operation that fills it in each wave, the greatest of these numbers, and the instruction.
+        self._pending: dict[str, dict[int, tuple[NDArray[np.int64], int, Any]]] = {
             name: {} for name in names
         }
+        self._most = dict.fromkeys(names, 0)  # no wave has more under way
         self.awaited: set[int] = set()
         self.rows: Rows = slice(None)
 
-    def issue(self, kind: str, keys: Iterable[int], waves: Rows, here: object) -> Array:
+    def issue(self, kind: str, keys: Sequence[int], waves: Rows, here: object) -> Array:
         """Note an operation that will fill registers, or none; return its number in each wave."""
         counter, rows = self._counter[kind], self._rows(waves)
         issued = self._issued[counter]
-        issued[rows] += 1
+        number: Array = issued[rows] + 1
+        issued[rows] = number
         if kind == SCALAR:
-            self._last_scalar[counter][rows] = issued[rows]
-        pending = self._pending[counter]
-        fresh = np.zeros(len(issued), np.int64)
-        fresh[rows] = issued[rows]
-        for key in keys:
-            sequence = fresh
-            if key in pending:
-                sequence = pending[key][0].copy()
-                sequence[rows] = issued[rows]
-            pending[key] = (sequence, here)
-            self.awaited.add(key)
-        if (issued[rows] - self._done[counter][rows] > self._full[counter]).any():
+            self._last_scalar[counter][rows] = number
+        if keys:
+            self._await(counter, keys, rows, number, here)
+        self._most[counter] += 1
+        if self._most[counter] > self._full[counter]:
             self.wait(counter, self._full[counter], waves)
-        return issued[rows].copy()
+            self._most[counter] = int((issued - self._done[counter]).max())
+        return number
+
+    def _await(
+        self, counter: str, keys: Sequence[int], rows: Rows, number: Array, here: object
+    ) -> None:
+        pending, count = self._pending[counter], len(self._issued[counter])
+        greatest, fresh = int(number.max()), number
+        if len(number) < count:
+            fresh = np.zeros(count, np.int64)
+            fresh[rows] = number
+        for key in keys:
+            sequence, most = fresh, greatest
+            if key in pending and len(number) < count:
+                sequence = pending[key][0].copy()
+                sequence[rows] = number
+                most = int(sequence.max())
+            pending[key] = (sequence, most, here)
+        self.awaited.update(keys)
 
     def wait(self, counter: str, most: int, waves: Rows) -> None:
         """Note that no more than most operations of a counter are under way."""
@@ -115,6 +129,7 @@ class Waits:
         issued, done = self._issued[counter][rows], self._done[counter][rows]
         if not most and len(issued) == len(self._issued[counter]):  # everything of every wave
             self._done[counter][rows] = issued
+            self._most[counter] = 0
             if self._pending[counter]:
                 self._pending[counter].clear()
                 self.awaited = {key for keys in self._pending.values() for key in keys}
@@ -128,7 +143,14 @@ class Waits:
 
     def _forget(self, counter: str) -> None:
         pending, done = self._pending[counter], self._done[counter]
-        arrived = [key for key, (sequence, _) in pending.items() if (sequence <= done).all()]
+        if not pending:
+            return
+        least, greatest = int(done.min()), int(done.max())
+        arrived = [
+            key
+            for key, (sequence, most, _) in pending.items()
+            if most <= least or (most <= greatest and (sequence <= done).all())
+        ]
         for key in arrived:
             del pending[key]
         if arrived:
@@ -148,7 +170,7 @@ class Waits:
             ordered = overtakes if counter == self._counter[LOAD] else ()
             for key in keys:
                 if key in pending and key not in ordered:
-                    sequence, here = pending[key]
+                    sequence, _, here = pending[key]
                     if (sequence[rows] > done).any():
                         return key, here
         return None

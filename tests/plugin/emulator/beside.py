@@ -98,9 +98,9 @@ class Run(Expected):
         found += self.memory_differences("global memory", self.content.numpy(), memory.content)
         for wave, one in enumerate(lds):
             stride = m.lds.stride
-            mine = m.lds.words[:, 0].copy().view(np.uint8)[wave * stride : (wave + 1) * stride]
+            mine = m.lds.values.content[wave * stride : (wave + 1) * stride]
             found += self.memory_differences("LDS", mine, one.content)
-        found += self.memory_differences("private memory", m.scratch, self.scratch.tobytes())
+        found += self.memory_differences("private memory", m.scratch.content, self.scratch.tobytes())
         return found
 
     def memory_differences(self, what: str, got: Any, wanted: Any) -> list[str]:

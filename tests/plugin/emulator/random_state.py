@@ -85,10 +85,10 @@ def machine_of(gfx: str, lanes: int, waves: int, seed: int) -> tuple[Machine, An
     machine.scalar[EXEC + 1] = 0  # stays so where waves have 32 lanes
     machine.scalar[M0] = random.integers(0, 1 << 32, waves, dtype=np.uint64)
     machine.scc[...] = random.integers(0, 2, waves).astype(bool)
-    lds.words[:, 0] = random.integers(0, 1 << 32, len(lds.words))
-    lds.words[:, 1] = 0
-    machine.scratch[...] = random.integers(0, 256, machine.scratch.shape)
-    machine.scratch_shadow[...] = 0
+    for memory in (lds.values, machine.scratch):
+        memory.content[...] = random.integers(0, 256, memory.content.shape)
+    for shadow in (lds.shadow, machine.scratch_shadow):
+        shadow.content[...] = 0
     masks = random.integers(0, 2, (waves, lanes)).astype(bool)
     masks[1:2] = True
     machine.set_mask(EXEC, EVERY, masks)

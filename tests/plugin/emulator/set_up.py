@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pytest_rocm_attn.emulator.machine import Machine
+from pytest_rocm_attn.emulator.rows import Places
 from tests.plugin.emulator.random_state import GLOBAL_BYTES, edged, machine_of
 
 
@@ -66,8 +67,8 @@ class SetUp:
             self.machine.scalar.copy(),
             self.machine.scc.copy(),
         )
-        self.lds = self.machine.lds.words[:, 0].copy().view(np.uint8)
-        self.scratch = self.machine.scratch.copy()
+        self.lds = self.machine.lds.values.content.copy()
+        self.scratch = self.machine.scratch.content.copy()
         self.memory = self.content.numpy().copy()
 
     def bits_of(self, name: str) -> int:
@@ -143,9 +144,7 @@ class SetUp:
                 if self.one.encoding == "DS":
                     at += wave * self.machine.lds.stride
                     values = np.frombuffer(bits, np.uint32)
-                    self.machine.lds.store(
-                        np.array(at), size, list(values), [np.zeros((), np.uint32)] * words
-                    )
+                    self.machine.lds.store(Places(np.array(at), size), list(values), None)
                 else:
                     at -= self.start
                     self.content[at : at + size] = torch.frombuffer(

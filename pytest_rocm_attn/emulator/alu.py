@@ -70,10 +70,7 @@ def _convert(to: str, from_: str, compute: Callable[..., Array] | None = None) -
 
 
 _shl = lambda a, b: b << (a & FIVE_BITS)
-_add = lambda a, b: a + b
-_and = lambda a, b: a & b
-_or = lambda a, b: a | b
-_xor = lambda a, b: a ^ b
+_add, _and, _or, _xor = np.add, np.bitwise_and, np.bitwise_or, np.bitwise_xor
 _left = taint.swapped(taint.shifted_left)  # the value first, the distance second
 
 INTEGER: dict[str, Alu] = {
@@ -81,15 +78,15 @@ INTEGER: dict[str, Alu] = {
     "v_accvgpr_read_b32": _u(lambda a: a, 1, taint.each_bit),
     "v_accvgpr_write_b32": _u(lambda a: a, 1, taint.each_bit),
     "v_accvgpr_mov_b32": _u(lambda a: a, 1, taint.each_bit),
-    "v_not_b32": _u(lambda a: ~a, 1, taint.each_bit),
+    "v_not_b32": _u(np.invert, 1, taint.each_bit),
     "v_bfrev_b32": _u(n.reversed_bits, 1),
     "v_ffbh_u32": _u(n.leading_zeros, 1),
     "v_ffbl_b32": _u(n.trailing_zeros, 1),
     "v_add_u32": _u(_add, 2, taint.carried),
-    "v_sub_u32": _u(lambda a, b: a - b, 2, taint.carried),
+    "v_sub_u32": _u(np.subtract, 2, taint.carried),
     "v_subrev_u32": _u(lambda a, b: b - a, 2, taint.carried),
     "v_add_i32": _u(_add, 2, taint.carried),
-    "v_sub_i32": _u(lambda a, b: a - b, 2, taint.carried),
+    "v_sub_i32": _u(np.subtract, 2, taint.carried),
     "v_and_b32": _u(_and, 2, taint.both),
     "v_or_b32": _u(_or, 2, taint.either),
     "v_xor_b32": _u(_xor, 2, taint.each_bit),
@@ -99,7 +96,7 @@ INTEGER: dict[str, Alu] = {
     "v_ashrrev_i32": Alu(
         lambda a, b: b >> (a & FIVE_BITS).view(i32), ("u32", "i32"), "i32", taint.shifted_right
     ),
-    "v_mul_lo_u32": _u(lambda a, b: a * b, 2, taint.carried),
+    "v_mul_lo_u32": _u(np.multiply, 2, taint.carried),
     "v_mul_hi_u32": _u(n.multiply_high, 2),
     "v_mul_hi_i32": _i(n.multiply_high_signed, 2),
     "v_mul_u32_u24": _u(lambda a, b: n.unsigned_24(a) * n.unsigned_24(b), 2, taint.low_24),
@@ -158,9 +155,9 @@ INTEGER: dict[str, Alu] = {
 
 FLOAT: dict[str, Alu] = {
     "v_add_f32": _f(_add, 2),
-    "v_sub_f32": _f(lambda a, b: a - b, 2),
+    "v_sub_f32": _f(np.subtract, 2),
     "v_subrev_f32": _f(lambda a, b: b - a, 2),
-    "v_mul_f32": _f(lambda a, b: a * b, 2),
+    "v_mul_f32": _f(np.multiply, 2),
     "v_mul_legacy_f32": _f(lambda a, b: np.where((a == 0) | (b == 0), f32(0), a * b), 2),
     "v_max_f32": _f(n.greater, 2),
     "v_min_f32": _f(n.lesser, 2),

@@ -1,7 +1,7 @@
 """The state of many waves that run in lockstep: registers, EXEC, undefined bits, loads under way.
 
-Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``; ``floats`` is the former as
-float32. They show
+Registers are numpy arrays: ``vector[register, wave, lane]``, ``scalar[register, wave]``; ``floats`` and ``integers``
+are the former as float32 and int32. They show
 the waves in focus, those that run together; a selection of waves is a slice that takes all of them.
 
 Besides the values there is a shadow: the bits that nothing has defined. It is kept only of registers
@@ -120,7 +120,8 @@ class Machine:
         vector, scalar, scc, mask, workgroup, grid_group = self._whole
         self.rows, self.count = rows, len(rows)
         self.vector, self.scalar = vector[:, self._at], scalar[:, self._at]
-        self.floats = self.vector.view(np.float32)
+        self.floats, self.integers = self.vector.view(np.float32), self.vector.view(np.int32)
+        self._masks: dict[int, NDArray[np.bool_]] = {}  # what was last written to scalar registers
         self.scc, self.exec = scc[self._at], mask[self._at]
         self.workgroup, self.grid_group = workgroup[self._at], grid_group[self._at]
         self.exec_is_full = bool(self.exec.all())
@@ -207,7 +208,9 @@ class Machine:
         """Write a scalar register of each wave."""
         if register == NULL:
             return
-        self.scalar[register, waves] = value
+        self.scalar[register] = value
+        if self._masks:
+            self._forget_masks(register, register)
         if register >= EXEC:
             self._exec_changed(waves)
 
@@ -215,19 +218,26 @@ class Machine:
         """Write a pair of scalar registers."""
         if register == NULL:
             return
-        self.scalar[register, waves] = (value & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        self.scalar[register + 1, waves] = (value >> np.uint64(32)).astype(np.uint32)
+        self.scalar[register] = value & np.uint64(0xFFFFFFFF)
+        self.scalar[register + 1] = value >> np.uint64(32)
+        if self._masks:
+            self._forget_masks(register, register + 1)
         if register >= EXEC:
             self._exec_changed(waves)
 
     def scalar64(self, register: int, waves: Waves) -> Array:
         """Return pairs of scalar registers as 64 bits."""
-        low = self.scalar[register, waves].astype(np.uint64)
-        return low | self.scalar[register + 1, waves].astype(np.uint64) << np.uint64(32)
+        high = self.scalar[register + 1].astype(np.uint64)
+        high <<= np.uint64(32)
+        high |= self.scalar[register]
+        return high
 
     def mask(self, register: int, waves: Waves) -> NDArray[np.bool_]:
-        """Return a lane mask kept in scalar registers as [waves, lanes]."""
-        return _unpacked(self.scalar[register : register + self.lanes // 32, waves])
+        """Return a lane mask kept in scalar registers as [waves, lanes]; never change it."""
+        found = self._masks.get(register)
+        if found is None:
+            found = _unpacked(self.scalar[register : register + self.lanes // 32])
+        return found
 
     def set_mask(self, register: int, waves: Waves, bits: Array) -> None:
         """Write a lane mask."""
@@ -235,13 +245,21 @@ class Machine:
             return
         words = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
         for word in range(self.lanes // 32):
-            self.scalar[register + word, waves] = words[:, word]
+            self.scalar[register + word] = words[:, word]
+        self._forget_masks(register, register + self.lanes // 32 - 1)
         if register >= EXEC:
             self._exec_changed(waves)
+        else:
+            self._masks[register] = bits
+
+    def _forget_masks(self, first: int, last: int) -> None:
+        """Forget what the masks of some scalar registers are; a mask may begin one before."""
+        for register in range(first - 1, last + 1):
+            self._masks.pop(register, None)
 
     def _exec_changed(self, waves: Waves) -> None:
         self.exec[waves] = self.mask(EXEC, waves)
-        self.exec_is_full = bool(self.exec.all())
+        self.exec_is_full = np.count_nonzero(self.exec) == self.exec.size
 
     # --- what is undefined ---
 
@@ -308,7 +326,7 @@ class Machine:
             where: the lanes to check; None checks all.
         """
         bad = shadow != 0 if where is None else (shadow != 0) & where
-        if bad.any():
+        if np.count_nonzero(bad):
             place = np.argwhere(np.broadcast_to(bad, bad.shape))[0]
             lane = f" of lane {int(place[-1])}" if bad.ndim > 1 and bad.shape[-1] > 1 else ""
             raise self.fault(f"uninitialised data{lane} reaches {what}")

@@ -38,8 +38,8 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
 
 def _number(result: Array, a: Array, b: Array) -> Array:
     """Replace a NaN by the number that the other one is: fmax and fmin pass on a signalling NaN."""
-    nan = np.isnan(result)
-    if nan.any():
+    nan = result != result
+    if np.count_nonzero(nan):
         result = np.where(nan, np.where(np.isnan(a), b, a), result)
     return result
 
@@ -48,7 +48,7 @@ def greater(a: Array, b: Array) -> Array:
     """The larger number; of a NaN and a number the number, of both zeros +0."""
     result = _number(np.fmax(a, b), a, b)
     zero = result == 0
-    if zero.any():
+    if np.count_nonzero(zero):
         both = (a == 0) & (b == 0) & ~(np.signbit(a) & np.signbit(b))
         result = np.where(both, np.abs(result), result)
     return result
@@ -58,7 +58,7 @@ def lesser(a: Array, b: Array) -> Array:
     """The smaller number; of a NaN and a number the number, of both zeros -0."""
     result = _number(np.fmin(a, b), a, b)
     zero = result == 0
-    if zero.any():
+    if np.count_nonzero(zero):
         signed = (np.signbit(a) & (a == 0)) | (np.signbit(b) & (b == 0))
         result = np.where(zero & signed, -np.abs(result), result)
     return result

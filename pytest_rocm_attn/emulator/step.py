@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -125,6 +126,13 @@ class Context:
                 raise EmulatorError(f"modifier {name!r}")
 
 
+_REGISTERS: dict[str, Callable[[Machine], Array]] = {
+    "u32": operator.attrgetter("vector"),
+    "i32": operator.attrgetter("integers"),
+    "f32": operator.attrgetter("floats"),
+}
+
+
 class Destination:
     """Vector registers that a result of some type goes to.
 
@@ -145,6 +153,8 @@ class Destination:
         self.high = high or operand.high
         self.keeps = keeps or self.high
         self.keys = tuple(range(self.register, self.register + max(1, self.bits // 32)))
+        # How the machine shows registers of this type, if each of them holds a result.
+        self.registers = _REGISTERS.get(kind)
 
     def write(self, machine: Machine, waves: Waves, value: Array) -> None:
         """Write a result."""

@@ -15,12 +15,13 @@ from pytest_rocm_attn.emulator.alu import ALU, Alu, saturating
 from pytest_rocm_attn.emulator.machine import VCC, Array, Machine, Waves
 from pytest_rocm_attn.emulator.names import renamed
 from pytest_rocm_attn.emulator.operands import Fetch, Operand, Source, half, parse, source
-from pytest_rocm_attn.emulator.step import Context, Destination, Shadows, Step
+from pytest_rocm_attn.emulator.step import Context, Destination, Run, Shadows, Step
 from pytest_rocm_attn.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Into = Callable[[Machine, Waves, Array], Array]
 SDWA_SELECTS = {
     **{f"BYTE_{i}": (8, 8 * i) for i in range(4)},
     "WORD_0": (16, 0),
@@ -28,28 +29,58 @@ SDWA_SELECTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Operation:
-    """A result for a destination, not yet written: dual issue reads all before it writes any."""
+    """A result for a destination, not yet written: dual issue reads all before it writes any.
+
+    Attributes:
+        value, shadow: the result and its undefined bits.
+        destination: where it goes.
+        keys: registers that it reads.
+        into: computes the result into an array; None: value must be written.
+    """
 
     value: Fetch
     shadow: Fetch
     destination: Destination
     keys: tuple[int, ...]
+    into: Into | None = None
 
     def step(self) -> Step:
         """Return the instruction that writes it."""
-        to, value, shadow = self.destination, self.value, self.shadow
-        write = to.write
-
-        def run(m: Machine, w: Waves) -> None:
-            write(m, w, value(m, w))
+        to, shadow = self.destination, self.shadow
 
         def taint(m: Machine, w: Waves) -> Shadows:
             return to.shadows(m, w, shadow(m, w))
 
         reads = self.keys + (to.keys if to.bits == 16 and to.keeps else ())
-        return Step(run, reads, to.keys, taint)
+        return Step(self._run(), reads, to.keys, taint)
+
+    def _run(self) -> Run:
+        """Return what writes the result; most results are of 32 bits, for which this is short."""
+        to, value, into = self.destination, self.value, self.into
+        registers, number = to.registers, to.register
+        if registers is None:
+            write = to.write
+            return lambda m, w: write(m, w, value(m, w))
+        if into is None:
+
+            def run(m: Machine, w: Waves) -> None:
+                result = value(m, w)
+                if m.exec_is_full:
+                    registers(m)[number] = result
+                else:
+                    np.copyto(registers(m)[number], result, "unsafe", m.exec)
+
+            return run
+
+        def compute(m: Machine, w: Waves) -> None:
+            if m.exec_is_full:
+                into(m, w, registers(m)[number])
+            else:
+                np.copyto(registers(m)[number], value(m, w), where=m.exec)
+
+        return compute
 
 
 def build(context: Context) -> Step | None:
@@ -79,7 +110,19 @@ def _operation(context: Context, *, sdwa: bool = False) -> Operation | None:
     selects = context.modifier("op_sel", [0] * (len(alu.sources) + 1))
     high = alu.result[1:] == "16" and bool(selects[len(sources) - alu.accumulates])
     to = Destination(context.operand(0), alu.result, keeps=context.keeps_half, high=high)
-    return Operation(value, shadow, to, keys_of(sources))
+    into = _into(alu.compute, sources) if finish is None else None
+    return Operation(value, shadow, to, keys_of(sources), into)
+
+
+def _into(compute: Callable[..., Array], sources: Sequence[Source]) -> Into | None:
+    """Return what computes a result into an array, if numpy has a function for it."""
+    if not isinstance(compute, np.ufunc):
+        return None
+    if len(sources) == 1:
+        (only,) = (one.fetch for one in sources)
+        return lambda m, w, out: compute(only(m, w), out)
+    first, second = (one.fetch for one in sources)
+    return lambda m, w, out: compute(first(m, w), second(m, w), out)
 
 
 def _sources(context: Context, alu: Alu, *, sdwa: bool = False) -> list[Source]:

@@ -121,10 +121,13 @@ def on_vector(vector: Operand, base: Operand, context: Context) -> Addresses:
 
     def fetch(m: Machine, w: Waves) -> tuple[Array, Array]:
         if on_scalar:
-            start = m.scalar64(scalar, w).astype(i64)[:, None]
-            return m.vector[low, w].astype(i64) + start + offset, m.exec[w]
-        address = m.vector[low, w].astype(i64) | m.vector[low + 1, w].astype(i64) << 32
-        return address + offset, m.exec[w]
+            start = m.scalar64(scalar, w).view(i64)[:, None] + offset
+            return m.vector[low] + start, m.exec
+        address = m.vector[low + 1].astype(i64)
+        address <<= 32
+        address |= m.vector[low]
+        address += offset
+        return address, m.exec
 
     def shadow(m: Machine, w: Waves) -> Array:
         if on_scalar:
@@ -145,6 +148,9 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
     vector, resource = operands[1], operands[2].index
     scalar = scalar_source(operands[3], "u32")
     offset, offen = offset_of(context), bool(context.instruction.modifiers.get("offen"))
+    moves = operands[3].kind != "constant"
+    if not moves:
+        offset += operands[3].index & 0xFFFFFFFF
     if size is None:
         match = _VECTOR.fullmatch(context.name)
         assert match is not None
@@ -152,22 +158,28 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
     reach = size
     # The last word's type, OOB_SELECT (3 is a raw buffer's; CDNA has none) and ADD_TID_ENABLE.
     mask, wanted = (u32(0xC0800000), u32(0)) if context.gfx9 else (u32(0xF0800000), u32(0x30000000))
+    sixteen = u32(16)
 
     def fetch(m: Machine, w: Waves) -> tuple[Array, Array]:
-        last = m.scalar[resource + 3, w]
-        if ((m.scalar[resource + 1, w] >> u32(16)) | ((last & mask) ^ wanted)).any():
+        words = m.scalar[resource : resource + 4]
+        if np.count_nonzero((words[1] >> sixteen) | ((words[3] & mask) ^ wanted)):
             raise m.fault(
-                f"its buffer resource is not that of a raw buffer: stride and swizzle {int(m.scalar[resource + 1, w][0]) >> 16:#x},"
-                f" last word {int(last[0]):#x}"
+                f"its buffer resource is not that of a raw buffer: stride and swizzle {int(words[1][0]) >> 16:#x},"
+                f" last word {int(words[3][0]):#x}"
             )
-        base = m.scalar[resource, w].astype(i64)
-        base |= (m.scalar[resource + 1, w].astype(i64) & 0xFFFF) << 32
-        records = m.scalar[resource + 2, w].astype(i64)[:, None]
-        inside = scalar.fetch(m, w).astype(i64)[:, None] + offset
+        base = m.scalar64(resource, w).view(i64)[:, None]
         if offen:
-            inside = m.vector[vector.index, w].astype(i64) + inside
-        active = m.exec[w] & (inside + reach <= records)
-        return np.broadcast_to(base[:, None] + inside, active.shape), active
+            inside = m.vector[vector.index].astype(i64)
+            inside += offset
+        else:
+            inside = np.full((m.count, m.lanes), offset, i64)
+        if moves:
+            inside += scalar.fetch(m, w).astype(i64)[:, None]
+        active = inside <= (words[2].astype(i64) - reach)[:, None]
+        if not m.exec_is_full:
+            active &= m.exec
+        inside += base
+        return inside, active
 
     def shadow(m: Machine, w: Waves) -> Array:
         bits = scalar.shadow(m, w)
@@ -189,18 +201,18 @@ def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: b
 
     def run(m: Machine, w: Waves) -> None:
         address, active = addresses.fetch(m, w)
-        m.memory.check(m, address, size, active, "reads")
-        m.memory.note_load(m, w, address, size, active)
-        every = bool(active.all())
+        span = m.memory.check(m, address, size, active, "reads")
+        m.memory.note_load(m, address, size, active, span)
+        every = span.every
         values = m.memory.load(address if every else np.where(active, address, m.memory.safe), size)
         if kind in SIGNED:
             values = [extended(values[0], size)]
-        for number, value in enumerate(values):
+        for number, value in enumerate(values, register):
             value = value if every else np.where(active, value, u32(0))
             if half:
                 m.write_half(register, high, w, value & u32(0xFFFF))
             else:
-                m.write(register + number, w, value)
+                m.write(number, w, value)
         m.waits.issue(LOAD, keys, w, m.here)
 
     def taint(m: Machine, w: Waves) -> Shadows:
@@ -221,10 +233,17 @@ def _store(addresses: Addresses, data: Operand, size: int, *, high: bool) -> Ste
 
     def run(m: Machine, w: Waves) -> None:
         address, active = addresses.fetch(m, w)
-        m.memory.check(m, address, size, active, "writes")
-        at = address[active]
-        values = [m.vector[register + i, w][active] >> shift for i in range(words)]
-        m.memory.note_store(m, w, at, size, values, active)
+        span = m.memory.check(m, address, size, active, "writes")
+        values = [m.vector[register + i] for i in range(words)]
+        if high:
+            values = [value >> shift for value in values]
+        if span.every:
+            at = address.reshape(-1)
+            values = [value.reshape(-1) for value in values]
+        else:
+            at = address[active]
+            values = [value[active] for value in values]
+        m.memory.note_store(m, at, size, values, active, span)
         m.memory.store(at, size, values)
         m.waits.issue(STORE, (), w, m.here)
 
@@ -319,12 +338,11 @@ def _scalar_load(context: Context, size: int, *, buffer: bool, signed: bool) -> 
     keys = tuple(SCALAR_KEY + target + word for word in range(words))
 
     def run(m: Machine, w: Waves) -> None:
-        start = m.scalar64(base, w).astype(i64)
+        start = m.scalar64(base, w).view(i64)
         if buffer:
             start = start & 0xFFFFFFFFFFFF
         address = (start + moved.fetch(m, w).astype(i64) + offset) & ~np.int64(min(size, 4) - 1)
-        everyone = np.ones(address.shape, bool)
-        m.memory.check(m, address, size, everyone, "reads")
+        m.memory.check(m, address, size, np.ones(address.shape, bool), "reads")
         values = m.memory.load(address, size)
         for word, value in enumerate([extended(values[0], size)] if signed else values):
             m.set_scalar(target + word, w, value)

@@ -6,9 +6,10 @@ before each byte is known to lie in a region.
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pytest_rocm_attn.emulator.rows import Bytes, Places, overwritten, put_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_rocm_attn.emulator.machine import Machine, Waves
+    from pytest_rocm_attn.emulator.machine import Machine
 
 _LOWEST = 4096
 # The whole address space of a user's process; an element is this much below its address.
@@ -60,6 +61,18 @@ class Region:
         return f"element {element} of {self.name}{beyond}"
 
 
+class Span(NamedTuple):
+    """Where the active lanes of an access point: all of its bytes lie from low up to high.
+
+    Attributes:
+        every: all lanes are active.
+    """
+
+    low: int
+    high: int
+    every: bool
+
+
 class Memory:
     """The regions of one launch, and who of it wrote where.
 
@@ -77,13 +90,13 @@ class Memory:
                 spans[-1][1] = max(spans[-1][1], region.end)
             else:
                 spans.append([region.start, region.end])
-        self._low = np.array([low for low, _ in spans], np.int64)
-        self._high = np.array([high for _, high in spans], np.int64)
-        self.safe = int(self._low[0])  # where lanes that do not take part may point
+        self._low = [low for low, _ in spans]
+        self._high = [high for _, high in spans]
+        self.safe = self._low[0]  # where lanes that do not take part may point
         self._writers: dict[int, Array] = {}
 
-    def check(self, machine: Machine, address: Array, size: int, active: Array, verb: str) -> None:
-        """Raise a fault unless each active lane's bytes lie in one region.
+    def check(self, machine: Machine, address: Array, size: int, active: Array, verb: str) -> Span:
+        """Raise a fault unless each active lane's bytes lie in one region; return where they lie.
 
         Args:
             address: int64, [waves, lanes] or [waves].
@@ -91,21 +104,24 @@ class Memory:
             active: which of them count.
             verb: "reads" or "writes".
         """
-        if active.all():
-            lowest, highest = int(address.min()), int(address.max())
+        every = np.count_nonzero(active) == active.size == address.size
+        if every:
+            lowest = int(np.minimum.reduce(address, axis=None))
+            highest = int(np.maximum.reduce(address, axis=None))
         else:
             lowest = int(np.min(address, where=active, initial=1 << 62))
             highest = int(np.max(address, where=active, initial=0))
         if lowest == 1 << 62:
-            return
-        span = int(np.searchsorted(self._low, lowest, "right")) - 1
+            return Span(0, 0, every)
+        span = bisect.bisect_right(self._low, lowest) - 1
         if span >= 0 and highest + size <= self._high[span]:
-            return
+            return Span(lowest, highest + size, every)
         wanted = address[active]
         spans = np.searchsorted(self._low, wanted, "right") - 1
-        bad = (spans < 0) | (wanted + size > self._high[spans])
+        bad = (spans < 0) | (wanted + size > np.array(self._high)[spans])
         if bad.any():
             raise self._outside(machine, address, size, active, int(wanted[bad][0]), verb)
+        return Span(lowest, highest + size, every)
 
     def _outside(
         self, machine: Machine, address: Array, size: int, active: Array, bad: int, verb: str
@@ -135,23 +151,22 @@ class Memory:
     def note_store(
         self,
         machine: Machine,
-        waves: Waves,
         address: Array,
         size: int,
         values: Sequence[Array],
         active: Array,
+        span: Span,
     ) -> None:
         """Note who writes, and raise a fault if another workgroup wrote something else there.
 
         Args:
             address, values: of the active lanes alone.
-            active: which lanes those are.
+            active: which lanes those are. span: what check said.
         """
         if not self.judged or not address.size:
             return
-        groups = machine.grid_group[waves][:, None]
-        mine = (np.broadcast_to(groups, active.shape)[active] + 1).astype(np.int32)
-        for region, writers, offset, chosen in self._tracked(address, size, create=True):
+        mine = self._mine(machine, active, span)
+        for region, writers, offset, chosen in self._tracked(address, size, span, create=True):
             before = writers[offset]
             foreign = (before != 0) & (before != mine[chosen])
             if foreign.any():
@@ -167,7 +182,7 @@ class Memory:
                 for byte in range(size):
                     writers[offset + byte] = mine[chosen]
             else:
-                own = np.repeat(mine[chosen, None], size, axis=1)
+                own = np.repeat(mine[chosen], size).reshape(-1, size)
                 put_rows(writers.reshape(-1, size), offset // size, own)
             lost = writers[offset] != mine[chosen]  # to another workgroup, by this instruction
             if lost.any():
@@ -177,32 +192,45 @@ class Memory:
                     self._conflict(machine, region, offset, writers[offset], mine[chosen], lost)
 
     def note_load(
-        self, machine: Machine, waves: Waves, address: Array, size: int, active: Array
+        self, machine: Machine, address: Array, size: int, active: Array, span: Span
     ) -> None:
         """Raise a fault if another workgroup of this launch wrote what is read."""
         if not self.judged or not self._writers:
             return
-        groups = machine.grid_group[waves][:, None]
-        mine = (np.broadcast_to(groups, active.shape)[active] + 1).astype(np.int32)
-        for region, writers, offset, chosen in self._tracked(address[active], size, create=False):
+        at = address[active]
+        mine = self._mine(machine, active, span)
+        for region, writers, offset, chosen in self._tracked(at, size, span, create=False):
             for byte in (0, size - 1):
                 before = writers[offset + byte]
                 foreign = (before != 0) & (before != mine[chosen])
                 if foreign.any():
                     self._conflict(machine, region, offset, before, mine[chosen], foreign)
 
+    def _mine(self, machine: Machine, active: Array, span: Span) -> Array:
+        """Return what _writers says of bytes that each active lane's workgroup has written."""
+        groups = (machine.grid_group + 1).astype(np.int32)
+        if span.every:
+            return np.repeat(groups, machine.lanes)
+        mine: Array = np.broadcast_to(groups[:, None], active.shape)[active]
+        return mine
+
     def _tracked(
-        self, address: Array, size: int, *, create: bool
-    ) -> list[tuple[Region, Array, Array, Array]]:
-        found = []
+        self, address: Array, size: int, span: Span, *, create: bool
+    ) -> list[tuple[Region, Array, Array, Array | slice]]:
+        found: list[tuple[Region, Array, Array, Array | slice]] = []
         for number, region in enumerate(self.regions):
             if not region.writable or (not create and number not in self._writers):
                 continue
             if region.end - region.start > _TRACKED:
                 continue
-            chosen = (address >= region.start) & (address + size <= region.end)
-            if not chosen.any():
+            if span.high <= region.start or region.end <= span.low:
                 continue
+            chosen: Array | slice = slice(None)
+            if not (region.start <= span.low and span.high <= region.end):
+                inside = (address >= region.start) & (address + size <= region.end)
+                if not inside.any():
+                    continue
+                chosen = inside
             if number not in self._writers:
                 room = -(-(region.end - region.start) // 16) * 16  # whole for every size of a store
                 self._writers[number] = np.zeros(room, np.int32)

@@ -70,14 +70,15 @@ def _convert(to: str, from_: str, compute: Callable[..., Array] | None = None) -
 
 
 _shl = lambda a, b: b << (a & FIVE_BITS)
+same: Callable[[Array], Array] = lambda a: a
 _add, _and, _or, _xor = np.add, np.bitwise_and, np.bitwise_or, np.bitwise_xor
 _left = taint.swapped(taint.shifted_left)  # the value first, the distance second
 
 INTEGER: dict[str, Alu] = {
-    "v_mov_b32": _u(lambda a: a, 1, taint.each_bit),
-    "v_accvgpr_read_b32": _u(lambda a: a, 1, taint.each_bit),
-    "v_accvgpr_write_b32": _u(lambda a: a, 1, taint.each_bit),
-    "v_accvgpr_mov_b32": _u(lambda a: a, 1, taint.each_bit),
+    "v_mov_b32": _u(same, 1, taint.each_bit),
+    "v_accvgpr_read_b32": _u(same, 1, taint.each_bit),
+    "v_accvgpr_write_b32": _u(same, 1, taint.each_bit),
+    "v_accvgpr_mov_b32": _u(same, 1, taint.each_bit),
     "v_not_b32": _u(np.invert, 1, taint.each_bit),
     "v_bfrev_b32": _u(n.reversed_bits, 1),
     "v_ffbh_u32": _u(n.leading_zeros, 1),

@@ -177,6 +177,7 @@ class _Reader:
         self.constants: dict[str, int] = {}
         self.section = ".text"
         self.place: Place | None = None
+        self.places: dict[str, Place] = {}  # by the line that names it
         self.gfx = ""
         self.indexed: Instruction | None = None  # the s_set_gpr_idx_on that is in force
 
@@ -184,7 +185,13 @@ class _Reader:
         described: str | None = None
         for number, line in enumerate(self.lines, 1):
             stripped = line.strip()
-            if stripped.startswith(".amdhsa_kernel "):
+            if not stripped or stripped[0] == ";":
+                continue
+            if stripped[0] != "." and described is None:  # most lines
+                self._line(stripped, number)
+            elif stripped.startswith((".loc\t", ".loc ")):
+                self._loc(stripped)
+            elif stripped.startswith(".amdhsa_kernel "):
                 described = stripped.split()[1]
                 self.directives[described] = {}
             elif stripped == ".end_amdhsa_kernel":
@@ -239,6 +246,8 @@ class _Reader:
 
     def _directive(self, line: str) -> None:
         word = line.split(None, 1)[0]
+        if word in _DATA and not _is_data(self.section):  # most are of the sections for debuggers
+            return
         rest = line[len(word) :].split(";")[0].strip()
         if word == ".amdgcn_target":
             self.gfx = rest.strip('"').rpartition("--")[2].partition(":")[0]
@@ -251,16 +260,18 @@ class _Reader:
             if match := _FILE.match(line):
                 folder = f"{match[2]}/" if match[2] and not match[3].startswith("/") else ""
                 self.files[match[1]] = folder + match[3]
-        elif word == ".loc":
-            self._loc(line)
         elif _is_data(self.section):
             self._data(word, rest)
 
     def _loc(self, line: str) -> None:
-        match = _LOC.match(line)
-        if match is not None and match[2] != "0":  # line 0: the compiler's own, stays where it was
+        place = self.places.get(line)
+        if place is None:
+            match = _LOC.match(line)
+            if match is None or match[2] == "0":  # the compiler's own, which stays where it was
+                return
             file = self.files.get(match[1], "?")
-            self.place = Place(file, int(match[2]), (match[5] or "").strip())
+            place = self.places[line] = Place(file, int(match[2]), (match[5] or "").strip())
+        self.place = place
 
     def _data(self, word: str, rest: str) -> None:
         if word in _DATA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ _MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
 _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
 SHARED = 40_000  # steps that are kept for programs to come; one takes some 3 KB
 
-_shared: dict[tuple[str, str, int], Step] = {}  # by text, target and lanes; the newest stands last
+# By text, target and lanes; the newest stands last. A plain dict would look for its oldest item ever longer.
+_shared: OrderedDict[tuple[str, str, int], Step] = OrderedDict()
 
 
 def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
@@ -62,7 +64,7 @@ def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> S
         if "(." not in instruction.text and not instruction.name.startswith("s_getpc"):
             _shared[key] = found
             if len(_shared) > SHARED:
-                del _shared[next(iter(_shared))]
+                _shared.popitem(last=False)
     return found
 
 

@@ -73,7 +73,7 @@ def _source(context: Context, operand: Operand, kind: str, number: int) -> Sourc
         how = context.instruction.modifiers.get(f"src{number}_sel", "DWORD")
         return sdwa_source(operand, kind, how)
     high = bool(context.modifier("op_sel", [0, 0])[number]) and kind.endswith("16")
-    return source(replace(operand, high=operand.high or high), kind)
+    return source(replace(operand, high=True) if high else operand, kind)
 
 
 def _step(context: Context, compare: Comparison, sources: list[Source], targets: list[int]) -> Step:

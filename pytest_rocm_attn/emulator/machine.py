@@ -110,7 +110,7 @@ class Machine:
         Args:
             rows: their numbers, ascending.
         """
-        if np.array_equal(rows, self.rows):
+        if len(rows) == len(self.rows) and not np.count_nonzero(rows != self.rows):
             return
         self._put_back()
         first, last = int(rows[0]), int(rows[-1])
@@ -126,7 +126,9 @@ class Machine:
         self.workgroup, self.grid_group = workgroup[self._at], grid_group[self._at]
         self.exec_is_full = bool(self.exec.all())
         self.waits.rows = self._at
-        self._bits = sum(1 << row for row in rows.tolist())
+        chosen = np.zeros(len(self._whole[2]), bool)
+        chosen[rows] = True
+        self._bits = int.from_bytes(np.packbits(chosen, bitorder="little").tobytes(), "little")
         self.undefined = self._untouched.copy()
         for key, (waves, shadow) in self._unsure.items():
             if waves & self._bits:

@@ -60,7 +60,13 @@ def _both_halves(operand: Operand, kind: str) -> Source:
     """Return a word of two halves; a float constant stands in the lower one."""
     if operand.kind == "float":
         operand = Operand("constant", float_bits(operand.number, 16))
-    return source(replace(operand, negative=False, absolute=False), "u32")
+    return source(_unsigned(operand), "u32")
+
+
+def _unsigned(operand: Operand) -> Operand:
+    if operand.negative or operand.absolute:
+        return replace(operand, negative=False, absolute=False)
+    return operand
 
 
 def _signs(context: Context, count: int) -> tuple[list[int], list[int]]:
@@ -115,10 +121,8 @@ def _words(context: Context) -> Step:
     moves = context.name == "v_pk_mov_b32"
 
     def part(operand: Operand, pick: int) -> Source:
-        plain = replace(operand, negative=False, absolute=False, count=1)
-        if operand.kind in "vs":
-            plain = replace(plain, index=operand.index + pick)
-        return source(plain, "u32" if moves else "f32")
+        one = Operand(operand.kind, operand.index + pick) if operand.kind in "vs" else operand
+        return source(_unsigned(one), "u32" if moves else "f32")
 
     sides: list[list[tuple[Source, int]]] = []
     for which in (0, 1):
@@ -163,8 +167,7 @@ def _mixed(context: Context) -> Step:
         if not is_half:
             sources.append(source(operand, "f32"))
             continue
-        plain = replace(operand, negative=False, absolute=False)
-        word = _both_halves(plain, "f16")
+        word = _both_halves(operand, "f16")
         sources.append(_widened(word, pick, operand))
     finish = output_modifiers(context, "f32")
 

@@ -131,10 +131,11 @@ class _Run:
         code, machine = self.code, self.machine
         machine.focus(rows)
         waves, size = slice(None), len(rows)
+        steps, instructions, counts = code.steps, code.program.instructions, code.counts
         while True:
-            step = code.steps[index] or code.step(index)
-            machine.here = code.program.instructions[index]
-            code.counts[index] += size
+            step = steps[index] or code.step(index)
+            machine.here = instructions[index]
+            counts[index] += size
             self.left -= 1
             if self.left < 0:
                 self._loops()

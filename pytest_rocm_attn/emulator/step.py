@@ -62,7 +62,7 @@ class Step:
 KEEPING = frozenset({"v_fmac_f16", "v_fmamk_f16", "v_fmaak_f16"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
     """What the meaning of an instruction depends on.
 

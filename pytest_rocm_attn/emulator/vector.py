@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_rocm_attn.emulator.alu import ALU, Alu, saturating
-from pytest_rocm_attn.emulator.machine import VCC, Array, Machine, Waves
+from pytest_rocm_attn.emulator.alu import ALU, Alu, same, saturating
+from pytest_rocm_attn.emulator.machine import SCALAR_KEY, VCC, Array, Machine, Waves
 from pytest_rocm_attn.emulator.names import renamed
-from pytest_rocm_attn.emulator.operands import Fetch, Operand, Source, half, parse, source
+from pytest_rocm_attn.emulator.operands import Fetch, Operand, Source, half, source
 from pytest_rocm_attn.emulator.step import Context, Destination, Run, Shadows, Step
 from pytest_rocm_attn.errors import EmulatorError
 
@@ -116,6 +116,8 @@ def _operation(context: Context, *, sdwa: bool = False) -> Operation | None:
 
 def _into(compute: Callable[..., Array], sources: Sequence[Source]) -> Into | None:
     """Return what computes a result into an array, if numpy has a function for it."""
+    if compute is same:
+        compute = np.positive
     if not isinstance(compute, np.ufunc):
         return None
     if len(sources) == 1:
@@ -128,7 +130,7 @@ def _into(compute: Callable[..., Array], sources: Sequence[Source]) -> Into | No
 def _sources(context: Context, alu: Alu, *, sdwa: bool = False) -> list[Source]:
     operands = context.operands()[1:]
     if alu.accumulates:
-        operands.append(replace(context.operand(0), negative=False, absolute=False))
+        operands.append(context.operand(0))
     if len(operands) != len(alu.sources):
         raise EmulatorError(f"{len(operands)} operands, expected {len(alu.sources)}")
     selects = context.modifier("op_sel", [0] * 4)
@@ -160,13 +162,14 @@ def combined(
         unsigned = [one.view(f"u{one.dtype.itemsize}") for one in values]
         return rule(unsigned, [one.shadow(m, w) for one in sources])
 
-    if len(fetches) == 2 and finish is None:  # most instructions: no list, no loop
+    if finish is not None:
+        return value, shadow
+    if len(fetches) == 1:  # most instructions: no list, no loop
+        (only,) = fetches
+        return lambda m, w: compute(only(m, w)), shadow
+    if len(fetches) == 2:
         first, second = fetches
-
-        def two(m: Machine, w: Waves) -> Array:
-            return compute(first(m, w), second(m, w))
-
-        return two, shadow
+        return lambda m, w: compute(first(m, w), second(m, w)), shadow
     return value, shadow
 
 
@@ -421,8 +424,7 @@ def conditional(context: Context) -> Operation:
         picked = np.where(m.mask(mask, w), chosen.shadow(m, w), otherwise.shadow(m, w))
         return np.where(m.mask_shadow(mask, w), ~unsigned.type(0), picked)
 
-    keys = keys_of(sources) + parse("s0").widened(width).keys[:0]
-    keys += replace(operands[0], kind="s", index=mask, count=width).keys
+    keys = keys_of(sources) + tuple(SCALAR_KEY + mask + word for word in range(width))
     if sdwa:
         alu = Alu(lambda a: a, (), "u32")
         wide = [Source(value, shadow, keys)]

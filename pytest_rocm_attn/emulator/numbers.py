@@ -38,7 +38,7 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
 
 def _number(result: Array, a: Array, b: Array) -> Array:
     """Replace a NaN by the number that the other one is: fmax and fmin pass on a signalling NaN."""
-    nan = result != result
+    nan = np.isnan(result)
     if np.count_nonzero(nan):
         result = np.where(nan, np.where(np.isnan(a), b, a), result)
     return result

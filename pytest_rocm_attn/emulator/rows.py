@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 # Elements of each size; numpy has no integer of 16 bytes, and copies complex numbers bit by bit.
-_ELEMENTS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+_ELEMENTS: dict[int, Any] = {
+    1: np.uint8,
+    2: np.uint16,
+    4: np.uint32,
+    8: np.uint64,
+    16: np.complex128,
+}
 
 
 class Places:

@@ -100,7 +100,9 @@ class Run(Expected):
             stride = m.lds.stride
             mine = m.lds.values.content[wave * stride : (wave + 1) * stride]
             found += self.memory_differences("LDS", mine, one.content)
-        found += self.memory_differences("private memory", m.scratch.content, self.scratch.tobytes())
+        found += self.memory_differences(
+            "private memory", m.scratch.content, self.scratch.tobytes()
+        )
         return found
 
     def memory_differences(self, what: str, got: Any, wanted: Any) -> list[str]:

@@ -62,7 +62,7 @@ class Region:
 
 
 class Span(NamedTuple):
-    """Where the active lanes of an access point: all of its bytes lie from low up to high.
+    """The place of an access: the bytes of all active lanes lie from low up to high.
 
     Attributes:
         every: all lanes are active.

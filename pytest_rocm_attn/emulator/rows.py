@@ -27,7 +27,7 @@ _ELEMENTS: dict[int, Any] = {
 
 
 class Places:
-    """Where the lanes of an instruction point.
+    """What the lanes of an instruction point at.
 
     Attributes:
         position: in bytes.

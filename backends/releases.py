@@ -425,20 +425,20 @@ def _ultraquant_layouts(
 
     The automatic choice is not limited so (get_valid_backends passes no is_ultraquant_run, v0.33.0).
     """
-    return {
-        name: (
-            Limit(
-                "layout",
-                lambda request, gpu, layouts=layouts: (  # type: ignore[misc]
-                    request.run_cache != "ultraquant_4bit" or "LBNHC" in layouts
-                ),
-                "the class shares a cache layout with ULTRAQUANT, or no layer uses it",
-                f"shares no KV cache layout with ULTRAQUANT (LBNHC); its own: {', '.join(layouts)}",
-                "",
-                f"{ROCM}, _get_invalid_reasons (v{release})",
-                alone=True,
-            ),
+
+    def limit(layouts: list[str]) -> Limit:
+        return Limit(
+            "layout",
+            lambda request, gpu: request.run_cache != "ultraquant_4bit" or "LBNHC" in layouts,
+            "the class shares a cache layout with ULTRAQUANT, or no layer uses it",
+            f"shares no KV cache layout with ULTRAQUANT (LBNHC); its own: {', '.join(layouts)}",
+            "",
+            f"{ROCM}, _get_invalid_reasons (v{release})",
+            alone=True,
         )
+
+    return {
+        name: (limit(layouts),)
         for name, of in declared.items()
         if (layouts := of.entry.get("layouts", "").split())
     }

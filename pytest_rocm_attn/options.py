@@ -145,7 +145,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError  # noqa: TRY004  # of its text, as the others
+        raise ValueError  # noqa: TRY004  the caller reports a text, not a type
     return data
 
 

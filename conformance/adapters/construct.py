@@ -62,7 +62,7 @@ def step(stage: Stage, doing: str) -> Iterator[None]:
     """Note, on whatever is raised inside, what was being done."""
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # whatever it is, it goes on to the caller
         if step_of(error) is None:
             error.add_note(Step.of(stage, doing))
         raise

@@ -152,7 +152,7 @@ def _converse(
     except UnreadableError as error:
         process.end(kill=True)
         return Crashed(type(error).__name__, f"{type(error).__name__}: {error}")
-    except BaseException:
+    except BaseException:  # an interrupt too must leave no process behind
         with contextlib.suppress(WorkerError):
             process.end(kill=True)
         raise

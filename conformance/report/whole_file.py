@@ -26,6 +26,6 @@ def write(path: Path, content: bytes) -> None:
         with written.open("xb") as file:
             file.write(content)
         written.replace(path)
-    except BaseException:
+    except BaseException:  # an interrupt too must leave no half-written file
         written.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ from pytest_rocm_attn.mock.import_watch import when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from pytest_rocm_attn.mock.patching import Layer
 
@@ -53,7 +54,7 @@ def _enter() -> None:
 
 def _importing() -> bool:
     """Whether the caller runs for the body of a module that is being imported."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if frame.f_code.co_name == "<module>":
             above = frame.f_back
@@ -61,5 +62,5 @@ def _importing() -> bool:
                 if above.f_code.co_name == "exec_module":
                     return True
                 above = above.f_back
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        frame = frame.f_back
     return False

@@ -185,7 +185,7 @@ class MockRocm:
         layer = Layer()
         try:
             self._install(layer)
-        except BaseException:
+        except BaseException:  # an interrupt too must leave nothing patched
             layer.close()
             raise
         self._layer = layer

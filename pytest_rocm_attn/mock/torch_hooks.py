@@ -256,7 +256,7 @@ class _Hooks:
         self.started()
         if self._device.gpu.amdsmi is Amdsmi.EMPTY:
             # Once started, torch asks HIP for the count; before that an empty list means no GPU.
-            sys.modules["torch.cuda"]._initialized = True  # type: ignore[attr-defined]
+            sys.modules["torch.cuda"]._initialized = True  # type: ignore[attr-defined]  # torch has it
         if not _calls(caller.f_code, caller.f_lasti, "_lazy_init"):
             raise needs_device("a tensor on device 'cuda'", self._device.gpu.gfx)
 

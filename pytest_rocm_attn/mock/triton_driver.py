@@ -561,7 +561,7 @@ def _init_handles(original: Callable[[Any], None]) -> Callable[[Any], None]:
         token = _initialising.set(self)
         try:
             original(self)
-        except Exception:
+        except Exception:  # whatever it is, it goes on to the caller
             if _stack:
                 self._run = None  # else Triton repeats the refusal from here, unseen by us
             if (call := _call.get()) is not None:

@@ -84,10 +84,10 @@ def test_aiter_is_there_unless_said_otherwise_and_its_state_is_checked() -> None
 
 def test_amdsmi_is_whole_unless_said_otherwise_and_its_state_is_checked() -> None:
     assert Gpu("gfx942").amdsmi is Amdsmi.WHOLE
-    assert Gpu("gfx942", amdsmi="empty").amdsmi is Amdsmi.EMPTY  # type: ignore[arg-type]
+    assert Gpu("gfx942", amdsmi="empty").amdsmi is Amdsmi.EMPTY  # type: ignore[arg-type]  # a caller may be untyped
     assert [state.value for state in Amdsmi] == ["whole", "empty", "broken", "absent"]
     with pytest.raises(ValueError, match="'maybe' is not a valid Amdsmi"):
-        Gpu("gfx942", amdsmi="maybe")  # type: ignore[arg-type]
+        Gpu("gfx942", amdsmi="maybe")  # type: ignore[arg-type]  # as above
 
 
 def test_gpus_are_equal_by_name_and_the_state_of_packages() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _KEPT = (contract, deviations, session)  # see test_conformance_run.py
 with contextlib.suppress(ImportError):  # nor can torch be imported twice, as the mock would
-    import torch  # noqa: F401
+    import torch  # noqa: F401  for the runs in this process
 pytestmark = pytest.mark.usefixtures("without_torch")
 CASE = """
 [[case]]

@@ -58,7 +58,7 @@ class Channel:
             yield
         except ConnectionError:
             raise  # the other side has gone
-        except Exception as error:
+        except Exception as error:  # whatever it is, it goes on to the caller
             with contextlib.suppress(OSError, ValueError):  # a selector has closed the streams
                 self.send(wire.Ours(f"{type(error).__name__}: {text_of(error)}"))
             raise

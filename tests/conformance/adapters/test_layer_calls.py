@@ -42,7 +42,7 @@ class Complete(Root):
 class Forgetful(Root):
     ranks = 1
 
-    def forward(self, q: object) -> None: ...  # type: ignore[override]
+    def forward(self, q: object) -> None: ...  # type: ignore[override]  # that is the fault
 
 
 class WithoutRanks(Root): ...

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_rocm_attn.conformance.promise.history import KnownDefect
 from pytest_rocm_attn.conformance.report import fork
 
+if TYPE_CHECKING:
+    from pytest_rocm_attn.conformance.report.schema import Record
+
 SWITCH = KnownDefect("dead", "Nothing reads the switch", "#7", ("switch",), ("ROCM_ATTN",))
 
 
-def told(*rows: dict[str, Any], ran: int | None = None) -> list[str]:
-    cells = [(row["id"], row["gpu"]["gfx"]) for row in rows]
-    return fork.headline(rows[:ran], "vLLM 1.0.0", [SWITCH], cells)  # type: ignore[arg-type]
+def told(*rows: Record, ran: int | None = None) -> list[str]:
+    cells = [(row["id"], row["gpu"]["gfx"]) for row in rows if row["gpu"]]
+    return fork.headline(rows[:ran], "vLLM 1.0.0", [SWITCH], cells)
 
 
 def test_a_fork_without_a_difference_answers_like_its_release(record: Any) -> None:

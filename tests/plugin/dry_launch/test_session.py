@@ -262,7 +262,7 @@ def test_a_compilation_within_its_time_is_as_without_a_limit() -> None:
     for wrong in (0, -1, float("nan"), "5"):
         with (
             pytest.raises(MockArgumentError, match="positive number of seconds"),
-            dry_launch("gfx950", compile_timeout=wrong),  # type: ignore[arg-type]
+            dry_launch("gfx950", compile_timeout=wrong),  # type: ignore[arg-type]  # a caller may be untyped
         ):
             pass
 

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 _KEPT = (capabilities, contract, deviations, session)
 EVERY_GPU = "--rocm-attn-gpu=gfx90a,gfx942,gfx950,gfx1100,gfx1201"
-try:  # here, because it cannot be imported twice in one process, and a run forgets what it imported
-    import torch as _torch
-except ImportError:
-    _torch = None  # type: ignore[assignment]  # an optional module
-
-
-def needs_torch() -> None:
-    if _torch is None:
-        pytest.skip("torch is not installed")
 
 
 @pytest.fixture
@@ -53,10 +44,10 @@ def run(pytester: pytest.Pytester) -> Run:
     return run
 
 
+@pytest.mark.usefixtures("with_torch")
 def test_items_fall_short_pass_or_do_not_apply(
     run: Run, pytester: pytest.Pytester, write_tiny_fork: Callable[[Path], str]
 ) -> None:
-    needs_torch()
     selector = write_tiny_fork(pytester.path)
     pytester.syspathinsert()
     tier = "rocm-attn::capabilities::"
@@ -121,10 +112,10 @@ def test_items_fall_short_pass_or_do_not_apply(
     result.stdout.fnmatch_lines(["*SKIP*not applicable*no backend ROCM_AITER_TRITON_MLA*"])
 
 
+@pytest.mark.usefixtures("with_torch")
 def test_items_about_the_server_fall_short_pass_or_do_not_apply(
     run: Run, pytester: pytest.Pytester, write_tiny_fork: Callable[[Path], str]
 ) -> None:
-    needs_torch()
     selector = write_tiny_fork(pytester.path)
     pytester.syspathinsert()
     names = (
@@ -223,10 +214,10 @@ def test_a_selector_without_construct_is_said_not_to_apply(
 IMPORTS = "rocm-attn::capabilities::the-platform-imports-without-the-runtime[gfx942]"
 
 
+@pytest.mark.usefixtures("with_torch")
 def test_a_selector_whose_import_starts_the_runtime_is_found_with_the_line(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    needs_torch()
     pytester.makepyfile(eager="import torch\ntorch.cuda.get_device_name()\n" + PLAIN)
     result = run("eager.py:Plain", IMPORTS)
     assert result.parseoutcomes() == {"failed": 1}

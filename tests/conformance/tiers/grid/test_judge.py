@@ -119,8 +119,12 @@ def test_what_the_other_selector_did_not_answer_is_not_compared_and_does_not_agr
     judged = compare(plain, partly, level)
     assert (judged.compared, judged.uncompared, judged.findings) == (24, 24, [])
     # What is no answer is wrong whatever it would have been compared with, and agrees with nothing.
-    for fails in (Crashed("KeyError", "KeyError"), TimedOut(1)):
-        judged = compare(lambda c, fails=fails: fails, lambda c: missing, level)  # type: ignore[misc]
+    for failure in (Crashed("KeyError", "KeyError"), TimedOut(1)):
+
+        def fails(cell: Cell, failure: Outcome = failure) -> Outcome:
+            return failure
+
+        judged = compare(fails, lambda c: missing, level)
         assert (judged.compared, judged.uncompared, judged.required) == (0, 48, 48)
 
 

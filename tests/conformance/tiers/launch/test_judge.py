@@ -28,7 +28,7 @@ def _product(x_ptr, out_ptr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types
-def _gather(x_ptr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # likewise; its source lies in LDS
+def _gather(x_ptr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton's language; its source lies in LDS
     index = tl.arange(0, SIZE)
     tl.store(x_ptr + index, tl.gather(tl.load(x_ptr + index), index, 0))
 

@@ -24,7 +24,7 @@ ALIGNED_AND_SMALL = ALIGNED | {"tt.pointer_range": 32}
 
 
 @triton.jit
-def _looks(a, b, c, d, e, f, g, h, requests, tokens, stride):  # type: ignore[no-untyped-def]
+def _looks(a, b, c, d, e, f, g, h, requests, tokens, stride):  # type: ignore[no-untyped-def]  # Triton's language
     tl.store(a, tl.load(a))
 
 

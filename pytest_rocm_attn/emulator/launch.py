@@ -17,7 +17,15 @@ import numpy as np
 from pytest_rocm_attn.emulator.assembly import read_assembly
 from pytest_rocm_attn.emulator.lds import Lds
 from pytest_rocm_attn.emulator.lds_memory import smallest_store
-from pytest_rocm_attn.emulator.machine import EXEC, SCALAR_KEY, TTMP0, VECTORS, Array, Machine
+from pytest_rocm_attn.emulator.machine import (
+    ACCUMULATION,
+    EXEC,
+    SCALAR_KEY,
+    TTMP0,
+    VECTORS,
+    Array,
+    Machine,
+)
 from pytest_rocm_attn.emulator.memory import Memory, Region
 from pytest_rocm_attn.emulator.scheduler import Code, run
 from pytest_rocm_attn.errors import EmulationFault, EmulatorError
@@ -252,9 +260,9 @@ def _vectors(directives: dict[str, int]) -> int:
     """Return how many vector registers the machine needs; accumulation ones start at 256."""
     used = directives.get("next_free_vgpr", -1)
     offset = directives.get("accum_offset", -1)
-    if used < 0 or 0 <= offset < used:
+    if used < 0:
         return VECTORS
-    return max(used, 1)
+    return ACCUMULATION + used - offset if 0 <= offset < used else max(used, 1)
 
 
 def _aligned(content: bytes) -> Array:

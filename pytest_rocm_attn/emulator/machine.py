@@ -145,7 +145,9 @@ class Machine:
 
     def _shadow_of(self, key: int, waves: int, rows: NDArray[np.intp]) -> Array:
         """Return the shadow of rows of which some waves have ones everywhere."""
-        words = np.array([FULL if waves >> row & 1 else 0 for row in rows.tolist()], np.uint32)
+        count = len(self._whole[2])
+        bits = np.frombuffer(waves.to_bytes(-(-count // 8), "little"), np.uint8)
+        words = np.unpackbits(bits, bitorder="little")[rows] * FULL
         return words if key >= SCALAR_KEY else np.repeat(words[:, None], self.lanes, 1)
 
     def _put_back(self) -> None:
@@ -318,6 +320,12 @@ class Machine:
             new = np.empty(self.count if flat else (self.count, self.lanes), np.uint32)
             new[...] = shadow
             self.undefined[key] = new
+
+    def define_late(self) -> None:
+        """Note what the instruction that ran left undefined of its results."""
+        for key, shadow in self.late:
+            self.define(key, shadow, everywhere=False)
+        self.late.clear()
 
     def demand(self, what: str, shadow: Array, where: Array | None = None) -> None:
         """Raise a fault if undefined bits would decide something, such as a branch or an address.

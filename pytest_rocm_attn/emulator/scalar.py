@@ -254,11 +254,15 @@ def _assign(target: Operand, salu: Salu, operands: list[Operand]) -> Step:
     wide, dtype = salu.result.endswith("64"), TYPES[salu.result]
     register, compute, scc = target.index, salu.compute, salu.scc
 
+    fetches = [one.fetch for one in sources]
+
     def run(m: Machine, w: Waves) -> None:
-        values = [one.fetch(m, w) for one in sources]
-        result = np.asarray(compute(*values), dtype)
+        values = [fetch(m, w) for fetch in fetches]
+        result = compute(*values)
+        if result.dtype != dtype:
+            result = result.astype(dtype)
         if scc is not None:
-            m.scc[w] = scc(result, *values)
+            m.scc[:] = scc(result, *values)
         if wide:
             m.set_scalar64(register, w, result.view(np.uint64))
         else:

@@ -132,6 +132,7 @@ class _Run:
         machine.focus(rows)
         waves, size = slice(None), len(rows)
         steps, instructions, counts = code.steps, code.program.instructions, code.counts
+        waits, undefined, late = machine.waits, machine.undefined.keys(), machine.late
         while True:
             step = steps[index] or code.step(index)
             machine.here = instructions[index]
@@ -140,7 +141,13 @@ class _Run:
             if self.left < 0:
                 self._loops()
             if not step.control:
-                execute(step, machine, waves)
+                touched = step.touched
+                if undefined.isdisjoint(touched) and touched.isdisjoint(waits.awaited):
+                    step.run(machine, waves)
+                    if late:
+                        machine.define_late()
+                else:
+                    execute(step, machine, waves)
                 index += 1
             else:
                 following = self._control(step, index, rows)
@@ -216,24 +223,17 @@ class _Run:
 
 def execute(step: Step, machine: Machine, waves: Waves) -> None:
     """Run a step on the waves in focus, with the checks of what it touches."""
-    touched = step.touched
-    if not touched.isdisjoint(machine.waits.awaited):
+    if not step.touched.isdisjoint(machine.waits.awaited):
         _check_arrived(step, machine, waves)
-    undefined = machine.undefined
-    if undefined.keys().isdisjoint(touched):
-        step.run(machine, waves)
-    else:
-        shadows: list[tuple[int, Any]] = []
-        if not undefined.keys().isdisjoint(step.reads):
-            shadows = step.taint(machine, waves)
-        step.run(machine, waves)
-        left = dict(shadows)
-        for key in step.writes:
-            machine.define(key, left.get(key), everywhere=step.everywhere)
+    shadows: list[tuple[int, Any]] = []
+    if not machine.undefined.keys().isdisjoint(step.reads):
+        shadows = step.taint(machine, waves)
+    step.run(machine, waves)
+    left = dict(shadows)
+    for key in step.writes:
+        machine.define(key, left.get(key), everywhere=step.everywhere)
     if machine.late:
-        for key, shadow in machine.late:
-            machine.define(key, shadow, everywhere=False)
-        machine.late.clear()
+        machine.define_late()
 
 
 def _check_arrived(step: Step, machine: Machine, waves: Waves) -> None:

@@ -415,10 +415,13 @@ def conditional(context: Context) -> Operation:
             sources.append(source(operand, kind))
     otherwise, chosen = sources
     unsigned = np.dtype(f"u{bits // 8}")
+    no, yes = (one.fetch for one in sources)
+    plain = not any(one.negative or one.absolute for one in operands[1:3])
 
     def value(m: Machine, w: Waves) -> Array:
-        yes, no = chosen.fetch(m, w).view(unsigned), otherwise.fetch(m, w).view(unsigned)
-        return np.where(m.mask(mask, w), yes, no)
+        if plain:
+            return np.where(m.mask(mask, w), yes(m, w), no(m, w))
+        return np.where(m.mask(mask, w), yes(m, w).view(unsigned), no(m, w).view(unsigned))
 
     def shadow(m: Machine, w: Waves) -> Array:
         picked = np.where(m.mask(mask, w), chosen.shadow(m, w), otherwise.shadow(m, w))

@@ -42,6 +42,8 @@ _VECTOR: tuple[Build, ...] = (
 )
 _MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
 _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
+# Which of these knew a vector instruction, by name and encoding. What scalar ones mean may depend on operands.
+_knows: dict[tuple[str, str], Build] = {}
 SHARED = 40_000  # steps that are kept for programs to come; one takes some 3 KB
 
 # By text, target and lanes; the newest stands last. A plain dict would look for its oldest item ever longer.
@@ -71,8 +73,10 @@ def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> S
 def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> Step:
     name = renamed(instruction.name)
     context = Context(instruction, name, program, lanes_of_wave)
+    kind = name, instruction.encoding
+    families: tuple[Build, ...]
     if name.startswith("v_"):
-        families = _VECTOR
+        families = (_knows[kind],) if kind in _knows else _VECTOR
     elif name.startswith("s_"):
         families = _SCALAR
     else:
@@ -83,6 +87,8 @@ def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> 
         for build in families:
             step = build(context)
             if step is not None:
+                if families is _VECTOR:
+                    _knows[kind] = build
                 return step
     except (EmulatorError, ValueError, IndexError, KeyError, StopIteration) as error:
         raise EmulatorError(

@@ -7,7 +7,7 @@ half of the result reads, neg_lo and neg_hi change its sign.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,7 +69,7 @@ def _unsigned(operand: Operand) -> Operand:
     return operand
 
 
-def _signs(context: Context, count: int) -> tuple[list[int], list[int]]:
+def _signs(context: Context, count: int) -> tuple[Sequence[int], Sequence[int]]:
     low = context.modifier("neg_lo", [0] * count)
     return low, context.modifier("neg_hi", [0] * count)
 

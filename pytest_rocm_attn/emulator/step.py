@@ -110,10 +110,10 @@ class Context:
         """Return an operand as a source of a type."""
         return source(self.operand(number), kind)
 
-    def modifier(self, name: str, default: Sequence[int]) -> list[int]:
+    def modifier(self, name: str, default: Sequence[int]) -> Sequence[int]:
         """Return a list-valued modifier such as op_sel, padded by the default."""
-        found = list(self.instruction.modifiers.get(name, default))
-        return found + list(default)[len(found) :]
+        found: Sequence[int] | None = self.instruction.modifiers.get(name)
+        return default if found is None else [*found, *default[len(found) :]]
 
     def refuse(self, *modifiers: str) -> None:
         """Raise an error if the instruction has a modifier that its handler does not know.

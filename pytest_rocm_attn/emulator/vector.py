@@ -185,6 +185,8 @@ def output_modifiers(context: Context, kind: str) -> Callable[[Array], Array] | 
         EmulatorError: the result is an integer, which would saturate.
     """
     modifiers = context.instruction.modifiers
+    if not modifiers:
+        return None
     clamp = bool(modifiers.get("clamp"))
     factor = float(modifiers.get("mul", 1)) / float(modifiers.get("div", 1))
     if not clamp and factor == 1:

@@ -74,17 +74,20 @@ def main() -> None:
             say(hello)
             return examine
 
-        examine = turn_to(spec)
-        # What was imported stays, and what a compiler and an emulator make is large: with Python's own
+        # What is imported stays, and what a compiler and an emulator make is large: with Python's own
         # threshold the search for cycles took an eighth of the time.
+        gc.disable()
+        examine = turn_to(spec)
         gc.freeze()
         gc.set_threshold(100_000)
+        gc.enable()
         for line in sys.stdin:
             message = json.loads(line)
             if "backend" in message:
                 examine = turn_to(message["backend"])
             elif examine is not None:
                 say(asdict(examine(Case.from_json(message))))
+        gc.freeze()  # the process ends: nothing is left to search for
 
 
 def _load(spec: str, mock: Callable[[], object] | None = None) -> Any:

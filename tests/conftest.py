@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 import uuid
@@ -34,6 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 with contextlib.suppress(ImportError):
     importlib.import_module("hypothesis.strategies")
 
+ROOT = Path(__file__).parents[1]
 HARDWARE = Path(__file__).parent / "hardware"
 INTERPRETED = Path(__file__).parent / "backends" / "interpreted"
 
@@ -192,6 +195,42 @@ def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         return snapshot(lambda name: preserve(name) or name.partition(".")[0] in kept)
 
     monkeypatch.setattr(_pytest.pytester, "SysModulesSnapshot", keeping)
+
+
+@pytest.fixture(scope="session")
+def vllm_release() -> Callable[[str], Path]:
+    """A function that returns the folder of an unmodified release of vLLM, and skips the test without it.
+
+    ROCM_ATTN_VLLM_DIR (default /work/vllm) holds a folder for each.
+    """
+    releases = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
+
+    def vllm_release(release: str) -> Path:
+        folder = releases / release
+        if not (folder / "vllm").is_dir():
+            pytest.skip(f"vLLM {release} is not unpacked in {folder}; see docs/real-vllm.md")
+        return folder
+
+    return vllm_release
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Callable[[str], Any]]:
+    """A function that imports a script of the repository, which is in no package, for one module's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        @functools.cache
+        def script(file: str) -> Any:
+            name = Path(file).stem
+            spec = importlib.util.spec_from_file_location(name, ROOT / file)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            # Its dataclasses look there for their annotations, and other scripts for it.
+            patch.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
+            return module
+
+        yield script
 
 
 # --- pages in Chromium: ROCM_ATTN_CHROMIUM names the browser (default: Debian's) ------------------

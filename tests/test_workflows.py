@@ -5,14 +5,13 @@ CI also runs actionlint over them.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -46,15 +45,6 @@ def scripts() -> dict[str, str]:
         for number, step in enumerate(job["steps"])
         if "run" in step
     }
-
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # --- careful ------------------------------------------------------------------------------------------
@@ -148,8 +138,10 @@ RELEASED = """# Changelog
 """
 
 
-def test_a_tag_is_released_with_its_section_of_the_changelog() -> None:
-    notes = tool("release").notes
+def test_a_tag_is_released_with_its_section_of_the_changelog(
+    script: Callable[[str], Any],
+) -> None:
+    notes = script("tools/release.py").notes
     assert notes("v0.1.0", "0.1.0", RELEASED) == "### Added\n\n- Added it all.\n"
 
 
@@ -163,20 +155,23 @@ def test_a_tag_is_released_with_its_section_of_the_changelog() -> None:
     ],
 )
 def test_a_tag_that_is_not_ready_is_refused(
-    tag: str, version: str, changelog: str, words: str
+    script: Callable[[str], Any], tag: str, version: str, changelog: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
-        tool("release").notes(tag, version, changelog)
+        script("tools/release.py").notes(tag, version, changelog)
 
 
 def test_the_repository_as_it_is_reports_why_it_cannot_be_released_yet(
-    capsys: pytest.CaptureFixture[str],
+    script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool("release").main(["v9.9.9"]) == 1
+    assert script("tools/release.py").main(["v9.9.9"]) == 1
     assert capsys.readouterr().err.startswith("release: the tag is v9.9.9")
 
 
-def test_a_release_that_the_suite_does_not_know_is_found_by_its_newest_patch() -> None:
+def test_a_release_that_the_suite_does_not_know_is_found_by_its_newest_patch(
+    script: Callable[[str], Any],
+) -> None:
+    releases = script("tools/releases.py")
     fine, gone = [{"yanked": False}], [{"yanked": True}]
     index = {
         "releases": {
@@ -192,8 +187,8 @@ def test_a_release_that_the_suite_does_not_know_is_found_by_its_newest_patch() -
             "0.9.0": fine,
         }
     }
-    assert tool("releases").unknown(index, ("0.11.2", "0.33.0")) == ["0.34.10", "1.0.0"]
-    assert tool("releases").known()[-1].count(".") == 2
+    assert releases.unknown(index, ("0.11.2", "0.33.0")) == ["0.34.10", "1.0.0"]
+    assert releases.known()[-1].count(".") == 2
 
 
 def test_an_issue_is_opened_for_each_unknown_release_that_has_none(tmp_path: Path) -> None:

@@ -14,22 +14,21 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 _PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 
 
 @pytest.fixture
-def server_rows(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+def server_rows(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., dict[str, dict[str, Any]]]:
     """A function that runs tier server on an unmodified release, and returns its rows by their ids.
 
     It skips the test if the release is not unpacked. Without names of items it runs all of them.
     """
 
     def server_rows(release: str, gpu: str, *names: str) -> dict[str, dict[str, Any]]:
-        folder = RELEASES / release
-        if not folder.is_dir():
-            pytest.skip(f"vLLM {release} is not unpacked in {folder}; see docs/real-vllm.md")
+        folder = vllm_release(release)
         report = tmp_path / "report.json"
         subprocess.run(
             [

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,6 @@ from pytest_rocm_attn.conformance.causes.boxes import union_of
 from pytest_rocm_attn.conformance.promise.grid.design import standard
 
 ROOT = Path(__file__).parent.parent.parent
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 
@@ -108,12 +108,13 @@ def test_the_changelog_page_is_as_generated() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
-def test_recording_a_release_again_gives_the_same_bytes(seed: str, tmp_path: Path) -> None:
-    if not (RELEASES / "0.12.0").is_dir():
-        pytest.skip(f"vLLM 0.12.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+def test_recording_a_release_again_gives_the_same_bytes(
+    vllm_release: Callable[[str], Path], seed: str, tmp_path: Path
+) -> None:
+    releases = vllm_release("0.12.0").parent
     script = str(ROOT / "tools" / "record_baselines.py")
     subprocess.run(
-        [PYTHON, script, "0.12.0", "--releases", str(RELEASES), "--output", str(tmp_path)],
+        [PYTHON, script, "0.12.0", "--releases", str(releases), "--output", str(tmp_path)],
         env=os.environ | {"PYTHONHASHSEED": seed},
         cwd=tmp_path,
         check=True,

@@ -10,14 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pytest_rocm_attn.backends.releases import RELEASES as KNOWN
+from pytest_rocm_attn.backends.releases import RELEASES
 from pytest_rocm_attn.conformance.promise import contract, release, upstream
 
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 _PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 
@@ -127,11 +127,11 @@ FALLS_SHORT: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KNOWN)
-def test_what_falls_short_in_a_release_is_what_its_page_lists(name: str, tmp_path: Path) -> None:
-    folder = RELEASES / name
-    if not folder.is_dir():
-        pytest.skip(f"vLLM {name} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+@pytest.mark.parametrize("name", RELEASES)
+def test_what_falls_short_in_a_release_is_what_its_page_lists(
+    vllm_release: Callable[[str], Path], name: str, tmp_path: Path
+) -> None:
+    folder = vllm_release(name)
     report = tmp_path / "report.json"
     subprocess.run(
         [

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
-RELEASE = FOLDER / "0.33.0"
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 FAILS = ("FAIL ", "CRASH ", "ERROR ")
 ENUM = "AttentionBackendEnum"
@@ -48,16 +47,16 @@ MUTANTS = {
 }
 
 
-def broken(folder: Path, file: str, edits: dict[str, str]) -> Path:
-    """Return a folder that holds the release with one file changed, all others by links."""
+def broken(release: Path, folder: Path, file: str, edits: dict[str, str]) -> Path:
+    """Return a folder that holds a release with one file changed, all others by links."""
     parts = Path(file).parts
     for depth, part in enumerate(parts):
         here = folder.joinpath(*parts[:depth])
         here.mkdir()
-        for entry in RELEASE.joinpath(*parts[:depth]).iterdir():
+        for entry in release.joinpath(*parts[:depth]).iterdir():
             if entry.name != part:
                 (here / entry.name).symlink_to(entry)
-    text = (RELEASE / file).read_text()
+    text = (release / file).read_text()
     for old, new in edits.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -67,8 +66,6 @@ def broken(folder: Path, file: str, edits: dict[str, str]) -> Path:
 
 def screen_of(release: Path, tmp_path: Path, *options: str) -> list[str]:
     """Return the lines that a run on a release, which falls short, ends with."""
-    if not release.is_dir():
-        pytest.skip(f"{release.name} is not unpacked in {FOLDER}; see docs/real-vllm.md")
     done = subprocess.run(
         [
             PYTHON,
@@ -89,9 +86,13 @@ def screen_of(release: Path, tmp_path: Path, *options: str) -> list[str]:
 
 @pytest.mark.parametrize(("file", "edits", "cause"), MUTANTS.values(), ids=MUTANTS)
 def test_the_first_screen_names_what_was_changed(
-    tmp_path: Path, file: str, edits: dict[str, str], cause: str
+    vllm_release: Callable[[str], Path],
+    tmp_path: Path,
+    file: str,
+    edits: dict[str, str],
+    cause: str,
 ) -> None:
-    fork = broken(tmp_path / "fork", file, edits) if RELEASE.is_dir() else RELEASE
+    fork = broken(vllm_release("0.33.0"), tmp_path / "fork", file, edits)
     screen = screen_of(fork, tmp_path)
     causes = [line for line in screen if line.startswith(FAILS)]
     assert len(causes) <= 2, screen
@@ -101,9 +102,9 @@ def test_the_first_screen_names_what_was_changed(
 
 @pytest.mark.parametrize("release", ["0.12.0", "0.25.1", "0.33.0"])
 def test_what_a_release_does_otherwise_than_the_pull_request_fits_a_screen(
-    tmp_path: Path, release: str
+    vllm_release: Callable[[str], Path], tmp_path: Path, release: str
 ) -> None:
-    screen = screen_of(FOLDER / release, tmp_path, "--rocm-attn-contract=pr-26980")
+    screen = screen_of(vllm_release(release), tmp_path, "--rocm-attn-contract=pr-26980")
     causes = [line for line in screen if line.startswith((*FAILS, "ADVISORY "))]
     assert 1 <= len(causes) <= 12, screen
     assert len(screen) <= 60, screen

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 CELLS = standard().cells
 
@@ -81,7 +80,9 @@ class GridRun:
 
 
 @pytest.fixture(scope="module")
-def grid_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], GridRun]:
+def grid_run(
+    vllm_release: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], GridRun]:
     """A function that runs the whole grid on a release, once in this module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")  # where its own modules lie
@@ -89,9 +90,7 @@ def grid_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], GridRu
 
     @functools.cache
     def run(release: str) -> GridRun:
-        source = RELEASES / release
-        if not source.is_dir():
-            pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+        source = vllm_release(release)
         folder = tmp_path_factory.mktemp(f"vllm-{release}")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
@@ -216,10 +215,10 @@ def test_the_page_of_a_whole_grid_opens_in_two_seconds(
     assert seconds["report"] < 2 + seconds["blank"]
 
 
-def test_xdist_finds_in_a_release_what_one_process_finds(tmp_path: Path) -> None:
-    source = RELEASES / "0.12.0"
-    if not source.is_dir():
-        pytest.skip(f"vLLM 0.12.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+def test_xdist_finds_in_a_release_what_one_process_finds(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = vllm_release("0.12.0")
     families = ("attention-types", "masks-and-scores", "sinks", "mla", "sparse")
     found = []
     for options in ((), ("-n", "2")):

@@ -10,13 +10,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 SELECTION = Path("vllm/platforms/rocm.py")
 DECLARED = "rocm-attn-deviations.toml"
@@ -140,11 +140,13 @@ def failing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module", params=MUTATIONS)
-def accepted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def accepted(
+    vllm_release: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
     """A release, and the deviations file that was accepted for it, as a text."""
-    release = RELEASES / request.param
-    if not release.is_dir():
-        pytest.skip(f"vLLM {request.param} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    release = vllm_release(request.param)
     folder = tmp_path_factory.mktemp(f"accepted-{request.param}")
     file = folder / DECLARED
     file.write_text("")

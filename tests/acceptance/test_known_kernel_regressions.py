@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-VLLM = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 AITER_PYTHON = os.environ.get("ROCM_ATTN_AITER_PYTHON", sys.executable)
 DETECTION = Path(__file__).parents[2] / "docs" / "detection.md"
 LDS = 65536  # bytes a workgroup: gfx942 and all of RDNA (hardware.toml)
@@ -149,15 +149,17 @@ def aiter_python() -> str:
     return AITER_PYTHON
 
 
-def launched(defect: Defect, backend: str, gpu: str, folder: Path, python: str) -> tuple[int, str]:
+def launched(
+    defect: Defect, backend: str, gpu: str, folder: Path, python: str, release: Path | None
+) -> tuple[int, str]:
     """Run the family on a backend; return pytest's exit status and what it printed."""
     spec = backend
     if "\n" in backend:
         (folder / "subject.py").write_text(backend, encoding="utf-8")
         spec = "subject.py:Subject"
     env = dict(os.environ)
-    if defect.release:
-        env["PYTHONPATH"] = str(VLLM / defect.release)
+    if release:
+        env["PYTHONPATH"] = str(release)
     else:
         env["GPU_ARCHS"] = "gfx942"  # aiter 0.1.7 knows no RDNA and would not import; Triton does
     command = [
@@ -182,20 +184,25 @@ def launched(defect: Defect, backend: str, gpu: str, folder: Path, python: str) 
     ],
 )
 def test_the_defect_falls_short_and_its_absence_does_not(
-    defect: Defect, gpu: str, tmp_path: Path, request: pytest.FixtureRequest
+    defect: Defect,
+    gpu: str,
+    vllm_release: Callable[[str], Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    if defect.release and not (VLLM / defect.release).is_dir():
-        pytest.skip(f"no vLLM {defect.release} in {VLLM}; set ROCM_ATTN_VLLM_DIR")
-    python = sys.executable if defect.release else request.getfixturevalue("aiter_python")
+    if defect.release:
+        python, release = sys.executable, vllm_release(defect.release)
+    else:
+        python, release = request.getfixturevalue("aiter_python"), None
 
-    status, said = launched(defect, defect.bad, gpu, tmp_path, python)
+    status, said = launched(defect, defect.bad, gpu, tmp_path, python, release)
     assert status == 1, said
     words = re.search(f"SUBJECT for {gpu}, {defect.item}: .*" + defect.words.format(gpu=gpu), said)
     assert words, said
     if defect.words is TOO_MUCH_LDS:
         assert int(words[1]) > LDS
 
-    status, said = launched(defect, defect.good, gpu, tmp_path, python)
+    status, said = launched(defect, defect.good, gpu, tmp_path, python, release)
     assert status == 0 and re.search(r"^1 item: 1 pass \(", said, re.MULTILINE), said
 
 

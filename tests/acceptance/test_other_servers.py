@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 _PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 ADAPTERS = "pytest_rocm_attn.conformance.adapters"
 # What the wheels import on the way besides what vLLM needs: small packages.
@@ -118,12 +118,13 @@ def test_sglang_gives_amd_gpus_what_they_do_not_have(tmp_path: Path, folder: Pat
 
 
 @pytest.mark.slow
-def test_vllm_omni_undoes_its_choice_of_aiter(tmp_path: Path, folder: Path) -> None:
-    if not (RELEASES / "0.30.0").is_dir():
-        pytest.skip(f"vLLM 0.30.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+def test_vllm_omni_undoes_its_choice_of_aiter(
+    vllm_release: Callable[[str], Path], tmp_path: Path, folder: Path
+) -> None:
+    vllm = vllm_release("0.30.0")
     rows = run(
         tmp_path,
-        [unpacked("vllm-omni", folder), RELEASES / "0.30.0"],
+        [unpacked("vllm-omni", folder), vllm],
         f"--rocm-attn-selector={ADAPTERS}.vllm_omni:Stages",
         "--rocm-attn-contract=vllm-omni",
     )

@@ -9,12 +9,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-RELEASE = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.33.0"
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 _PATHS = [path for path in (os.environ.get("PYTHONPATH"),) if path]
 PLUGIN = """
@@ -41,9 +41,10 @@ def plant(folder: Path, heeds: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heeds", [True, False])
-def test_a_plugin_that_is_off_changes_nothing_or_is_found(heeds: bool, tmp_path: Path) -> None:
-    if not RELEASE.is_dir():
-        pytest.skip(f"vLLM 0.33.0 is not unpacked in {RELEASE}; see docs/real-vllm.md")
+def test_a_plugin_that_is_off_changes_nothing_or_is_found(
+    vllm_release: Callable[[str], Path], heeds: bool, tmp_path: Path
+) -> None:
+    release = vllm_release("0.33.0")
     plant(tmp_path, heeds)
     report = tmp_path / "report.json"
     subprocess.run(
@@ -55,7 +56,7 @@ def test_a_plugin_that_is_off_changes_nothing_or_is_found(heeds: bool, tmp_path:
             "rocm-attn::server::plugins-that-are-off-change-nothing[gfx942]",
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(RELEASE), str(tmp_path), *_PATHS])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(release), str(tmp_path), *_PATHS])},
         check=False,
         capture_output=True,
         timeout=900,

@@ -11,13 +11,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytest_rocm_attn.backends.releases import RELEASES
 
-FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 pytestmark = pytest.mark.slow
@@ -91,10 +91,10 @@ print("RESULT", json.dumps({"asked": len(questions), "crashed": crashed, "wrong"
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_policy_answers_as_its_release_does_for_what_later_requests_say(release: str) -> None:
-    if not (FOLDER / release).is_dir():
-        pytest.skip(f"vLLM {release} is not unpacked in {FOLDER}; see docs/real-vllm.md")
-    paths = [str(FOLDER / release), *filter(None, [os.environ.get("PYTHONPATH")])]
+def test_a_policy_answers_as_its_release_does_for_what_later_requests_say(
+    vllm_release: Callable[[str], Path], release: str
+) -> None:
+    paths = [str(vllm_release(release)), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [PYTHON, "-c", COMPARE, release, "gfx942,gfx90a,gfx1100,gfx1201"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -111,10 +111,11 @@ def test_a_policy_answers_as_its_release_does_for_what_later_requests_say(releas
     assert result["asked"] > 1000
 
 
-def test_the_table_of_declarations_is_what_the_releases_declare() -> None:
-    if not all((FOLDER / release).is_dir() for release in RELEASES):
-        pytest.skip(f"not every release is unpacked in {FOLDER}; see docs/real-vllm.md")
+def test_the_table_of_declarations_is_what_the_releases_declare(
+    vllm_release: Callable[[str], Path],
+) -> None:
+    folder, *_ = [vllm_release(release).parent for release in RELEASES]
     script = Path(__file__).parents[2] / "tools" / "record_declarations.py"
-    command = [PYTHON, str(script), "--check", "--releases", str(FOLDER)]
+    command = [PYTHON, str(script), "--check", "--releases", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -12,12 +12,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 PAGE = Path(__file__).parents[2] / "docs" / "real-vllm.md"
 PLATFORM = "vllm.platforms.rocm:RocmPlatform"
@@ -29,7 +29,7 @@ OVERRIDES = re.compile(
 
 
 def run(
-    release: str,
+    release: Path,
     tmp_path: Path,
     selector: str = PLATFORM,
     options: tuple[str, ...] = ("--rocm-attn-contract=pr-26980", "-q"),
@@ -38,11 +38,8 @@ def run(
 
 
 def printed_and_rows(
-    release: str, tmp_path: Path, selector: str, options: tuple[str, ...]
+    release: Path, tmp_path: Path, selector: str, options: tuple[str, ...]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    folder = RELEASES / release
-    if not folder.is_dir():
-        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
     report = tmp_path / "report.json"
     done = subprocess.run(
         [
@@ -53,7 +50,7 @@ def printed_and_rows(
             f"--rocm-attn-report={report}",
         ],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(folder)},
+        env=os.environ | {"PYTHONPATH": str(release)},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -75,8 +72,10 @@ def listed(release: str) -> Counter[str]:
 
 
 @pytest.mark.slow
-def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(tmp_path: Path) -> None:
-    rows = run("0.12.0", tmp_path)
+def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = run(vllm_release("0.12.0"), tmp_path)
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert failed
     assert all(BLOCK_SIZES.fullmatch(row) for row in failed)
@@ -85,8 +84,10 @@ def test_vllm_0_12_0_falls_short_in_triton_mla_block_sizes_alone(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(tmp_path: Path) -> None:
-    rows = run("0.11.2", tmp_path)
+def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = run(vllm_release("0.11.2"), tmp_path)
     failed = {str(row["id"]) for row in rows if row["verdict"] in ("fail", "crash")}
     assert "explicit-triton-attn-wins-over-aiter" in failed
     assert all(BLOCK_SIZES.fullmatch(row) or OVERRIDES.fullmatch(row) for row in failed)
@@ -94,18 +95,19 @@ def test_vllm_0_11_2_lets_flags_override_the_explicit_backend(tmp_path: Path) ->
     assert not any(row["outcome"]["kind"] == "crashed" for row in rows)
 
 
-def chain(release: str) -> str:
+def chain(release: Path) -> str:
     """Where a release keeps get_attn_backend, which reads the environment itself and caches."""
-    later = (RELEASES / release / "vllm" / "v1" / "attention" / "selector.py").is_file()
+    later = (release / "vllm" / "v1" / "attention" / "selector.py").is_file()
     return f"vllm.{'v1.' if later else ''}attention.selector:get_attn_backend"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", ["0.11.2", "0.12.0", "0.13.0", "0.18.1"])
 def test_the_full_chain_crashes_only_where_it_imports_an_aiter_that_is_not_whole(
-    release: str, tmp_path: Path
+    vllm_release: Callable[[str], Path], release: str, tmp_path: Path
 ) -> None:
-    rows = run(release, tmp_path, chain(release))
+    folder = vllm_release(release)
+    rows = run(folder, tmp_path, chain(folder))
     broken = [row for row in rows if row["outcome"]["kind"] in ("crashed", "died", "timedout")]
     assert {row["gpu"]["aiter"] for row in broken} <= {"absent", "broken", "impostor"}
     assert all(row["level"] == "advisory" for row in broken)
@@ -124,10 +126,11 @@ def required_shortfalls(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_vllm_0_12_0_has_by_its_age_the_required_shortfalls_of_the_original_contract(
-    tmp_path: Path,
+    vllm_release: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    original = run("0.12.0", tmp_path)
-    by_age = run("0.12.0", tmp_path, options=("-q",))
+    folder = vllm_release("0.12.0")
+    original = run(folder, tmp_path)
+    by_age = run(folder, tmp_path, options=("-q",))
     rows = {row["id"] for row in original}
     expected = required_shortfalls(original)
     assert {one for one in required_shortfalls(by_age) if one[0] in rows} == expected != set()
@@ -137,17 +140,22 @@ def test_vllm_0_12_0_has_by_its_age_the_required_shortfalls_of_the_original_cont
 
 
 @pytest.mark.slow
-def test_both_depths_of_vllm_0_12_0_fall_short_in_the_same_required_rows(tmp_path: Path) -> None:
-    depths = [run("0.12.0", tmp_path), run("0.12.0", tmp_path, chain("0.12.0"))]
+def test_both_depths_of_vllm_0_12_0_fall_short_in_the_same_required_rows(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = vllm_release("0.12.0")
+    depths = [run(folder, tmp_path), run(folder, tmp_path, chain(folder))]
     short = [{(r["id"], str(r["gpu"])) for r in rows if r["verdict"] == "fail"} for rows in depths]
     assert short[0] == short[1] != set()
 
 
 @pytest.mark.slow
 def test_the_documented_tier_of_0_33_0_is_a_screen_that_names_what_it_judged_by(
-    tmp_path: Path,
+    vllm_release: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    printed, rows = printed_and_rows("0.33.0", tmp_path, PLATFORM, ("--rocm-attn-tier=documented",))
+    printed, rows = printed_and_rows(
+        vllm_release("0.33.0"), tmp_path, PLATFORM, ("--rocm-attn-tier=documented",)
+    )
     assert len(rows) > 1000
     assert len(printed) <= 60, printed
     assert (

@@ -5,16 +5,14 @@ Slow; needs the releases unpacked: see test_real_vllm.py. docs/server.md says wh
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_rocm_attn.conformance.adapters import interfaces
-
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 
 WHISPER = "whisper-large-v3-starts-by-default"  # vllm-project/vllm#47035
 TURBOQUANT = "qwen3-8b-turboquant-starts-by-default"  # #54988
@@ -135,11 +133,11 @@ def test_a_release_has_what_was_reported_about_it_and_no_more(
         assert part in row["message"]
 
 
-def test_an_operator_whose_rocm_way_forgets_what_callers_give_is_found() -> None:
+def test_an_operator_whose_rocm_way_forgets_what_callers_give_is_found(
+    vllm_release: Callable[[str], Path],
+) -> None:
     """vllm-project/vllm#53943 is about a branch; release 0.30.0 has it mended, so that it is undone here."""
-    path = RELEASES / "0.30.0/vllm/model_executor/layers/sparse_attn_indexer_kpool.py"
-    if not path.is_file():
-        pytest.skip(f"vLLM 0.30.0 is not unpacked in {RELEASES}; see docs/real-vllm.md")
+    path = vllm_release("0.30.0") / "vllm/model_executor/layers/sparse_attn_indexer_kpool.py"
     source = path.read_text("utf-8")
     before, way, after = source.partition("    def forward_hip(")
     parameters, end, body = after.partition("    ):\n")

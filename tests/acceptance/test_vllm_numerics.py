@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-VLLM = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 ADAPTER = "pytest_rocm_attn.conformance.adapters.vllm_unified:UnifiedAttention"
 CASES = (
     "mixed-batch-bfloat16",
@@ -23,11 +22,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("release", ["0.11.2", "0.12.0", "0.13.0", "0.14.1", "0.18.1", "0.29.0"])
 def test_a_releases_unified_attention_is_right(
-    release: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    vllm_release: Callable[[str], Path],
+    release: str,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not (VLLM / release).is_dir():
-        pytest.skip(f"no vLLM {release} in {VLLM}; set ROCM_ATTN_VLLM_DIR")
-    monkeypatch.setenv("PYTHONPATH", str(VLLM / release))
+    monkeypatch.setenv("PYTHONPATH", str(vllm_release(release)))
     result = pytester.runpytest_subprocess(
         "--rocm-attn-conformance",
         "--rocm-attn-tier=numerics",
@@ -57,11 +57,12 @@ DECLINED = {
 
 @pytest.mark.parametrize("release", ["0.12.0", "0.20.0", "0.24.0", "0.25.1", "0.33.0"])
 def test_a_releases_kernels_read_beyond_a_request_until_they_were_mended(
-    release: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    vllm_release: Callable[[str], Path],
+    release: str,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not (VLLM / release).is_dir():
-        pytest.skip(f"no vLLM {release} in {VLLM}; set ROCM_ATTN_VLLM_DIR")
-    monkeypatch.setenv("PYTHONPATH", str(VLLM / release))
+    monkeypatch.setenv("PYTHONPATH", str(vllm_release(release)))
     names = {spec: f"B{number}" for number, spec in enumerate({spec: None for spec, _ in FOUND})}
     pytester.runpytest_subprocess(
         "--rocm-attn-conformance",
@@ -83,12 +84,12 @@ def test_a_releases_kernels_read_beyond_a_request_until_they_were_mended(
 
 
 def test_alibi_beside_sinks_is_wrong_in_0_12_0(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    vllm_release: Callable[[str], Path],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sink shows that its bias counts from the chunk's start: docs/reference/backends.md#triton-attn."""
-    if not (VLLM / "0.12.0").is_dir():
-        pytest.skip(f"no vLLM 0.12.0 in {VLLM}; set ROCM_ATTN_VLLM_DIR")
-    monkeypatch.setenv("PYTHONPATH", str(VLLM / "0.12.0"))
+    monkeypatch.setenv("PYTHONPATH", str(vllm_release("0.12.0")))
     result = pytester.runpytest_subprocess(
         "--rocm-attn-conformance",
         "--rocm-attn-tier=numerics",

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.slow
 
 RELEASES = ("0.11.2", "0.12.0", "0.13.0", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
-FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
 DEPENDENCIES = ("torch", "triton", "transformers", "pydantic", "msgspec", "regex")
 
@@ -42,21 +42,11 @@ def python() -> str:
     return PYTHON
 
 
-def release(version: str) -> Path:
-    folder = FOLDER / version
-    if not (folder / "vllm").is_dir():
-        pytest.skip(
-            f"no vLLM {version} in {FOLDER} (ROCM_ATTN_VLLM_DIR); pip download --no-deps"
-            f" vllm=={version} and unzip it there"
-        )
-    return folder
-
-
-def run(python: str, version: str, code: str, *args: str) -> Any:
+def run(python: str, release: Path, code: str, *args: str) -> Any:
     """Run code with a release on the path; return what it prints last, as JSON."""
     done = subprocess.run(
         [python, "-c", code, *args],
-        env={**os.environ, "PYTHONPATH": str(release(version)), "VLLM_LOGGING_LEVEL": "ERROR"},
+        env={**os.environ, "PYTHONPATH": str(release), "VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
         check=False,
@@ -115,9 +105,9 @@ CAPABILITY = {
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_unmodified_vllm_resolves_its_rocm_platform_on_every_target(
-    python: str, version: str
+    python: str, vllm_release: Callable[[str], Path], version: str
 ) -> None:
-    answers = run(python, version, RESOLVE, *TARGETS)
+    answers = run(python, vllm_release(version), RESOLVE, *TARGETS)
     assert len(answers) == 2 * len(TARGETS)
     for machine, answer in answers.items():
         gfx = machine.split()[0]
@@ -206,9 +196,9 @@ print(json.dumps(answers))
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_unmodified_vllm_answers_the_platform_adapter_without_a_crash(
-    python: str, version: str
+    python: str, vllm_release: Callable[[str], Path], version: str
 ) -> None:
-    answers = run(python, version, SELECT, *TARGETS)
+    answers = run(python, vllm_release(version), SELECT, *TARGETS)
     kinds = [kind for kind, *_ in answers]
     broken = [one for one in answers if one[0] not in ("selected", "refused")]
     assert not broken, json.dumps(broken[:3], indent=1)
@@ -226,6 +216,8 @@ with mock_rocm("gfx942", aiter=True):
 
 
 @pytest.mark.parametrize("version", [one for one in RELEASES if one != "0.11.2"])
-def test_a_real_vllm_config_can_be_built_on_the_mock(python: str, version: str) -> None:
+def test_a_real_vllm_config_can_be_built_on_the_mock(
+    python: str, vllm_release: Callable[[str], Path], version: str
+) -> None:
     """It cures row 10 of docs/reference/mock-surface.md#silent-downgrades, from 0.12.0 on."""
-    assert run(python, version, CONFIG) == "VllmConfig"
+    assert run(python, vllm_release(version), CONFIG) == "VllmConfig"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-VERSION = "0.12.0"
-FOLDER = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / VERSION
 PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
 
 # What vLLM's ROCm tests do: decide at import whether to run, patch the platform's predicates, reload
@@ -74,14 +73,12 @@ def test_what_torch_says():
 """
 
 
-def run(folder: Path, *options: str) -> str:
-    if not (FOLDER / "vllm").is_dir():
-        pytest.skip(f"no vLLM {VERSION} at {FOLDER}; see test_vllm_on_mock.py for how to get one")
+def run(release: Path, folder: Path, *options: str) -> str:
     folder.joinpath("test_style.py").write_text(FILE)
     done = subprocess.run(
         [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-rs", *options],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        env={**os.environ, "PYTHONPATH": str(release)},
         capture_output=True,
         text=True,
         check=False,
@@ -91,9 +88,13 @@ def run(folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def test_without_the_option_its_tests_are_skipped(tmp_path: Path) -> None:
-    assert "5 skipped" in run(tmp_path)
+def test_without_the_option_its_tests_are_skipped(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert "5 skipped" in run(vllm_release("0.12.0"), tmp_path)
 
 
-def test_under_the_option_its_tests_run_and_pass(tmp_path: Path) -> None:
-    assert "5 passed" in run(tmp_path, "--rocm-attn-mock=gfx942")
+def test_under_the_option_its_tests_run_and_pass(
+    vllm_release: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert "5 passed" in run(vllm_release("0.12.0"), tmp_path, "--rocm-attn-mock=gfx942")

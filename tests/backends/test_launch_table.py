@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from pytest_rocm_attn.backends.launch_config import Shape, choose_short_tile, ch
 from pytest_rocm_attn.backends.launch_table import TABLE, tabled, tabled_short
 from pytest_rocm_attn.backends.launch_target import INTERPRETER, amd_target, nvidia_target
 
-TOOL = Path(__file__).parents[2] / "tools" / "launch_table.py"
 DATA = tomllib.loads(TABLE.read_text("utf-8"))
 ROWS: list[dict[str, Any]] = DATA["configuration"]
 # Of the others, as many as there is time for: pytest -m slow.
@@ -28,15 +24,9 @@ SAMPLE = {
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[Any]:
+def tool(script: Callable[[str], Any]) -> Any:
     """The script that writes the table, as a module."""
-    spec = importlib.util.spec_from_file_location("launch_table_tool", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return script("tools/launch_table.py")
 
 
 def name_of(row: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
 
@@ -139,7 +139,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Reader:
     """Does guides, each in a folder of its own; has nothing but the wheel and the site."""
 
-    def __init__(self, folder: Path, wheels: Path) -> None:
+    def __init__(self, folder: Path, wheels: Path, vllm_release: Callable[[str], Path]) -> None:
+        self._vllm_release = vllm_release
         self.folder = folder
         venv.create(folder / "venv", with_pip=True)
         found = os.environ.get("PIP_FIND_LINKS", "")
@@ -155,11 +156,10 @@ class Reader:
 
     def check_out(self, release: str) -> None:
         """Have an unmodified release in the folder, as a fork's checkout."""
-        if not (RELEASES / release).is_dir():
-            pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
+        unmodified = self._vllm_release(release)
         for path in self.folder.glob("vllm*"):
             path.unlink()
-        for path in (RELEASES / release).glob("vllm*"):
+        for path in unmodified.glob("vllm*"):
             (self.folder / path.name).symlink_to(path)
 
     def save(self, name: str, text: str) -> None:
@@ -251,9 +251,9 @@ def follow(guide: Guide, reader: Reader) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guides", GUIDES, ids=lambda guides: guides[0].name)
 def test_a_reader_who_has_the_wheel_and_the_site_can_do_a_guide(
-    guides: list[Guide], wheels: Path, tmp_path: Path
+    guides: list[Guide], wheels: Path, vllm_release: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    reader = Reader(tmp_path, wheels)
+    reader = Reader(tmp_path, wheels, vllm_release)
     for guide in guides:
         reader.folder = tmp_path / guide.name
         reader.folder.mkdir()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,9 @@ SAMPLE = [("decode", "gfx950")]  # tests/backends/test_launch_table.py compiles 
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[Any]:
+def tool(script: Callable[[str], Any]) -> Any:
     """The script that writes the page, as a module."""
-    file = ROOT / "tools" / "kernel_figures.py"
-    spec = importlib.util.spec_from_file_location("kernel_figures_tool", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return script("tools/kernel_figures.py")
 
 
 @pytest.fixture(scope="module")

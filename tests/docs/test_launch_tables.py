@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,9 @@ REFERENCE = TABLES / "reference-triton-3.6.0.md"
 
 
 @pytest.fixture(scope="module")
-def from_report() -> Any:
+def from_report(script: Callable[[str], Any]) -> Any:
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("from_report", TABLES / "from_report.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/launch-tables/from_report.py")
 
 
 def row(family: str, gfx: str, **launch: Any) -> dict[str, Any]:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "check_prose.py"
 
 
 @pytest.fixture(scope="module")
-def check_prose() -> Any:
+def check_prose(script: Callable[[str], Any]) -> Any:
     """The tool, as a module."""
-    spec = importlib.util.spec_from_file_location("check_prose", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tools/check_prose.py")
 
 
 @pytest.mark.parametrize(

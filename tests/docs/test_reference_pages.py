@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -30,24 +30,20 @@ FOLDERS = {
 }
 
 
-@cache
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def site(script: Callable[[str], Any]) -> Any:
+    """tools/site_pages.py, as a module."""
+    return script("tools/site_pages.py")
 
 
 @pytest.fixture(scope="module")
-def markers() -> set[str]:
-    return set(tool("site_pages").markers())
+def markers(site: Any) -> set[str]:
+    return set(site.markers())
 
 
 @pytest.fixture(scope="module")
-def commands() -> set[str]:
-    return set(tool("site_pages").commands()) - {""}
+def commands(site: Any) -> set[str]:
+    return set(site.commands()) - {""}
 
 
 def named(pattern: str) -> dict[str, set[str]]:
@@ -63,14 +59,13 @@ def unknown(found: dict[str, set[str]], known: set[str]) -> dict[str, set[str]]:
     return {name: pages for name, pages in found.items() if name not in known}
 
 
-def test_the_pages_written_from_data_are_up_to_date() -> None:
-    assert tool("reference_pages").main(["--check"]) == 0
+def test_the_pages_written_from_data_are_up_to_date(script: Callable[[str], Any]) -> None:
+    assert script("tools/reference_pages.py").main(["--check"]) == 0
 
 
 def test_every_marker_fixture_hook_and_command_is_explained_in_a_guide_too(
-    markers: set[str], commands: set[str]
+    site: Any, markers: set[str], commands: set[str]
 ) -> None:
-    site = tool("site_pages")
     text = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("markers", "cli")}
     assert {name for name in markers if f"`{name}" not in text["markers"]} == set()
     assert {name for name in site.fixtures() if f"`{name}`" not in text["markers"]} == set()
@@ -80,9 +75,8 @@ def test_every_marker_fixture_hook_and_command_is_explained_in_a_guide_too(
 
 
 def test_the_generated_pages_have_an_entry_for_each_of_them(
-    markers: set[str], commands: set[str]
+    site: Any, markers: set[str], commands: set[str]
 ) -> None:
-    site = tool("site_pages")
     assert len(markers) > 5
     assert len(commands) > 5
     plugin, line = site.plugin_page(), site.commands_page()
@@ -94,33 +88,28 @@ def test_the_generated_pages_have_an_entry_for_each_of_them(
         assert all(words for _, words in fields.values())
 
 
-def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+def test_every_page_stands_in_the_navigation_of_the_site(site: Any) -> None:
     text = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
     listed = re.findall(r"([\w./-]+\.md)$", text, re.MULTILINE)
     written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert sorted(listed) == sorted(written | set(tool("site_pages").pages()))
+    assert sorted(listed) == sorted(written | set(site.pages()))
 
 
-def test_every_kind_of_entry_in_a_contract_has_its_fields_explained() -> None:
+def test_every_kind_of_entry_in_a_contract_has_its_fields_explained(site: Any) -> None:
     promise = ROOT / "conformance" / "promise"
     defined = {
         (str(path.relative_to(promise).with_suffix("")).replace("/", "."), name)
         for path in promise.rglob("*.py")
         for name in re.findall(r"^(\w*_FIELDS) = \{", path.read_text("utf-8"), re.MULTILINE)
     }
-    formats = tool("site_pages")._FORMATS
+    formats = site._FORMATS
     assert defined == {(module, name) for module, names in formats.items() for name in names}
-    assert all(
-        words
-        for fields in tool("site_pages").contract_formats().values()
-        for words in fields.values()
-    )
+    assert all(words for fields in site.contract_formats().values() for words in fields.values())
 
 
-def test_every_row_of_a_contract_has_its_line_with_links_to_its_sources() -> None:
+def test_every_row_of_a_contract_has_its_line_with_links_to_its_sources(site: Any) -> None:
     from pytest_rocm_attn.conformance.promise import contract
 
-    site = tool("site_pages")
     page = site.linked(site.rows_page(), "reference/contract-rows.md")
     for name in contract.shipped():
         assert all(f"| `{row.id}` |" in page for row in contract.load(name).rows)
@@ -128,8 +117,8 @@ def test_every_row_of_a_contract_has_its_line_with_links_to_its_sources() -> Non
     assert "docs/reference/" not in re.sub(r"`[^`]*`", "", page)
 
 
-def test_citations_in_code_stay_as_they_are() -> None:
-    linked = tool("site_pages").linked
+def test_citations_in_code_stay_as_they_are(site: Any) -> None:
+    linked = site.linked
     assert linked("see docs/mock.md, `docs/mock.md`", "howto/ci.md") == (
         "see [mock.md](../mock.md), `docs/mock.md`"
     )
@@ -147,13 +136,15 @@ def test_citations_in_code_stay_as_they_are() -> None:
     )
 
 
-def test_the_readme_links_to_pages_of_the_site_that_exist_and_to_nothing_relative() -> None:
+def test_the_readme_links_to_pages_of_the_site_that_exist_and_to_nothing_relative(
+    site: Any,
+) -> None:
     """A package index shows it, where a relative link leads nowhere."""
     targets = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text("utf-8"))
-    site = [target.removeprefix(SITE) for target in targets if target.startswith(SITE)]
+    ours = [target.removeprefix(SITE) for target in targets if target.startswith(SITE)]
     assert [target for target in targets if not target.startswith("https://")] == []
-    generated = set(tool("site_pages").pages())
-    for target in filter(None, site):
+    generated = set(site.pages())
+    for target in filter(None, ours):
         page, _, anchor = target.partition("#")
         path = f"{page.rstrip('/')}.md"
         assert path in generated or (DOCS / path).is_file(), target

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RECORDED = os.environ.get("ROCM_ATTN_MUTANTS_DIR")
-RELEASES = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm"))
 PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 TOOL = Path(__file__).with_name("vllm_mutants.py")
 DETECTION = Path(__file__).parents[2] / "docs" / "detection.md"
@@ -46,12 +45,10 @@ MUTANTS = {
 }
 
 
-def mutate(release: str, *options: str) -> dict[str, list[str] | None]:
+def mutate(release: Path, *options: str) -> dict[str, list[str] | None]:
     """Return what saw each mutant: name -> (platform, tier, row, verdict), or None."""
-    if not (RELEASES / release).is_dir():
-        pytest.skip(f"vLLM {release} is not unpacked in {RELEASES}; see docs/real-vllm.md")
     done = subprocess.run(
-        [PYTHON, str(TOOL), str(RELEASES / release), *options],
+        [PYTHON, str(TOOL), str(release), *options],
         env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
@@ -78,20 +75,25 @@ def explained(release: str) -> Sequence[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", MUTANTS)
-def test_every_mutant_is_seen_or_explained(release: str) -> None:
+def test_every_mutant_is_seen_or_explained(
+    vllm_release: Callable[[str], Path], release: str
+) -> None:
+    folder = vllm_release(release)
     if RECORDED:
         seen = _settled((Path(RECORDED) / f"mutants-{release}.jsonl").read_text("utf-8"))
-        assert sorted(seen) == sorted(mutate(release, "--list"))
+        assert sorted(seen) == sorted(mutate(folder, "--list"))
     else:
-        seen = mutate(release)
+        seen = mutate(folder)
     survivors = [name for name, by in seen.items() if by is None]
     assert sorted(survivors) == sorted(explained(release))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", MUTANTS)
-def test_every_comparison_condition_backend_and_error_is_altered(release: str) -> None:
-    names = list(mutate(release, "--list"))
+def test_every_comparison_condition_backend_and_error_is_altered(
+    vllm_release: Callable[[str], Path], release: str
+) -> None:
+    names = list(mutate(vllm_release(release), "--list"))
     fewest, *some = MUTANTS[release]
     assert len(names) >= fewest
     assert not [name for name in some if name not in names]

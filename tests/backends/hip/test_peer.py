@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import tarfile
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
 from pytest_rocm_attn.errors import HipCompileError
 from pytest_rocm_attn.hip_compile import compiler_version, find_compiler
 
-TOOLS = Path(__file__).parents[3] / "tools"
 SOURCE = """
 template <typename T> __device__ T twice(T x) { return x + x; }
 template <typename scalar_t, int HEAD_SIZE, int NPAR_LOOPS>
@@ -29,12 +26,9 @@ __global__ __launch_bounds__(64) void paged_attention_ll4mi_reduce_kernel(scalar
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOOLS))
-        yield import_module("hip_peer")
-        sys.modules.pop("hip_peer")
-        sys.modules.pop("hip_table")
+def tool(script: Callable[[str], Any]) -> Any:
+    script("tools/hip_table.py")  # which it imports
+    return script("tools/hip_peer.py")
 
 
 def sdist(folder: Path, files: dict[str, str]) -> Path:
@@ -47,9 +41,7 @@ def sdist(folder: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def test_template_arguments_come_in_the_order_of_the_release(
-    tool: ModuleType, tmp_path: Path
-) -> None:
+def test_template_arguments_come_in_the_order_of_the_release(tool: Any, tmp_path: Path) -> None:
     files = {"csrc/rocm/attention.cu": SOURCE, "setup.py": ""}
     peer = tool.Peer(sdist(tmp_path, files), tmp_path / "unpacked")
     shape = {"kernel": "reduce", "dtype": "bf16", "cache": "", "head": "64", "block": "", "gqa": ""}
@@ -62,7 +54,7 @@ def test_template_arguments_come_in_the_order_of_the_release(
     assert not (tmp_path / "unpacked" / "vllm-1.2.3" / "setup.py").exists()
 
 
-def test_what_is_no_vllm_sdist_is_refused_in_one_line(tool: ModuleType, tmp_path: Path) -> None:
+def test_what_is_no_vllm_sdist_is_refused_in_one_line(tool: Any, tmp_path: Path) -> None:
     with pytest.raises(
         SystemExit, match=r"has no csrc/rocm/attention\.cu; it must be a vLLM sdist"
     ):
@@ -73,9 +65,7 @@ def test_what_is_no_vllm_sdist_is_refused_in_one_line(tool: ModuleType, tmp_path
         tool.Peer(tmp_path / "nothing", tmp_path / "c")
 
 
-def test_a_release_with_other_template_parameters_is_named(
-    tool: ModuleType, tmp_path: Path
-) -> None:
+def test_a_release_with_other_template_parameters_is_named(tool: Any, tmp_path: Path) -> None:
     source = SOURCE.replace("NPAR_LOOPS", "NPAR_LOOPS, bool QUICK")
     peer = tool.Peer(sdist(tmp_path, {"csrc/rocm/attention.cu": source}), tmp_path / "a")
     kernel = "paged_attention_ll4mi_reduce_kernel"
@@ -89,7 +79,7 @@ def test_a_release_with_other_template_parameters_is_named(
 @pytest.mark.slow
 @pytest.mark.parametrize("gfx", ["gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201"])
 def test_a_sample_of_vllms_kernels_compiles_to_what_the_page_says(
-    tool: ModuleType, tmp_path: Path, gfx: str
+    tool: Any, tmp_path: Path, gfx: str
 ) -> None:
     path = Path(os.environ.get("ROCM_ATTN_VLLM_SDIST", ""))
     if not path.is_file():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +11,6 @@ from pytest_rocm_attn.backends.hip.matrix_layout import SHAPES
 from pytest_rocm_attn.errors import HipCompileError
 from pytest_rocm_attn.hip_compile import compiler_version, find_compiler
 
-TOOLS = Path(__file__).parents[3] / "tools"
 SAMPLE = (
     "EACH(::rocm_attn::F16,::rocm_attn::Cache::SAME,64,32)"
     " EACH(::rocm_attn::BF16,::rocm_attn::Cache::E4M3FN,128,16)"
@@ -22,15 +18,12 @@ SAMPLE = (
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOOLS))
-        yield import_module("hip_table")
-        sys.modules.pop("hip_table")
+def tool(script: Callable[[str], Any]) -> Any:
+    return script("tools/hip_table.py")
 
 
 @pytest.mark.parametrize("gfx", ["gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201"])
-def test_a_sample_compiles_to_what_the_table_says(tool: ModuleType, gfx: str) -> None:
+def test_a_sample_compiles_to_what_the_table_says(tool: Any, gfx: str) -> None:
     try:
         version = compiler_version(find_compiler(gfx))
     except HipCompileError as error:
@@ -47,7 +40,7 @@ def test_a_sample_compiles_to_what_the_table_says(tool: ModuleType, gfx: str) ->
 
 
 def test_the_table_has_every_matrix_kernel_of_every_target_without_a_spill(
-    tool: ModuleType,
+    tool: Any,
 ) -> None:
     rows = tool.read_rows(tool.PAGE.read_text(encoding="utf-8"))
     for shape in SHAPES:
@@ -59,7 +52,7 @@ def test_the_table_has_every_matrix_kernel_of_every_target_without_a_spill(
             assert {(row.vgpr_spills, row.sgpr_spills, row.scratch) for row in mine} == {(0, 0, 0)}
 
 
-def test_the_summary_is_that_of_the_rows(tool: ModuleType) -> None:
+def test_the_summary_is_that_of_the_rows(tool: Any) -> None:
     text = tool.PAGE.read_text(encoding="utf-8")
     compiler = text.splitlines()[0].rpartition(", ")[2]
     assert tool.page(tool.read_rows(text), compiler) == text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +16,8 @@ pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason="tools/ is not in the
 
 
 @pytest.fixture(scope="module")
-def without_effect() -> Callable[[Code, int, str], str]:
-    spec = importlib.util.spec_from_file_location("emulator_equivalents", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: Callable[[Code, int, str], str] = module.without_effect
+def without_effect(script: Callable[[str], Any]) -> Callable[[Code, int, str], str]:
+    found: Callable[[Code, int, str], str] = script("tools/emulator_equivalents.py").without_effect
     return found
 
 

@@ -43,17 +43,18 @@ _KEEPING: dict[str, Combine] = {
     "min": lambda old, new: np.where(new < old, new, old),
     "max": lambda old, new: np.where(new > old, new, old),
 }
-_TYPED = re.compile(r"(add|sub|min|max|swap|and|or|xor|cmpswap|cmpst)(?:_num)?_([uifb])(32|64)")
+_TYPED = re.compile(r"(add|sub|min|max|swap|and|or|xor|cmpswap|cmpst)_([uifb])(32|64)")
 _OLD = {"smin": "min_i", "smax": "max_i", "umin": "min_u", "umax": "max_u"}
 
 
-def operation(name: str) -> tuple[Combine | None, Any, int] | None:
+def operation(name: str, *, numbers: bool) -> tuple[Combine | None, Any, int] | None:
     """Return how an atomic combines, in which type, and its bytes; None for an unknown one.
 
     The combination of a compare and swap is None.
 
     Args:
         name: as ``add_u32``, or gfx9's ``add``, ``smax_x2``, ``cmpswap``, ``pk_add_f16``.
+        numbers: of a NaN and a number, ``min`` and ``max`` take the number, as gfx12's do.
     """
     if name in ("pk_add_f16", "pk_add_bf16"):
         return (_halves if name.endswith("_f16") else _bfloats), np.dtype(np.uint32), 4
@@ -73,7 +74,7 @@ def operation(name: str) -> tuple[Combine | None, Any, int] | None:
     if match[1] in ("cmpswap", "cmpst"):
         return None, dtype, size
     if kind == "f" and match[1] in ("min", "max"):
-        if "_num" in base:
+        if numbers:
             return (n.lesser if match[1] == "min" else n.greater), dtype, size
         return _KEEPING[match[1]], dtype, size
     return _PLAIN[match[1]], dtype, size
@@ -99,13 +100,14 @@ def _pairs(old: Array, new: Array, add: Combine) -> Array:
 
 def build(context: Context) -> Step | None:
     """Return an atomic's step, or None if it is not one."""
+    numbers = "_num_" in context.instruction.name  # which gfx9's name of it lacks
     match = re.fullmatch(r"(global|flat|buffer)_atomic_(\w+)", context.name)
     if match is not None:
-        known = operation(match[2])
+        known = operation(match[2], numbers=numbers)
         return None if known is None else _global(context, match[1], *known)
     match = re.fullmatch(r"ds_(\w+?)(_rtn)?_(\w+)", context.name)
     if match is not None:
-        known = operation(f"{match[1]}_{match[3]}")
+        known = operation(f"{match[1]}_{match[3]}", numbers=numbers)
         return None if known is None else _lds(context, bool(match[2]), *known)
     return None
 

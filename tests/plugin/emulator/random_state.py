@@ -87,6 +87,8 @@ def machine_of(gfx: str, lanes: int, waves: int, seed: int) -> tuple[Machine, An
     machine.scc[...] = random.integers(0, 2, waves).astype(bool)
     for memory in (lds.values, machine.scratch):
         memory.content[...] = random.integers(0, 256, memory.content.shape)
+    words = lds.values.content.view(np.uint32)
+    words[::2] = random.choice(np.array(EDGES[32], np.uint32), len(words[::2]))
     for shadow in (lds.shadow, machine.scratch_shadow):
         shadow.content[...] = 0
     masks = random.integers(0, 2, (waves, lanes)).astype(bool)

@@ -58,6 +58,54 @@ def test_what_a_wave_leaves_undefined_of_a_register_does_not_spread_to_others(
         parted(execute, odd=STORE, even="v_mov_b32_e32 v2, v3")
 
 
+# v0 is the lane: of 64 lanes the first 40 are in the mask, or in the one of the two words that was not written over.
+MASKED = """
+	s_load_dwordx2 s[4:5], s[0:1], 0x0
+	v_lshlrev_b32_e32 v1, 2, v0
+	v_cmp_gt_u32_e64 s[8:9], 40, v0
+	{change}
+	v_cndmask_b32_e64 v2, 0, 1, s[8:9]
+	s_waitcnt lgkmcnt(0)
+	global_store_dword v1, v2, s[4:5]
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "lanes"),
+    [
+        ("", range(40)),
+        ("s_mov_b32 s9, 0", range(32)),
+        ("s_mov_b64 s[8:9], 1", range(1)),
+        ("v_cmp_gt_u32_e64 s[10:11], 1, v0", range(40)),
+        ("v_cmp_eq_u32_e64 s[6:7], 1, v0\n\ts_mov_b64 s[8:9], s[6:7]", range(1, 2)),
+    ],
+)
+def test_a_mask_is_what_its_registers_hold(execute: Execute, change: str, lanes: range) -> None:
+    out = torch.full((64,), -1, dtype=torch.int32)
+    execute(MASKED.format(change=change), tensors={"out": out})
+    assert out.nonzero().flatten().tolist() == list(lanes)
+
+
+@pytest.mark.parametrize("name", ["min_num", "max_num"])
+def test_an_atomic_of_gfx12_takes_the_number_of_a_nan_and_a_number(
+    execute: Execute, name: str
+) -> None:
+    memory = torch.full((1,), torch.nan)
+    execute(
+        f"""
+	s_load_b64 s[4:5], s[0:1], 0x0
+	v_mov_b32_e32 v1, 0
+	v_mov_b32_e32 v2, 2.0
+	s_wait_kmcnt 0x0
+	global_atomic_{name}_f32 v1, v2, s[4:5]
+""",
+        "gfx1201",
+        tensors={"memory": memory},
+        threads=1,
+    )
+    assert memory.item() == 2.0
+
+
 def test_waves_that_end_early_leave_the_others_as_they_were(execute: Execute) -> None:
     out = parted(execute, even="s_endpgm", after=f"v_add_u32_e32 v2, 5, v2\n\t{STORE}")
     assert out[:, 7].tolist() == [-1, 6, -1, 8]

@@ -85,6 +85,7 @@ class Waits:
             name: {} for name in names
         }
         self._most = dict.fromkeys(names, 0)  # no wave has more under way
+        self._scalar = dict.fromkeys(names, False)  # a scalar load has ever been under way
         self.awaited: set[int] = set()
         self.rows: Rows = slice(None)
 
@@ -96,6 +97,7 @@ class Waits:
         issued[rows] = number
         if kind == SCALAR:
             self._last_scalar[counter][rows] = number
+            self._scalar[counter] = True
         if keys:
             self._await(counter, keys, rows, number, here)
         self._most[counter] += 1
@@ -135,16 +137,16 @@ class Waits:
                 self.awaited = {key for keys in self._pending.values() for key in keys}
             return
         reached = issued - most
-        if most:  # scalar loads return in any order
+        if most and self._scalar[counter]:  # they return in any order
             scalar = self._last_scalar[counter][rows] > done
             reached = np.where(scalar, done, reached)
-        self._done[counter][rows] = np.maximum(done, reached)
-        self._forget(counter)
+        np.maximum(done, reached, out=reached)
+        self._done[counter][rows] = reached
+        if self._pending[counter]:
+            self._forget(counter)
 
     def _forget(self, counter: str) -> None:
         pending, done = self._pending[counter], self._done[counter]
-        if not pending:
-            return
         least, greatest = int(done.min()), int(done.max())
         arrived = [
             key

@@ -331,8 +331,8 @@ def _dpp(context: Context) -> Step | None:
             whole = fetch(m, w)
             if whole.shape[1] > 1:
                 whole = whole.take(reads, axis=1)
-            if every and (inactive or m.exec_is_full):
-                return whole
+            if not zero or (every and (inactive or m.exec_is_full)):
+                return whole  # a lane without a source does not write
             return np.where(available(m, w), whole, whole.dtype.type(0))
 
         return value
@@ -340,19 +340,21 @@ def _dpp(context: Context) -> Step | None:
     sources[0] = Source(moved(first.fetch), moved(first.shadow), first.keys)
     value, shadow = combined(alu, sources, output_modifiers(context, alu.result))
     to = Destination(context.operand(0), alu.result, keeps=context.keeps_half)
-    if to.bits != 32:
-        raise EmulatorError("DPP with a result that is not of 32 bits")
 
     def enabled(m: Machine, w: Waves) -> Array:
         lanes: Array = writes if zero else available(m, w) & writes
         return lanes
 
+    registers = to.registers
+    if registers is None:
+        raise EmulatorError("DPP with a result that is not of 32 bits")
+
     def run(m: Machine, w: Waves) -> None:
-        result = np.asarray(value(m, w))
-        result = result.view(np.uint32) if result.dtype.itemsize == 4 else result
-        if not all_write or not (zero or every and (inactive or m.exec_is_full)):
-            result = np.where(enabled(m, w), result, m.vector[to.register])
-        m.write(to.register, w, result)
+        result, target = value(m, w), registers(m)[to.register]
+        if all_write and m.exec_is_full and (zero or every):
+            target[...] = result
+        else:
+            np.copyto(target, result, "unsafe", enabled(m, w) & m.exec)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         old = m.vector_shadow(to.register, w)

@@ -48,6 +48,8 @@ def build(context: Context) -> Step | None:
 def _read_lane(context: Context, *, first: bool) -> Step:
     target, value = context.operand(0), context.source(1, "u32")
     number = None if first else scalar_source(context.operand(2), "u32")
+    fixed = not first and context.operand(2).kind == "constant"
+    at = context.operand(2).index & context.lanes - 1 if fixed else 0
 
     def lane(m: Machine, w: Waves) -> Array:
         if number is None:  # the lowest of all if no lane is active
@@ -60,7 +62,11 @@ def _read_lane(context: Context, *, first: bool) -> Step:
         return whole[np.arange(len(lanes)), lanes]
 
     def run(m: Machine, w: Waves) -> None:
-        m.set_scalar(target.index, w, picked(value.fetch(m, w), lane(m, w), m, w))
+        words = value.fetch(m, w)
+        if fixed and words.shape[1] > 1:
+            m.set_scalar(target.index, w, words[:, at])
+        else:
+            m.set_scalar(target.index, w, picked(words, lane(m, w), m, w))
 
     def taint(m: Machine, w: Waves) -> Shadows:
         if number is not None:

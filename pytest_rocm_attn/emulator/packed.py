@@ -16,7 +16,7 @@ from pytest_rocm_attn.emulator import numbers as n
 from pytest_rocm_attn.emulator import taint as rules
 from pytest_rocm_attn.emulator.machine import Array, Machine, Waves
 from pytest_rocm_attn.emulator.numbers import f16, f32, f64, u16, u32
-from pytest_rocm_attn.emulator.operands import TYPES, Operand, Source, float_bits, source
+from pytest_rocm_attn.emulator.operands import TYPES, Fetch, Operand, Source, float_bits, source
 from pytest_rocm_attn.emulator.step import Context, Destination, Shadows, Step
 from pytest_rocm_attn.emulator.vector import Operation, keys_of, output_modifiers
 
@@ -34,8 +34,8 @@ HALVES: dict[str, Callable[..., Array]] = {
     "ashrrev": lambda a, b: b >> (a & a.dtype.type(15)),
 }
 WORDS: dict[str, Callable[..., Array]] = {
-    "v_pk_add_f32": lambda a, b: a + b,
-    "v_pk_mul_f32": lambda a, b: a * b,
+    "v_pk_add_f32": np.add,
+    "v_pk_mul_f32": np.multiply,
     "v_pk_fma_f32": n.fma32,
     "v_pk_mov_b32": lambda a: a,
 }
@@ -131,11 +131,6 @@ def _words(context: Context) -> Step:
             pairs = [pairs[which]]
         sides.append([(part(operand, pick), sign) for operand, pick, sign in pairs])
 
-    def side(m: Machine, w: Waves, which: int) -> Array:
-        values = [one.fetch(m, w) for one, _ in sides[which]]
-        signed = [-v if sign else v for v, (_, sign) in zip(values, sides[which], strict=True)]
-        return np.asarray(compute(*signed)).view(u32)
-
     def shadow(m: Machine, w: Waves, which: int) -> Array:
         shadows = [one.shadow(m, w) for one, _ in sides[which]]
         return shadows[0] if moves else rules.anything((), shadows).astype(u32)
@@ -145,16 +140,24 @@ def _words(context: Context) -> Step:
     keys = tuple(key for one in sides for found, _ in one for key in found.keys)
     targets = Destination(context.operand(0), "u64").keys
 
+    lows, highs = ([_signed(found.fetch, sign) for found, sign in one] for one in sides)
+
     def run(m: Machine, w: Waves) -> None:
-        low, high = side(m, w, 0), side(m, w, 1)
-        high = high.copy() if moves else high  # it may be what low is written over
-        m.write(targets[0], w, low)
-        m.write(targets[1], w, high)
+        low = compute(*[fetch(m, w) for fetch in lows])
+        high = compute(*[fetch(m, w) for fetch in highs])
+        if moves:
+            high = high.copy()  # it may be what low is written over
+        m.write(targets[0], w, low.view(u32))
+        m.write(targets[1], w, high.view(u32))
 
     def taint(m: Machine, w: Waves) -> Shadows:
         return [(target, shadow(m, w, which)) for which, target in enumerate(targets)]
 
     return Step(run, keys, targets, taint)
+
+
+def _signed(fetch: Fetch, sign: int) -> Fetch:
+    return (lambda m, w: -fetch(m, w)) if sign else fetch
 
 
 def _mixed(context: Context) -> Step:

@@ -31,6 +31,7 @@ K_SCALE, V_SCALE = 0.37, 1.7
 SPECIALS = {"nan": math.nan, "plus-inf": math.inf, "minus-inf": -math.inf}
 UNWRITTEN = 77.0  # fills the output where NaN may be the right answer
 DEFAULT_BLOCK_SIZE = 16
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples fill [0, 1) evenly
 RANK, ROPE, NOPE, VALUE = 512, 64, 128, 128  # docs/reference/backends.md#mla
 SPARE_BLOCKS = 3  # owned by nobody; block 0 is one of them
 
@@ -90,29 +91,47 @@ class _Builder:
     def normal(self, *shape: int, size: float = 1.0) -> torch.Tensor:
         return size * torch.randn(*shape, generator=self.random)
 
-    def query(self, *shape: int, factor: float = 1.0) -> torch.Tensor:
-        """Return [new tokens, heads, columns] whose scores with normal keys spread as the case has it."""
-        query = self.normal(*shape, size=self.case.score * factor)
-        if self.case.sharp:
-            sharp = torch.rand(*shape[:2], 1, generator=self.random) < 1 / 4
-            query = torch.where(sharp, query * (self.case.sharp / self.case.score), query)
+    def query(self, new: int, heads: int, key: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+        """Return queries whose scores with normal keys, [tokens, heads, columns], spread as the case has it.
+
+        Three of eight rows of a sharp case point at one key that they see: its own token's, which only the
+        rows after it see too, or an earlier one, by turns. Together they point at all keys.
+        """
+        total, own, width = key.shape
+        query = self.normal(new, heads, width, size=self.case.score * factor)
+        if self.case.sharp and total:
+            token, head = torch.arange(new)[:, None], torch.arange(heads)
+            last = (total - new + token).clamp(min=0).expand(new, heads)
+            even = last % 2 == 0
+            spread = (token * heads + head) * GOLDEN % 1 * (last + 1)
+            aim = key[torch.where(even, last, spread.long()), head * own // heads]
+            sharp = (token + head) % torch.where(even, 4, 2) == 0
+            aim = aim * (self.case.sharp * factor / width**0.5)
+            query = torch.where(sharp[..., None], aim, query)
         return query
 
     def plant(
         self, request: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        """Put the case's special number into one element of a request's rows, [rows, ..., columns].
+        """Put the case's special number into one element of a request's rows, [rows, heads, columns].
 
-        The query's and the key's last column, which in MLA is the key's alone, and the value's
-        first; of the first head.
+        The query's and the key's last column, which in MLA is the key's alone, of the first head. Of the
+        values one column of each head, which no other place and head has, nor another special number.
         """
-        tensors = {"query": (query, -1), "key": (key, -1), "value": (value, 0)}
-        if self.case.special and self.case.special_in in tensors:
-            rows, column = tensors[self.case.special_in]
-            for owner, position in self.case.special_at:
-                if owner == request:
-                    row = rows[-1] if rows is query else rows[position]
-                    row[(0,) * (row.ndim - 1)][column] = SPECIALS[self.case.special]
+        name, number = self.case.special_in, SPECIALS.get(self.case.special, 0.0)
+        if not self.case.special or name not in ("query", "key", "value"):
+            return
+        for place, (owner, position) in enumerate(self.case.special_at):
+            if owner == request and name == "query":
+                query[-1, 0, -1] = number
+            elif owner == request and name == "key":
+                key[position, 0, -1] = number
+            elif owner == request:
+                heads, columns = value.shape[1:]
+                head = torch.arange(heads)
+                kind = list(SPECIALS).index(self.case.special)
+                column = ((place * heads + head) * len(SPECIALS) + kind) % columns
+                value[position, head, column] = number
 
     def special(self, name: str, number: float) -> float:
         """Return the case's special number if `name` holds it, else `number`."""
@@ -247,8 +266,8 @@ def _attention(b: _Builder) -> dict[str, Any]:
     rows = []
     # Drawn for all, so that one request alone has the same.
     for number, (new, total) in enumerate(case.lengths):
-        query = b.query(new, heads, size)
         kv = b.normal(2, total, kv_heads, size)
+        query = b.query(new, heads, kv[0])
         _mark(kv[1], total, request.sliding_window)
         b.plant(number, query, *kv)
         rows.append((query, kv))
@@ -301,12 +320,12 @@ def _mla_decode(b: _Builder) -> dict[str, Any]:
     scale, width = (NOPE + ROPE) ** -0.5, RANK + ROPE
     rows = []
     for number, (new, total) in enumerate(case.lengths):
+        latent = b.normal(total, 1, width)
         # Variance of the dot product: width. The scale is not width ** -0.5, so correct for it.
-        query = b.query(new, request.num_heads, width, factor=1 / scale / width**0.5)
-        latent = b.normal(total, width)
-        _mark(latent[:, None, :RANK], total, None)
-        b.plant(number, query, latent, latent)
-        rows.append((query, latent))
+        query = b.query(new, request.num_heads, latent, factor=1 / scale / width**0.5)
+        _mark(latent[..., :RANK], total, None)
+        b.plant(number, query, latent, latent[..., :RANK])
+        rows.append((query, latent[:, 0]))
     rows = [rows[i] for i in b.chosen]
     owned, table, blocks = b.table()
     cache = torch.zeros(blocks, b.block_size, width, dtype=b.dtype)
@@ -325,8 +344,8 @@ def _mla_prefill(b: _Builder) -> dict[str, Any]:
     case, heads = b.case, b.case.request.num_heads
     rows = []
     for number, (new, total) in enumerate(case.lengths):
-        query = b.query(new, heads, NOPE + ROPE)
         key, value = b.normal(total, heads, NOPE + ROPE), b.normal(total, heads, VALUE)
+        query = b.query(new, heads, key)
         _mark(value, total, None)
         b.plant(number, query, key, value)
         rows.append((query, key, value))

@@ -51,7 +51,7 @@ class Case:
             which a head's slots are adjacent.
         fp8: how an fp8 cache is stored.
         score: standard deviation of the scaled scores.
-        sharp: that of a quarter of the rows, which are drawn; 0: of none.
+        sharp: the scaled score of one key in three of eight rows, far above the row's others; 0: of none.
         batch_invariant: each request is computed alone too, and must come out the same to the bit,
             by backends that claim it.
         needs: "gpu" for what would take minutes in Triton's interpreter.

@@ -44,7 +44,8 @@ ALWAYS = [
     "mla-decode-of-each-request-as-if-alone",
     "decode-with-a-visible-plus-inf-key",
     "split-decode-with-a-visible-nan-key",
-    "chunks-with-a-visible-minus-inf-value",
+    "chunks-with-a-visible-minus-inf-key",
+    "in-both-directions-a-visible-plus-inf-value",
     "a-sink-of-plus-inf",
     "fp8-cache-with-a-scale-of-minus-inf-v-scale",
     "each-request-as-if-alone-with-a-visible-nan-value",
@@ -58,7 +59,7 @@ ALWAYS_ROCM_ATTN = [
     "sinks-with-a-window",
     "fp8-cache-e4m3fnuz-bfloat16",
     "split-decode-with-a-visible-nan-key",
-    "chunks-with-a-visible-nan-value",
+    "chunks-with-a-visible-nan-key",
 ]
 ROCM_ATTN_HEAD_SIZES = (
     32,

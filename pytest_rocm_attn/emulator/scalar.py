@@ -96,6 +96,21 @@ def _signed_field(a: Array, where: Array) -> Array:
     return np.where(width >= 32, moved, n.signed_field(a, _place(where), width))
 
 
+def _wide_field(a: Array, where: Array) -> Array:
+    """s_bfe of 64 bits: the place in bits 0 to 5, the width in bits 16 to 22; 64 and more are all bits."""
+    width = (where >> u32(16) & u32(127)).astype(u64)
+    moved = a >> (where & u32(63)).astype(u64)
+    return np.where(width >= 64, moved, moved & ((u64(1) << (width & u64(63))) - u64(1)))
+
+
+def _wide_signed_field(a: Array, where: Array) -> Array:
+    width = (where >> u32(16) & u32(127)).astype(u64)
+    moved = (a.view(np.int64) >> (where & u32(63)).astype(np.int64)).view(u64)
+    sign = u64(1) << (np.maximum(width, u64(1)) - u64(1) & u64(63))
+    bits = (_wide_field(moved, where & u32(127 << 16)) ^ sign) - sign
+    return np.where(width >= 64, moved, np.where(width == 0, u64(0), bits))
+
+
 def _distance(a: Array, b: Array) -> Array:
     """The difference without its sign; it wraps."""
     return np.abs(a - b)
@@ -161,6 +176,13 @@ SALU: dict[str, Salu] = {
     ),
     "s_bfe_u32": _u32(_field, 2, _not_zero),
     "s_bfe_i32": _u32(_signed_field, 2, _not_zero),
+    "s_bfe_u64": Salu(_wide_field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfe_i64": Salu(_wide_signed_field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfm_b64": Salu(
+        lambda a, b: ((u64(1) << (a & u32(63)).astype(u64)) - u64(1)) << (b & u32(63)).astype(u64),
+        ("u32", "u32"),
+        "u64",
+    ),
     "s_bfm_b32": _u32(lambda a, b: ((u32(1) << (a & FIVE_BITS)) - u32(1)) << (b & FIVE_BITS), 2),
     **{
         f"s_lshl{by}_add_u32": _u32(

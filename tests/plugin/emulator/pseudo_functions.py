@@ -50,9 +50,9 @@ def _fma(a: Value, b: Value, c: Value) -> Value:
 
 def _sign_extended(value: Value, width: Value) -> Value:
     if width.number == 0:
-        return made(0, "i", 32)
+        return made(0, "i", value.width)
     bits = value.bits & (1 << width.number) - 1
-    return made(bits - (1 << width.number) if bits >> width.number - 1 else bits, "i", 32)
+    return made(bits - (1 << width.number) if bits >> width.number - 1 else bits, "i", value.width)
 
 
 def extreme(least: bool, values: list[Value]) -> Value:

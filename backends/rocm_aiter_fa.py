@@ -223,15 +223,7 @@ class RocmAiterFlashAttention(SplitHalves):
             part = Step(
                 query, step.key_cache, step.value_cache, batch, out, step.k_scale, step.v_scale
             )
-            call_unified(
-                self.name,
-                part,
-                scale=self.scale,
-                window=self.request.sliding_window,
-                soft_cap=self.request.logits_soft_cap,
-                alibi_slopes=self.alibi_slopes,
-                sinks=self.sinks,
-            )
+            call_unified(self, part)
             step.out[group.rows] = out
             return
         requests, heads, head_size = query.shape

@@ -60,33 +60,12 @@ class RocmAiterUnifiedAttention(SplitHalves):
                 f"{self.name} does not support batches that are not causal: aiter asserts causal"
                 f" ({UNIFIED_ATTENTION.source})"
             )
-        call_unified(
-            self.name,
-            step,
-            scale=self.scale,
-            window=self.request.sliding_window,
-            soft_cap=self.request.logits_soft_cap,
-            alibi_slopes=self.alibi_slopes,
-            sinks=self.sinks,
-        )
+        call_unified(self, step)
 
 
-def call_unified(
-    backend: str,
-    step: Step,
-    *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-) -> None:
-    """Call aiter's unified_attention for all requests of a step; it writes step.out.
-
-    Args:
-        window: keys that a token sees, itself included; passed as (window - 1, 0).
-    """
-    batch = step.batch
+def call_unified(layer: PagedLayer, step: Step) -> None:
+    """Call aiter's unified_attention for all requests of a step; it writes step.out."""
+    batch, window = step.batch, layer.request.sliding_window
     tokens, requests = batch.slot_mapping.shape[0], len(batch.seq_lens)
     kv_heads = step.key_cache.shape[2]
 
@@ -94,7 +73,7 @@ def call_unified(
         return None if one is None else one.reshape(1, 1).expand(requests, kv_heads)
 
     UNIFIED_ATTENTION.call(
-        backend,
+        layer.name,
         q=step.query[:tokens],
         k=step.key_cache,
         v=step.value_cache,
@@ -103,14 +82,15 @@ def call_unified(
         max_seqlen_q=batch.max_query_len,
         seqused_k=batch.seq_lens,
         max_seqlen_k=batch.max_seq_len,
-        softmax_scale=scale,
+        softmax_scale=layer.scale,
         causal=True,
+        # A window counts the token itself.
         window_size=(-1, -1) if window is None else (window - 1, 0),
         block_table=batch.block_table,
-        softcap=soft_cap or 0.0,
+        softcap=layer.request.logits_soft_cap or 0.0,
         q_descale=None,
         k_descale=expanded(step.k_scale),
         v_descale=expanded(step.v_scale),
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
+        alibi_slopes=layer.alibi_slopes,
+        sinks=layer.sinks,
     )

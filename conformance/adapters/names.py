@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # call. Further on it is the server's plumbing, which does not depend on the backend.
 _FOLLOWED = 3
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_SCOPES = (*_FUNCTIONS, ast.Lambda)
 
 
 def missing(module_name: str, top: str) -> list[str]:

@@ -27,7 +27,7 @@ class Place:
     """The loader's place in a file, and the error class that a mistake there raises.
 
     Args:
-        error: ContractError or DeviationsError.
+        error: such as ContractError or DeviationsError.
         file: the path as the user gave it.
         entry: the row or the deviation, such as "case 3 'triton-is-the-default'"; "" at the top.
     """

@@ -254,12 +254,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-_NESTED = {
-    "report": ("rows", "declined", "summaries", "causes"),
-    "summaries": ("conditions",),
-}
-
-
 def completed(data: Any, kind: str = "report") -> Any:
     """Return plain data of a report with what it may lack filled in; it is not checked."""
     if isinstance(data, list):

@@ -1,7 +1,7 @@
 """The module ``amdsmi``, in the shapes of release 7.0.2 (docs/reference/mock-surface.md#amdsmi).
 
 Names, signatures, enum members and dict keys are compared with the real package's source by
-tests/plugin/mock/test_amdsmi_is_faithful.py.
+tests/plugin/mock/test_amdsmi.py.
 """
 
 from __future__ import annotations

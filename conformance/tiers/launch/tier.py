@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_rocm_attn.conformance.tiers.numerics.case import Result
     from pytest_rocm_attn.conformance.tiers.settings import Settings
 
-# If --rocm-attn-gpu names none: what vLLM-style servers ship for (hardware.toml, docker_archs).
+# If --rocm-attn-gpu names none: of what vLLM's images are built for (hardware.toml, docker_archs_0_12).
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
 
 

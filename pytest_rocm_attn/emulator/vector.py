@@ -122,9 +122,9 @@ def _into(compute: Callable[..., Array], sources: Sequence[Source]) -> Into | No
         return None
     if len(sources) == 1:
         (only,) = (one.fetch for one in sources)
-        return lambda m, w, out: compute(only(m, w), out)
+        return lambda m, w, out: compute(only(m, w), out=out)
     first, second = (one.fetch for one in sources)
-    return lambda m, w, out: compute(first(m, w), second(m, w), out)
+    return lambda m, w, out: compute(first(m, w), second(m, w), out=out)
 
 
 def _sources(context: Context, alu: Alu, *, sdwa: bool = False) -> list[Source]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_rocm_attn.errors import BackendLimitError
+from pytest_rocm_attn.errors import BackendInputError, BackendLimitError
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.backends.batch import Batch
     from pytest_rocm_attn.request import Request
 
 
@@ -58,3 +59,18 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def _refusals(cls, request: Request) -> tuple[tuple[bool, str], ...]:
         """Return pairs of whether the request asks for something the backend lacks, and what."""
+
+    def _check_block_table(self, batch: Batch) -> None:
+        self._check_device("block_table", batch.block_table)
+        if batch.max_seq_len > batch.block_table.shape[1] * self.block_size:
+            raise BackendInputError(
+                f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
+                f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
+                " (docs/reference/backends.md#inputs)"
+            )
+
+    def _check_device(self, name: str, given: torch.Tensor) -> None:
+        if given.device != self.device:
+            raise BackendInputError(
+                f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
+            )

@@ -131,17 +131,7 @@ class MlaLayer(Layer):
         self._check("query", query, (tokens, heads, RANK + ROPE))
         self._check("out", out, (tokens, heads, RANK))
         self._check("cache", cache, self.cache_shape(cache.shape[0] if cache.ndim else 0))
-        if batch.block_table.device != self.device:
-            raise BackendInputError(
-                f"{self.name}: block_table is on {batch.block_table.device}, the layer is on"
-                f" {self.device}"
-            )
-        if batch.max_seq_len > batch.block_table.shape[1] * self.block_size:
-            raise BackendInputError(
-                f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
-                f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
-                " (docs/reference/backends.md#inputs)"
-            )
+        self._check_block_table(batch)
         if batch.max_query_len > 1 or not batch.causal:
             raise BackendLimitError(
                 f"{self.name} decodes one token per request, causally; got {batch.max_query_len} tokens"
@@ -191,7 +181,4 @@ class MlaLayer(Layer):
             raise BackendInputError(
                 f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
             )
-        if tensor.device != self.device:
-            raise BackendInputError(
-                f"{self.name}: {name} is on {tensor.device}, the layer is on {self.device}"
-            )
+        self._check_device(name, tensor)

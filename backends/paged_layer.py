@@ -278,25 +278,9 @@ class PagedLayer(Layer):
                 raise BackendInputError(
                     f"{self.name}: {name} is {tensor.dtype}, the layer's dtype is {self.dtype}"
                 )
-        if batch.max_seq_len > batch.block_table.shape[1] * self.block_size:
-            raise BackendInputError(
-                f"{self.name}: a request has {batch.max_seq_len} tokens, block_table has"
-                f" {batch.block_table.shape[1]} blocks of {self.block_size} for each"
-                " (docs/reference/backends.md#inputs)"
-            )
-        for name, given in (
-            ("query", query),
-            ("kv_cache", kv_cache),
-            ("out", out),
-            ("block_table", batch.block_table),
-        ):
+        for name, given in (("query", query), ("kv_cache", kv_cache), ("out", out)):
             self._check_device(name, given)
-
-    def _check_device(self, name: str, given: torch.Tensor) -> None:
-        if given.device != self.device:
-            raise BackendInputError(
-                f"{self.name}: {name} is on {given.device}, the layer is on {self.device}"
-            )
+        self._check_block_table(batch)
 
     def _check_scale(self, name: str, scale: torch.Tensor | None) -> None:
         if scale is None:

@@ -22,7 +22,7 @@ from pytest_rocm_attn.backends.aiter_api import (
 )
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.paged_layer import Step
-from pytest_rocm_attn.backends.rocm_aiter_unified_attn import SplitHalves, call_unified
+from pytest_rocm_attn.backends.rocm_aiter_unified_attn import SplitHalves
 from pytest_rocm_attn.errors import BackendLimitError
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class RocmAiterFlashAttention(SplitHalves):
             part = Step(
                 query, step.key_cache, step.value_cache, batch, out, step.k_scale, step.v_scale
             )
-            call_unified(self, part)
+            self._unified(part)
             step.out[group.rows] = out
             return
         requests, heads, head_size = query.shape

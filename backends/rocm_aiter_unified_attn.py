@@ -32,6 +32,38 @@ class SplitHalves(PagedLayer):
         key_cache, value_cache = kv_cache.unbind(0)
         return key_cache, value_cache
 
+    def _unified(self, step: Step) -> None:
+        """Call aiter's unified_attention for all requests of a step; it writes step.out."""
+        batch, window = step.batch, self.request.sliding_window
+        tokens, requests = batch.slot_mapping.shape[0], len(batch.seq_lens)
+        kv_heads = step.key_cache.shape[2]
+
+        def expanded(one: torch.Tensor | None) -> torch.Tensor | None:
+            return None if one is None else one.reshape(1, 1).expand(requests, kv_heads)
+
+        UNIFIED_ATTENTION.call(
+            self.name,
+            q=step.query[:tokens],
+            k=step.key_cache,
+            v=step.value_cache,
+            out=step.out[:tokens],
+            cu_seqlens_q=batch.query_start_loc,
+            max_seqlen_q=batch.max_query_len,
+            seqused_k=batch.seq_lens,
+            max_seqlen_k=batch.max_seq_len,
+            softmax_scale=self.scale,
+            causal=True,
+            # A window counts the token itself.
+            window_size=(-1, -1) if window is None else (window - 1, 0),
+            block_table=batch.block_table,
+            softcap=self.request.logits_soft_cap or 0.0,
+            q_descale=None,
+            k_descale=expanded(step.k_scale),
+            v_descale=expanded(step.v_scale),
+            alibi_slopes=self.alibi_slopes,
+            sinks=self.sinks,
+        )
+
 
 class RocmAiterUnifiedAttention(SplitHalves):
     """One attention layer on ROCM_AITER_UNIFIED_ATTN. The cache: (2, blocks, block size, heads, D).
@@ -60,37 +92,4 @@ class RocmAiterUnifiedAttention(SplitHalves):
                 f"{self.name} does not support batches that are not causal: aiter asserts causal"
                 f" ({UNIFIED_ATTENTION.source})"
             )
-        call_unified(self, step)
-
-
-def call_unified(layer: PagedLayer, step: Step) -> None:
-    """Call aiter's unified_attention for all requests of a step; it writes step.out."""
-    batch, window = step.batch, layer.request.sliding_window
-    tokens, requests = batch.slot_mapping.shape[0], len(batch.seq_lens)
-    kv_heads = step.key_cache.shape[2]
-
-    def expanded(one: torch.Tensor | None) -> torch.Tensor | None:
-        return None if one is None else one.reshape(1, 1).expand(requests, kv_heads)
-
-    UNIFIED_ATTENTION.call(
-        layer.name,
-        q=step.query[:tokens],
-        k=step.key_cache,
-        v=step.value_cache,
-        out=step.out[:tokens],
-        cu_seqlens_q=batch.query_start_loc,
-        max_seqlen_q=batch.max_query_len,
-        seqused_k=batch.seq_lens,
-        max_seqlen_k=batch.max_seq_len,
-        softmax_scale=layer.scale,
-        causal=True,
-        # A window counts the token itself.
-        window_size=(-1, -1) if window is None else (window - 1, 0),
-        block_table=batch.block_table,
-        softcap=layer.request.logits_soft_cap or 0.0,
-        q_descale=None,
-        k_descale=expanded(step.k_scale),
-        v_descale=expanded(step.v_scale),
-        alibi_slopes=layer.alibi_slopes,
-        sinks=layer.sinks,
-    )
+        self._unified(step)

@@ -43,14 +43,6 @@ def claims(case: Case) -> bool:
     return not (fp8 or request.alibi or request.logits_soft_cap or request.has_sink)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_case_is_right_or_refused(case: Case) -> None:
     finding = examine(FlexAttn(), case, CPU)

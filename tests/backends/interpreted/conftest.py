@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent
 
@@ -25,14 +21,3 @@ def pytest_configure(config: pytest.Config) -> None:
     paths = [(folder / argument.partition("::")[0]).resolve() for argument in config.args]
     if paths and all(path.is_relative_to(FOLDER) for path in paths):
         os.environ.setdefault("TRITON_INTERPRET", "1")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors: threads only wait for each other, the more so beside other test processes."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -8,7 +8,7 @@ restates; tests/plugin/emulator/test_against_pseudo_code.py runs that pseudo-cod
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from pytest_rocm_attn.emulator.numbers import (
     u32,
     u64,
 )
+from pytest_rocm_attn.emulator.operands import TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,27 @@ def _half(compute: Callable[..., Array], count: int, kind: str = "u16") -> Alu:
 
 
 def _convert(to: str, from_: str, compute: Callable[..., Array] | None = None) -> Alu:
-    from pytest_rocm_attn.emulator.operands import TYPES
-
     return Alu(compute or (lambda a: a.astype(TYPES[to])), (from_,), to)
+
+
+def _saturated_pair(to: str, from_: str) -> Alu:
+    convert = n.to_integer(TYPES[to])
+    return Alu(lambda a, b: n.packed(convert(a), convert(b)), (from_,) * 2, "u32")
+
+
+def _propagating(kinds: Sequence[str]) -> dict[str, Alu]:
+    """Return what gives a NaN if a source is one."""
+    high, low = n.maximum, n.minimum
+    table = {}
+    for kind in kinds:
+        table[f"v_maximum_{kind}"] = _f(high, 2, kind)
+        table[f"v_minimum_{kind}"] = _f(low, 2, kind)
+        if kind != "f64":
+            table[f"v_maximum3_{kind}"] = _f(lambda a, b, c: high(high(a, b), c), 3, kind)
+            table[f"v_minimum3_{kind}"] = _f(lambda a, b, c: low(low(a, b), c), 3, kind)
+            table[f"v_maximumminimum_{kind}"] = _f(lambda a, b, c: low(high(a, b), c), 3, kind)
+            table[f"v_minimummaximum_{kind}"] = _f(lambda a, b, c: high(low(a, b), c), 3, kind)
+    return table
 
 
 _shl = lambda a, b: b << (a & FIVE_BITS)
@@ -83,6 +102,7 @@ INTEGER: dict[str, Alu] = {
     "v_bfrev_b32": _u(n.reversed_bits, 1),
     "v_ffbh_u32": _u(n.leading_zeros, 1),
     "v_ffbl_b32": _u(n.trailing_zeros, 1),
+    "v_ffbh_i32": _u(n.sign_length, 1),
     "v_add_u32": _u(_add, 2, taint.carried),
     "v_sub_u32": _u(np.subtract, 2, taint.carried),
     "v_subrev_u32": _u(lambda a, b: b - a, 2, taint.carried),
@@ -103,6 +123,9 @@ INTEGER: dict[str, Alu] = {
     "v_mul_u32_u24": _u(lambda a, b: n.unsigned_24(a) * n.unsigned_24(b), 2, taint.low_24),
     "v_mul_i32_i24": _u(lambda a, b: (n.signed_24(a) * n.signed_24(b)).view(u32), 2, taint.low_24),
     "v_mul_hi_u32_u24": _u(lambda a, b: n.multiply_high(n.unsigned_24(a), n.unsigned_24(b)), 2),
+    "v_mul_hi_i32_i24": Alu(
+        lambda a, b: n.multiply_high_signed(n.signed_24(a), n.signed_24(b)), ("u32",) * 2, "i32"
+    ),
     "v_max_u32": _u(np.maximum, 2),
     "v_min_u32": _u(np.minimum, 2),
     "v_max_i32": _i(np.maximum, 2),
@@ -173,6 +196,7 @@ FLOAT: dict[str, Alu] = {
     "v_med3_f32": _f(n.median_float, 3),
     "v_maxmin_f32": _f(lambda a, b, c: n.lesser(n.greater(a, b), c), 3),
     "v_minmax_f32": _f(lambda a, b, c: n.greater(n.lesser(a, b), c), 3),
+    **_propagating(("f16", "f32", "f64")),
     "v_exp_f32": _f(np.exp2, 1),
     "v_log_f32": _f(np.log2, 1),
     "v_rcp_f32": _f(lambda a: f32(1) / a, 1),
@@ -185,11 +209,9 @@ FLOAT: dict[str, Alu] = {
     "v_ceil_f32": _f(np.ceil, 1),
     "v_trunc_f32": _f(np.trunc, 1),
     "v_rndne_f32": _f(np.rint, 1),
-    "v_fract_f32": _f(lambda a: np.minimum(a - np.floor(a), np.nextafter(f32(1), f32(0))), 1),
+    "v_fract_f32": _f(n.fraction, 1),
     "v_frexp_mant_f32": _f(lambda a: np.frexp(a)[0], 1),
-    "v_frexp_exp_i32_f32": Alu(
-        lambda a: np.where(np.isfinite(a), np.frexp(a)[1], 0).astype(i32), ("f32",), "i32"
-    ),
+    "v_frexp_exp_i32_f32": _convert("i32", "f32", n.exponent),
     "v_ldexp_f32": Alu(lambda a, b: np.ldexp(a, np.clip(b, -400, 400)), ("f32", "i32"), "f32"),
 }
 
@@ -218,6 +240,23 @@ HALF: dict[str, Alu] = {
     "v_min_i16": _half(np.minimum, 2, "i16"),
     "v_mad_u16": _half(lambda a, b, c: a * b + c, 3),
     "v_mad_i16": _half(lambda a, b, c: a * b + c, 3),
+    "v_add_i16": _half(_add, 2, "i16"),
+    "v_sub_i16": _half(np.subtract, 2, "i16"),
+    **{
+        f"v_{name}_{kind}": _half(compute, 3, kind)
+        for kind in ("i16", "u16")
+        for name, compute in (
+            ("max3", lambda a, b, c: np.maximum(np.maximum(a, b), c)),
+            ("min3", lambda a, b, c: np.minimum(np.minimum(a, b), c)),
+            ("med3", lambda a, b, c: n.median(a, b, c, np.minimum, np.maximum)),
+        )
+    },
+    "v_mad_i32_i16": Alu(
+        lambda a, b, c: (a.astype(i32) * b.astype(i32)).view(u32) + c, ("i16", "i16", "u32"), "u32"
+    ),
+    "v_mad_u32_u16": Alu(
+        lambda a, b, c: a.astype(u32) * b.astype(u32) + c, ("u16", "u16", "u32"), "u32"
+    ),
     "v_add_f16": _f(_add, 2, "f16"),
     "v_sub_f16": _f(lambda a, b: a - b, 2, "f16"),
     "v_subrev_f16": _f(lambda a, b: b - a, 2, "f16"),
@@ -230,11 +269,19 @@ HALF: dict[str, Alu] = {
     "v_fmaak_f16": _f(n.fma16, 3, "f16"),
     "v_max3_f16": _f(lambda a, b, c: n.greater(n.greater(a, b), c), 3, "f16"),
     "v_min3_f16": _f(lambda a, b, c: n.lesser(n.lesser(a, b), c), 3, "f16"),
+    "v_med3_f16": _f(n.median_float, 3, "f16"),
+    "v_maxmin_f16": _f(lambda a, b, c: n.lesser(n.greater(a, b), c), 3, "f16"),
+    "v_minmax_f16": _f(lambda a, b, c: n.greater(n.lesser(a, b), c), 3, "f16"),
     "v_exp_f16": _f(lambda a: np.exp2(a.astype(f32)).astype(f16), 1, "f16"),
     "v_log_f16": _f(lambda a: np.log2(a.astype(f32)).astype(f16), 1, "f16"),
     "v_rcp_f16": _f(lambda a: (f32(1) / a.astype(f32)).astype(f16), 1, "f16"),
     "v_sqrt_f16": _f(lambda a: np.sqrt(a.astype(f32)).astype(f16), 1, "f16"),
     "v_rsq_f16": _f(lambda a: (f32(1) / np.sqrt(a.astype(f32))).astype(f16), 1, "f16"),
+    "v_sin_f16": _f(lambda a: np.sin(n.turns(a)).astype(f16), 1, "f16"),
+    "v_cos_f16": _f(lambda a: np.cos(n.turns(a)).astype(f16), 1, "f16"),
+    "v_fract_f16": _f(n.fraction, 1, "f16"),
+    "v_frexp_mant_f16": _f(lambda a: np.frexp(a)[0], 1, "f16"),
+    "v_frexp_exp_i16_f16": _convert("i16", "f16", lambda a: n.exponent(a).astype(i16)),
     "v_floor_f16": _f(np.floor, 1, "f16"),
     "v_ceil_f16": _f(np.ceil, 1, "f16"),
     "v_trunc_f16": _f(np.trunc, 1, "f16"),
@@ -270,6 +317,9 @@ DOUBLE: dict[str, Alu] = {
     "v_rcp_f64": _f(lambda a: 1 / a, 1, "f64"),
     "v_rsq_f64": _f(lambda a: 1 / np.sqrt(a), 1, "f64"),
     "v_sqrt_f64": _f(np.sqrt, 1, "f64"),
+    "v_fract_f64": _f(n.fraction, 1, "f64"),
+    "v_frexp_mant_f64": _f(lambda a: np.frexp(a)[0], 1, "f64"),
+    "v_frexp_exp_i32_f64": _convert("i32", "f64", n.exponent),
     "v_floor_f64": _f(np.floor, 1, "f64"),
     "v_ceil_f64": _f(np.ceil, 1, "f64"),
     "v_trunc_f64": _f(np.trunc, 1, "f64"),
@@ -283,6 +333,9 @@ CONVERSIONS: dict[str, Alu] = {
     "v_cvt_u32_f32": _convert("u32", "f32", n.to_integer(u32)),
     "v_cvt_i32_f32": _convert("i32", "f32", n.to_integer(i32)),
     "v_cvt_flr_i32_f32": _convert("i32", "f32", lambda a: n.to_integer(i32)(np.floor(a))),
+    "v_cvt_rpi_i32_f32": _convert(
+        "i32", "f32", lambda a: n.to_integer(i32)(np.floor(a + f32(0.5)))
+    ),
     "v_cvt_f32_f16": _convert("f32", "f16"),
     "v_cvt_f16_f32": _convert("f16", "f32"),
     "v_cvt_f16_u16": _convert("f16", "u16"),
@@ -299,19 +352,23 @@ CONVERSIONS: dict[str, Alu] = {
     "v_cvt_i32_i16": _convert("i32", "i16"),
     "v_cvt_f32_bf16": Alu(n.from_bfloat16, ("u16",), "f32"),
     "v_cvt_pkrtz_f16_f32": Alu(
-        lambda a, b: _packed(n.half_toward_zero(a), n.half_toward_zero(b)), ("f32", "f32"), "u32"
+        lambda a, b: n.packed(n.half_toward_zero(a), n.half_toward_zero(b)), ("f32", "f32"), "u32"
     ),
+    **{
+        f"v_cvt_pk_{to}_{from_}": _saturated_pair(to, from_)
+        for to, from_ in (("i16", "i32"), ("u16", "u32"), ("i16", "f32"), ("u16", "f32"))
+    },
     "v_cvt_pk_f16_f32": Alu(
-        lambda a, b: _packed(a.astype(f16), b.astype(f16)), ("f32", "f32"), "u32"
+        lambda a, b: n.packed(a.astype(f16), b.astype(f16)), ("f32", "f32"), "u32"
     ),
     "v_cvt_pk_bf16_f32": Alu(
-        lambda a, b: _packed(n.bfloat16(a), n.bfloat16(b)), ("f32", "f32"), "u32"
+        lambda a, b: n.packed(n.bfloat16(a), n.bfloat16(b)), ("f32", "f32"), "u32"
     ),
     "v_pack_b32_f16": Alu(
-        lambda a, b: _packed(a, b),
+        lambda a, b: n.packed(a, b),
         ("u16", "u16"),
         "u32",
-        lambda values, shadows: _packed(shadows[0], shadows[1]),
+        lambda values, shadows: n.packed(shadows[0], shadows[1]),
     ),
     **{
         f"v_cvt_f32_ubyte{byte}": Alu(
@@ -323,11 +380,6 @@ CONVERSIONS: dict[str, Alu] = {
         for byte in range(4)
     },
 }
-
-
-def _packed(low: Array, high: Array) -> Array:
-    """Two values of 16 bits as one of 32."""
-    return np.asarray(low).view(u16).astype(u32) | np.asarray(high).view(u16).astype(u32) << u32(16)
 
 
 _SATURATING = re.compile(r"v_(?:add|sub|subrev)_([ui](?:16|32))")

@@ -17,6 +17,8 @@ _RENAMED = {
     "v_sub_nc_i32": "v_sub_i32",
     "v_add_nc_u16": "v_add_u16",
     "v_sub_nc_u16": "v_sub_u16",
+    "v_add_nc_i16": "v_add_i16",
+    "v_sub_nc_i16": "v_sub_i16",
     "v_add_co_ci_u32": "v_addc_co_u32",
     "v_sub_co_ci_u32": "v_subb_co_u32",
     "v_subrev_co_ci_u32": "v_subbrev_co_u32",
@@ -24,6 +26,8 @@ _RENAMED = {
     "v_mad_co_i64_i32": "v_mad_i64_i32",
     "v_cvt_pk_rtz_f16_f32": "v_cvt_pkrtz_f16_f32",
     "v_cvt_floor_i32_f32": "v_cvt_flr_i32_f32",
+    "v_cvt_nearest_i32_f32": "v_cvt_rpi_i32_f32",
+    "v_cls_i32": "v_ffbh_i32",
     "v_clz_i32_u32": "v_ffbh_u32",
     "v_ctz_i32_b32": "v_ffbl_b32",
     "v_mad_legacy_u16": "v_mad_u16",
@@ -40,6 +44,8 @@ _RENAMED = {
     "s_ctz_i32_b64": "s_ff1_i32_b64",
     "s_clz_i32_u32": "s_flbit_i32_b32",
     "s_clz_i32_u64": "s_flbit_i32_b64",
+    "s_cls_i32": "s_flbit_i32",
+    "s_cls_i32_i64": "s_flbit_i32_i64",
 }
 _WIDTH = {
     "b8": "byte",

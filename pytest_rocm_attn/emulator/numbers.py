@@ -64,6 +64,16 @@ def lesser(a: Array, b: Array) -> Array:
     return result
 
 
+def maximum(a: Array, b: Array) -> Array:
+    """The larger number, or a NaN if one of them is; of both zeros +0 (IEEE 754-2019)."""
+    return np.where(np.isnan(a) | np.isnan(b), a + b, greater(a, b))
+
+
+def minimum(a: Array, b: Array) -> Array:
+    """The smaller number, or a NaN if one of them is; of both zeros -0 (IEEE 754-2019)."""
+    return np.where(np.isnan(a) | np.isnan(b), a + b, lesser(a, b))
+
+
 def median(a: Array, b: Array, c: Array, low: Any, high: Any) -> Array:
     """The middle one of three."""
     middle: Array = high(low(a, b), low(high(a, b), c))
@@ -81,6 +91,17 @@ def turns(a: Array) -> Array:
     wide = a.astype(f64)
     radians: Array = (wide - np.rint(wide)) * (2 * np.pi)
     return radians
+
+
+def fraction(a: Array) -> Array:
+    """The part above the largest whole number that is not greater: less than 1."""
+    one = a.dtype.type
+    return np.minimum(a - np.floor(a), np.nextafter(one(1), one(0)))
+
+
+def exponent(a: Array) -> Array:
+    """The power of two of frexp; 0 for what is not finite."""
+    return np.where(np.isfinite(a), np.frexp(a)[1], 0).astype(i32)
 
 
 def signed_24(x: Array) -> Array:
@@ -180,6 +201,11 @@ def leading_zeros(x: Array) -> Array:
     )
 
 
+def sign_length(x: Array) -> Array:
+    """Bits from bit 31 on that are like it; -1 if all are."""
+    return leading_zeros(x ^ (x.view(i32) >> i32(31)).view(u32))
+
+
 def trailing_zeros(x: Array) -> Array:
     """Number of the lowest 1; -1 of none."""
     lowest = x & (~x + u32(1))
@@ -204,6 +230,11 @@ def half_toward_zero(x: Array) -> Array:
     rounded = x.astype(f16)
     beyond = np.abs(rounded.astype(f32)) > np.abs(x)
     return np.where(beyond, np.nextafter(rounded, f16(0)), rounded)
+
+
+def packed(low: Array, high: Array) -> Array:
+    """Two values of 16 bits as one of 32."""
+    return np.asarray(low).view(u16).astype(u32) | np.asarray(high).view(u16).astype(u32) << u32(16)
 
 
 def bfloat16(x: Array) -> Array:

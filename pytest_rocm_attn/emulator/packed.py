@@ -29,6 +29,10 @@ HALVES: dict[str, Callable[..., Array]] = {
     "fma": n.fma16,
     "max": lambda a, b: n.greater(a, b) if a.dtype == f16 else np.maximum(a, b),
     "min": lambda a, b: n.lesser(a, b) if a.dtype == f16 else np.minimum(a, b),
+    "maximum": n.maximum,
+    "minimum": n.minimum,
+    "maximum3": lambda a, b, c: n.maximum(n.maximum(a, b), c),
+    "minimum3": lambda a, b, c: n.minimum(n.minimum(a, b), c),
     "lshlrev": lambda a, b: b << (a & a.dtype.type(15)),
     "lshrrev": lambda a, b: b >> (a & a.dtype.type(15)),
     "ashrrev": lambda a, b: b >> (a & a.dtype.type(15)),
@@ -50,10 +54,13 @@ def build(context: Context) -> Step | None:
         return _mixed(context)
     if match := _DOTS.fullmatch(context.name):
         return _dot(context, match[1] or match[2], into=match[2])
+    if context.name == "v_pk_fmac_f16":
+        operands = context.operands()
+        return _halves(context, n.fma16, "f16", [*operands[1:], operands[0]])
     match = re.fullmatch(r"v_pk_(\w+)_([biuf]16)", context.name)
     if match is None or match[1] not in HALVES:
         return None
-    return _halves(context, HALVES[match[1]], match[2].replace("b", "u"))
+    return _halves(context, HALVES[match[1]], match[2].replace("b", "u"), context.operands()[1:])
 
 
 def _both_halves(operand: Operand, kind: str) -> Source:
@@ -74,8 +81,9 @@ def _signs(context: Context, count: int) -> tuple[Sequence[int], Sequence[int]]:
     return low, context.modifier("neg_hi", [0] * count)
 
 
-def _halves(context: Context, compute: Callable[..., Array], kind: str) -> Step:
-    operands = context.operands()[1:]
+def _halves(
+    context: Context, compute: Callable[..., Array], kind: str, operands: Sequence[Operand]
+) -> Step:
     count = len(operands)
     sources = [_both_halves(operand, kind) for operand in operands]
     picks = context.modifier("op_sel", [0] * count), context.modifier("op_sel_hi", [1] * count)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pytest_rocm_attn.emulator import fields
 from pytest_rocm_attn.emulator import numbers as n
 from pytest_rocm_attn.emulator import taint as rules
 from pytest_rocm_attn.emulator.compare import RELATIONS
@@ -73,42 +74,20 @@ def _f32(compute: Callable[..., Array], count: int) -> Salu:
     return Salu(compute, ("f32",) * count, "f32")
 
 
+def _f16(compute: Callable[..., Array], count: int) -> Salu:
+    """Of float16; the upper half of the result is 0."""
+    return Salu(
+        lambda *sources: compute(*sources).astype(f16).view(u16).astype(u32),
+        ("f16",) * count,
+        "u32",
+    )
+
+
 def _each_width(compute: Callable[..., Array], count: int, rule: rules.Rule) -> dict[str, Salu]:
     return {
         f"b{bits}": Salu(compute, (f"u{bits}",) * count, f"u{bits}", _not_zero, rule)
         for bits in (32, 64)
     }
-
-
-def _place(field: Array) -> Array:
-    return field & FIVE_BITS
-
-
-def _field(a: Array, where: Array) -> Array:
-    """s_bfe: the place in bits 0 to 4, the width in bits 16 to 22; 32 and more are all bits."""
-    width = where >> u32(16) & u32(127)
-    return np.where(width >= 32, a >> _place(where), n.field(a, _place(where), width))
-
-
-def _signed_field(a: Array, where: Array) -> Array:
-    width = where >> u32(16) & u32(127)
-    moved = (a.view(i32) >> _place(where).view(i32)).view(u32)
-    return np.where(width >= 32, moved, n.signed_field(a, _place(where), width))
-
-
-def _wide_field(a: Array, where: Array) -> Array:
-    """s_bfe of 64 bits: the place in bits 0 to 5, the width in bits 16 to 22; 64 and more are all bits."""
-    width = (where >> u32(16) & u32(127)).astype(u64)
-    moved = a >> (where & u32(63)).astype(u64)
-    return np.where(width >= 64, moved, moved & ((u64(1) << (width & u64(63))) - u64(1)))
-
-
-def _wide_signed_field(a: Array, where: Array) -> Array:
-    width = (where >> u32(16) & u32(127)).astype(u64)
-    moved = (a.view(np.int64) >> (where & u32(63)).astype(np.int64)).view(u64)
-    sign = u64(1) << (np.maximum(width, u64(1)) - u64(1) & u64(63))
-    bits = (_wide_field(moved, where & u32(127 << 16)) ^ sign) - sign
-    return np.where(width >= 64, moved, np.where(width == 0, u64(0), bits))
 
 
 def _distance(a: Array, b: Array) -> Array:
@@ -126,6 +105,12 @@ _BITWISE: dict[str, tuple[Callable[..., Array], rules.Rule]] = {
     "nor": (lambda a, b: ~(a | b), rules.either),
     "xnor": (lambda a, b: ~(a ^ b), rules.each_bit),
 }
+_FLOATS: tuple[tuple[str, Callable[..., Array], int], ...] = (
+    *(("add", np.add, 2), ("sub", np.subtract, 2), ("mul", np.multiply, 2)),
+    *(("min", n.lesser, 2), ("max", n.greater, 2)),
+    *(("minimum", n.minimum, 2), ("maximum", n.maximum, 2)),
+    *(("floor", np.floor, 1), ("ceil", np.ceil, 1), ("trunc", np.trunc, 1), ("rndne", np.rint, 1)),
+)
 # Of s_..._saveexec: of the source and EXEC.
 _SAVING: dict[str, Callable[..., Array]] = {
     **{name: compute for name, (compute, _) in _BITWISE.items()},
@@ -174,10 +159,10 @@ SALU: dict[str, Salu] = {
         _not_zero,
         _right,
     ),
-    "s_bfe_u32": _u32(_field, 2, _not_zero),
-    "s_bfe_i32": _u32(_signed_field, 2, _not_zero),
-    "s_bfe_u64": Salu(_wide_field, ("u64", "u32"), "u64", _not_zero),
-    "s_bfe_i64": Salu(_wide_signed_field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfe_u32": _u32(fields.field, 2, _not_zero),
+    "s_bfe_i32": _u32(fields.signed_field, 2, _not_zero),
+    "s_bfe_u64": Salu(fields.wide_field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfe_i64": Salu(fields.wide_signed_field, ("u64", "u32"), "u64", _not_zero),
     "s_bfm_b64": Salu(
         lambda a, b: ((u64(1) << (a & u32(63)).astype(u64)) - u64(1)) << (b & u32(63)).astype(u64),
         ("u32", "u32"),
@@ -194,6 +179,7 @@ SALU: dict[str, Salu] = {
     },
     "s_pack_ll_b32_b16": _u32(lambda a, b: a & u32(0xFFFF) | b << u32(16), 2),
     "s_pack_lh_b32_b16": _u32(lambda a, b: a & u32(0xFFFF) | b & u32(0xFFFF0000), 2),
+    "s_pack_hl_b32_b16": _u32(lambda a, b: a >> u32(16) | b << u32(16), 2),
     "s_pack_hh_b32_b16": _u32(lambda a, b: a >> u32(16) | b & u32(0xFFFF0000), 2),
     "s_absdiff_i32": Salu(_distance, ("i32", "i32"), "i32", _not_zero),
     "s_abs_i32": Salu(np.abs, ("i32",), "i32", _not_zero),
@@ -202,28 +188,49 @@ SALU: dict[str, Salu] = {
     "s_sext_i32_i8": Salu(lambda a: (a << u32(24)).view(i32) >> i32(24), ("u32",), "i32"),
     "s_bcnt1_i32_b32": _u32(lambda a: np.bitwise_count(a).astype(u32), 1, _not_zero),
     "s_bcnt1_i32_b64": Salu(lambda a: np.bitwise_count(a).astype(u32), ("u64",), "u32", _not_zero),
+    "s_bcnt0_i32_b32": _u32(lambda a: np.bitwise_count(~a).astype(u32), 1, _not_zero),
+    "s_bcnt0_i32_b64": Salu(lambda a: np.bitwise_count(~a).astype(u32), ("u64",), "u32", _not_zero),
+    "s_brev_b64": Salu(fields.wide_reversed, ("u64",), "u64"),
     "s_ff1_i32_b32": _u32(n.trailing_zeros, 1),
+    "s_ff0_i32_b32": _u32(lambda a: n.trailing_zeros(~a), 1),
+    "s_ff1_i32_b64": Salu(fields.wide_trailing_zeros, ("u64",), "u32"),
+    "s_ff0_i32_b64": Salu(lambda a: fields.wide_trailing_zeros(~a), ("u64",), "u32"),
     "s_flbit_i32_b32": _u32(n.leading_zeros, 1),
+    "s_flbit_i32_b64": Salu(fields.wide_leading_zeros, ("u64",), "u32"),
+    "s_flbit_i32": _u32(n.sign_length, 1),
+    "s_flbit_i32_i64": Salu(
+        lambda a: fields.wide_leading_zeros(a ^ (a.view(np.int64) >> np.int64(63)).view(u64)),
+        ("u64",),
+        "u32",
+    ),
+    "s_bitreplicate_b64_b32": Salu(fields.twice_each, ("u32",), "u64"),
+    **{
+        f"s_{name}_{kind}": salu
+        for name, compute in (("wqm", fields.whole_fours), ("quadmask", fields.gathered))
+        for kind, salu in _each_width(compute, 1, rules.anything).items()
+    },
     "s_add_nc_u64": Salu(lambda a, b: a + b, ("u64", "u64"), "u64", None, rules.carried),
     "s_sub_nc_u64": Salu(lambda a, b: a - b, ("u64", "u64"), "u64", None, rules.carried),
     "s_mul_u64": Salu(lambda a, b: a * b, ("u64", "u64"), "u64", None, rules.carried),
-    "s_add_f32": _f32(lambda a, b: a + b, 2),
-    "s_sub_f32": _f32(lambda a, b: a - b, 2),
-    "s_mul_f32": _f32(lambda a, b: a * b, 2),
-    "s_min_f32": _f32(n.lesser, 2),
-    "s_max_f32": _f32(n.greater, 2),
+    **{
+        f"s_{name}_{kind}": make(compute, count)
+        for kind, make in (("f32", _f32), ("f16", _f16))
+        for name, compute, count in _FLOATS
+    },
     "s_fmaak_f32": _f32(n.fma32, 3),
     "s_fmamk_f32": _f32(n.fma32, 3),
-    "s_floor_f32": _f32(np.floor, 1),
-    "s_ceil_f32": _f32(np.ceil, 1),
-    "s_trunc_f32": _f32(np.trunc, 1),
-    "s_rndne_f32": _f32(np.rint, 1),
     "s_cvt_f32_i32": Salu(lambda a: a.astype(f32), ("i32",), "f32"),
     "s_cvt_f32_u32": Salu(lambda a: a.astype(f32), ("u32",), "f32"),
     "s_cvt_i32_f32": Salu(n.to_integer(i32), ("f32",), "i32"),
     "s_cvt_u32_f32": Salu(n.to_integer(u32), ("f32",), "u32"),
     "s_cvt_f16_f32": Salu(lambda a: a.astype(f16).view(u16).astype(u32), ("f32",), "u32"),
     "s_cvt_f32_f16": Salu(lambda a: a.astype(f32), ("f16",), "f32"),
+    "s_cvt_hi_f32_f16": Salu(
+        lambda a: (a >> u32(16)).astype(u16).view(f16).astype(f32), ("u32",), "f32"
+    ),
+    "s_cvt_pk_rtz_f16_f32": Salu(
+        lambda *sources: n.packed(*map(n.half_toward_zero, sources)), ("f32", "f32"), "u32"
+    ),
     "v_s_exp_f32": _f32(np.exp2, 1),
     "v_s_log_f32": _f32(np.log2, 1),
     "v_s_rcp_f32": _f32(lambda a: f32(1) / a, 1),
@@ -242,9 +249,10 @@ def build(context: Context) -> Step | None:
     if name in ("s_addk_i32", "s_mulk_i32"):
         target, constant = context.operand(0), _immediate(context, context.operand(1))
         return _assign(target, SALU[f"s_{name[2:5]}_i32"], [target, constant])
-    if name == "s_fmac_f32":
+    if name in ("s_fmac_f32", "s_fmac_f16"):
         target = context.operand(0)
-        return _assign(target, _f32(n.fma32, 3), [*context.operands()[1:], target])
+        salu = _f32(n.fma32, 3) if name.endswith("f32") else _f16(n.fma16, 3)
+        return _assign(target, salu, [*context.operands()[1:], target])
     if name in ("s_addc_u32", "s_subb_u32"):
         return _with_carry(context)
     if name in ("s_cselect_b32", "s_cselect_b64", "s_cmov_b32", "s_cmovk_i32", "s_cmov_b64"):
@@ -253,10 +261,10 @@ def build(context: Context) -> Step | None:
         return _compare(context, match[1], match[2])
     if match := re.fullmatch(r"s_bitcmp([01])_b(32|64)", name):
         return _bit_compare(context, match[1] == "1", match[2])
-    if match := re.fullmatch(r"s_(\w+)_saveexec_b(32|64)", name):
-        return _save_exec(context, match[1], int(match[2]))
-    if match := re.fullmatch(r"s_bitset([01])_b32", name):
-        return _bit_set(context, match[1] == "1")
+    if match := re.fullmatch(r"s_(\w+)_(save|wr)exec_b(32|64)", name):
+        return _save_exec(context, match[1], int(match[3]), saves=match[2] == "save")
+    if match := re.fullmatch(r"s_bitset([01])_b(32|64)", name):
+        return _bit_set(context, match[1] == "1", match[2])
     return None
 
 
@@ -408,18 +416,19 @@ def _bit_compare(context: Context, wanted: bool, bits: str) -> Step:
     return Step(run, value.keys + place.keys, (SCC_KEY,), taint)
 
 
-def _bit_set(context: Context, one: bool) -> Step:
-    target = context.operand(0)
-    compute = (
-        (lambda a, b: b | (u32(1) << (a & FIVE_BITS)))
-        if one
-        else (lambda a, b: b & ~(u32(1) << (a & FIVE_BITS)))
-    )
-    return _assign(target, _u32(compute, 2), [context.operand(1), target])
+def _bit_set(context: Context, one: bool, bits: str) -> Step:
+    target, most = context.operand(0), u32(int(bits) - 1)
+
+    def compute(place: Array, before: Array) -> Array:
+        bit = before.dtype.type(1) << (place & most).astype(before.dtype)
+        return before | bit if one else before & ~bit
+
+    kind = f"u{bits}"
+    return _assign(target, Salu(compute, ("u32", kind), kind), [context.operand(1), target])
 
 
-def _save_exec(context: Context, name: str, bits: int) -> Step | None:
-    """Keep EXEC, and make it the function of a mask and itself."""
+def _save_exec(context: Context, name: str, bits: int, *, saves: bool) -> Step | None:
+    """Make EXEC the function of a mask and itself, and return what it was, or (wrexec) is."""
     if name not in _SAVING:
         return None
     compute = _SAVING[name]
@@ -429,7 +438,7 @@ def _save_exec(context: Context, name: str, bits: int) -> Step | None:
     def run(m: Machine, w: Waves) -> None:
         before = m.scalar64(EXEC, w) if wide else m.scalar[EXEC, w].copy()
         result = compute(value.fetch(m, w), before)
-        (m.set_scalar64 if wide else m.set_scalar)(target, w, before)
+        (m.set_scalar64 if wide else m.set_scalar)(target, w, before if saves else result)
         (m.set_scalar64 if wide else m.set_scalar)(EXEC, w, result)
         m.scc[w] = result != 0
 

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     r"|(?P<number>0x[0-9a-fA-F]+(?:ULL|LL|U|L)?|\d+\.\d+F?"
     r"|\d+'0x[0-9a-f]+|\d+'[A-Z]?[-+]?\d+(?:\.\d+|U)?"
     r"|\d+(?:ULL|LL|U|L)?F?)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<op>\*\*|<<|>>|<=|>=|==|!=|<>|&&|\|\||[-+*/%&|^~!<>?:()\[\]{},.=]))"
+    r"|(?P<op>\*\*|\+:|<<|>>|<=|>=|==|!=|<>|&&|\|\||[-+*/%&|^~!<>?:()\[\]{},.=]))"
 )
 
 
@@ -127,6 +127,9 @@ class Expressions:
         if self.peek() == ":":
             self.take()
             low = self.expression().number
+        elif self.peek() == "+:":
+            self.take()
+            high = low + self.expression().number - 1
         self.take("]")
         return high, low
 
@@ -242,6 +245,9 @@ class Expressions:
             return self.state.functions[name](*arguments)
         if match := re.fullmatch(r"v_(min|max)(3?)(?:_num)?_([uif])(\d+)", name):
             return extreme(match[1] == "min", arguments)
+        if match := re.fullmatch(r"v_(min|max)imum(3?)_f(\d+)", name):
+            nan = next((one for one in arguments if math.isnan(one.number)), None)
+            return nan or extreme(match[1] == "min", arguments)
         if name not in FUNCTIONS:
             raise Unreadable(f"the function {name}")
         if name == "f32_to_f16" and self.state.variables.get("ROUND_MODE", FALSE):

@@ -109,6 +109,8 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "f32_to_i32": _to_integer("i", 32), "f32_to_u32": _to_integer("u", 32),
     "f64_to_i32": _to_integer("i", 32), "f64_to_u32": _to_integer("u", 32),
     "f16_to_i16": _to_integer("i", 16), "f16_to_u16": _to_integer("u", 16),
+    "i32_to_i16": _to_integer("i", 16), "u32_to_u16": _to_integer("u", 16),
+    "v_cvt_i16_f32": _to_integer("i", 16), "v_cvt_u16_f32": _to_integer("u", 16),
     "i32_to_f32": _to_float(32), "u32_to_f32": _to_float(32), "f16_to_f32": _to_float(32),
     "f32_to_f16": _to_float(16), "i16_to_f16": _to_float(16), "u16_to_f16": _to_float(16),
     "f32_to_f64": _to_float(64), "f64_to_f32": _to_float(32), "i32_to_f64": _to_float(64),

@@ -63,8 +63,12 @@ def _nearest_even(x: float) -> float:
     return math.copysign(round(x), x) if math.isfinite(x) else x
 
 
-def _part(x: float) -> float:
-    return min(x - float(np.floor(x)), 1 - 2.0**-24) if math.isfinite(x) else math.nan
+def _part(x: float, bits: int = 24) -> float:
+    return min(x - float(np.floor(x)), 1 - 2.0**-bits) if math.isfinite(x) else math.nan
+
+
+def _power(x: float) -> float:
+    return math.frexp(x)[1] if math.isfinite(x) else 0
 
 
 def _scaled(x: float, power: float) -> float:
@@ -74,16 +78,27 @@ def _scaled(x: float, power: float) -> float:
         return math.copysign(math.inf, x)
 
 
+def _of_turns(function: Callable[[float], float]) -> Callable[[float], float]:
+    return lambda x: function(2 * math.pi * (x - round(x))) if math.isfinite(x) else math.nan
+
+
 # Where the pseudo-code is known to be at odds with the hardware or with itself: what C's library says.
 LIBRARY: dict[str, Callable[..., float]] = {
     # 2.0 ** S1 overflows in the pseudo-code
     **dict.fromkeys(("v_ldexp_f32", "v_ldexp_f16", "v_ldexp_f64"), _scaled),
     # adding 0.5 rounds, and loses the sign of a zero
-    **dict.fromkeys(("v_rndne_f32", "v_rndne_f16", "v_rndne_f64", "s_rndne_f32"), _nearest_even),
+    **dict.fromkeys(
+        ("v_rndne_f32", "v_rndne_f16", "v_rndne_f64", "s_rndne_f32", "s_rndne_f16"), _nearest_even
+    ),
     # it takes the exponent field, which denormals do not have
-    "v_frexp_exp_i32_f32": lambda x: math.frexp(x)[1] if math.isfinite(x) else 0,
+    **dict.fromkeys(("v_frexp_exp_i32_f32", "v_frexp_exp_i16_f16", "v_frexp_exp_i32_f64"), _power),
+    # it rounds 2 pi and the product to float16
+    "v_sin_f16": _of_turns(math.sin),
+    "v_cos_f16": _of_turns(math.cos),
     # OpenCL's fract, for which LLVM emits it: less than 1
     "v_fract_f32": _part,
+    "v_fract_f16": functools.partial(_part, bits=11),
+    "v_fract_f64": functools.partial(_part, bits=53),
 }
 # Parts of the sequence for a division. By the pseudo-code, quotients near the ends of the range would be wrong:
 # v_div_fmas scales by 2 ** 32, v_div_scale lets a large divisor overflow, v_div_fixup keeps a NaN.

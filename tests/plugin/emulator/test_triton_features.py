@@ -67,6 +67,15 @@ def arithmetic(x_ptr, y_ptr, out_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def extremes(x_ptr, y_ptr, high_ptr, low_ptr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    x, y = tl.load(x_ptr + offsets), tl.load(y_ptr + offsets)
+    every: tl.constexpr = tl.PropagateNan.ALL
+    tl.store(high_ptr + offsets, tl.maximum(x, y, propagate_nan=every))
+    tl.store(low_ptr + offsets, tl.minimum(x, y, propagate_nan=every))
+
+
+@triton.jit
 def asserts(x_ptr, limit, BLOCK: tl.constexpr):
     offsets = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offsets)
@@ -130,6 +139,17 @@ def test_arithmetic_of_integers(emulation: Emulation, dtype: torch.dtype) -> Non
         quotient + torch.fmod(x, y) + (x >> 3) + (x ^ y) * y.abs() + torch.where(x < y, x, -y)
     )
     assert out.tolist() == expected.to(dtype).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_extremes_that_keep_a_nan(emulation: Emulation, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, y = (torch.randn(128, generator=generator).to(dtype) for _ in range(2))
+    x[::5], y[::7], x[1], y[2] = torch.nan, torch.nan, torch.inf, -torch.inf
+    high, low = torch.zeros_like(x), torch.zeros_like(x)
+    extremes[(1,)](x, y, high, low, BLOCK=128)
+    torch.testing.assert_close(high, torch.maximum(x, y), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(low, torch.minimum(x, y), rtol=0, atol=0, equal_nan=True)
 
 
 def test_an_assertion_holds_or_is_a_fault(emulation: Emulation) -> None:

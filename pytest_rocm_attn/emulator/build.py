@@ -10,6 +10,7 @@ from pytest_rocm_attn.emulator import (
     atomics,
     compare,
     control,
+    dpp,
     global_memory,
     indexed,
     lanes,
@@ -31,6 +32,7 @@ Build = Callable[[Context], Step | None]
 
 _SCALAR: tuple[Build, ...] = (control.build, scalar.build, global_memory.build, indexed.build)
 _VECTOR: tuple[Build, ...] = (
+    dpp.build,
     vector.build,
     lanes.build,
     compare.build,

@@ -52,7 +52,6 @@ _ACCESSORS: dict[str, _Accessors] = {
     "use_sparse": _Accessors("is_sparse"),
     "gfx": _Accessors("supports_compute_capability"),
 }
-LIMITS = tuple(_ACCESSORS)
 
 
 def of(
@@ -62,7 +61,7 @@ def of(
 
     Args:
         cls: a backend class.
-        asked: for each limit of LIMITS, the values to ask about.
+        asked: for each limit, the values to ask about.
         convert: makes of (limit, value) what the class is asked with, such as a torch.dtype.
 
     Returns: limit -> ``{"by": "own" or "inherited", "takes": [values], "not": [values]}``; a limit

@@ -1,7 +1,7 @@
 """No instruction of the launch tier's kernels is unknown to the emulator: ours, vLLM's and aiter's. Slow.
 
 Each kernel is compiled at every shape of the launch tier. ROCM_ATTN_VLLM_DIR and ROCM_ATTN_AITER_DIR are as in
-test_vllm_numerics.py and test_aiter_numerics.py; ROCM_ATTN_VLLM_PYTHON has what vLLM imports.
+test_vllm_numerics.py and test_aiter_numerics.py; ROCM_ATTN_PYTHON has what vLLM imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 VLLM = Path(os.environ.get("ROCM_ATTN_VLLM_DIR", "/work/vllm")) / "0.33.0"
 AITER = Path(os.environ.get("ROCM_ATTN_AITER_DIR", "/work/aiter-only"))
-PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 ADAPTERS = "pytest_rocm_attn.conformance.adapters"
 KERNELS = f"{ADAPTERS}.vllm_kernels"
 # What to run: (folder for PYTHONPATH, --rocm-attn-backends); neither for our own kernels.

@@ -1,8 +1,6 @@
-"""Unmodified vLLM releases on the mocked platform. Slow, and in need of the releases themselves.
+"""Unmodified vLLM releases on the mocked platform. Slow; needs them unpacked (docs/real-vllm.md).
 
-ROCM_ATTN_VLLM_DIR (default /work/vllm) holds one folder per release with the unpacked wheel (pip
-download --no-deps vllm==X, then unzip). ROCM_ATTN_VLLM_PYTHON is an interpreter that has vLLM's light
-dependencies (docs/real-vllm-requirements.txt) and this distribution; default: this one.
+ROCM_ATTN_VLLM_DIR and ROCM_ATTN_PYTHON as in test_real_vllm.py.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 RELEASES = ("0.11.2", "0.12.0", "0.13.0", "0.16.0", "0.18.1", "0.22.1", "0.29.0")
 TARGETS = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
-PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 DEPENDENCIES = ("torch", "triton", "transformers", "pydantic", "msgspec", "regex")
 
 
@@ -37,7 +35,7 @@ def python() -> str:
         pytest.skip(
             f"{PYTHON} lacks {missing}, which vLLM imports; install"
             " docs/real-vllm-requirements.txt somewhere and name its python in"
-            " ROCM_ATTN_VLLM_PYTHON"
+            " ROCM_ATTN_PYTHON"
         )
     return PYTHON
 

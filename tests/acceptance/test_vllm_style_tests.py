@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PYTHON = os.environ.get("ROCM_ATTN_VLLM_PYTHON", sys.executable)
+PYTHON = os.environ.get("ROCM_ATTN_PYTHON", sys.executable)
 
 # What vLLM's ROCm tests do: decide at import whether to run, patch the platform's predicates, reload
 # the environment, and ask the platform.

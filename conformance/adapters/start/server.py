@@ -259,7 +259,7 @@ class Start:
 
     def _together(self, config: Any) -> None:
         """Do what the server does with the layers once they have their backends."""
-        layers = [layer for layer in self.server.layers]
+        layers = self.server.layers
         with self.fault((), "placing the layers in the configuration"):
             for layer in layers:
                 self.real[layer.name] = self._placed(config, layer)

@@ -151,19 +151,26 @@ def _write(
 
 def _transposed(context: Context, bits: int) -> Step:
     """gfx950's ds_read_b64_tr: 16 lanes read a block together, each gets a column of it."""
-    if bits != 16:
-        raise EmulatorError("a transposed LDS load of bytes")
+    if bits not in (8, 16):
+        raise EmulatorError(f"a transposed LDS load of {bits} bits")
     target, address = context.operand(0).index, context.operand(1).index
     offset = int(context.instruction.modifiers.get("offset", 0))
-    lane = np.arange(64)
-    keys = (target, target + 1)
+    lane, keys, mask = np.arange(64), (target, target + 1), u32((1 << bits) - 1)
+    in_word, in_lane = 32 // bits, 64 // bits  # rows of the block are of 16 items
+    from_lane = [
+        lane // 16 * 16 + 16 // in_lane * row + lane % 16 // in_lane for row in range(in_lane)
+    ]
 
     def exchanged(words: list[Array]) -> list[Array]:
-        halves = np.stack(
-            [(words[i // 2] >> u32(16 * (i % 2))) & u32(0xFFFF) for i in range(4)], axis=2
+        items = np.stack(
+            [words[i // in_word] >> u32(bits * (i % in_word)) & mask for i in range(in_lane)],
+            axis=2,
         )
-        picked = [halves[:, lane // 16 * 16 + 4 * j + lane % 16 // 4, lane % 4] for j in range(4)]
-        return [picked[0] | picked[1] << u32(16), picked[2] | picked[3] << u32(16)]
+        found = [np.zeros_like(words[0]) for _ in keys]
+        for row, held in enumerate(from_lane):
+            picked = items[:, held, lane % in_lane]
+            found[row // in_word] |= picked << u32(bits * (row % in_word))
+        return found
 
     def run(m: Machine, w: Waves) -> None:
         at, active, reach = _places(m, w, address, offset, 8, "reads")

@@ -111,7 +111,8 @@ MATRIX = re.compile(r"v_(mfma|wmma)_")
 WITHOUT = frozenset(
     [
         "ds_swizzle_b32",  # its pseudo-code is a table in words; Triton's reductions use it
-        "ds_read_b64_tr_b16",
+        "ds_read_b64_tr_b16",  # Triton's products on gfx950 use both
+        "ds_read_b64_tr_b8",
         "v_accvgpr_mov_b32",
         "v_accvgpr_read_b32",
         "v_accvgpr_write_b32",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,14 @@ def arithmetic(x_ptr, y_ptr, out_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def small_product(a_ptr, b_ptr, c_ptr, M: tl.constexpr, K: tl.constexpr, into: tl.constexpr):
+    rows, columns, inner = tl.arange(0, M), tl.arange(0, M), tl.arange(0, K)
+    a = tl.load(a_ptr + rows[:, None] * K + inner[None, :])
+    b = tl.load(b_ptr + inner[:, None] * M + columns[None, :])
+    tl.store(c_ptr + rows[:, None] * M + columns[None, :], tl.dot(a, b, out_dtype=into))
+
+
+@triton.jit
 def extremes(x_ptr, y_ptr, high_ptr, low_ptr, BLOCK: tl.constexpr):
     offsets = tl.arange(0, BLOCK)
     x, y = tl.load(x_ptr + offsets), tl.load(y_ptr + offsets)
@@ -83,7 +92,10 @@ def asserts(x_ptr, limit, BLOCK: tl.constexpr):
     tl.store(x_ptr + offsets, x + 1)
 
 
-@pytest.fixture(params=["gfx942", "gfx950", "gfx1100", "gfx1201"])
+EVERY_TARGET = ["gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201"]
+
+
+@pytest.fixture(params=EVERY_TARGET[1:])
 def emulation(request: pytest.FixtureRequest) -> Iterator[Emulation]:
     """Executes what is launched, on each target."""
     emulation = Emulation(limit=200_000)
@@ -124,6 +136,40 @@ def test_an_autotuned_product(emulation: Emulation, dtype: torch.dtype) -> None:
     product[(1,)](a, b.T.contiguous(), c, 64, N=32)
     torch.testing.assert_close(c, a.float() @ b.float().T, rtol=1e-3, atol=1e-3)
     assert emulation.launches >= 3  # both candidates, and the one that was chosen
+
+
+NUMBERS = [
+    (torch.int8, torch.int32, tl.int32),
+    (torch.float64, torch.float64, tl.float64),
+    (torch.float16, torch.float16, tl.float16),
+]
+
+
+@pytest.mark.parametrize(
+    ("emulation", "dtype", "result", "into"),
+    [
+        (gfx, *kinds)
+        for gfx in EVERY_TARGET
+        for kinds in NUMBERS
+        # Triton 3.6.0 cannot compile it: an assertion in its DotOpToLLVM/MFMA.cpp.
+        if (gfx, kinds[0]) != ("gfx942", torch.float64)
+    ],
+    indirect=["emulation"],
+)
+@pytest.mark.parametrize("size", [16, 32])
+def test_products_of_other_numbers(
+    emulation: Emulation, dtype: torch.dtype, result: torch.dtype, into: tl.dtype, size: int
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    limit = 128 if dtype == torch.int8 else 4
+    a = torch.randint(-limit, limit, (size, 64), generator=generator)
+    b = torch.randint(-limit, limit, (64, size), generator=generator)
+    c = torch.zeros(size, size, dtype=result)
+    small_product[(1,)](a.to(dtype), b.to(dtype), c, M=size, K=64, into=into)
+    assert c.tolist() == (a @ b).tolist()
+    (assembly,) = emulation.executed
+    matrices = re.search(r"\tv_(mfma|wmma)_(i32|f64|f32|f16)_", assembly)
+    assert matrices is not None or dtype == torch.float64  # which RDNA multiplies one by one
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int16])

@@ -32,6 +32,11 @@ _PLAIN: dict[str, Combine] = {
     "swap": lambda old, new: new,
     "add": lambda old, new: old + new,
     "sub": lambda old, new: old - new,
+    "rsub": lambda old, new: new - old,
+    "inc": lambda old, new: np.where(old >= new, 0, old + 1).astype(old.dtype),
+    "dec": lambda old, new: np.where((old == 0) | (old > new), new, old - 1).astype(old.dtype),
+    "cond_sub": lambda old, new: np.where(old >= new, old - new, old),
+    "sub_clamp": lambda old, new: np.where(old >= new, old - new, 0).astype(old.dtype),
     "and": lambda old, new: old & new,
     "or": lambda old, new: old | new,
     "xor": lambda old, new: old ^ new,
@@ -43,7 +48,17 @@ _KEEPING: dict[str, Combine] = {
     "min": lambda old, new: np.where(new < old, new, old),
     "max": lambda old, new: np.where(new > old, new, old),
 }
-_TYPED = re.compile(r"(add|sub|min|max|swap|and|or|xor|cmpswap|cmpst)_([uifb])(32|64)")
+_TYPED = re.compile(
+    r"(add|sub|rsub|inc|dec|cond_sub|sub_clamp|min|max|swap|and|or|xor|cmpswap)_([uifb])(32|64)"
+)
+# What LDS and other targets call the same.
+_OTHER = {
+    "wrxchg": "swap",
+    "storexchg": "swap",
+    "cmpst": "cmpswap",
+    "cmpstore": "cmpswap",
+    "csub": "sub_clamp",
+}
 _OLD = {"smin": "min_i", "smax": "max_i", "umin": "min_u", "umax": "max_u"}
 
 
@@ -60,7 +75,10 @@ def operation(name: str, *, numbers: bool) -> tuple[Combine | None, Any, int] | 
         return (_halves if name.endswith("_f16") else _bfloats), np.dtype(np.uint32), 4
     base, wide = re.subn(r"_x2$", "", name)
     bits = 64 if wide else 32
-    base = _OLD.get(base, base)
+    base = _OLD.get(base, base).replace("_num_", "_")
+    verb, _, kind = base.partition("_")
+    if verb in _OTHER:
+        base = f"{_OTHER[verb]}_{kind}"
     if not re.search(r"_[uifb](32|64)?$", base):
         base += "_u"
     if not base[-1].isdigit():
@@ -71,7 +89,7 @@ def operation(name: str, *, numbers: bool) -> tuple[Combine | None, Any, int] | 
     size = int(match[3]) // 8
     kind = "u" if match[2] == "b" else match[2]
     dtype = np.dtype(f"{kind}{size}")
-    if match[1] in ("cmpswap", "cmpst"):
+    if match[1] == "cmpswap":
         return None, dtype, size
     if kind == "f" and match[1] in ("min", "max"):
         if numbers:
@@ -105,10 +123,9 @@ def build(context: Context) -> Step | None:
     if match is not None:
         known = operation(match[2], numbers=numbers)
         return None if known is None else _global(context, match[1], *known)
-    match = re.fullmatch(r"ds_(\w+?)(_rtn)?_(\w+)", context.name)
-    if match is not None:
-        known = operation(f"{match[1]}_{match[3]}", numbers=numbers)
-        return None if known is None else _lds(context, bool(match[2]), *known)
+    if context.name.startswith("ds_"):
+        known = operation(context.name[3:].replace("_rtn", ""), numbers=numbers)
+        return None if known is None else _lds(context, "_rtn_" in context.name, *known)
     return None
 
 
@@ -225,7 +242,7 @@ def _lds(context: Context, returns: bool, combine: Combine | None, dtype: Any, s
     operands, words = context.operands(), size // 4
     target = operands[0].index if returns else None
     address, *data = operands[1:] if returns else operands
-    swapped = context.name.startswith("ds_cmpst")  # gfx9: expected first, then new
+    swapped = context.name.startswith("ds_cmpst_")  # gfx9: expected first, then new
     data = data[::-1] if swapped else data
     offset = offset_of(context)
     data_keys = tuple(key for one in data for key in range(one.index, one.index + words))

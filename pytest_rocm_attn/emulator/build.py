@@ -10,6 +10,7 @@ from pytest_rocm_attn.emulator import (
     atomics,
     compare,
     control,
+    dots,
     dpp,
     global_memory,
     indexed,
@@ -38,6 +39,7 @@ _VECTOR: tuple[Build, ...] = (
     compare.build,
     special.build,
     packed.build,
+    dots.build,
     matrix.build,
     scalar.build,
     control.build,  # v_nop

@@ -47,6 +47,7 @@ class Expected(SetUp):
             "OFFSET0": self.value(1, 8),
             "OFFSET1": self.value(7, 8),
             "OPSEL": self.value(0, 4),
+            "NEG": self.value(1 if "neg_lo:[1,0,0]" in self.text else 0, 3),
             "OPSEL_HI": self.value(0, 3),
             "ROUND_MODE": self.value(0, 2),
             "ROUND_NEAREST_EVEN": self.value(0, 2),
@@ -287,7 +288,7 @@ class Expected(SetUp):
             second = self.words(self.before[0], numbers.VECTORS["data1"], bits, wave, lane)
             v["DATA2"] = self.value(second, bits)
         target = numbers.VECTORS["data" if "vdata" in one.widths else "vdst"]
-        if "store" in one.name or "write" in one.name:
+        if re.search("store|write", one.name) and "_rtn_" not in one.name:
             return {}
         if "atomic" in one.name and not self.text_returns():
             return {}

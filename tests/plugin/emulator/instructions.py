@@ -80,6 +80,8 @@ def described(family: str) -> Iterator[Described]:
         text = _text(family, encoding, mnemonic, widths, kinds)
         if not text:
             continue
+        if re.match(r"v_dot\d_i32_iu", name):  # the first factor has signs, the second has none
+            text += " neg_lo:[1,0,0]"
         code = codes.get(key, by_name.get(name.upper(), ""))
         one = Described(family, encoding, name, text, code, widths, kinds, formats)
         if "atomic" in name:

@@ -28,6 +28,10 @@ def _to_float(width: int) -> Callable[[Value], Value]:
     return lambda value: made(value.number, "f", width)
 
 
+def _wider(kind: str) -> Callable[[Value], Value]:
+    return lambda value: made(int(value.number), kind, 32)
+
+
 def toward_zero(value: Value) -> Value:
     """Return the float16 that is not farther from zero than a number."""
     with np.errstate(over="ignore"):
@@ -114,6 +118,8 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "i32_to_f32": _to_float(32), "u32_to_f32": _to_float(32), "f16_to_f32": _to_float(32),
     "f32_to_f16": _to_float(16), "i16_to_f16": _to_float(16), "u16_to_f16": _to_float(16),
     "f32_to_f64": _to_float(64), "f64_to_f32": _to_float(32), "i32_to_f64": _to_float(64),
+    "i16_to_i32": _wider("i"), "i8_to_i32": _wider("i"), "i4_to_i32": _wider("i"),
+    "u16_to_u32": _wider("u"), "u4_to_u32": _wider("u"),
     "u32_to_f64": _to_float(64), "u8_to_u32": lambda v: made(v.bits, "u", 32),
     "bf16_to_f32": _to_float(32), "f32_to_bf16": lambda v: made(v.number, "bf", 16),
     "s_ff1_i32_b32": _lowest_one, "s_ff1_i32_b64": _lowest_one,

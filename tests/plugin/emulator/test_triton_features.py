@@ -37,6 +37,16 @@ def atomics(x_ptr, total_ptr, largest_ptr, swapped_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def old_values(counter_ptr, memory_ptr, tickets_ptr, old_ptr, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(tickets_ptr + offsets, tl.atomic_add(counter_ptr + offsets * 0, 1))
+    most = tl.atomic_max(memory_ptr + offsets, offsets)
+    least = tl.atomic_min(memory_ptr + offsets, 100)
+    bits = tl.atomic_xor(memory_ptr + offsets, 5)
+    tl.store(old_ptr + offsets, most + 1000 * least + 1000000 * bits)
+
+
+@triton.jit
 def scan_and_sort(x_ptr, sums_ptr, sorted_ptr, places_ptr, BLOCK: tl.constexpr):
     offsets = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offsets)
@@ -117,6 +127,18 @@ def test_atomics_of_numbers(emulation: Emulation) -> None:
     largest = torch.zeros(1)
     atomics[(2,)](x, total, largest, swapped, BLOCK=128)
     assert (total.item(), largest.item(), swapped.item()) == (x.sum().item(), 63.75, 9)
+
+
+@pytest.mark.parametrize("emulation", EVERY_TARGET, indirect=True)
+def test_atomics_return_what_was_there(emulation: Emulation) -> None:
+    counter, memory = torch.zeros(1, dtype=torch.int32), torch.full((128,), -7, dtype=torch.int32)
+    tickets, old = torch.zeros(128, dtype=torch.int32), torch.zeros(128, dtype=torch.int32)
+    old_values[(2,)](counter, memory, tickets, old, BLOCK=64)
+    place = torch.arange(128)
+    assert sorted(tickets.tolist()) == place.tolist()
+    assert counter.item() == 128
+    assert old.tolist() == (-7 + 1000 * place + 1000000 * place.clamp(max=100)).tolist()
+    assert memory.tolist() == (place.clamp(max=100) ^ 5).tolist()
 
 
 def test_scans_and_sorts(emulation: Emulation) -> None:

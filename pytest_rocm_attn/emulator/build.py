@@ -81,6 +81,8 @@ def _step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> 
     families: tuple[Build, ...]
     if name.startswith("v_"):
         families = (_knows[kind],) if kind in _knows else _VECTOR
+        if instruction.encoding.endswith("dpp"):  # others would not heed which lanes it reads
+            families = (dpp.build,)
     elif name.startswith("s_"):
         families = _SCALAR
     else:

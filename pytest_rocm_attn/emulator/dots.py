@@ -15,7 +15,6 @@ from pytest_rocm_attn.emulator.numbers import i64, u32
 from pytest_rocm_attn.emulator.operands import source
 from pytest_rocm_attn.emulator.step import Context, Destination, Step
 from pytest_rocm_attn.emulator.vector import Operation, keys_of
-from pytest_rocm_attn.errors import EmulatorError
 
 _DOTS = re.compile(r"v_dot([248])(c?)_([iu])32_(iu|i|u)(?:16|8|4)")
 
@@ -25,8 +24,6 @@ def build(context: Context) -> Step | None:
     match = _DOTS.fullmatch(context.name)
     if match is None:
         return None
-    if context.instruction.encoding.endswith("dpp"):
-        raise EmulatorError("DPP of a product of integers")
     context.refuse("op_sel", "op_sel_hi", "neg_hi")
     count, limits = int(match[1]), np.iinfo(f"{match[3]}4")
     bits = 32 // count

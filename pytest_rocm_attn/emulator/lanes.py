@@ -28,6 +28,8 @@ def build(context: Context) -> Step | None:
         return _read_lane(context, first=False)
     if name == "v_writelane_b32":
         return _write_lane(context)
+    if name == "v_swap_b32":
+        return _swap(context)
     if name in ("v_permlane16_b32", "v_permlanex16_b32"):
         return _permute_row(context)
     if match := re.fullmatch(r"v_permlane(16|32)_swap_b32", name):
@@ -43,6 +45,22 @@ def build(context: Context) -> Step | None:
     if name == "ds_swizzle_b32":
         return _swizzle(context)
     return None
+
+
+def _swap(context: Context) -> Step:
+    """Two registers change their values."""
+    first, second = (operand.index for operand in context.operands())
+
+    def run(m: Machine, w: Waves) -> None:
+        before = np.array(m.vector[first, w])
+        m.write(first, w, m.vector[second, w])
+        m.write(second, w, before)
+
+    def taint(m: Machine, w: Waves) -> Shadows:
+        before = np.array(m.vector_shadow(first, w))
+        return [(first, np.array(m.vector_shadow(second, w))), (second, before)]
+
+    return Step(run, (first, second), (first, second), taint)
 
 
 def _read_lane(context: Context, *, first: bool) -> Step:

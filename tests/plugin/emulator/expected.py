@@ -206,6 +206,8 @@ class Expected(SetUp):
                     stores["MEM"] = own
             elif "vdst" in one.widths and not one.name.startswith("v_cmp"):
                 targets = {"D0": numbers.VECTORS["vdst"]}
+                if "swap" in one.name:
+                    targets["S0"] = numbers.VECTORS["src0"]
             after = self.run_code(v, stores)
             if one.encoding == "SCRATCH":
                 self.scratch[row * stride : (row + 1) * stride] = np.frombuffer(

@@ -168,3 +168,20 @@ def test_a_register_that_m0_moves_wrongly_is_reported(
     body = INDEXED.format(moves=moves + "\ns_set_gpr_idx_off")
     with pytest.raises(error, match=words):
         execute(body, tensors={"out": torch.zeros(4, 64, dtype=torch.int32)}, grid=(4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "v_add_co_u32_dpp v2, vcc, v1, v3",
+        "v_cndmask_b32_dpp v2, v1, v3, vcc",
+        "v_dot2c_f32_f16_dpp v2, v1, v3",
+        "v_dot4c_i32_i8_dpp v2, v1, v3",
+        "v_pk_fmac_f16_dpp v2, v1, v3",
+    ],
+)
+def test_lanes_that_no_handler_would_exchange_are_refused(
+    execute: Execute, instruction: str
+) -> None:
+    with pytest.raises(EmulatorError, match=f"does not know.*{instruction.split()[0]}"):
+        parted(execute, after=f"{instruction} quad_perm:[1,0,3,2] row_mask:0xf bank_mask:0xf")

@@ -26,6 +26,9 @@ _MFMA = re.compile(
     r"v_mfma_(f32|i32|f64)_(4x4|16x16|32x32)x(\d+)(?:_\d+b)?_?"
     r"(f16|bf16_1k|bf16|f32|xf32|f64|i8|(?:fp8|bf8)_(?:fp8|bf8))"
 )
+# gfx950's, of formats that cbsz (of A) and blgp (of B) name; those of 6 and 4 bits and scales are not known.
+_FORMATS = re.compile(r"v_mfma_f32_(?:16x16x128|32x32x64)_f8f6f4")
+_EIGHT_BITS = ("fp8", "bf8")
 _WMMA = re.compile(
     r"v_wmma_(f32|f16|bf16|i32)_16x16x(16|32)_(f16|bf16|iu[48]|(?:fp8|bf8)_(?:fp8|bf8))"
 )
@@ -39,7 +42,19 @@ Spread = tuple[tuple[int, ...], tuple[int, ...]]
 def build(context: Context) -> Step | None:
     """Return a matrix instruction's step, or None if it is not one."""
     if match := _MFMA.fullmatch(context.name):
-        return _mfma(context, match[1], int(match[2].split("x")[0]), int(match[3]), match[4])
+        context.refuse("blgp")
+        modifiers = context.instruction.modifiers
+        block = int(modifiers.get("cbsz") or 0), int(modifiers.get("abid") or 0)
+        size, depth = int(match[2].split("x")[0]), int(match[3])
+        return _mfma(context, match[1], size, depth, match[4], block)
+    if _FORMATS.fullmatch(context.name):
+        context.refuse("abid", "op_sel", "op_sel_hi")
+        numbers = [int(context.instruction.modifiers.get(one) or 0) for one in ("cbsz", "blgp")]
+        if max(numbers) >= len(_EIGHT_BITS):
+            raise EmulatorError("a product of numbers of 6 or 4 bits")
+        size, depth = (16, 128) if "_16x16x128_" in context.name else (32, 64)
+        kinds = "_".join(_EIGHT_BITS[number] for number in numbers)
+        return _mfma(context, "f32", size, depth, kinds, (0, 0))
     if match := _WMMA.fullmatch(context.name):
         return _wmma(context, match[1], int(match[2]), match[3])
     return None
@@ -79,18 +94,22 @@ def _registers(m: Machine, w: Waves, first: int, count: int, *, shadow: bool) ->
     return np.ascontiguousarray(np.moveaxis(words, 0, -1))
 
 
-def _mfma(context: Context, result: str, size: int, depth: int, kind: str) -> Step:
-    """Products of size x depth and depth x size, one for each block."""
-    context.refuse("blgp", "neg_lo", "neg_hi")
+def _mfma(
+    context: Context, result: str, size: int, depth: int, kind: str, block: tuple[int, int]
+) -> Step:
+    """Products of size x depth and depth x size, one for each block.
+
+    Args:
+        block: cbsz and abid, of a block of A that stands for others, of 2 ** cbsz each.
+    """
+    context.refuse("neg_lo", "neg_hi")
     kinds = kind.removesuffix("_1k").split("_")
     per_lane = 32 * context.operand(1).count // _BITS[kinds[0]]
     blocks = 64 * per_lane // (size * depth)
     groups = 64 // (size * blocks)  # lanes that hold one row together
     if groups * per_lane != depth:
         raise EmulatorError("an MFMA with registers of another width")
-    # A block of A that stands for others, of 2 ** cbsz each.
-    modifiers = context.instruction.modifiers
-    shared, which = int(modifiers.get("cbsz") or 0), int(modifiers.get("abid") or 0)
+    shared, which = block
     if shared and (1 << shared > blocks or which >> shared):
         raise EmulatorError(f"modifiers cbsz:{shared} abid:{which} of {blocks} blocks")
     # Source: the guide's formula for the place of D[i][j] of a block; rows stand in runs of so many registers.
@@ -115,8 +134,8 @@ def _mfma(context: Context, result: str, size: int, depth: int, kind: str) -> St
     def left(numbers: Array) -> Array:
         found = matrix(numbers)
         if shared:
-            block = np.arange(blocks)
-            found = found[:, block >> shared << shared | which]
+            number = np.arange(blocks)
+            found = found[:, number >> shared << shared | which]
         return found
 
     return _product(context, (kinds[0], kinds[-1]), (left, matrix), spread, _Result(result))

@@ -20,6 +20,7 @@ from pytest_rocm_attn.emulator.lds import Lds
 from pytest_rocm_attn.emulator.machine import EXEC, FULL, Machine
 from pytest_rocm_attn.emulator.memory import Memory, Region
 from pytest_rocm_attn.emulator.step import Step
+from pytest_rocm_attn.errors import EmulatorError
 
 A, B, C, D = 16, 32, 48, 80  # first registers
 FP8 = [f"{a}_{b}" for a in ("fp8", "bf8") for b in ("fp8", "bf8")]
@@ -218,6 +219,46 @@ def test_an_mfma_multiplies_what_the_published_layout_says(gfx: str, name: str) 
         target,
         (in_a_lane, size),
     )
+
+
+@pytest.mark.parametrize("name", ["16x16x128", "32x32x64"])
+@pytest.mark.parametrize("kinds", [("fp8", "bf8"), ("bf8", "fp8"), ("bf8", "bf8"), ("fp8", "fp8")])
+def test_modifiers_name_the_formats_of_gfx950(name: str, kinds: tuple[str, str]) -> None:
+    """A and B hold k in one order, so that each order gives the same product."""
+    size, _, depth = (int(one) for one in name.split("x"))
+    side = 64 // size
+
+    def source(block: int, line: int, k: int) -> tuple[list[int], int]:
+        return [line + size * (k // 32)], k % 32
+
+    def target(block: int, i: int, j: int) -> tuple[int, int]:
+        return j + size * (i // 4 % side), i % 4 + 4 * (i // 4 // side)
+
+    numbers = [("fp8", "bf8").index(kind) for kind in kinds]
+    modifiers = "".join(
+        f" {what}:{number}"
+        for what, number in zip(("cbsz", "blgp"), numbers, strict=True)
+        if number
+    )
+    shape = (1, size, size, depth)
+    named = f"v_mfma_f32_{name}_f8f6f4"
+    product(
+        "gfx950",
+        named,
+        (*kinds, "f32"),
+        shape,
+        source,
+        source,
+        target,
+        (32, size * size // 64),
+        modifiers,
+    )
+
+
+def test_numbers_of_four_bits_are_refused() -> None:
+    text = "v_mfma_f32_16x16x128_f8f6f4 v[80:83], v[16:19], v[32:35], v[48:51] cbsz:4 blgp:4"
+    with pytest.raises(EmulatorError, match="numbers of 6 or 4 bits"):
+        step(machine("gfx950", 64), text)
 
 
 def test_a_block_of_a_stands_for_others() -> None:

@@ -40,11 +40,12 @@ class Tile:
     split: bool = False
 
 
+# Decodes that look up pages early, for the keys that they were swept with.
 _ahead = functools.partial(Tile, loops=False, pages_ahead=True, most_columns=128)
 
 # Prefill: whole blocks of rows. Decode: few rows, so no second loop: one pass keeps the memory
 # pipeline full. Short: a few new tokens, whose rows one program holds; else both of these. Latent:
-# MLA's decode, whose 576 columns leave room for few keys. NVIDIA: swept on an H100 (docs/nvidia.md).
+# MLA's decode, whose 576 columns leave room for few keys. NVIDIA: swept on an H100 and an H200 (docs/nvidia.md).
 # AMD: no such GPU was at hand; by the figures of the compiled loops (docs/backends.md), and elsewhere
 # the largest tiles that compile without spills on CDNA, with the fewest on RDNA (docs/launch-tables/).
 # A wave of CDNA multiplies 32 rows: of a tile with more waves than that, several compute the same scores

@@ -90,7 +90,7 @@ def plan_concat_and_cache_mla(
 
 @triton.jit
 def _quantise(x, FP8: tl.constexpr):
-    """Encode float32 as e4m3 bytes: saturating, to nearest even. By hand, as _dequantise is."""
+    """Encode float32 as e4m3 bytes: saturating, to nearest even. By hand, as formats.dequantise decodes them."""
     LARGEST: tl.constexpr = 448.0 if FP8 == 7 else 240.0
     size = tl.minimum(tl.abs(x), LARGEST)
     bits = size.to(tl.uint32, bitcast=True)

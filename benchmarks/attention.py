@@ -43,9 +43,9 @@ NOTE = (
     " the same tensors; its kernels are unmodified, with its own launch configurations."
 )
 HOST_US = 60  # of the host for one call of many in a row
-SPECULATED, SPECULATION = 16, 2.0  # so many new tokens may take so many times as long as one
-# A row of new tokens may take so many times as long as the row before it, and more by as much as it has more
-# BLOCKS of query rows, which is what the matrix unit multiplies at once; and so many times as long as a later row.
+SPECULATED, SPECULATION = 16, 2.0  # up to 16 new tokens may take twice as long as one
+# Limits of the ratio of two rows' times. GROWN: to the row before, multiplied by the growth of its blocks of BLOCKS query
+# rows, which the matrix unit multiplies at once. FEWER: to any later row, which has more new tokens.
 GROWN, BLOCKS, FEWER = 1.15, 64, 1.1
 # New tokens after KEYS: what fills tiles, and one more.
 NEW_TOKENS, KEYS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 49, 64), 32768
@@ -493,8 +493,7 @@ def short_queries(device: torch.device) -> list[str]:
 
 
 def cliffs(times: Mapping[int, float], group: int) -> list[str]:
-    """Return where new tokens take too long: up to SPECULATED of them over SPECULATION times one token's time, a row
-    over GROWN times the row before it, or a row over FEWER times a later one.
+    """Return which rows take longer than SPECULATION, GROWN or FEWER allows, with what each is compared with.
 
     Args:
         times: of each number of new tokens.

@@ -22,6 +22,7 @@ def field(a: Array, where: Array) -> Array:
 
 
 def signed_field(a: Array, where: Array) -> Array:
+    """As `field`, with the sign extended."""
     width = where >> u32(16) & u32(127)
     moved = (a.view(i32) >> _place(where).view(i32)).view(u32)
     return np.where(width >= 32, moved, n.signed_field(a, _place(where), width))
@@ -35,6 +36,7 @@ def wide_field(a: Array, where: Array) -> Array:
 
 
 def wide_signed_field(a: Array, where: Array) -> Array:
+    """As `wide_field`, with the sign extended."""
     width = (where >> u32(16) & u32(127)).astype(u64)
     moved = (a.view(i64) >> (where & u32(63)).astype(i64)).view(u64)
     sign = u64(1) << (np.maximum(width, u64(1)) - u64(1) & u64(63))

@@ -8,40 +8,26 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_rocm_attn.emulator import numbers as n
-from pytest_rocm_attn.emulator.numbers import FIVE_BITS, Array, i32, i64, u32, u64
-
-
-def _place(field: Array) -> Array:
-    return field & FIVE_BITS
+from pytest_rocm_attn.emulator.numbers import Array, u32, u64
 
 
 def field(a: Array, where: Array) -> Array:
-    """s_bfe: the place in bits 0 to 4, the width in bits 16 to 22; 32 and more are all bits."""
-    width = where >> u32(16) & u32(127)
-    return np.where(width >= 32, a >> _place(where), n.field(a, _place(where), width))
+    """s_bfe of 32 or 64 bits: the place in the lowest bits, the width in bits 16 to 22; a's bits and more are all."""
+    kind, bits = a.dtype.type, 8 * a.dtype.itemsize
+    width = (where >> u32(16) & u32(127)).astype(a.dtype)
+    moved = a >> (where & u32(bits - 1)).astype(a.dtype)
+    return np.where(width >= bits, moved, moved & ((kind(1) << (width & kind(bits - 1))) - kind(1)))
 
 
 def signed_field(a: Array, where: Array) -> Array:
     """As `field`, with the sign extended."""
-    width = where >> u32(16) & u32(127)
-    moved = (a.view(i32) >> _place(where).view(i32)).view(u32)
-    return np.where(width >= 32, moved, n.signed_field(a, _place(where), width))
-
-
-def wide_field(a: Array, where: Array) -> Array:
-    """s_bfe of 64 bits: the place in bits 0 to 5, the width in bits 16 to 22; 64 and more are all bits."""
-    width = (where >> u32(16) & u32(127)).astype(u64)
-    moved = a >> (where & u32(63)).astype(u64)
-    return np.where(width >= 64, moved, moved & ((u64(1) << (width & u64(63))) - u64(1)))
-
-
-def wide_signed_field(a: Array, where: Array) -> Array:
-    """As `wide_field`, with the sign extended."""
-    width = (where >> u32(16) & u32(127)).astype(u64)
-    moved = (a.view(i64) >> (where & u32(63)).astype(i64)).view(u64)
-    sign = u64(1) << (np.maximum(width, u64(1)) - u64(1) & u64(63))
-    bits = (wide_field(moved, where & u32(127 << 16)) ^ sign) - sign
-    return np.where(width >= 64, moved, np.where(width == 0, u64(0), bits))
+    kind, bits = a.dtype.type, 8 * a.dtype.itemsize
+    signed = np.dtype(f"i{a.dtype.itemsize}")
+    width = (where >> u32(16) & u32(127)).astype(a.dtype)
+    moved = (a.view(signed) >> (where & u32(bits - 1)).astype(signed)).view(a.dtype)
+    sign = kind(1) << (np.maximum(width, kind(1)) - kind(1) & kind(bits - 1))
+    part = (field(moved, where & u32(127 << 16)) ^ sign) - sign
+    return np.where(width >= bits, moved, np.where(width == 0, kind(0), part))
 
 
 def _words(a: Array) -> tuple[Array, Array]:

@@ -161,8 +161,8 @@ SALU: dict[str, Salu] = {
     ),
     "s_bfe_u32": _u32(fields.field, 2, _not_zero),
     "s_bfe_i32": _u32(fields.signed_field, 2, _not_zero),
-    "s_bfe_u64": Salu(fields.wide_field, ("u64", "u32"), "u64", _not_zero),
-    "s_bfe_i64": Salu(fields.wide_signed_field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfe_u64": Salu(fields.field, ("u64", "u32"), "u64", _not_zero),
+    "s_bfe_i64": Salu(fields.signed_field, ("u64", "u32"), "u64", _not_zero),
     "s_bfm_b64": Salu(
         lambda a, b: ((u64(1) << (a & u32(63)).astype(u64)) - u64(1)) << (b & u32(63)).astype(u64),
         ("u32", "u32"),

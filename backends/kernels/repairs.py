@@ -250,8 +250,9 @@ def _repair_kernel(
     context = seq_len - query_len
     last_token = tl.minimum(first_token + block_q, query_len) - 1
     first_key, last_key = keys_seen(first_token, last_token, context, seq_len, window, CAUSAL)
-    # Queries and results are float32 here: a program takes its rows in parts.
-    for part in range(tl.cdiv(block_m, ROWS)):
+    # Queries and results are float32 here: a program takes the rows that it has in parts.
+    rows = (last_token - first_token + 1) * row_heads
+    for part in range(tl.cdiv(rows, ROWS)):
         token, head, valid = rows_of(
             part * ROWS + tl.arange(0, ROWS), first_token, query_len, kv_head, head_block, group,
             row_heads, block_q,

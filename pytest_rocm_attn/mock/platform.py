@@ -252,7 +252,7 @@ class MockRocm:
 
         given = self._emulate
         self._emulation = given if isinstance(given, Emulation) else Emulation()
-        cpu_tensors.install(layer)
+        when_imported(layer, "torch", functools.partial(cpu_tensors.install, layer))
 
     def _refuse_real_gpus(self, layer: Layer) -> None:
         """Raise MockError where a ROCm build of torch runs on AMD GPUs, unless forced."""

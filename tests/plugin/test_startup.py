@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -35,6 +36,20 @@ def test_collecting_an_empty_folder_imports_nothing_heavy(pytester: pytest.Pytes
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stderr.str()
     assert "imported at start-up" not in result.stdout.str() + result.stderr.str()
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="no torch")
+@pytest.mark.parametrize("option", ["mock", "emulate"])
+def test_a_mocked_gpu_does_not_import_torch_before_a_test_does(
+    pytester: pytest.Pytester, option: str
+) -> None:
+    pytester.makepyfile(
+        "import sys\ndef test_one(): assert not {'torch', 'triton'} & set(sys.modules)"
+    )
+    result = pytester.runpytest_subprocess(
+        f"--rocm-attn-{option}=gfx942", "-p", "no:hypothesispytest", "-p", "no:randomly"
+    )
+    result.assert_outcomes(passed=1)
 
 
 def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester) -> None:

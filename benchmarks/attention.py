@@ -123,7 +123,7 @@ def microseconds(call: Callable[[int], Any], copies: int = 1) -> float:
         for i in range(count):
             call(i % copies)
     graph.replay()
-    times = []
+    times: list[float] = []
     for _ in range(15):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -136,11 +136,15 @@ def microseconds(call: Callable[[int], Any], copies: int = 1) -> float:
 
 def ceilings(device: torch.device) -> tuple[float, float]:
     """Return the copy bandwidth in GB/s (read plus written) and the matrix product in TFLOP/s."""
+
+    def copying(target: torch.Tensor, source: torch.Tensor) -> Callable[[int], Any]:
+        return lambda _: target.copy_(source)
+
     best = 0.0
     for megabytes in (256, 1024, 4096):
         source = torch.randint(0, 2**30, (megabytes * 2**18,), dtype=torch.int32, device=device)
         target = torch.empty_like(source)
-        taken = microseconds(lambda i, a=target, b=source: a.copy_(b))
+        taken = microseconds(copying(target, source))
         best = max(best, 2 * source.nbytes / taken / 1e3)
     a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
     c = torch.empty_like(a)
@@ -184,11 +188,11 @@ def prepare(speed: Speed, device: torch.device, peers: Sequence[Peer] = ()) -> P
         q = torch.randn(queries, speed.mla_heads, 576, device=device, dtype=torch.bfloat16)
         out = torch.empty(queries, speed.mla_heads, 512, device=device, dtype=torch.bfloat16)
         flops = 2 * pairs * speed.mla_heads * (576 + 512)
-        others = {
-            peer.name: lambda i, peer=peer: peer.latent_attention(q, cache, made[i], out, mla.scale)
-            for peer in peers
-            if peer.mla_decode is not None
-        }
+
+        def latent(peer: Peer) -> Callable[[int], Any]:
+            return lambda i: peer.latent_attention(q, cache, made[i], out, mla.scale)
+
+        others = {peer.name: latent(peer) for peer in peers if peer.mla_decode is not None}
         return Prepared(
             lambda i: mla.decode(q, cache, made[i], out), others, out, copies, size, flops
         )
@@ -204,11 +208,11 @@ def prepare(speed: Speed, device: torch.device, peers: Sequence[Peer] = ()) -> P
     one = torch.ones((), device=device) if speed.fp8 else None
     q = torch.randn(queries, 32, 128, device=device, dtype=torch.bfloat16)
     out = torch.empty_like(q)
-    others = {
-        peer.name: lambda i, peer=peer: peer.attention(q, cache, made[i], out, layer.scale)
-        for peer in peers
-        if not speed.fp8
-    }
+
+    def paged(peer: Peer) -> Callable[[int], Any]:
+        return lambda i: peer.attention(q, cache, made[i], out, layer.scale)
+
+    others = {peer.name: paged(peer) for peer in peers if not speed.fp8}
     return Prepared(
         lambda i: layer.forward(q, cache, made[i], out, k_scale=one, v_scale=one),
         others,
@@ -264,7 +268,8 @@ def _host(call: Callable[[], Any]) -> tuple[float, float]:
     """Return the host's time for one of LAYERS calls in a row, and for one alone on an idle GPU."""
     for _ in range(20):
         call()
-    bursts, alone = [], []
+    bursts: list[float] = []
+    alone: list[float] = []
     for times, count in ((bursts, LAYERS), (alone, 1)):
         for _ in range(100):
             torch.cuda.synchronize()
@@ -331,9 +336,9 @@ def _ratio(
 ) -> float:
     """Return the largest error over its bound; inf when something was not written."""
     torch.manual_seed(0)
-    features = dict(features)
+    features = {"num_heads": 8, "num_kv_heads": 2} | features | {"dtype": dtype}
     fnuz, causal = features.pop("fnuz", False), features.pop("causal", True)
-    request = Request(num_heads=8, **({"dtype": dtype, "num_kv_heads": 2} | features))
+    request = Request(**features)
     heads, block_size = request.num_heads, request.block_size or BLOCK
     slopes = torch.rand(heads) if request.alibi else None
     sinks = torch.randn(heads) if request.has_sink else None

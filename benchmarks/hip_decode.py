@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -62,7 +63,7 @@ def step(request: Request, seq_lens: list[int], *, plain: bool, seed: int) -> tu
     cache = bytes_.to(GPU)[: math.prod(layer.cache_shape(len(order))) * layer.cache_dtype.itemsize]
     cache = cache.view(layer.cache_dtype).view(layer.cache_shape(len(order)))
     scale = torch.tensor(0.5, device=GPU)
-    scales = {"k_scale": scale, "v_scale": scale} if layer.fp8 else {}
+    scales: dict[str, Any] = {"k_scale": scale, "v_scale": scale} if layer.fp8 else {}
     layer.write_cache(key, value, cache, Batch.build(seq_lens, seq_lens, table, slots), **scales)
     if layer.fp8:
         key, value = (

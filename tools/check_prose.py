@@ -107,9 +107,10 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     content = path.read_text("utf-8")
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(content)):
-            text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and len(text.split()) > 2:
-                yield node.lineno, cleandoc(text).replace("``", "`")
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            if len(node.value.split()) > 2:
+                yield node.lineno, cleandoc(node.value).replace("``", "`")
         yield from _comments(content)
     elif path.suffix == ".toml":
         for number, line in enumerate(content.splitlines(), start=1):

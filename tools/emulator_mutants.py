@@ -148,7 +148,7 @@ def recording(code: Code, seen: dict[int, int]) -> Code:
     """Return the program, whose instructions note what they write, or decide, in a checksum each."""
 
     def note(index: int, values: Any) -> None:
-        seen[index] = zlib.crc32(np.ascontiguousarray(values), seen.get(index, 0))
+        seen[index] = zlib.crc32(np.ascontiguousarray(values).tobytes(), seen.get(index, 0))
 
     def noted(index: int, step: Step) -> Step:
         def run(machine: Machine, waves: Waves) -> None:

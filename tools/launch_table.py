@@ -179,7 +179,7 @@ class Tried:
         """
         if self.asked["kind"] == "prefill":
             return self.clocks
-        return -(-self.asked["shape"].rows // self.sizes[0]) * self.clocks
+        return -(-int(self.asked["shape"].rows) // self.sizes[0]) * self.clocks
 
 
 def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
@@ -223,7 +223,9 @@ def attempt(gfx: str, family: str, kind: str, sizes: Sizes) -> Tried | None:
             mock.patch.multiple(launch_config, tabled=chosen, tabled_short=chosen_short),
             dry_launch(gfx) as launches,
         ):
-            solution_of(backend, case)(storageless_problem(case, Gpu(gfx)))
+            solve = solution_of(backend, case)
+            assert callable(solve), solve
+            solve(storageless_problem(case, Gpu(gfx)))
     except Exception as error:  # noqa: BLE001  whatever the compiler raises: it is out
         report(gfx, family, sizes, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return None

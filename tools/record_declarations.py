@@ -75,7 +75,7 @@ class Torchvision(MetaPathFinder, Loader):
     """Lets modules import torchvision, which some backends' models need and none of this asks."""
 
     class Anything(ModuleType):
-        __path__ = ()
+        __path__: list[str] = []  # noqa: RUF012
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):

@@ -112,7 +112,7 @@ def _default_device() -> Any:
     from torch.overrides import _get_current_function_mode_stack
     from torch.utils._device import DeviceContext
 
-    modes = reversed(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]  # torch has no types for it
+    modes = reversed(_get_current_function_mode_stack())
     return next((mode.device for mode in modes if isinstance(mode, DeviceContext)), None)
 
 

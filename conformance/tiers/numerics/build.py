@@ -103,9 +103,10 @@ class _Builder:
             token, head = torch.arange(new)[:, None], torch.arange(heads)
             last = (total - new + token).clamp(min=0).expand(new, heads)
             even = last % 2 == 0
-            spread = (token * heads + head) * GOLDEN % 1 * (last + 1)
-            aim = key[torch.where(even, last, spread.long()), head * own // heads]
             sharp = (token + head) % torch.where(even, 4, 2) == 0
+            number = (sharp & ~even).flatten().cumsum(0).view(new, heads)  # of those that aim at any
+            spread = number * GOLDEN % 1 * (last + 1)
+            aim = key[torch.where(even, last, spread.long()), head * own // heads]
             aim = aim * (self.case.sharp * factor / width**0.5)
             query = torch.where(sharp[..., None], aim, query)
         return query
@@ -130,8 +131,8 @@ class _Builder:
                 heads, columns = value.shape[1:]
                 head = torch.arange(heads)
                 kind = list(SPECIALS).index(self.case.special)
-                column = ((place * heads + head) * len(SPECIALS) + kind) % columns
-                value[position, head, column] = number
+                mine = (place * heads + head) * len(SPECIALS) + kind
+                value[position, head, mine * _step(columns) % columns] = number
 
     def special(self, name: str, number: float) -> float:
         """Return the case's special number if `name` holds it, else `number`."""
@@ -360,6 +361,11 @@ def _mla_prefill(b: _Builder) -> dict[str, Any]:
         "query_start_loc": b.starts("query_start_loc", [new for new, _ in b.lengths]),
         "key_start_loc": b.starts("key_start_loc", [total for _, total in b.lengths]),
     }
+
+
+def _step(count: int) -> int:
+    """Return a number whose multiples are all places of `count` in turn, any few of them far apart."""
+    return next(n for n in range(round(count * GOLDEN), count + 2) if math.gcd(n, count) == 1)
 
 
 def _mark(values: torch.Tensor, total: int, window: int | None) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from pytest_rocm_attn.conformance.tiers.numerics.build import build
 from pytest_rocm_attn.conformance.tiers.numerics.case import shipped
-from pytest_rocm_attn.problem import MlaPrefill, PagedAttention
+from pytest_rocm_attn.problem import MlaDecode, MlaPrefill, PagedAttention
 
 CASES = {case.id: case for case in shipped()}
 CPU = torch.device("cpu")
@@ -86,3 +86,40 @@ def test_a_special_value_of_mla_lies_in_each_column_alone() -> None:
         assert len({(key, head) for key, head, _ in places}) == len(places) == 3 * 16
         seen |= {column for _, _, column in places}
     assert seen == set(range(128))
+
+
+@pytest.mark.parametrize("kind", ["nan", "plus-inf", "minus-inf"])
+def test_few_special_values_lie_in_all_quarters_of_the_columns(kind: str) -> None:
+    """Requests of a few new tokens have a kernel of their own, whose threads hold some columns each."""
+    problem = build(CASES[f"chunks-with-a-visible-value-of-{kind}-float16"], CPU).problem
+    assert isinstance(problem, PagedAttention)
+    quarters: set[int] = set()
+    for request, new in enumerate(problem.query_lens):
+        if 1 < new <= 8:
+            values = problem.value_cache[problem.block_table[request].long()].flatten(0, 1)
+            values = values[: int(problem.seq_lens[request])]
+            quarters |= {column // 16 for *_, column in (~values.isfinite()).nonzero().tolist()}
+    assert quarters == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        ("chunked-prefill", 64),
+        ("chunks-after-a-long-context", 64),
+        ("scores-of-many-sizes-1.0", 64),
+        ("mla-prefill-on-both-sides-of-every-tile-edge-float16", 32),
+        ("mla-prefill-after-a-context", 32),
+    ],
+)
+def test_a_block_of_rows_sees_several_tiles_in_full(case: str, size: int) -> None:
+    """Only the second one rescales results, in the loop over such tiles."""
+    seen = [(total - new + 1) // size for new, total in CASES[case].lengths if new > 1]
+    assert max(seen) >= 2
+
+
+def test_the_last_tile_of_decodes_ends_at_many_of_its_places() -> None:
+    problem = build(CASES["mla-decode-on-both-sides-of-every-tile-edge-float16"], CPU).problem
+    assert isinstance(problem, MlaDecode)
+    ends = {length % 16 for length in problem.seq_lens.tolist()}
+    assert all({end, end + 1} & ends for end in range(15))

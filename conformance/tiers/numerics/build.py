@@ -131,7 +131,7 @@ class _Builder:
                 heads, columns = value.shape[1:]
                 head = torch.arange(heads)
                 kind = list(SPECIALS).index(self.case.special)
-                mine = (place * heads + head) * len(SPECIALS) + kind
+                mine = (place * len(SPECIALS) + kind) * heads + head
                 value[position, head, mine * _step(columns) % columns] = number
 
     def special(self, name: str, number: float) -> float:

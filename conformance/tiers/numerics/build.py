@@ -104,8 +104,8 @@ class _Builder:
             last = (total - new + token).clamp(min=0).expand(new, heads)
             even = last % 2 == 0
             sharp = (token + head) % torch.where(even, 4, 2) == 0
-            number = (sharp & ~even).flatten().cumsum(0).view(new, heads)  # of those that aim at any
-            spread = number * GOLDEN % 1 * (last + 1)
+            order = (sharp & ~even).flatten().cumsum(0).view(new, heads)
+            spread = order * GOLDEN % 1 * (last + 1)
             aim = key[torch.where(even, last, spread.long()), head * own // heads]
             aim = aim * (self.case.sharp * factor / width**0.5)
             query = torch.where(sharp[..., None], aim, query)

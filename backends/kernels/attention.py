@@ -29,9 +29,9 @@ from pytest_rocm_attn.backends.launch_tiles import Tile
 MERGE_ELEMENTS = 4096  # of all segments' partial results, in one program: 32 registers a lane
 MERGE_WARPS = 4
 REPAIR_ELEMENTS = (
-    4096  # of a program's results, that a repair computes at a time: 16 registers a lane
+    4096  # of a program's results, that a repair computes at a time: 8 registers a lane of wave64
 )
-REPAIR_WARPS = 4
+REPAIR_WARPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def plan_attention(
         merge = _merge.prepare(
             grid,
             (*lengths, segments, partial_rows),
-            (heads, out_strides[0], out_strides[1]),
+            (out_strides[0], out_strides[1]),
             (value_size, block_c, block_s),
             MERGE_WARPS,
             1,

@@ -20,10 +20,12 @@ from pytest_rocm_attn.backends.kernels.order import (
     work_at,
 )
 from pytest_rocm_attn.backends.kernels.results import (
-    first_partial_row,
     merge_parts,
     normalised,
+    owner_of_row,
+    parts_of_row,
     places_of_result,
+    store_merged,
     weight_of,
     write_result,
 )
@@ -349,18 +351,14 @@ def _repair_and_merge_kernel(
 ):
     """Merge the segments as `_merge_segments_kernel` does, and compute again the parts that are noted as
     broken: those whose log-sum-exp is NaN."""
-    request = tl.program_id(0) // max_query_len
-    token = tl.program_id(0) % max_query_len
-    head = tl.program_id(1)
-    query_start = tl.load(query_start_loc_ptr + request)
-    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    request, token, head, query_start, query_len = owner_of_row(query_start_loc_ptr, max_query_len)
     if (query_len < min_query_len) | (query_len > max_query_len) | (token >= query_len):
         return
-    heads = tl.num_programs(1)
     column = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
-    row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
-    row = ((row_start + token).to(tl.int64) * heads + head) * segments
-    lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * head_size + row
+    part_ptr, lse_ptr = parts_of_row(
+        partial_ptr, request, token, head, query_start, requests, max_query_len, partial_rows, segments,
+        head_size,
+    )  # fmt: skip
     segment = tl.arange(0, BLOCK_S)
     lse = tl.load(lse_ptr + segment, mask=segment < segments, other=float("-inf"))
     # Of a request's only token the attention kernel notes infinite scales alone.
@@ -370,7 +368,7 @@ def _repair_and_merge_kernel(
         noting = tl.where(tl.abs(tl.load(v_scale_ptr)) == float("inf"), True, noting)
     broken = (lse != lse) & noting  # noqa: PLR0124  (NaN)
     merged, total, top = merge_parts(
-        partial_ptr + row * head_size, tl.where(broken, float("-inf"), lse), column, head_size, BLOCK_S
+        part_ptr, tl.where(broken, float("-inf"), lse), column, head_size, BLOCK_S
     )  # fmt: skip
     if tl.max(broken.to(tl.int32), 0) > 0:
         seq_len = tl.load(seq_lens_ptr + request)
@@ -404,8 +402,5 @@ def _repair_and_merge_kernel(
                 merged = merged * before + tl.sum(part, 0) * weight
                 total = total * before + weight
                 top = higher
-    merged = merged / tl.where(total == 0, 1.0, total)
     out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
-    tl.store(
-        out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < head_size
-    )
+    store_merged(merged, total, out_ptr + out_row, column, head_size)

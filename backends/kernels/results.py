@@ -134,6 +134,37 @@ def merge_parts(
     return tl.sum(parts * weight[:, None], 0), tl.sum(weight, 0), top
 
 
+@triton.jit
+def owner_of_row(query_start_loc_ptr, max_query_len):
+    """Return the row that a program of a merge owns: request, token and query head, the request's first
+    token of the batch, and how many it has."""
+    request = tl.program_id(0) // max_query_len
+    token = tl.program_id(0) % max_query_len
+    query_start = tl.load(query_start_loc_ptr + request)
+    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    return request, token, tl.program_id(1), query_start, query_len
+
+
+@triton.jit
+def parts_of_row(
+    partial_ptr, request, token, head, query_start, requests, max_query_len, partial_rows, segments,
+    head_size,
+):  # fmt: skip
+    """Return where a row's parts begin, and their log-sum-exps."""
+    heads = tl.num_programs(1)
+    row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
+    row = ((row_start + token).to(tl.int64) * heads + head) * segments
+    lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * head_size + row
+    return partial_ptr + row * head_size, lse_ptr
+
+
+@triton.jit
+def store_merged(merged, total, out_ptr, column, head_size):
+    """Store the columns of one row, given their weighted sum and the sum of the weights."""
+    merged = merged / tl.where(total == 0, 1.0, total)
+    tl.store(out_ptr + column, merged.to(out_ptr.dtype.element_ty), mask=column < head_size)
+
+
 @triton.jit(
     do_not_specialize=["requests", "min_query_len", "max_query_len", "segments", "partial_rows"]
 )
@@ -147,29 +178,22 @@ def _merge_segments_kernel(
     max_query_len,
     segments,
     partial_rows,
-    heads,
     stride_ot,
     stride_oh,
     HEAD_SIZE: tl.constexpr,
     BLOCK_C: tl.constexpr,  # columns of one program
     BLOCK_S: tl.constexpr,
 ):
-    request = tl.program_id(0) // max_query_len
-    token = tl.program_id(0) % max_query_len
-    head = tl.program_id(1)
-    query_start = tl.load(query_start_loc_ptr + request)
-    query_len = tl.load(query_start_loc_ptr + request + 1) - query_start
+    request, token, head, query_start, query_len = owner_of_row(query_start_loc_ptr, max_query_len)
     if (query_len < min_query_len) | (query_len > max_query_len) | (token >= query_len):
         return
     segment = tl.arange(0, BLOCK_S)
     column = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
-    row_start = first_partial_row(request, query_start, requests, max_query_len, partial_rows)
-    row = ((row_start + token).to(tl.int64) * heads + head) * segments
-    lse_ptr = partial_ptr + partial_rows.to(tl.int64) * heads * segments * HEAD_SIZE
-    lse = tl.load(lse_ptr + row + segment, mask=segment < segments, other=float("-inf"))
-    merged, total, _ = merge_parts(partial_ptr + row * HEAD_SIZE, lse, column, HEAD_SIZE, BLOCK_S)
-    merged = merged / tl.where(total == 0, 1.0, total)
+    part_ptr, lse_ptr = parts_of_row(
+        partial_ptr, request, token, head, query_start, requests, max_query_len, partial_rows, segments,
+        HEAD_SIZE,
+    )  # fmt: skip
+    lse = tl.load(lse_ptr + segment, mask=segment < segments, other=float("-inf"))
+    merged, total, _ = merge_parts(part_ptr, lse, column, HEAD_SIZE, BLOCK_S)
     out_row = (query_start + token).to(tl.int64) * stride_ot + head * stride_oh
-    tl.store(
-        out_ptr + out_row + column, merged.to(out_ptr.dtype.element_ty), mask=column < HEAD_SIZE
-    )
+    store_merged(merged, total, out_ptr + out_row, column, HEAD_SIZE)

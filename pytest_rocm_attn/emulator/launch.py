@@ -33,7 +33,7 @@ from pytest_rocm_attn.errors import EmulationFault, EmulatorError
 if TYPE_CHECKING:
     from pytest_rocm_attn.emulator.assembly import Kernel
 
-TOGETHER = 256  # waves that run in lockstep, as many as fit numpy's caches
+TOGETHER = 32_768  # lanes that run in lockstep, as many as fit numpy's caches
 KEPT = 50_000  # instructions of the programs that are kept; one made ready takes some 3 KB
 LIMIT = 20_000_000  # instructions in lockstep that a batch of workgroups may run
 # User SGPRs in their order: the directive, and how many registers it takes.
@@ -168,7 +168,7 @@ class _Launch:
         memory = Memory([*regions, *own], judged=not atomic)
         before = list(self.code.counts)
         waves = -(-self.threads // self.code.lanes)
-        batch = max(1, TOGETHER // waves)
+        batch = max(1, TOGETHER // (waves * self.code.lanes))
         steps = 0
         total = self.grid[0] * self.grid[1] * self.grid[2]
         for first in range(0, total, batch):

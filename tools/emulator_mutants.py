@@ -4,7 +4,8 @@
 
 Takes the kernels that the cases with such a name launch, and runs on the emulator up to 24 named cases that launch
 each of them. Then it runs these cases again and again with one executed instruction of the kernels
-dropped, or with one constant larger by one (1.0 for a float's 0), until one case notices.
+dropped, or with one constant larger by one (1.0 for a float's 0, the other value for a bit of a modifier), until
+one case notices.
 Prints each change with what it gave, a wrong result or a fault, and if it gave neither, what it changed. Instructions that compute nothing by their definition are left alone.
 
 A change without effect is one that no other instruction sees, in any of the cases: each writes what it writes in the
@@ -51,7 +52,7 @@ SAME_QUOTIENT = "a step of a division whose quotient is the same"
 MOST_CASES = 24  # that are asked for each kernel
 # Between v_div_scale and v_div_fixup, which corrects what they approximate.
 DIVIDES = re.compile(r"v_(div_scale|div_fmas|rcp|fma|fmac|mul|pk_fma|pk_mul)_(legacy_)?f(32|64|16)")
-NUMBER = re.compile(r"(?<=[ ,:])(\d+)(?=$|[ ,])")
+NUMBER = re.compile(r"(?<=[ ,:])(?<!bound_ctrl:)(\d+)(?=$|[ ,])")
 # What takes 0 as a float, or moves it: the next integer would be a denormal.
 FLOAT = re.compile(r"_(b?f16|f32|f64)|v_mov_b32|v_accvgpr_write")
 Bytes = NDArray[np.uint8]
@@ -109,6 +110,14 @@ def held_by(tensor: torch.Tensor) -> Bytes:
     return held
 
 
+def larger(before: str, number: int, name: str) -> int | str:
+    """Return what a constant becomes, given the text before it: what its field has room for."""
+    modifier, bracket, _ = before.rpartition("]")[2].rpartition("[")
+    if bracket:  # two bits of quad_perm, one bit of the others
+        return (number + 1) % (4 if modifier.endswith("quad_perm:") else 2)
+    return "1.0" if number == 0 and FLOAT.search(name) else number + 1
+
+
 def mutant(code: Code, instruction: Instruction, draw: random.Random) -> tuple[Code, str]:
     """Return the program with one instruction changed, and how: "dropped" or "altered"."""
     numbers = list(NUMBER.finditer(instruction.text))
@@ -116,9 +125,7 @@ def mutant(code: Code, instruction: Instruction, draw: random.Random) -> tuple[C
     if numbers and draw.random() < 0.5:
         chosen, how = draw.choice(numbers), "altered"
         before, after = instruction.text[: chosen.start()], instruction.text[chosen.end() :]
-        in_list = "[" in before.rpartition("]")[2]  # of a modifier
-        is_float = chosen[1] == "0" and FLOAT.search(instruction.name) and not in_list
-        text = f"{before}{'1.0' if is_float else int(chosen[1]) + 1}{after}"
+        text = f"{before}{larger(before, int(chosen[1]), instruction.name)}{after}"
     target = f'\t.amdgcn_target "amdgcn-amd-amdhsa--{code.program.gfx}"\n'
     (changed,) = read_assembly(f"{target}\t{text}\n").instructions
     number = instruction.index

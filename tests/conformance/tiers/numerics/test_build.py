@@ -106,7 +106,7 @@ def test_few_special_values_lie_in_all_quarters_of_the_columns(kind: str) -> Non
     ("case", "size"),
     [
         ("chunked-prefill", 64),
-        ("chunks-after-a-long-context", 64),
+        ("chunks-after-several-tiles", 64),
         ("scores-of-many-sizes-1.0", 64),
         ("mla-prefill-on-both-sides-of-every-tile-edge-float16", 32),
         ("mla-prefill-after-a-context", 32),

@@ -79,7 +79,7 @@ def main() -> None:
         gc.disable()
         examine = turn_to(spec)
         gc.freeze()
-        gc.set_threshold(100_000)
+        gc.set_threshold(500_000)
         gc.enable()
         for line in sys.stdin:
             message = json.loads(line)

@@ -122,11 +122,26 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 _NESTED = "-p no:randomly -p no:hypothesispytest"
 
 
+def _keep_modules(patch: pytest.MonkeyPatch, *kept: str) -> None:
+    """Have a run in a test's own process not forget what it imported of these packages."""
+    snapshot = _pytest.pytester.SysModulesSnapshot
+
+    def keeping(preserve: Callable[[str], bool]) -> Any:
+        return snapshot(lambda name: preserve(name) or name.partition(".")[0] in kept)
+
+    patch.setattr(_pytest.pytester, "SysModulesSnapshot", keeping)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nested_runs() -> Iterator[None]:
-    """Leave plugins that cost much out of each pytest that a test starts."""
+    """Leave plugins that cost much out of each pytest that a test starts.
+
+    Runs in a test's own process share our modules: a package that stays has its forgotten modules as
+    attributes, so they would be imported from it and not be in sys.modules, where msgspec looks for them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_ADDOPTS", _NESTED)
+        _keep_modules(patch, "pytest_rocm_attn")
         yield
 
 
@@ -188,13 +203,7 @@ def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name in ("torch", "triton"):
         pytest.importorskip(name)
-    snapshot = _pytest.pytester.SysModulesSnapshot
-    kept = ("torch", "triton", "numpy", "sympy", "mpmath", "pytest_rocm_attn")
-
-    def keeping(preserve: Callable[[str], bool]) -> Any:
-        return snapshot(lambda name: preserve(name) or name.partition(".")[0] in kept)
-
-    monkeypatch.setattr(_pytest.pytester, "SysModulesSnapshot", keeping)
+    _keep_modules(monkeypatch, "torch", "triton", "numpy", "sympy", "mpmath")
 
 
 @pytest.fixture(scope="session")

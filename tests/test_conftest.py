@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,3 +102,13 @@ def test_make_runs_what_a_run_of_all_tests_leaves_out_and_fails_if_either_does(
         assert bool(done.returncode) == bool(interpreted or others), target
         if target != "test-slow" or not others:  # whose second run waits for the first
             assert done.stdout == "others\ninterpreted\n", (target, done.stderr)
+
+
+def test_a_run_in_this_process_keeps_our_modules(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "pytest_rocm_attn.web_page"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    pytester.makepyfile(f"def test_one(): import {name}")
+    pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=1)
+    assert name in sys.modules

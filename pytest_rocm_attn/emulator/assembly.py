@@ -156,11 +156,14 @@ class Program:
         return None if index is None else CODE_BASE + CODE_STEP * index
 
 
+_GENERATIONS = ("gfx9", "gfx10", "gfx11", "gfx12")
+
+
 def read_assembly(text: str) -> Program:
     """Return the program of LLVM's AMDGPU assembly.
 
     Raises:
-        EmulatorError: it names no target, or a directive of a kernel cannot be read.
+        EmulatorError: it names no target or an unknown one, or a directive of a kernel cannot be read.
     """
     return _Reader(text).program()
 
@@ -250,7 +253,7 @@ class _Reader:
             return
         rest = line[len(word) :].split(";")[0].strip()
         if word == ".amdgcn_target":
-            self.gfx = rest.strip('"').rpartition("--")[2].partition(":")[0]
+            self.gfx = _processor(rest.strip('"'))
         elif word == ".text":
             self.section = ".text"
         elif word == ".section":
@@ -359,6 +362,23 @@ def _modifier(text: str) -> Any:
     if text.startswith("["):
         return [int(item, 0) for item in text[1:-1].split(",")]
     return int(text, 0) if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text) else text
+
+
+def _processor(target: str) -> str:
+    """Return the processor of a target: ``amdgcn-amd-amdhsa--gfx942:xnack-`` of LLVM 22 and before,
+    ``amdgpu9.42-amd-amdhsa-unknown-gfx942:xnack-`` since.
+
+    Raises:
+        EmulatorError: none of a generation that the emulator knows.
+    """
+    # Architecture, vendor, system and environment precede it; it may have hyphens itself (gfx9-4-generic).
+    processor = target.split("-", 4)[-1].partition(":")[0]
+    if not processor.startswith(_GENERATIONS):
+        raise EmulatorError(
+            f"the emulator knows no processor in the assembly's target {target!r}; it runs code for "
+            + ", ".join(f"{name}*" for name in _GENERATIONS)
+        )
+    return processor
 
 
 def _arguments(lines: list[str]) -> Iterator[tuple[str, list[Argument]]]:

@@ -31,7 +31,7 @@ from pytest_rocm_attn.emulator.scheduler import Code, run
 from pytest_rocm_attn.errors import EmulationFault, EmulatorError
 
 if TYPE_CHECKING:
-    from pytest_rocm_attn.emulator.assembly import Kernel
+    from pytest_rocm_attn.emulator.assembly import Kernel, Program
 
 TOGETHER = 32_768  # lanes that run in lockstep, as many as fit numpy's caches
 KEPT = 50_000  # instructions of the programs that are kept; one made ready takes some 3 KB
@@ -71,7 +71,7 @@ def code_of(assembly: str) -> Code:
     code = _kept.pop(assembly, None)
     if code is None:
         program = read_assembly(assembly)
-        code = Code(program, 64 if program.gfx.startswith("gfx9") else 32)
+        code = Code(program, _lanes(program))
     _kept[assembly] = code
     left = sum(len(one.steps) for one in _kept.values())
     for text, other in list(_kept.items())[:-1]:
@@ -79,6 +79,19 @@ def code_of(assembly: str) -> Code:
             left -= len(other.steps)
             del _kept[text]
     return code
+
+
+def _lanes(program: Program) -> int:
+    """Return how many lanes a wave has."""
+    if program.gfx.startswith("gfx9"):
+        return 64
+    for kernel in program.kernels.values():
+        if kernel.directives.get("wavefront_size32", 1) == 0:
+            raise EmulatorError(
+                f"{kernel.name} on {program.gfx} is compiled for waves of 64 lanes, which the emulator runs on gfx9 "
+                "alone: compile it for waves of 32 (clang: -mno-wavefrontsize64)"
+            )
+    return 32
 
 
 @contextlib.contextmanager

@@ -75,3 +75,9 @@ def run_body(
 def execute() -> Callable[..., Executed]:
     """The function that runs the body of a kernel; see ``run_body``."""
     return run_body
+
+
+@pytest.fixture
+def assembled() -> Callable[..., str]:
+    """The function that writes the assembly of a kernel; see ``assembly``."""
+    return assembly

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_rocm_attn.emulator import launch
+from pytest_rocm_attn.errors import EmulatorError
 
 Execute = Callable[..., Any]
 
@@ -34,3 +35,11 @@ def test_a_launch_leaves_the_collection_of_cycles_as_it_was(execute: Execute) ->
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_code_for_waves_of_64_is_refused_where_waves_have_32_lanes(
+    assembled: Callable[..., str],
+) -> None:
+    with pytest.raises(EmulatorError, match="k on gfx1100 is compiled for waves of 64 lanes"):
+        launch.code_of(assembled("", "gfx1100", wavefront_size32=0))
+    assert launch.code_of(assembled("", "gfx1100", wavefront_size32=1)).lanes == 32

@@ -15,6 +15,7 @@ from pytest_rocm_attn.emulator import (
     global_memory,
     indexed,
     lanes,
+    lds_direct,
     lds_memory,
     matrix,
     packed,
@@ -44,7 +45,7 @@ _VECTOR: tuple[Build, ...] = (
     scalar.build,
     control.build,  # v_nop
 )
-_MEMORY: tuple[Build, ...] = (global_memory.build, atomics.build)
+_MEMORY: tuple[Build, ...] = (lds_direct.build, global_memory.build, atomics.build)
 _LDS: tuple[Build, ...] = (lanes.build, lds_memory.build, atomics.build)
 # Which of these knew a vector instruction, by name and encoding. What scalar ones mean may depend on operands.
 _knows: dict[tuple[str, str], Build] = {}

@@ -142,15 +142,19 @@ def on_vector(vector: Operand, base: Operand, context: Context) -> Addresses:
     return Addresses(fetch, shadow, keys)
 
 
-def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
-    """Return the addresses of a buffer instruction; lanes beyond num_records take no part."""
-    operands = context.operands()
-    vector, resource = operands[1], operands[2].index
-    scalar = scalar_source(operands[3], "u32")
+def buffer_addresses(context: Context, size: int | None = None, first: int = 1) -> Addresses:
+    """Return the addresses of a buffer instruction; lanes beyond num_records take no part.
+
+    Args:
+        size: bytes of each lane, if the mnemonic does not say.
+        first: which operand is the vector of offsets; the resource and a scalar offset follow.
+    """
+    vector, descriptor, base_offset = context.operands()[first : first + 3]
+    resource, scalar = descriptor.index, scalar_source(base_offset, "u32")
     offset, offen = offset_of(context), bool(context.instruction.modifiers.get("offen"))
-    moves = operands[3].kind != "constant"
+    moves = base_offset.kind != "constant"
     if not moves:
-        offset += operands[3].index & 0xFFFFFFFF
+        offset += base_offset.index & 0xFFFFFFFF
     if size is None:
         match = _VECTOR.fullmatch(context.name)
         assert match is not None
@@ -195,20 +199,25 @@ def buffer_addresses(context: Context, size: int | None = None) -> Addresses:
 # --- vector loads and stores ---
 
 
+def fetched(m: Machine, w: Waves, addresses: Addresses, kind: str) -> list[Array]:
+    """Return the words that lanes load, or one of 8 or 16 bits, extended; 0 of lanes that take no part."""
+    size = BYTES[kind]
+    address, active = addresses.fetch(m, w)
+    span = m.memory.check(m, address, size, active, "reads")
+    m.memory.note_load(m, address, size, active, span)
+    if not span.every:
+        address = np.where(active, address, m.memory.safe)
+    values = m.memory.load(address, size)
+    if kind in SIGNED:
+        values = [extended(values[0], size)]
+    return values if span.every else [np.where(active, value, u32(0)) for value in values]
+
+
 def _load(addresses: Addresses, data: Operand, kind: str, *, half: bool, high: bool) -> Step:
-    size, register = BYTES[kind], data.index
-    words = max(1, size // 4)
+    register, words = data.index, max(1, BYTES[kind] // 4)
 
     def run(m: Machine, w: Waves) -> None:
-        address, active = addresses.fetch(m, w)
-        span = m.memory.check(m, address, size, active, "reads")
-        m.memory.note_load(m, address, size, active, span)
-        every = span.every
-        values = m.memory.load(address if every else np.where(active, address, m.memory.safe), size)
-        if kind in SIGNED:
-            values = [extended(values[0], size)]
-        for number, value in enumerate(values, register):
-            value = value if every else np.where(active, value, u32(0))
+        for number, value in enumerate(fetched(m, w, addresses, kind), register):
             if half:
                 m.write_half(register, high, w, value & u32(0xFFFF))
             else:

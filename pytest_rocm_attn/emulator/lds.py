@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_rocm_attn.emulator.rows import Bytes, filled, put_rows
-from pytest_rocm_attn.emulator.waits import LDS
+from pytest_rocm_attn.emulator.waits import LDS, LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,8 +83,10 @@ class Lds:
             self._last = np.empty(cells, np.int32)  # to find out whether places are distinct
         # Since the last barrier, oldest first.
         self._accesses: list[_Access] = []
-        # Stores that their waves may not have waited for: these, and the number of the store in each.
-        self._late: list[tuple[Array, Array, _Access]] = []
+        # Stores that their waves may not have waited for: these, the store's number in each, and what counts it.
+        self._late: list[tuple[Array, Array, str, _Access]] = []
+        # Likewise loads from memory straight into LDS, which do not arrive in the order of LDS operations.
+        self._filling: list[tuple[Array, Array, Any, _Access]] = []
 
     def base(self, machine: Machine, waves: Waves) -> Array:
         """Return where each wave's local memory starts, [waves, 1]."""
@@ -137,6 +139,8 @@ class Lds:
         Args:
             reach: what check said.
         """
+        if self._filling:
+            self._check_filled(machine, at, active, reach, "reads")
         if not self.judged:
             return
         access = self._access(machine, at, active, reach, store=False)
@@ -155,16 +159,24 @@ class Lds:
         active: Array,
         sequence: Array,
         reach: tuple[int, int],
+        kind: str = LDS,
     ) -> None:
         """Note who writes, and raise a fault if another wave touched it since the last barrier.
 
         Args:
             sequence: the number of the operation in each wave, as Waits counts.
             reach: what check said.
+            kind: LDS, or LOAD if it is a load from memory straight into LDS.
         """
-        if not self.judged:
+        if self._filling and kind == LDS:
+            self._check_filled(machine, at, active, reach, "writes")
+        if not self.judged and kind == LDS:
             return
         access = self._access(machine, at, active, reach, store=True)
+        if kind == LOAD:
+            self._filling.append((machine.rows, sequence, machine.here, access))
+            if not self.judged:
+                return
         chosen = active[..., None]
         if self._may_meet(access, stores=True):
             bad, writer = self._foreign(access)
@@ -185,7 +197,7 @@ class Lds:
                     them = readers.argmax(axis=0)
                     self._conflict(machine, at, found, them, "writes", "read")
         self._accesses.append(access)
-        self._late.append((machine.rows, sequence, access))
+        self._late.append((machine.rows, sequence, kind, access))
 
     def check_stored(
         self, machine: Machine, at: Places, values: Sequence[Array], active: Array
@@ -211,6 +223,34 @@ class Lds:
         number = np.arange(index.size, dtype=np.int32).reshape(index.shape)
         self._last[index] = number
         return not np.count_nonzero(self._last.take(index) != number)
+
+    def _check_filled(
+        self, machine: Machine, at: Places, active: Array, reach: tuple[int, int], verb: str
+    ) -> None:
+        """Raise a fault if a wave touches what its own load from memory has yet to put into LDS."""
+        left = []
+        for filling in self._filling:
+            waves, sequence, load, access = filling
+            late = machine.waits.under_way(LOAD, sequence, waves)[:, None]
+            if not late.any():
+                continue
+            left.append(filling)
+            if access.low >= reach[1] or reach[0] >= access.high:
+                continue
+            awaited = late if access.active is None else late & access.active
+            awaited = np.broadcast_to(awaited, access.cell.shape[:2])
+            owner = np.zeros(len(self.values.content) // self.granule, np.int32)
+            _put(owner, access.cell, access.count, waves + 1, awaited)
+            mine = self._access(machine, at, active, reach, store=False)
+            bad = _noted(owner, mine.cell, mine.count) == (machine.rows + 1)[:, None, None]
+            bad &= active[..., None]
+            if bad.any():
+                where, lane, _ = np.argwhere(bad)[0]
+                raise machine.fault(
+                    f"{verb} offset {self._offset(at, bad, where, lane)} of LDS before it has arrived: no wait"
+                    f" covers its load, {load}"
+                )
+        self._filling = left
 
     def _access(
         self,
@@ -279,8 +319,8 @@ class Lds:
         passed = np.zeros(len(self._epoch), bool)
         passed[groups] = True
         for store in self._late:
-            waves, sequence, access = store
-            late = machine.waits.under_way(LDS, sequence, waves)
+            waves, sequence, kind, access = store
+            late = machine.waits.under_way(kind, sequence, waves)
             if not late.any():
                 continue
             kept.append(store)
@@ -308,11 +348,14 @@ class Lds:
     ) -> None:
         where, lane, cell = np.argwhere(bad)[0]
         wave = int(machine.rows[where] % self.waves)
-        offset = int(np.broadcast_to(at.position, bad.shape[:2])[where, lane] % self.stride)
         raise machine.fault(
-            f"race: wave {wave} {verb} offset {offset} of LDS, which wave"
+            f"race: wave {wave} {verb} offset {self._offset(at, bad, where, lane)} of LDS, which wave"
             f" {int(other[where, lane, cell])} of the same workgroup {their}, with no barrier between"
         )
+
+    def _offset(self, at: Places, bad: Array, where: int, lane: int) -> int:
+        """Return what a lane points at, from the start of its workgroup's memory."""
+        return int(np.broadcast_to(at.position, bad.shape[:2])[where, lane] % self.stride)
 
 
 def _noted(notes: Array, cell: Array, count: int) -> Array:

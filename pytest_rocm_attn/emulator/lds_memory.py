@@ -56,14 +56,46 @@ def smallest_store(names: set[str]) -> int:
 
 
 def _places(
-    m: Machine, w: Waves, address: int, offset: int, size: int, verb: str
+    m: Machine, w: Waves, at: Array, size: int, verb: str
 ) -> tuple[Places, Array, tuple[int, int]]:
     active = m.exec
-    at = m.vector[address].astype(np.int64) + offset
     reach = m.lds.check(m, at, size, active, verb)
     if not m.exec_is_full:
         at = np.where(active, at, 0)
     return Places(at + m.lds.base(m, w), size), active, reach
+
+
+def _pointed(m: Machine, address: int, offset: int) -> Array:
+    """Return the offsets in LDS that a register and an instruction point at."""
+    at: Array = m.vector[address].astype(np.int64) + offset
+    return at
+
+
+def write_words(
+    m: Machine,
+    w: Waves,
+    at: Array,
+    size: int,
+    values: list[Array],
+    shadows: list[Array] | None,
+    sequence: Array,
+    kind: str = LDS,
+) -> None:
+    """Write words of each lane to LDS.
+
+    Args:
+        at: offsets in LDS, [waves, lanes].
+        shadows: their undefined bits; None: there are none.
+        sequence: the number of the operation in each wave; kind: what counts it, LDS or LOAD.
+    """
+    places, active, reach = _places(m, w, at, size, "writes")
+    m.lds.note_store(m, places, values, active, sequence, reach, kind)
+    if m.exec_is_full:
+        m.lds.store(places, values, shadows)
+    else:
+        left = None if shadows is None else [one[active] for one in shadows]
+        m.lds.store(places.chosen(active), [one[active] for one in values], left)
+    m.lds.check_stored(m, places, values, active)
 
 
 def _read(
@@ -79,7 +111,8 @@ def _read(
     keys = tuple(range(register, register + words * len(offsets)))
 
     def run(m: Machine, w: Waves) -> None:
-        read = [_places(m, w, address.index, offset, size, "reads") for offset in offsets]
+        pointed = [_pointed(m, address.index, offset) for offset in offsets]
+        read = [_places(m, w, at, size, "reads") for at in pointed]
         number = register
         for at, active, reach in read:
             m.lds.note_load(m, at, active, reach)
@@ -128,19 +161,13 @@ def _write(
     def run(m: Machine, w: Waves) -> None:
         sequence = m.waits.issue(LDS, (), w, m.here)
         for one, offset in zip(data, offsets, strict=True):
-            at, active, reach = _places(m, w, address.index, offset, size, "writes")
             registers = range(one.index, one.index + words)
             values = [m.vector[key] >> shift if high else m.vector[key] for key in registers]
-            m.lds.note_store(m, at, values, active, sequence, reach)
             shadows: list[Array] | None = None
             if not m.undefined.keys().isdisjoint(registers):
                 shadows = [m.vector_shadow(key, w) >> shift for key in registers]
-            if m.exec_is_full:
-                m.lds.store(at, values, shadows)
-            else:
-                left = None if shadows is None else [one[active] for one in shadows]
-                m.lds.store(at.chosen(active), [one[active] for one in values], left)
-            m.lds.check_stored(m, at, values, active)
+            at = _pointed(m, address.index, offset)
+            write_words(m, w, at, size, values, shadows, sequence)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         m.demand("the address of an LDS store", m.vector_shadow(address.index, w), m.exec[w])
@@ -173,7 +200,7 @@ def _transposed(context: Context, bits: int) -> Step:
         return found
 
     def run(m: Machine, w: Waves) -> None:
-        at, active, reach = _places(m, w, address, offset, 8, "reads")
+        at, active, reach = _places(m, w, _pointed(m, address, offset), 8, "reads")
         m.lds.note_load(m, at, active, reach)
         values, shadows = m.lds.load(at)
         for key, value in zip(keys, exchanged(values), strict=True):

@@ -93,7 +93,7 @@ def test_aiters_own_error_for_a_target_it_does_not_know_arrives_as_it_is() -> No
 
 
 @pytest.mark.parametrize("version", TRITONS)
-def test_every_supported_triton_passes_the_tests_of_dry_launch(
+def test_every_supported_triton_passes_the_tests_of_dry_launches_and_of_the_emulator(
     version: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "triton"
@@ -106,8 +106,12 @@ def test_every_supported_triton_passes_the_tests_of_dry_launch(
     )
     if installed.returncode:
         pytest.skip(f"cannot install Triton {version}: {installed.stderr.strip()}")
-    tests = ROOT / "tests" / "plugin" / "dry_launch"
-    environ = {**os.environ, "PYTHONPATH": str(folder)}  # before the installed Triton
+    tests = [str(ROOT / "tests" / "plugin" / name) for name in ("dry_launch", "emulator")]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(folder),  # before the installed Triton
+        "TRITON_DEFAULT_FP_FUSION": "1",  # 3.9.0 warns if it is not set
+    }
 
     asked = subprocess.run(
         [sys.executable, "-c", "import triton; print(triton.__version__)"],
@@ -117,7 +121,7 @@ def test_every_supported_triton_passes_the_tests_of_dry_launch(
         env=environ,
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         capture_output=True,
         text=True,
         check=False,

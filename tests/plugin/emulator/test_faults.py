@@ -259,7 +259,7 @@ def test_a_barrier_that_some_waves_never_reach_is_a_fault(execute: Execute) -> N
     [
         pytest.param("v_frobnicate_b32 v1, v2", "v_frobnicate_b32", id="a mnemonic"),
         pytest.param("v_add_u32_e32 v1, src_shared_base, v2", "src_shared_base", id="an operand"),
-        pytest.param("buffer_load_dword v1, s[4:7], 0 offen lds", "lds", id="a modifier"),
+        pytest.param("buffer_load_dword v1, v2, s[4:7], 0 idxen", "idxen", id="a modifier"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(

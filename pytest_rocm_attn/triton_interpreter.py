@@ -4,7 +4,7 @@ The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits 
 multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
 nearest even; its conversions to fp8 lose the carry into the exponent (7.73 becomes 4 as e5m2), truncate
 subnormal numbers and break ties upward. It has no bfloat16 constants, and no name for the fp8 types of gfx942.
-And it cannot use a loaded scalar as a loop bound on NumPy 2.4.
+And it cannot use a loaded scalar as a loop bound on NumPy 2.4. That of Triton 3.9 refuses masks that it has made itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def repair() -> None:
-    """Make the interpreter compute with bfloat16, fp8 and loaded loop bounds, once per process.
+    """Make the interpreter compute with bfloat16, fp8, loaded loop bounds and masks, once per process.
 
     Does nothing unless TRITON_INTERPRET is on, which Triton reads where a kernel is defined: set it
     before the first import of triton.
@@ -37,7 +37,29 @@ def repair() -> None:
     _round_to_fp8(interpreter)
     _compute_in_float32(builder, interpreter.TensorHandle)
     _sum_in_float32(interpreter)
+    _take_integers_as_masks(builder, interpreter.TensorHandle)
     _patch_once_per_launch(interpreter)
+
+
+def _take_integers_as_masks(builder: Any, handle: Any) -> None:
+    """Let 0 and 1 be a mask: a comparison that is broadcast is one of integers, which Triton 3.9 refuses."""
+    import triton.language as tl
+
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def truth(mask: Any) -> Any:
+        return mask if mask.data.dtype == bool else handle(mask.data != 0, tl.int1)
+
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        return load(self, pointers, truth(mask), *rest)
+
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        return store(self, pointers, value, truth(mask), *rest)
+
+    builder.create_masked_load, builder.create_masked_store = (
+        create_masked_load,
+        create_masked_store,
+    )
 
 
 def _patch_once_per_launch(interpreter: Any) -> None:

@@ -93,8 +93,15 @@ def test_aiters_own_error_for_a_target_it_does_not_know_arrives_as_it_is() -> No
 
 
 @pytest.mark.parametrize("version", TRITONS)
-def test_every_supported_triton_passes_the_tests_of_dry_launches_and_of_the_emulator(
-    version: str, tmp_path: Path
+@pytest.mark.parametrize(
+    "folders",
+    [
+        pytest.param(("plugin/dry_launch", "plugin/emulator"), id="compiled"),
+        pytest.param(("backends/interpreted",), id="interpreted"),
+    ],
+)
+def test_every_supported_triton_passes_the_tests_of_what_uses_it(
+    version: str, folders: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "triton"
     installer = ["uv", "pip"] if shutil.which("uv") else [sys.executable, "-m", "pip"]
@@ -106,7 +113,7 @@ def test_every_supported_triton_passes_the_tests_of_dry_launches_and_of_the_emul
     )
     if installed.returncode:
         pytest.skip(f"cannot install Triton {version}: {installed.stderr.strip()}")
-    tests = [str(ROOT / "tests" / "plugin" / name) for name in ("dry_launch", "emulator")]
+    tests = [str(ROOT / "tests" / name) for name in folders]
     environ = {
         **os.environ,
         "PYTHONPATH": str(folder),  # before the installed Triton

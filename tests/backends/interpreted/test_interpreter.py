@@ -49,6 +49,13 @@ def _sum_kernel(a, out, rows: tl.constexpr, size: tl.constexpr):
 
 
 @triton.jit
+def _masked_kernel(source, target, program, size: tl.constexpr):
+    i = tl.arange(0, size)
+    ours = tl.program_id(0) == program
+    tl.store(target + i, tl.load(source + i, mask=ours, other=-1.0), mask=(i < size - 1) & ours)
+
+
+@triton.jit
 def _count_kernel(limit, out):
     last = tl.load(limit)
     total = 0
@@ -183,3 +190,11 @@ def test_functions_of_the_language_are_replaced_once_in_a_launch(
         counts.append(len(replaced))
         assert out.tolist() == [2.0**times] * 16
     assert counts[0] == counts[1] == counts[2] > 0
+
+
+def test_one_comparison_masks_all_lanes() -> None:
+    source, target = torch.arange(8.0), torch.zeros(8)
+    _masked_kernel[(1,)](source, target, 1, 8)
+    assert target.tolist() == [0.0] * 8
+    _masked_kernel[(1,)](source, target, 0, 8)
+    assert target.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0]

@@ -43,9 +43,19 @@ def forgets_its_mask(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
 class Captured:
     """A kernel's launch, to be repeated with another assembly."""
 
-    def __init__(self, gfx: str, kernel: Any, n: int, block: int) -> None:
+    def __init__(
+        self,
+        gfx: str,
+        kernel: Any,
+        n: int,
+        block: int,
+        *,
+        x: torch.Tensor | None = None,
+        out: tuple[int, ...] = (),
+    ) -> None:
         self.gpu, self.kernel, self.n = Gpu(gfx), kernel, n
-        self.x, self.out = torch.rand(n) + 1, torch.full((n,), torch.nan)
+        self.x = torch.rand(n) + 1 if x is None else x
+        self.out = torch.full(out or (n,), torch.nan)
         self.launched: list[Any] = []
         undo = activate(self.gpu, lambda *launch: self.launched.append(launch))
         try:
@@ -163,3 +173,32 @@ def test_a_wave_of_64_that_is_assumed_is_a_race_where_waves_have_32(execute: Any
     run(begin + "\n\t".join(bodies["gfx942"]), "gfx942", threads=64, lds=256)
     with pytest.raises(EmulationFault, match=r"race: wave \d reads.*kernel.py:7"):
         run(begin + "\n\t".join(bodies["gfx1201"]), "gfx1201", threads=64, lds=256)
+
+
+@triton.jit
+def pipelined(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    """Multiply [16, n] by its transpose."""
+    rows, columns = tl.arange(0, 16)[:, None], tl.arange(0, BLOCK)
+    total = tl.zeros((16, 16), tl.float32)
+    for start in range(0, n, BLOCK):
+        x = tl.load(x_ptr + rows * n + start + columns[None, :])
+        total = tl.dot(x, tl.trans(x), total)
+    tl.store(out_ptr + rows * 16 + tl.arange(0, 16)[None, :], total)
+
+
+@pytest.mark.parametrize("pattern", [r"s_waitcnt vmcnt", "s_barrier"])
+def test_what_a_load_into_lds_lacks_is_noticed(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton.knobs.amd, "use_async_copy", True)
+    captured = Captured("gfx950", pipelined, 256, 64, x=torch.rand(16, 256).half(), out=(16, 16))
+    assert re.search(r"\blds\n", captured.assembly)
+    captured.run(captured.assembly)
+    torch.testing.assert_close(captured.out, captured.x.float() @ captured.x.float().T)
+    noticed = 0
+    for _, assembly in without(captured.assembly, pattern):
+        captured.out.fill_(torch.nan)
+        with pytest.raises(EmulationFault, match="before it has arrived|race: wave"):
+            captured.run(assembly)
+        noticed += 1
+    assert noticed >= 2

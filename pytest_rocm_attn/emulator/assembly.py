@@ -6,6 +6,7 @@ AMDGPU Instruction Modifiers". Only what compilers print is read; there is no ma
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from pytest_rocm_attn.errors import EmulatorError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CODE_BASE = 1 << 48  # beyond any address of this process: code is fetched, never loaded
+# Beyond any address of this process: code is fetched, never loaded. Negative, as gfx12 extends the sign of 48 bits.
+CODE_BASE = -1 << 47
 CODE_STEP = 8  # bytes per instruction, as s_getpc sees them
 
 MODIFIERS = re.compile(
@@ -130,7 +132,7 @@ class Kernel:
     arguments: list[Argument] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass
 class Program:
     """An assembled file.
 
@@ -150,10 +152,20 @@ class Program:
     data: bytes
     symbols: dict[str, int]
 
+    @functools.cached_property
+    def constants(self) -> ctypes.Array[ctypes.c_char]:
+        """The data at the place where kernels find it, a multiple of 256."""
+        room = ctypes.create_string_buffer(len(self.data) + 256)
+        placed = (ctypes.c_char * len(self.data)).from_buffer(room, -ctypes.addressof(room) % 256)
+        placed.raw = self.data
+        return placed
+
     def address(self, label: str) -> int | None:
-        """Return the address that s_getpc would see at a code label, or None for an unknown one."""
-        index = self.labels.get(label)
-        return None if index is None else CODE_BASE + CODE_STEP * index
+        """Return the address of code, as s_getpc would see it, or of data; None for an unknown label."""
+        if (index := self.labels.get(label)) is not None:
+            return CODE_BASE + CODE_STEP * index
+        offset = self.symbols.get(label)
+        return None if offset is None else ctypes.addressof(self.constants) + offset
 
 
 _GENERATIONS = ("gfx9", "gfx10", "gfx11", "gfx12")

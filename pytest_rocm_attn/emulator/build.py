@@ -23,6 +23,7 @@ from pytest_rocm_attn.emulator import (
     special,
     vector,
 )
+from pytest_rocm_attn.emulator.control import PLACED
 from pytest_rocm_attn.emulator.names import renamed
 from pytest_rocm_attn.emulator.step import Context, Step
 from pytest_rocm_attn.errors import EmulatorError
@@ -67,8 +68,9 @@ def step_of(instruction: Instruction, program: Program, lanes_of_wave: int) -> S
     found = _shared.get(key)
     if found is None:
         found = _step_of(instruction, program, lanes_of_wave)
-        # These depend on their place in the program, or on its labels.
-        if "(." not in instruction.text and not instruction.name.startswith("s_getpc"):
+        # Others depend on their place in the program, or on its labels.
+        placed = "(." in instruction.text or "@" in instruction.text
+        if not placed and instruction.name not in PLACED:
             _shared[key] = found
             if len(_shared) > SHARED:
                 _shared.popitem(last=False)

@@ -22,7 +22,7 @@ IDLE = frozenset(
         "s_code_end",
         "s_delay_alu",
         "s_clause",
-        "s_sendmsg",
+        "s_sendmsg",  # except an interrupt of the host
         "s_version",
         "s_wait_alu",
         "s_waitcnt_depctr",
@@ -42,6 +42,8 @@ IDLE = frozenset(
         "s_decperflevel",
     ]
 )
+# What depends on its place in the program, besides what its text says.
+PLACED = frozenset({"s_getpc_b64", "s_swappc_b64"})
 # gfx12 splits a barrier: a wave signals that it has come, and waits for the others later.
 _BARRIERS = {"s_barrier": "barrier", "s_barrier_signal": "signal", "s_barrier_wait": "wait"}
 _CONDITIONS = {
@@ -58,16 +60,24 @@ def _idle(machine: Machine, waves: Waves) -> None:
     """Nothing."""
 
 
-def _assertion(machine: Machine, waves: Waves) -> None:
-    """An assertion that fails begins to print its message, by this function of ROCm's libraries."""
-    raise machine.fault("device_assert failed")
+def _interrupt(machine: Machine, waves: Waves) -> None:
+    """Have the host answer the messages that wait for it."""
+    if machine.host is None:
+        raise machine.fault("interrupts the host, though the kernel takes no buffer for messages")
+    machine.host.answer()
+
+
+def _trap(machine: Machine, waves: Waves) -> None:
+    raise machine.fault("the kernel gives up")
 
 
 def build(context: Context) -> Step | None:
     """Return the step of one of these instructions, or None."""
     name = context.name
-    if "__ockl_fprintf_stderr_begin" in context.instruction.text:
-        return Step(_assertion)
+    if name == "s_sendmsg" and "MSG_INTERRUPT" in context.instruction.text:
+        return Step(_interrupt)
+    if name == "s_trap":
+        return Step(_trap)
     if name in IDLE:
         return Step(_idle)
     if name == "s_endpgm":
@@ -78,7 +88,7 @@ def build(context: Context) -> Step | None:
         return Step(_idle, control="always")
     if name in _CONDITIONS:
         return _branch(context, *_CONDITIONS[name])
-    if name == "s_setpc_b64":
+    if name in ("s_setpc_b64", "s_swappc_b64"):
         return _jump(context)
     if name == "s_getpc_b64":
         return _here(context)
@@ -127,25 +137,36 @@ def _branch(context: Context, what: str, wanted: bool) -> Step:
 
 
 def _jump(context: Context) -> Step:
-    register = context.operand(0).index
+    """s_setpc jumps; s_swappc, a call, also leaves the address that follows it."""
+    *saved, register = (one.index for one in context.operands())
     keys = (SCALAR_KEY + register, SCALAR_KEY + register + 1)
+    written = tuple(SCALAR_KEY + one + word for one in saved for word in (0, 1))
+    following = _following(context)
 
     def taint(m: Machine, w: Waves) -> Shadows:
         m.demand("a jump", m.scalar_shadow(register, w) | m.scalar_shadow(register + 1, w))
         return []
 
     def target(m: Machine, w: Waves) -> Array:
-        address = m.scalar64(register, w).astype(np.int64)
-        return (address - CODE_BASE) // CODE_STEP
+        distance = m.scalar64(register, w).view(np.int64) - CODE_BASE
+        for one in saved:
+            m.set_scalar64(one, w, following)
+        for key in written:
+            m.define(key, None, everywhere=True)
+        return np.where(distance % CODE_STEP, -1, distance // CODE_STEP)
 
-    return Step(_idle, keys, (), taint, control="jump", decide=target)
+    return Step(_idle, keys, written, taint, control="jump", decide=target)
 
 
 def _here(context: Context) -> Step:
-    register = context.operand(0).index
-    following = CODE_BASE + CODE_STEP * (context.instruction.index + 1)
+    register, following = context.operand(0).index, _following(context)
 
     def run(m: Machine, w: Waves) -> None:
-        m.set_scalar64(register, w, np.array([following], np.uint64))
+        m.set_scalar64(register, w, following)
 
     return Step(run, (), (SCALAR_KEY + register, SCALAR_KEY + register + 1))
+
+
+def _following(context: Context) -> Array:
+    """Return the address of the next instruction."""
+    return np.array([CODE_BASE + CODE_STEP * (context.instruction.index + 1)]).view(np.uint64)

@@ -37,6 +37,7 @@ SIGNED = frozenset({"sbyte", "sshort"})
 CACHE_CONTROL = frozenset(
     [
         "buffer_inv",
+        "buffer_invl2",
         "buffer_wbl2",
         "buffer_gl0_inv",
         "buffer_gl1_inv",

@@ -7,6 +7,7 @@ Metadata"; on gfx12 the workgroup's place comes in trap registers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_rocm_attn.emulator.assembly import read_assembly
+from pytest_rocm_attn.emulator.hostcalls import Host
 from pytest_rocm_attn.emulator.lds import Lds
 from pytest_rocm_attn.emulator.lds_memory import smallest_store
 from pytest_rocm_attn.emulator.machine import (
@@ -168,21 +170,24 @@ class _Launch:
         self.lds_bytes = directives.get("group_segment_fixed_size", 0) + dynamic_lds
         self.scratch = directives.get("private_segment_fixed_size", 0)
         self.vectors = _vectors(directives)
+        self.waves = -(-threads // code.lanes)  # of a workgroup
+        self.batch = max(1, TOGETHER // (self.waves * code.lanes))  # workgroups in lockstep
+        messages = any(one.kind == "hidden_hostcall_buffer" for one in self.kernel.arguments)
+        self.host = Host(self.waves * self.batch) if messages else None
 
     def run(self, arguments: Sequence[bytes], regions: Sequence[Region]) -> Executed:
         segment = _aligned(self._segment(arguments))
-        data = _aligned(self.program.data)
         start = segment.ctypes.data
         own = [Region(start, start + len(segment), "the kernel's arguments", writable=False)]
-        if len(data):
-            base = data.ctypes.data
-            own.append(Region(base, base + len(data), "the kernel's constants", writable=False))
+        if size := len(self.program.data):
+            base = ctypes.addressof(self.program.constants)
+            own.append(Region(base, base + size, "the kernel's constants", writable=False))
+        if self.host is not None:
+            own.append(self.host.region)
         atomic = any("_atomic_" in name for name in self.code.names)
         memory = Memory([*regions, *own], judged=not atomic)
         before = list(self.code.counts)
-        waves = -(-self.threads // self.code.lanes)
-        batch = max(1, TOGETHER // (waves * self.code.lanes))
-        steps = 0
+        waves, batch, steps = self.waves, self.batch, 0
         total = self.grid[0] * self.grid[1] * self.grid[2]
         for first in range(0, total, batch):
             groups = np.arange(first, min(first + batch, total))
@@ -196,6 +201,7 @@ class _Launch:
         hidden = {f"hidden_block_count_{axis}": self.grid[i] for i, axis in enumerate("xyz")}
         hidden |= {"hidden_group_size_x": self.threads, "hidden_group_size_y": 1}
         hidden |= {"hidden_group_size_z": 1, "hidden_grid_dims": 3}
+        hidden["hidden_hostcall_buffer"] = 0 if self.host is None else self.host.address
         given = iter(arguments)
         for argument in self.kernel.arguments:
             if argument.kind.startswith("hidden_"):
@@ -224,6 +230,7 @@ class _Launch:
             self.scratch,
             self.program.gfx,
         )
+        machine.host = self.host
         register = self._user_registers(machine, segment)
         self._workgroup_registers(machine, groups, waves, register)
         wave = np.tile(np.arange(waves), count)

@@ -20,6 +20,7 @@ from pytest_rocm_attn.emulator.waits import Waits
 from pytest_rocm_attn.errors import EmulationFault
 
 if TYPE_CHECKING:
+    from pytest_rocm_attn.emulator.hostcalls import Host
     from pytest_rocm_attn.emulator.lds import Lds
     from pytest_rocm_attn.emulator.memory import Memory
 
@@ -92,6 +93,7 @@ class Machine:
         # What the running instruction leaves undefined of its results: (key, shadow).
         self.late: list[tuple[int, Array]] = []
         self.here: Any = None  # the instruction that runs, for messages
+        self.host: Host | None = None  # who answers the kernel's messages
         self.set_scalar(EXEC, slice(None), FULL)
         if lanes == 64:
             self.set_scalar(EXEC + 1, slice(None), FULL)

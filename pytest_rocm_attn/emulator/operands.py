@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_rocm_attn.emulator.assembly import CODE_BASE, CODE_STEP
 from pytest_rocm_attn.emulator.machine import (
     ACCUMULATION,
     EXEC,
@@ -104,16 +105,17 @@ class Operand:
         return replace(self, count=count) if self.kind in "vs" else self
 
 
-def parse(text: str, program: Program | None = None) -> Operand:
+def parse(text: str, program: Program | None = None, index: int = 0) -> Operand:
     """Return an operand of its text.
 
     Args:
-        program: gives values to label expressions, which long jumps use.
+        program: gives values to expressions of labels, which long jumps, calls and constant data use.
+        index: of the instruction.
 
     Raises:
         EmulatorError: it is of no known kind.
     """
-    found = _fixed(text) or _expression(text, program)
+    found = _fixed(text) or _expression(text, program, index)
     if found is None:
         raise EmulatorError(f"operand {text!r}")
     return found
@@ -168,17 +170,31 @@ def _register(kind: str, index: int, count: int, half: str) -> Operand:
     return Operand("v", index, count, high=half == ".h", half=bool(half))
 
 
-def _expression(text: str, program: Program | None) -> Operand | None:
-    """Return ``(.LBB0_3-.Lpost_getpc0)&4294967295`` or ``>>32``, a long jump's distance."""
-    match = re.fullmatch(r"\((\.\w+)-(\.\w+)\)(&4294967295|>>32)", text)
-    if match is None or program is None:
+def _expression(text: str, program: Program | None, index: int) -> Operand | None:
+    """Return a half of a distance: ``(.LBB0_3-.Lpost_getpc0)&4294967295`` or ``>>32`` of a long jump, or
+    ``f@rel32@lo+4`` or ``hi`` from the last s_getpc_b64. The number there makes up for where the literal stands.
+    """
+    if program is None:
         return None
-    there, here = program.address(match[1]), program.address(match[2])
+    if match := re.fullmatch(r"\(([.\w]+)-([.\w]+)\)(&4294967295|>>32)", text):
+        there, here, high = program.address(match[1]), program.address(match[2]), match[3] == ">>32"
+    elif match := re.fullmatch(r"([.\w$]+)@rel32@(lo|hi)\+\d+", text):
+        there, here, high = program.address(match[1]), _counted(program, index), match[2] == "hi"
+    else:
+        return None
     if there is None or here is None:
         return None
-    distance = there - here
-    value = distance >> 32 if match[3].startswith(">") else distance
-    return Operand("constant", value & 0xFFFFFFFF)
+    return Operand("constant", (there - here >> 32 * high) & 0xFFFFFFFF)
+
+
+def _counted(program: Program, index: int) -> int | None:
+    """Return what the s_getpc_b64 before an instruction gave, or None if the instruction does not add to it."""
+    for one in reversed(program.instructions[:index]):
+        if one.name == "s_getpc_b64":
+            added, given = parse(program.instructions[index].operands[1]), parse(one.operands[0])
+            adds = set(added.keys) <= set(given.keys)
+            return CODE_BASE + CODE_STEP * (one.index + 1) if adds else None
+    return None
 
 
 def float_bits(number: float, bits: int) -> int:

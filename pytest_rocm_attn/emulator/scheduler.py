@@ -188,10 +188,13 @@ class _Run:
         assert step.decide is not None
         decided = step.decide(machine, waves)
         if step.control == "jump":
-            if not (decided == decided[0]).all():
-                raise machine.fault("waves of one instruction jump to several places")
-            self.code.joins.add(int(decided[0]))
-            return int(decided[0])
+            if not ((decided >= 0) & (decided < len(self.code.steps))).all():
+                raise machine.fault("jumps to where there is no instruction")
+            self.code.joins.update(decided.tolist())
+            if (decided == decided[0]).all():
+                return int(decided[0])
+            self.place[rows] = decided
+            return None
         if decided.all():
             return self.code.target(index)
         if not decided.any():

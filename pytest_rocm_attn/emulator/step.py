@@ -100,11 +100,12 @@ class Context:
 
     def operand(self, number: int) -> Operand:
         """Return an operand."""
-        return parse(self.instruction.operands[number], self.program)
+        return parse(self.instruction.operands[number], self.program, self.instruction.index)
 
     def operands(self) -> list[Operand]:
         """Return all operands."""
-        return [parse(text, self.program) for text in self.instruction.operands]
+        one = self.instruction
+        return [parse(text, self.program, one.index) for text in one.operands]
 
     def source(self, number: int, kind: str) -> Source:
         """Return an operand as a source of a type."""

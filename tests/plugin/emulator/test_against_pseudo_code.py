@@ -107,6 +107,7 @@ DIVISION = frozenset(
 )
 # What changes the program counter or nothing that a program can see.
 BRANCHES = ("s_branch", "s_cbranch_")
+JUMPS = frozenset({"s_getpc_b64", "s_setpc_b64", "s_swappc_b64"})
 MATRIX = re.compile(r"v_(mfma|wmma)_")
 WITHOUT = frozenset(
     [
@@ -118,8 +119,7 @@ WITHOUT = frozenset(
         "v_accvgpr_write_b32",
         "v_mac_f32",  # gfx90a's; AMD's description is of gfx950
         "v_mad_f32",
-        "s_getpc_b64",
-        "s_setpc_b64",
+        "s_trap",  # a fault, of which there is a test
         "s_barrier_signal",
         "s_barrier_wait",
     ]
@@ -154,7 +154,7 @@ def compared(family: str) -> Iterator[tuple[Any, str]]:
     """Yield what ``Run`` can compare: each mnemonic once, memory instructions in each of their forms."""
     seen = set()
     for one, name in handled(family):
-        apart = is_effect_free(name) or is_wait(name) or name in WITHOUT or name in DIVISION
+        apart = is_effect_free(name) or is_wait(name) or name in WITHOUT | DIVISION | JUMPS
         if apart or one.encoding == "SOPP" or MATRIX.match(name):
             continue
         memory = one.encoding in ("GLOBAL", "FLAT", "MUBUF", "BUFFER")
@@ -210,7 +210,7 @@ def test_nearly_all_handlers_have_a_source_that_is_not_ours() -> None:
     coded = {name for family in instructions.FAMILIES for one, name in compared(family) if one.code}
     branches = {name for name in names if name.startswith(BRANCHES)}
     matrices = {name for name in names if MATRIX.match(name)}
-    sourced = coded | branches | matrices | set(LIBRARY) | DIVISION
+    sourced = coded | branches | matrices | set(LIBRARY) | DIVISION | JUMPS
     without = {name for name in names - sourced if not is_wait(name)}
     assert without == WITHOUT
     assert len(sourced & names) / len(names) > 0.97
@@ -249,6 +249,42 @@ def test_a_branch_goes_where_its_pseudo_code_says(family: str) -> None:
             assert got == taken, (name, wave)
         tried += 1
     assert tried == 7
+
+
+@pytest.mark.parametrize("family", list(instructions.FAMILIES))
+def test_a_jump_goes_where_its_pseudo_code_says(family: str) -> None:
+    gfx, lanes = instructions.FAMILIES[family]
+    value = pseudo_code.Value
+    tried = set()
+    for one, name in handled(family):
+        if name not in JUMPS:
+            continue
+        machine, _ = beside.machine_of(gfx, lanes, 3, 1)
+        mnemonic = one.text.split()[0]
+        operands = "s[4:5]" if name == "s_setpc_b64" else "s[8:9]"
+        operands += ", s[4:5]" if name == "s_swappc_b64" else ""
+        program = read_assembly(
+            f'\t.amdgcn_target "amdgcn-amd-amdhsa--{gfx}"\n\t.text\n\ts_nop 0\n\t{mnemonic} {operands}\n'
+            "next:\n\ts_nop 0\n\ts_nop 0\nthere:\n\ts_endpgm\n"
+        )
+        there, following = program.address("there"), program.address("next")
+        assert there is not None
+        assert following is not None
+        machine.set_scalar64(4, slice(None), np.array([there]).view(np.uint64))
+        after = pseudo_code.run(one.code, {  # of an instruction of 4 bytes
+            "PC": value(following - 4, "i", 64), "S0": value(there, "i", 64), "D0": value(0, "i", 64),
+        })  # fmt: skip
+        step = step_of(program.instructions[1], program, lanes)
+        step.run(machine, slice(None))
+        if step.decide is not None:
+            places = step.decide(machine, slice(None))
+            assert after["PC"].number == there
+            assert places.tolist() == [program.labels["there"]] * 3
+        if name != "s_setpc_b64":
+            result = machine.scalar64(8, slice(None)).view(np.int64)
+            assert result.tolist() == [after["D0"].number] * 3
+        tried.add(name)
+    assert tried == JUMPS
 
 
 @pytest.mark.parametrize("family", list(instructions.FAMILIES))

@@ -185,3 +185,72 @@ def test_lanes_that_no_handler_would_exchange_are_refused(
 ) -> None:
     with pytest.raises(EmulatorError, match=f"does not know.*{instruction.split()[0]}"):
         parted(execute, after=f"{instruction} quad_perm:[1,0,3,2] row_mask:0xf bank_mask:0xf")
+
+
+# A function that adds s12 to v2, and the constant 5; workgroups 0 and 2 call it from another place, and return there.
+CALLS = """
+	s_load_dwordx2 s[4:5], s[0:1], 0x0
+	s_lshl_b32 s6, s2, 6
+	v_or_b32_e32 v1, s6, v0
+	v_lshlrev_b32_e32 v1, 2, v1
+	s_waitcnt lgkmcnt(0)
+	s_getpc_b64 s[8:9]
+	s_add_u32 s8, s8, adds@rel32@lo+4
+	s_addc_u32 s9, s9, adds@rel32@hi+12
+	s_bitcmp1_b32 s2, 0
+	s_cbranch_scc0 .even
+	v_mov_b32_e32 v2, 1
+	s_swappc_b64 s[30:31], s[8:9]
+	v_add_u32_e32 v2, 100, v2
+	s_branch .join
+.even:
+	v_mov_b32_e32 v2, 2
+	s_swappc_b64 s[30:31], s[8:9]
+	v_add_u32_e32 v2, 200, v2
+.join:
+	global_store_dword v1, v2, s[4:5]
+	s_endpgm
+{pad}
+adds:
+	s_getpc_b64 s[10:11]
+	s_add_u32 s10, s10, five@rel32@lo+4
+	s_addc_u32 s11, s11, five@rel32@hi+12
+	s_load_dword s12, s[10:11], 0x0
+	s_waitcnt lgkmcnt(0)
+	v_add_u32_e32 v2, s12, v2
+	s_setpc_b64 s[30:31]
+	.section .rodata
+	.long 4
+five:
+	.long 5
+	.text
+"""
+
+
+@pytest.mark.parametrize("pad", ["", "\ts_nop 0"])  # a program's distances are its own
+def test_waves_that_call_a_function_return_to_where_each_called_it(
+    execute: Execute, pad: str
+) -> None:
+    out = torch.full((4, 64), -1, dtype=torch.int32)
+    execute(CALLS.format(pad=pad), tensors={"out": out}, grid=(4, 1, 1))
+    assert [row.unique().tolist() for row in out] == [[207], [106], [207], [106]]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s_mov_b64 s[8:9], 64",
+        *(f"s_getpc_b64 s[8:9]\n\ts_add_u32 s8, s8, {by}" for by in (4, 8000)),
+    ],
+)
+def test_a_jump_to_no_instruction_is_a_fault(execute: Execute, address: str) -> None:
+    with pytest.raises(EmulationFault, match="jumps to where there is no instruction"):
+        execute(f"\t{address}\n\ts_setpc_b64 s[8:9]")
+
+
+@pytest.mark.parametrize(
+    "lines", ["s_add_u32 s8, s8, {}", "s_getpc_b64 s[6:7]\n\ts_add_u32 s8, s8, {}"]
+)
+def test_a_distance_from_no_place_is_refused(execute: Execute, lines: str) -> None:
+    with pytest.raises(EmulatorError, match="operand 'k@rel32@lo"):
+        execute("\ts_mov_b64 s[8:9], 0\n\t" + lines.format("k@rel32@lo+4"))

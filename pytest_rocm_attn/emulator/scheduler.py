@@ -189,7 +189,7 @@ class _Run:
         decided = step.decide(machine, waves)
         if step.control == "jump":
             if not ((decided >= 0) & (decided < len(self.code.steps))).all():
-                raise machine.fault("jumps to where there is no instruction")
+                raise machine.fault("jumps to an address that has no instruction")
             self.code.joins.update(decided.tolist())
             if (decided == decided[0]).all():
                 return int(decided[0])

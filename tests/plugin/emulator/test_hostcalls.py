@@ -166,6 +166,18 @@ def test_a_message_of_several_packets_is_one_text(capsys: pytest.CaptureFixture[
     assert length == [len("1: ten 10\n"), len("40: ten 10\n")]
 
 
+@pytest.mark.parametrize("waves", [1, 2, 3, 4, 512, 513])
+def test_each_wave_finds_a_free_packet_of_its_own(waves: int) -> None:
+    host = Host(waves)
+    buffer = (ctypes.c_uint64 * 6).from_address(host.address)
+    taken = set()
+    for _ in range(waves):  # 0 would be the end of a stack
+        assert buffer[3] != 0
+        taken.add(buffer[3] & buffer[5])
+        buffer[3] = ctypes.c_uint64.from_address(buffer[0] + 24 * (buffer[3] & buffer[5])).value
+    assert len(taken) == waves
+
+
 @pytest.mark.parametrize("service", [1, 3, 4])
 def test_another_service_is_refused_by_its_number(service: int) -> None:
     with pytest.raises(EmulatorError, match=f"service {service};"):

@@ -244,7 +244,7 @@ def test_waves_that_call_a_function_return_to_where_each_called_it(
     ],
 )
 def test_a_jump_to_no_instruction_is_a_fault(execute: Execute, address: str) -> None:
-    with pytest.raises(EmulationFault, match="jumps to where there is no instruction"):
+    with pytest.raises(EmulationFault, match="jumps to an address that has no instruction"):
         execute(f"\t{address}\n\ts_setpc_b64 s[8:9]")
 
 

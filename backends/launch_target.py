@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,6 @@ class Target:
     processors: int
 
 
-# Triton's AMD backend lowers nothing for it ("unsupported target", 3.6.0).
-NOT_COMPILED_FOR = ("gfx906",)
 INTERPRETER = Target("interpreter", "INTERPRETER", 32, 1 << 40, 1 << 20, 1 << 20, 4)
 
 
@@ -49,13 +48,7 @@ def amd_target(gfx: str, processors: int | None = None) -> Target:
 
     Raises:
         UnknownGpuError: hardware.toml does not describe the target.
-        BackendLimitError: Triton does not compile for it.
     """
-    if gfx in NOT_COMPILED_FOR:
-        raise BackendLimitError(
-            f"Triton compiles nothing for {gfx} (its AMD backend: unsupported target); choose a backend"
-            " that is not written in Triton"
-        )
     gpu = Gpu(gfx)
     row = target_facts(gpu.gfx)
     family = gpu.family
@@ -81,6 +74,22 @@ def amd_target(gfx: str, processors: int | None = None) -> Target:
     )
 
 
+@functools.cache
+def compiles_for(target: Any) -> bool:
+    """Return whether Triton has code for a target at all, which depends on its release: compile next to nothing."""
+    import triton
+
+    try:
+        triton.compile(triton.compiler.ASTSource(triton.jit(_nothing), {}, {}), target)
+    except RuntimeError:  # "PassManager::run failed"
+        return False
+    return True
+
+
+def _nothing() -> None:
+    pass
+
+
 def target_of(device: torch.device) -> Target:
     """Return the target that a tensor's device stands for.
 
@@ -90,6 +99,7 @@ def target_of(device: torch.device) -> Target:
     Raises:
         BackendInputError: the device is not a GPU, and nothing runs or compiles kernels on it.
         UnknownGpuError: an AMD GPU that hardware.toml does not describe.
+        BackendLimitError: a dry launch for a GPU for which Triton compiles nothing.
     """
     if device.type == "cuda":
         return _gpu_target(device)
@@ -103,6 +113,11 @@ def target_of(device: torch.device) -> Target:
         except RuntimeError:  # Triton found no GPU, and none is mocked
             target = None
         if target is not None and target.backend == "hip":
+            if not compiles_for(target):
+                raise BackendLimitError(
+                    f"Triton {triton.__version__} compiles nothing for {target.arch}: choose a release of Triton"
+                    " that does, or a backend that is not written in Triton"
+                )
             return amd_target(target.arch)
     raise BackendInputError(
         f"tensors on {device} cannot be attended over here: use a GPU, set TRITON_INTERPRET=1 before"

@@ -169,7 +169,12 @@ class _Launch:
         directives = self.kernel.directives
         self.lds_bytes = directives.get("group_segment_fixed_size", 0) + dynamic_lds
         self.scratch = directives.get("private_segment_fixed_size", 0)
-        self.vectors = _vectors(directives)
+        self.vectors = _vectors(directives, self.program)
+        if self.scratch and directives.get("user_sgpr_private_segment_buffer", 0) > 0:
+            raise EmulatorError(
+                "it keeps registers or local arrays in memory by a buffer resource, as before gfx90a and gfx11; the"
+                " emulator knows scratch instructions only"
+            )
         self.waves = -(-threads // code.lanes)  # of a workgroup
         self.batch = max(1, TOGETHER // (self.waves * code.lanes))  # workgroups in lockstep
         messages = any(one.kind == "hidden_hostcall_buffer" for one in self.kernel.arguments)
@@ -276,12 +281,14 @@ def _set(machine: Machine, register: int, value: object) -> None:
     machine.define(SCALAR_KEY + register, None, everywhere=True)
 
 
-def _vectors(directives: dict[str, int]) -> int:
+def _vectors(directives: dict[str, int], program: Program) -> int:
     """Return how many vector registers the machine needs; accumulation ones start at 256."""
     used = directives.get("next_free_vgpr", -1)
     offset = directives.get("accum_offset", -1)
     if used < 0:
         return VECTORS
+    if program.gfx == "gfx908":  # both kinds have as many, apart from each other
+        return ACCUMULATION + used
     return ACCUMULATION + used - offset if 0 <= offset < used else max(used, 1)
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton.backends.compiler import GPUTarget
 
-from pytest_rocm_attn.backends import launch_config
+from pytest_rocm_attn.backends import launch_config, launch_target
 from pytest_rocm_attn.backends.batch import Batch
 from pytest_rocm_attn.backends.launch_config import (
     WORKSPACE,
@@ -311,9 +312,21 @@ def test_a_shape_too_large_for_a_target_is_refused_with_need_and_limit() -> None
         choose_tile("prefill", Shape(128, 2048, 0, 4, 4), amd_target("gfx942"))
 
 
-def test_a_target_that_triton_does_not_compile_for_is_refused() -> None:
-    with pytest.raises(BackendLimitError, match="gfx906.*unsupported target"):
-        amd_target("gfx906")
+def test_a_target_that_triton_does_not_compile_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with dry_launch("gfx942"):
+        assert target_of(META).name == "gfx942"
+        monkeypatch.setattr(launch_target, "compiles_for", lambda target: target.arch != "gfx942")
+        with pytest.raises(
+            BackendLimitError, match="Triton .* compiles nothing for gfx942: choose"
+        ):
+            target_of(META)
+
+
+def test_whether_tritoncompiles_for_a_target_is_tried() -> None:
+    assert launch_target.compiles_for(GPUTarget("hip", "gfx1201", 32))
+    assert not launch_target.compiles_for(GPUTarget("hip", "gfx803", 64))  # no release does
 
 
 @given(

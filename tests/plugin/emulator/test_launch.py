@@ -43,3 +43,18 @@ def test_code_for_waves_of_64_is_refused_where_waves_have_32_lanes(
     with pytest.raises(EmulatorError, match="k on gfx1100 is compiled for waves of 64 lanes"):
         launch.code_of(assembled("", "gfx1100", wavefront_size32=0))
     assert launch.code_of(assembled("", "gfx1100", wavefront_size32=1)).lanes == 32
+
+
+def test_accumulation_registers_of_gfx908_are_apart_from_the_others(execute: Execute) -> None:
+    execute("\tv_accvgpr_write_b32 a63, v0\n\tv_accvgpr_read_b32 v63, a63\n", "gfx908")
+
+
+def test_private_memory_by_a_buffer_resource_is_refused(assembled: Callable[..., str]) -> None:
+    text = assembled(
+        "\tbuffer_store_dword v0, off, s[0:3], 0 offset:4",
+        "gfx1030",
+        private_segment_fixed_size=16,
+        user_sgpr_private_segment_buffer=1,
+    )
+    with pytest.raises(EmulatorError, match="k on gfx1030: it keeps registers or local arrays"):
+        launch.launch(text, "k", (1, 1, 1), 32, [], [])

@@ -4,7 +4,7 @@ The interpreter (Triton 3.6) is NumPy, which has no bfloat16: it keeps the bits 
 multiplies and compares those integers. Its conversion to bfloat16 drops bits where every GPU rounds to
 nearest even; its conversions to fp8 lose the carry into the exponent (7.73 becomes 4 as e5m2), truncate
 subnormal numbers and break ties upward. It has no bfloat16 constants, and no name for the fp8 types of gfx942.
-And it cannot use a loaded scalar as a loop bound on NumPy 2.4. That of Triton 3.9 refuses masks that it has made itself.
+And it cannot use a loaded scalar as a loop bound on NumPy 2.4. Triton 3.9's refuses masks that it has made itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def repair() -> None:
 
 
 def _take_integers_as_masks(builder: Any, handle: Any) -> None:
-    """Let 0 and 1 be a mask: a comparison that is broadcast is one of integers, which Triton 3.9 refuses."""
+    """Accept integers as masks: Triton 3.9 makes them when it broadcasts a comparison, and then refuses them."""
     import triton.language as tl
 
     load, store = builder.create_masked_load, builder.create_masked_store

@@ -172,8 +172,8 @@ class _Launch:
         self.vectors = _vectors(directives, self.program)
         if self.scratch and directives.get("user_sgpr_private_segment_buffer", 0) > 0:
             raise EmulatorError(
-                "it keeps registers or local arrays in memory by a buffer resource, as before gfx90a and gfx11; the"
-                " emulator knows scratch instructions only"
+                "it keeps registers or local arrays in memory through a buffer resource, as CDNA2, RDNA2 and earlier"
+                " GPUs do; the emulator knows scratch instructions only"
             )
         self.waves = -(-threads // code.lanes)  # of a workgroup
         self.batch = max(1, TOGETHER // (self.waves * code.lanes))  # workgroups in lockstep

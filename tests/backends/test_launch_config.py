@@ -324,7 +324,7 @@ def test_a_target_that_triton_does_not_compile_for_is_refused(
             target_of(META)
 
 
-def test_whether_tritoncompiles_for_a_target_is_tried() -> None:
+def test_whether_triton_compiles_for_a_target_is_tried() -> None:
     assert launch_target.compiles_for(GPUTarget("hip", "gfx1201", 32))
     assert not launch_target.compiles_for(GPUTarget("hip", "gfx803", 64))  # no release does
 
